@@ -1,0 +1,127 @@
+"""The few layers that own parameters; each names the logical axes of what it owns.
+
+Parameters are float32. `dtype` is what a layer computes in; norms always compute in
+float32 and return the dtype they were given.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from soraflax import sharding
+from soraflax.ops import norm
+
+Initializer = Callable[..., Any]
+zeros = nn.initializers.zeros_init()
+lecun = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+class Linear(nn.Module):
+    """`y[..., features] = x[..., d] @ kernel[d, features] + bias[features]`.
+
+    Attributes:
+      features: size of the last axis of the result.
+      axes: logical names of the kernel's two axes.
+      use_bias: whether a bias is added.
+      dtype: compute dtype; the kernel is cast to it, the parameter stays float32.
+      kernel_init: initializer of the kernel.
+      bias_init: initializer of the bias.
+    """
+
+    features: int
+    axes: tuple[str | None, str | None] = ("embed", "mlp")
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = lecun
+    bias_init: Initializer = zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param(
+            "kernel",
+            sharding.named(self.kernel_init, *self.axes),
+            (x.shape[-1], self.features),
+            jnp.float32,
+        )
+        y = jnp.einsum("...d,df->...f", x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param(
+            "bias",
+            sharding.named(self.bias_init, self.axes[1]),
+            (self.features,),
+            jnp.float32,
+        )
+        return y + bias.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis with a learned scale.
+
+    Attributes:
+      axis: logical name of the normalised axis.
+      eps: added to the mean square.
+    """
+
+    axis: str | None = "embed"
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param(
+            "scale",
+            sharding.named(nn.initializers.ones_init(), self.axis),
+            (x.shape[-1],),
+            jnp.float32,
+        )
+        return norm.rms_norm(x, scale, eps=self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis.
+
+    Attributes:
+      affine: whether a scale and a bias are learned.
+      eps: added to the variance.
+    """
+
+    affine: bool = False
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.affine:
+            return norm.layer_norm(x, eps=self.eps)
+        shape = (x.shape[-1],)
+        ones = sharding.named(nn.initializers.ones_init(), "embed")
+        scale = self.param("scale", ones, shape, jnp.float32)
+        bias = self.param("bias", sharding.named(zeros, "embed"), shape, jnp.float32)
+        return norm.layer_norm(x, scale, bias, eps=self.eps)
+
+
+class Embed(nn.Module):
+    """A table of vectors looked up by integer id.
+
+    Attributes:
+      size: number of rows.
+      features: size of each vector.
+      dtype: dtype of the result.
+    """
+
+    size: int
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        table = self.param(
+            "table",
+            sharding.named(nn.initializers.normal(1.0), "vocab", "embed"),
+            (self.size, self.features),
+            jnp.float32,
+        )
+        return jnp.take(table.astype(self.dtype), ids, axis=0)

@@ -1,0 +1,257 @@
+"""Meshes, logical axes and where each array lives.
+
+Modules name the *logical* axes of their parameters and activations; this file alone
+knows the mesh. The mesh has four axes:
+
+    data      replicas of the model; the only axis that crosses slow links (DCN)
+    fsdp      the batch, and a shard of every parameter (fully sharded data parallel)
+    context   the tokens of a row
+    tensor    heads and hidden features
+
+A mesh axis is used once per array, by the first logical axis that asks for it: an
+activation `('batch', 'tokens', 'embed')` gives `fsdp` to its batch, a parameter
+`('embed', 'mlp')` gives it to `embed`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+MESH_AXES = ("data", "fsdp", "context", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisRules:
+    """Which mesh axes a logical axis may use.
+
+    Attributes:
+      rules: logical axis to mesh axes, in order of preference. A logical axis that is
+        not named here raises: a misspelt axis must not silently replicate.
+    """
+
+    rules: Mapping[str, tuple[str, ...]]
+
+    def spec(self, names: Sequence[str | None]) -> P:
+        """The PartitionSpec of an array whose axes bear these logical names."""
+        used: set[str] = set()
+        entries: list[str | tuple[str, ...] | None] = []
+        for name in names:
+            if name is not None and name not in self.rules:
+                known = ", ".join(sorted(self.rules))
+                raise ValueError(f"unknown logical axis {name!r}; known: {known}")
+            free = [a for a in self.rules.get(name or "", ()) if a not in used]
+            used.update(free)
+            entries.append(tuple(free) if len(free) > 1 else free[0] if free else None)
+        return P(*entries)
+
+
+DEFAULT_RULES = AxisRules(
+    {
+        "batch": ("data", "fsdp"),
+        "tokens": ("context",),
+        "text": (),
+        "height": ("context",),
+        "layers": (),
+        "embed": ("fsdp",),
+        "mlp": ("tensor",),
+        "heads": ("tensor",),
+        "channels_in": ("fsdp",),
+        "channels_out": ("tensor",),
+        "vocab": ("tensor",),
+    }
+)
+
+
+def make_mesh(
+    *,
+    data: int = 1,
+    fsdp: int = -1,
+    context: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh of Auto axes over `devices` (all of them by default).
+
+    One size may be -1: it takes the devices that the others leave. Over several TPU
+    slices the `data` axis is laid across them.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(open_axes) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
+        raise ValueError(f"mesh sizes must be positive, one of them -1: {sizes}")
+    if len(devices) % fixed or (not open_axes and fixed != len(devices)):
+        raise ValueError(
+            f"mesh {sizes} needs a multiple of {fixed} devices; there are "
+            f"{len(devices)}"
+        )
+    if open_axes:
+        sizes[open_axes[0]] = len(devices) // fixed
+    grid = _device_grid(tuple(sizes[name] for name in MESH_AXES), devices)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _device_grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices in mesh order; slices, where there are several, along `data`."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        from jax.experimental import mesh_utils
+
+        if shape[0] % slices:
+            raise ValueError(f"data={shape[0]} does not divide over {slices} slices")
+        return mesh_utils.create_hybrid_device_mesh(
+            (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices=devices
+        )
+    mesh = jax.make_mesh(
+        shape, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(shape)
+    )
+    return mesh.devices
+
+
+def check_divides(shape: Sequence[int], spec: P, mesh: Any, *, what: str) -> None:
+    """Refuse a size that its mesh axes do not divide.
+
+    Raises:
+      ValueError: naming the array, its size and the number of shards.
+    """
+    for size, entry in zip(shape, spec, strict=False):
+        axes = (entry,) if isinstance(entry, str) else (entry or ())
+        shards = math.prod(mesh.shape[axis] for axis in axes)
+        if size % shards:
+            nearest = max(shards, round(size / shards) * shards)
+            raise ValueError(
+                f"{what}: size {size} does not divide over {shards} shards "
+                f"({' x '.join(axes)}); nearest that does: {nearest}"
+            )
+
+
+def constrain(
+    x: jax.Array, *names: str | None, rules: AxisRules = DEFAULT_RULES
+) -> jax.Array:
+    """Shard an activation by its logical axes; nothing without a mesh (`set_mesh`)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    spec = rules.spec(names)
+    check_divides(x.shape, spec, mesh, what=f"activation {names}")
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+@struct.dataclass
+class Named(meta.AxisMetadata[Any]):
+    """A parameter with the logical names of its axes, while Linen initialises it."""
+
+    value: Any
+    names: tuple[str | None, ...] = struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "Named":
+        return self.replace(value=val)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "Named":
+        names = list(self.names)
+        names.insert(index, params[meta.PARTITION_NAME])
+        return self.replace(names=tuple(names))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Named":
+        names = list(self.names)
+        names.pop(index)
+        return self.replace(names=tuple(names))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def named(init: Any, *names: str | None) -> Any:
+    """An initializer whose result carries the logical names of its axes."""
+
+    def boxed(*args: Any, **kwargs: Any) -> Named:
+        return Named(init(*args, **kwargs), names)
+
+    return boxed
+
+
+def _is_named(x: Any) -> bool:
+    return isinstance(x, Named)
+
+
+def param_shardings(
+    boxed: Any, mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES
+) -> Any:
+    """NamedSharding of every parameter, from a tree of `Named` boxes.
+
+    Raises:
+      ValueError: a size does not divide over its mesh axes.
+    """
+
+    def sharding(path: Any, leaf: Any) -> NamedSharding:
+        spec = rules.spec(leaf.names) if _is_named(leaf) else P()
+        shape = leaf.value.shape if _is_named(leaf) else leaf.shape
+        check_divides(shape, spec, mesh, what=jax.tree_util.keystr(path))
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=_is_named)
+
+
+def init(
+    module: nn.Module,
+    key: jax.Array,
+    *args: Any,
+    mesh: Mesh | None = None,
+    rules: AxisRules = DEFAULT_RULES,
+    method: Any = None,
+    **kwargs: Any,
+) -> tuple[Any, Any]:
+    """Initialise a module's parameters directly where they live.
+
+    No host or device ever holds the unsharded tree: shapes come from `eval_shape` and
+    the initialisation is compiled with the shardings as its outputs.
+
+    Args:
+      module: a Linen module.
+      key: PRNG key.
+      *args: example inputs of `module` (arrays or ShapeDtypeStructs).
+      mesh: where to put them; one device by default.
+      rules: logical to mesh axes.
+      method: which method initialises, `__call__` by default.
+      **kwargs: static keyword inputs of `module`.
+
+    Returns:
+      `(params, shardings)`: plain arrays and the NamedSharding of each.
+    """
+    mesh = mesh or make_mesh(fsdp=1, devices=jax.local_devices()[:1])
+
+    def boxed(key: jax.Array, *inputs: Any) -> Any:
+        return module.init(key, *inputs, method=method, **kwargs)["params"]
+
+    shardings = param_shardings(
+        jax.eval_shape(boxed, key, *args), mesh, rules=rules
+    )
+
+    def plain(key: jax.Array) -> Any:
+        zeros = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), args)
+        return meta.unbox(boxed(key, *zeros))
+
+    return jax.jit(plain, out_shardings=shardings)(key), shardings
+
+
+def batch_sharding(mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES) -> NamedSharding:
+    """The first axis over the mesh axes of `batch`; for any array of a batch."""
+    return NamedSharding(mesh, rules.spec(("batch",)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())

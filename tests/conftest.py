@@ -1,0 +1,25 @@
+"""Every test runs on eight fake CPU devices, with strict dtypes and checked shapes."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jaxtyping
+
+# Every public array function of these rooms is checked against its shapes.
+jaxtyping.install_import_hook(
+    ["soraflax.ops", "soraflax.diffusion"], "beartype.beartype"
+)
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
