@@ -116,7 +116,7 @@ class Segment:
 
     tokens: Float[np.ndarray, "n P"]
     positions: Float[np.ndarray, "n 3"]
-    known: Bool[np.ndarray, "n"]  # noqa: UP037
+    known: Bool[np.ndarray, "n"]
     text: np.ndarray
 
     def __len__(self) -> int:

@@ -1,0 +1,78 @@
+"""The one entry of attention.
+
+A token attends to the keys of its own segment; padding attends to nothing and gets 0,
+and what padding holds reaches nothing.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from soraflax.ops.attention import plan as planning
+from soraflax.ops.attention import reference
+
+Implementation = Literal["reference", "blocks"]
+
+
+def attention(
+    q: Float[Array, "B N H K"],
+    k: Float[Array, "B M H K"],
+    v: Float[Array, "B M H K"],
+    *,
+    plan: planning.AttentionPlan,
+    implementation: Implementation | None = None,
+    scale: float | None = None,
+    bias: Float[Array, "H N M"] | None = None,
+) -> Float[Array, "B N H K"]:
+    """softmax(scale q k^T + bias) v inside each segment, in the dtype of `q`.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      plan: from `make_plan`, once per step, for these rows.
+      implementation: 'reference' computes every pair of tokens, 'blocks' only the
+        pairs of blocks that touch. None chooses by the size of the row.
+      scale: 1 / sqrt(K) by default.
+      bias: added to the scaled scores of every row; 'reference' only.
+
+    Raises:
+      ValueError: unknown implementation, a plan for other lengths, or a bias with an
+        implementation that has none.
+    """
+    _check(q, k, plan, implementation, bias)
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    q = _blank(q, plan.query_segments)
+    k, v = _blank(k, plan.key_segments), _blank(v, plan.key_segments)
+    return reference.attention(q, k, v, plan=plan, scale=scale, bias=bias)
+
+
+def _blank(x: jax.Array, segments: jax.Array) -> jax.Array:
+    """Zero in padding: 0 times what stands there could be NaN."""
+    return jnp.where((segments > 0)[:, :, None, None], x, 0)
+
+
+def _check(
+    q: jax.Array,
+    k: jax.Array,
+    plan: planning.AttentionPlan,
+    implementation: str | None,
+    bias: jax.Array | None,
+) -> None:
+    known = get_args(Implementation)
+    if implementation is not None and implementation not in known:
+        raise ValueError(
+            f"unknown attention implementation {implementation!r}; "
+            f"known: {', '.join(known)}"
+        )
+    if bias is not None and implementation == "blocks":
+        raise ValueError("attention 'blocks' takes no bias: use 'reference'")
+    planned = plan.query_segments.shape + plan.key_segments.shape
+    if planned != q.shape[:2] + k.shape[:2]:
+        raise ValueError(
+            f"queries {q.shape[:2]} and keys {k.shape[:2]} do not fit the plan's "
+            f"{planned[:2]} and {planned[2:]}"
+        )
