@@ -187,9 +187,7 @@ def _is_named(x: Any) -> bool:
     return isinstance(x, Named)
 
 
-def param_shardings(
-    boxed: Any, mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES
-) -> Any:
+def param_shardings(boxed: Any, mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES) -> Any:
     """NamedSharding of every parameter, from a tree of `Named` boxes.
 
     Raises:
@@ -236,9 +234,7 @@ def init(
     def boxed(key: jax.Array, *inputs: Any) -> Any:
         return module.init(key, *inputs, method=method, **kwargs)["params"]
 
-    shardings = param_shardings(
-        jax.eval_shape(boxed, key, *args), mesh, rules=rules
-    )
+    shardings = param_shardings(jax.eval_shape(boxed, key, *args), mesh, rules=rules)
 
     def plain(key: jax.Array) -> Any:
         zeros = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), args)
