@@ -1,0 +1,194 @@
+"""Streaming best-fit packing of segments into rows.
+
+A fixed number of rows stay open. A segment goes to the open row where it leaves the
+least room (best fit); if none can take it, the fullest row is emitted and a new one is
+opened. Rows that are exactly full are emitted at once. Unlike packers that close all
+their bins together, no row is closed while a better neighbour could still fill it.
+
+What is checkpointed is not the segments but their places in the stream: the stream is
+random-access and deterministic, so the open rows are read again on resume, bit for
+bit. Rows never depend on how far ahead anything was prefetched.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from soraflax.ops import packing
+
+
+@dataclasses.dataclass
+class OpenRow:
+    """A row that still takes segments: their places in the stream, the room left."""
+
+    places: list[int]
+    segments: list[packing.Segment]
+    tokens: int
+    text: int
+
+
+class BestFit:
+    """The open rows. `add` segments; it hands back rows as they close."""
+
+    def __init__(self, shape: packing.RowShape, open_rows: int) -> None:
+        if open_rows < 1:
+            raise ValueError(f"open_rows is {open_rows}: use 1 or more")
+        self.shape = shape
+        self.limit = open_rows
+        self.open: list[OpenRow] = []
+
+    def place(self, segment: packing.Segment, place: int) -> OpenRow | None:
+        """Put a segment somewhere; the row that had to close for it, if any.
+
+        Raises:
+          ValueError: the segment is larger than an empty row.
+        """
+        check_fits(len(segment), len(segment.text), self.shape)
+        need = self.shape.aligned(len(segment))
+        row, closed = self._best(len(segment), len(segment.text)), None
+        if row is None:
+            if len(self.open) == self.limit:
+                closed = self._pop_fullest()
+            row = OpenRow([], [], self.shape.tokens, self.shape.text)
+            self.open.append(row)
+        row.places.append(place)
+        row.segments.append(segment)
+        row.tokens -= need
+        row.text -= len(segment.text)
+        return closed
+
+    def pop_full(self) -> OpenRow | None:
+        """A row that can take nothing more, removed; None if every row still can."""
+        for index, row in enumerate(self.open):
+            if min(row.tokens, row.text, self._free_segments(row)) <= 0:
+                return self.open.pop(index)
+        return None
+
+    def pop_any(self) -> OpenRow | None:
+        """The fullest row, removed, when the stream has ended; None when all are."""
+        return self._pop_fullest() if self.open else None
+
+    def _best(self, tokens: int, text: int) -> OpenRow | None:
+        fits = (
+            row
+            for row in self.open
+            if row.tokens >= tokens and row.text >= text and self._free_segments(row)
+        )
+        return min(fits, key=lambda row: row.tokens, default=None)
+
+    def _free_segments(self, row: OpenRow) -> int:
+        return self.shape.segments - len(row.segments)
+
+    def _pop_fullest(self) -> OpenRow:
+        fullest = min(range(len(self.open)), key=lambda i: self.open[i].tokens)
+        return self.open.pop(fullest)
+
+
+class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
+    """Rows of segments, from a stream of segments.
+
+    Attributes:
+      stream: random access to the whole stream of segments, a pure function of place.
+    """
+
+    def __init__(
+        self,
+        stream: grain.MapDataset[packing.Segment],
+        *,
+        shape: packing.RowShape,
+        open_rows: int = 16,
+        read_options: grain.ReadOptions | None = None,
+    ) -> None:
+        super().__init__(stream.to_iter_dataset(read_options))
+        self.shape = shape
+        self.open_rows = open_rows
+
+    def __iter__(self) -> "PackIterator":
+        # The parent's parent, not `stream`: worker processes slice it in place.
+        stream = self._parent._parent
+        packer = BestFit(self.shape, self.open_rows)
+        return PackIterator(iter(self._parent), stream, packer=packer)
+
+
+class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
+    """See `PackIterDataset`. The state is plain JSON."""
+
+    def __init__(
+        self,
+        parent: grain.DatasetIterator[packing.Segment],
+        stream: Any,
+        *,
+        packer: BestFit,
+    ) -> None:
+        super().__init__(parent)
+        self.stream = stream
+        self.packer = packer
+        self.next_place = 0
+
+    def __next__(self) -> list[packing.Segment]:
+        while True:
+            if (row := self.packer.pop_full()) is not None:
+                return row.segments
+            try:
+                segment = next(self._parent)
+            except StopIteration:
+                if (row := self.packer.pop_any()) is None:
+                    raise
+                return row.segments
+            place, self.next_place = self.next_place, self.next_place + 1
+            if (row := self.packer.place(segment, place)) is not None:
+                return row.segments
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "parent": self._parent.get_state(),
+            "next_place": self.next_place,
+            "open": [list(row.places) for row in self.packer.open],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._parent.set_state(state["parent"])
+        self.next_place = state["next_place"]
+        self.packer.open = [self._reread(places) for places in state["open"]]
+
+    def _reread(self, places: Sequence[int]) -> OpenRow:
+        shape = self.packer.shape
+        segments = [self.stream[place] for place in places]
+        used = sum(shape.aligned(len(segment)) for segment in segments)
+        text = sum(len(segment.text) for segment in segments)
+        return OpenRow(list(places), segments, shape.tokens - used, shape.text - text)
+
+
+def check_fits(tokens: int, text: int, shape: packing.RowShape) -> None:
+    """Refuse what an empty row cannot hold.
+
+    Raises:
+      ValueError: with both numbers, and the capacity that would do.
+    """
+    if tokens > shape.tokens:
+        raise ValueError(
+            f"a clip of {tokens} tokens does not fit a row of {shape.tokens}: use rows "
+            f"of {shape.aligned(tokens)} or more, or fit clips to {shape.tokens} tokens"
+        )
+    if text > shape.text:
+        raise ValueError(
+            f"a caption of {text} tokens does not fit a row's {shape.text}: use {text} "
+            f"or more, or cut captions to {shape.text}"
+        )
+
+
+def pack_batch(
+    rows: Sequence[Sequence[packing.Segment]], *, shape: packing.RowShape, count: int
+) -> packing.Packed:
+    """A batch of exactly `count` rows; the last batch of a pass is filled with empty
+    rows."""
+    empty: list[Sequence[packing.Segment]] = [[]] * (count - len(rows))
+    return packing.assemble([*rows, *empty], shape)
+
+
+def efficiency(packed: packing.Packed) -> float:
+    """Fraction of a batch's tokens that belong to a clip."""
+    return float(np.mean(np.asarray(packed.segments) > 0))
