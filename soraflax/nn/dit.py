@@ -1,0 +1,394 @@
+"""The diffusion transformer: packed rows in, one prediction per patch out.
+
+Wan's transformer (arXiv:2503.20314, section 4.2; shapes of its published models below)
+with a noise level per token instead of one per clip. With t a level of the row's table,
+
+    f(t)       = [cos(1000 t w), sin(1000 t w)],   w_i = 10000^(-i / (F/2))       (1)
+    e(t)       = Linear(SiLU(Linear(f(t))))                                       (2)
+    modulation = Linear(SiLU(e(t)))                 shared by all blocks, 6 D     (3)
+    x          = Linear(tokens),   text = Linear(GELU(Linear(text)))              (4)
+    prediction = Linear(LN(x) (1 + scale) + shift), [shift, scale] = table + e(t) (5)
+
+(1) to (3) run in float32 on the table of levels, which has two entries per segment.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from soraflax import sharding
+from soraflax.nn import layers, text_encoder, transformer
+from soraflax.ops import attention, packing, rope
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+ATTENTION = {"auto": None, "reference": "reference", "blocks": "blocks"}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of a diffusion transformer.
+
+    Attributes:
+      latent_channels: z, channels of the latent.
+      patch: time, height and width of a patch.
+      width: D, features of the residual stream.
+      depth: number of blocks.
+      heads: number of heads; divides `width` into heads of even size.
+      mlp: hidden size of the MLPs.
+      text_width: features of the text that comes in.
+      text: the encoder trained with the model; None where text comes as features.
+      frequency_width: F of equation (1).
+      theta: base of the rotary frequencies.
+      dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
+      remat: a name in `transformer.REMAT_POLICIES`.
+      attention: 'auto', 'reference' or 'blocks'.
+      attention_block: tokens in a block of an attention plan.
+    """
+
+    latent_channels: int
+    patch: tuple[int, int, int]
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    text_width: int
+    text: text_encoder.TextEncoderConfig | None = None
+    frequency_width: int = 256
+    theta: float = 10000.0
+    dtype: str = "float32"
+    remat: str = "none"
+    attention: str = "auto"
+    attention_block: int = 128
+
+    def __post_init__(self) -> None:
+        transformer.check_remat(self.remat)
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("attention", self.attention, ATTENTION)
+        _check_heads(self.width, self.heads)
+        if self.text is not None and self.text.width != self.text_width:
+            raise ValueError(
+                f"text_width {self.text_width} is not the width {self.text.width} of "
+                f"the text encoder; use {self.text.width}"
+            )
+        if self.frequency_width % 2:
+            raise ValueError(
+                f"frequency_width {self.frequency_width} is odd; use "
+                f"{self.frequency_width - 1} or {self.frequency_width + 1}"
+            )
+
+    @property
+    def patch_size(self) -> int:
+        """P, numbers in a patch."""
+        return math.prod(self.patch) * self.latent_channels
+
+
+def _check_choice(field: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
+
+
+def _check_heads(width: int, heads: int) -> None:
+    """Refuse heads that do not divide the width into even sizes."""
+    if heads > 0 and width % (2 * heads) == 0:
+        return
+    legal = [h for h in range(1, width // 2 + 1) if width % (2 * h) == 0]
+    if not legal:
+        raise ValueError(f"width {width} has no heads of even size; use {width + 1}")
+    nearest = min(legal, key=lambda h: abs(h - heads))
+    raise ValueError(
+        f"{heads} heads do not divide width {width} into heads of even size; "
+        f"nearest number of heads that do: {nearest}"
+    )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["self_attention", "cross_attention", "text"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Plans:
+    """Who attends to whom in a batch of rows; the same for every layer.
+
+    Attributes:
+      self_attention: tokens to tokens.
+      cross_attention: tokens to text.
+      text: text to text; None where text comes as features.
+    """
+
+    self_attention: Any
+    cross_attention: Any
+    text: Any
+
+
+def make_plans(packed: packing.Packed, config: DiTConfig) -> Plans:
+    """The attention plans of a batch; once per step, outside of the layers."""
+    plan = functools.partial(attention.make_plan, block=config.attention_block)
+    segments, text = packed.segments, packed.text_segments
+    ids = jnp.issubdtype(packed.text.dtype, jnp.integer)
+    return Plans(
+        plan(segments, segments),
+        plan(segments, text),
+        plan(text, text) if ids else None,
+    )
+
+
+def frequencies(levels: jax.Array, width: int) -> jax.Array:
+    """Equation (1): `[..., F]` float32 from noise levels in [0, 1]."""
+    half = width // 2
+    rates = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10000.0) / half))
+    angles = 1000.0 * levels.astype(jnp.float32)[..., None] * rates
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class LevelEmbedding(nn.Module):
+    """Equations (2) and (3), in float32.
+
+    Attributes:
+      width: D.
+      frequency_width: F.
+    """
+
+    width: int
+    frequency_width: int
+
+    @nn.compact
+    def __call__(self, levels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`[B, L]` -> `[B, L, D]` and `[B, L, 6, D]`."""
+        normal = nn.initializers.normal(0.02)
+        linear = functools.partial(layers.Linear, self.width, kernel_init=normal)
+        e = linear(axes=(None, "mlp"), name="in")(
+            frequencies(levels, self.frequency_width)
+        )
+        e = linear(axes=("mlp", "embed"), name="out")(jax.nn.silu(e))
+        modulation = layers.Linear(
+            6 * self.width,
+            axes=("embed", "mlp"),
+            kernel_init=layers.zeros,
+            name="projection",
+        )(jax.nn.silu(e))
+        modulation = modulation.reshape(*levels.shape, 6, self.width)
+        return (
+            sharding.constrain(e, "batch", None, "embed"),
+            sharding.constrain(modulation, "batch", None, None, "embed"),
+        )
+
+
+class TextProjection(nn.Module):
+    """The text half of equation (4).
+
+    Attributes:
+      width: D.
+      dtype: compute dtype.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, text: jax.Array) -> jax.Array:
+        linear = functools.partial(
+            layers.Linear,
+            self.width,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(0.02),
+        )
+        y = jax.nn.gelu(linear(axes=(None, "mlp"), name="in")(text), approximate=True)
+        y = linear(axes=("mlp", "embed"), name="out")(y)
+        return sharding.constrain(y, "batch", "text", "embed")
+
+
+class Head(nn.Module):
+    """Equation (5). The kernel starts at zero, and so does the prediction.
+
+    Attributes:
+      features: P.
+      dtype: compute dtype.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, e: jax.Array, level_ids: jax.Array) -> jax.Array:
+        table = self.param(
+            "modulation",
+            sharding.named(layers.zeros, None, "embed"),
+            (2, x.shape[-1]),
+            jnp.float32,
+        )
+        x = transformer.modulate(x, table[0] + e, table[1] + e, level_ids)
+        return layers.Linear(
+            self.features,
+            axes=("embed", None),
+            dtype=self.dtype,
+            kernel_init=layers.zeros,
+            name="out",
+        )(x)
+
+
+class DiT(nn.Module):
+    """Predicts one patch per token of a packed row.
+
+    Attributes:
+      config: sizes.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self, packed: packing.Packed, *, plans: Plans | None = None
+    ) -> jax.Array:
+        """`[B, N, P]` float32, zero where the row is padded.
+
+        Args:
+          packed: the rows. Nothing in their padding matters. Integer text goes through
+            the model's own encoder, other text is taken as features; features that
+            are to be attended (Wan pads captions with zeros to 512 and attends to all)
+            bear the id of their segment.
+          plans: `make_plans(packed, config)`, if it exists already.
+
+        Raises:
+          ValueError: tokens or text of a size that the model was not built for.
+        """
+        c = self.config
+        dtype = DTYPES[c.dtype]
+        if packed.tokens.shape[-1] != c.patch_size:
+            raise ValueError(
+                f"tokens of {packed.tokens.shape[-1]} numbers; patches of {c.patch} "
+                f"with {c.latent_channels} channels have {c.patch_size}"
+            )
+        plans = make_plans(packed, c) if plans is None else plans
+        packed = _clean(packed)
+        e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
+            packed.levels
+        )
+        text = self._encode(packed, plans.text)
+        text = TextProjection(c.width, dtype, name="text_projection")(text)
+        x = layers.Linear(
+            c.width,
+            axes=(None, "embed"),
+            dtype=dtype,
+            kernel_init=layers.xavier,
+            name="patch_embedding",
+        )(packed.tokens)
+        x = transformer.Stack(
+            depth=c.depth,
+            heads=c.heads,
+            mlp=c.mlp,
+            dtype=dtype,
+            implementation=ATTENTION[c.attention],
+            remat=c.remat,
+            name="stack",
+        )(
+            sharding.constrain(x, "batch", "tokens", "embed"),
+            modulation=modulation,
+            level_ids=packed.level_ids,
+            angles=rope.rope_angles(
+                packed.positions, c.width // c.heads, theta=c.theta
+            ),
+            text=text,
+            plans=plans,
+        )
+        y = Head(c.patch_size, dtype, name="head")(x, e, packed.level_ids)
+        y = jnp.where(packed.segments[..., None] > 0, y.astype(jnp.float32), 0.0)
+        return sharding.constrain(y, "batch", "tokens", None)
+
+    def _encode(self, packed: packing.Packed, plan: Any) -> jax.Array:
+        """Text features `[B, M, text_width]`."""
+        c = self.config
+        if not jnp.issubdtype(packed.text.dtype, jnp.integer):
+            if packed.text.shape[-1] != c.text_width:
+                raise ValueError(
+                    f"text features of width {packed.text.shape[-1]}; the model takes "
+                    f"{c.text_width}"
+                )
+            return packed.text
+        if c.text is None:
+            raise ValueError(
+                "text is token ids, but the model has no text encoder: give features "
+                f"of width {c.text_width}"
+            )
+        encoder = text_encoder.TextEncoder(c.text, DTYPES[c.dtype], name="text_encoder")
+        return encoder(packed.text, packed.text_segments, plan=plan)
+
+
+def _clean(packed: packing.Packed) -> packing.Packed:
+    """Zeros in the padding, so that whatever it held (NaN, too) reaches nothing."""
+    present = packed.segments > 0
+    text_present = packed.text_segments > 0
+    if packed.text.ndim == 3:
+        text_present = text_present[..., None]
+    return packed.replace(
+        tokens=jnp.where(present[..., None], packed.tokens, 0),
+        positions=jnp.where(present[..., None], packed.positions, 0),
+        level_ids=jnp.where(present, packed.level_ids, 0),
+        text=jnp.where(text_present, packed.text, 0),
+    )
+
+
+TINY = DiTConfig(
+    latent_channels=4,
+    patch=(1, 2, 2),
+    width=32,
+    depth=2,
+    heads=4,
+    mlp=64,
+    text=text_encoder.VARIANTS["tiny"],
+    text_width=16,
+    frequency_width=32,
+)
+SMALL = DiTConfig(
+    latent_channels=16,
+    patch=(1, 2, 2),
+    width=192,
+    depth=6,
+    heads=4,
+    mlp=768,
+    text=text_encoder.VARIANTS["small"],
+    text_width=128,
+)
+# Widths, depths and heads of DiT-B and DiT-L (arXiv:2212.09748, table 1).
+BASE = dataclasses.replace(
+    SMALL,
+    width=768,
+    depth=12,
+    heads=12,
+    mlp=3072,
+    text=text_encoder.VARIANTS["base"],
+    text_width=512,
+    dtype="bfloat16",
+)
+LARGE = dataclasses.replace(
+    BASE, width=1024, depth=24, heads=16, mlp=4096, remat="attention"
+)
+# Wan-AI/Wan2.1-T2V-1.3B and -14B; UMT5's features come from outside.
+WAN2_1_T2V_1_3B = DiTConfig(
+    latent_channels=16,
+    patch=(1, 2, 2),
+    width=1536,
+    depth=30,
+    heads=12,
+    mlp=8960,
+    text_width=4096,
+    dtype="bfloat16",
+    remat="full",
+)
+WAN2_1_T2V_14B = dataclasses.replace(
+    WAN2_1_T2V_1_3B, width=5120, depth=40, heads=40, mlp=13824
+)
+
+VARIANTS: dict[str, DiTConfig] = {
+    "tiny": TINY,
+    "small": SMALL,
+    "base": BASE,
+    "large": LARGE,
+    "wan2_1_t2v_1_3b": WAN2_1_T2V_1_3B,
+    "wan2_1_t2v_14b": WAN2_1_T2V_14B,
+}

@@ -1,0 +1,301 @@
+"""The transformer block of Wan (arXiv:2503.20314, section 4.2) on packed rows.
+
+With LN a layer norm without parameters, and shift, scale, gate from (1):
+
+    m       = table[6, D] + modulation[B, L, 6, D]                              (1)
+    h       = LN(x) (1 + scale_1[level]) + shift_1[level]                       (2)
+    x      += gate_1[level] * self_attention(h)                                 (3)
+    x      += cross_attention(affine LN(x), text)                               (4)
+    x      += gate_2[level] * mlp(LN(x) (1 + scale_2[level]) + shift_2[level])  (5)
+
+`modulation` has one entry per noise level of the row, not per token (packing.py): L is
+short. What a token needs is gathered inside (2), (3) and (5), which recompute it in the
+backward pass, so no `[B, N, 6, D]` array exists and none of `[B, N, D]` is kept.
+
+Queries and keys are RMS-normalised over the full width, before the split into heads.
+
+Initial values make every block the identity: the table and the shared projection are
+zero (adaLN-Zero, arXiv:2212.09748, section 3.2), and so is the output of
+cross-attention, which has no gate (PixArt-alpha, arXiv:2310.00426, section 2.3). Wan
+draws the table from N(0, 1/D); that matters only to its own pretraining.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from soraflax import sharding
+from soraflax.nn import layers
+from soraflax.ops import attention, norm, rope
+
+_policies = jax.checkpoint_policies
+
+# What the backward pass of a block finds saved; the rest it recomputes.
+REMAT_POLICIES: dict[str, Any] = {
+    "none": _policies.everything_saveable,
+    "full": _policies.nothing_saveable,
+    "dots": _policies.dots_with_no_batch_dims_saveable,
+    "attention": _policies.save_only_these_names(
+        "attention_output", "attention_log_sum_exp"
+    ),
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["attention_output", "attention_log_sum_exp"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+
+
+def check_remat(policy: str) -> None:
+    """Refuse a policy that is not in the table.
+
+    Raises:
+      ValueError: naming those that are.
+    """
+    if policy not in REMAT_POLICIES:
+        known = ", ".join(REMAT_POLICIES)
+        raise ValueError(f"unknown remat policy {policy!r}; known: {known}")
+
+
+def remat(module: type[nn.Module], policy: str) -> type[nn.Module]:
+    """`module` with its activations kept as the named policy says."""
+    check_remat(policy)
+    if policy == "none":
+        return module
+    return nn.remat(module, policy=REMAT_POLICIES[policy], prevent_cse=False)
+
+
+def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
+    """`depth` copies of `module` in one scan; all inputs but the first are shared."""
+    return nn.scan(
+        module,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
+@jax.custom_vjp
+def gather(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """`table[b, ids[b, n]]`: `[B, L, D]`, `[B, N]` -> `[B, N, D]`.
+
+    Its gradient is a matrix product with the one-hot ids: many tokens share a row, and
+    the scatter that JAX would write adds them one by one.
+    """
+    return jax.vmap(lambda rows, i: rows.at[i].get(mode="clip"))(table, ids)
+
+
+def _gather_forward(table: jax.Array, ids: jax.Array) -> Any:
+    return gather(table, ids), (table, ids)
+
+
+def _gather_backward(saved: Any, g: jax.Array) -> Any:
+    table, ids = saved
+    one_hot = jax.nn.one_hot(ids, table.shape[1], dtype=g.dtype)
+    return jnp.einsum("bnl,bnd->bld", one_hot, g), None
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def modulate(
+    x: jax.Array, shift: jax.Array, scale: jax.Array, level_ids: jax.Array
+) -> jax.Array:
+    """Equation (2); `shift` and `scale` are float32 tables `[B, L, D]`."""
+    y = norm.layer_norm(x.astype(jnp.float32))
+    y = y * (1.0 + gather(scale, level_ids)) + gather(shift, level_ids)
+    return y.astype(x.dtype)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def gated_add(
+    x: jax.Array, y: jax.Array, gate: jax.Array, level_ids: jax.Array
+) -> jax.Array:
+    """`x + gate[level] * y`, summed in float32, in the dtype of `x`."""
+    update = y.astype(jnp.float32) * gather(gate, level_ids)
+    return (x.astype(jnp.float32) + update).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Attention of packed queries to packed keys; self-attention if they are the same.
+
+    Attributes:
+      heads: number of heads; divides the width.
+      dtype: compute dtype.
+      implementation: as in `attention.attention`.
+      context_axis: logical name of the axis of keys.
+      out_init: initializer of the output kernel.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+    context_axis: str = "tokens"
+    out_init: layers.Initializer = layers.xavier
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, context: jax.Array, plan: Any, angles: Any = None
+    ) -> jax.Array:
+        """`[B, N, D]`, `[B, M, D]` -> `[B, N, D]`; rotary where `angles` are given."""
+        width = x.shape[-1]
+        project = functools.partial(
+            layers.Linear,
+            width,
+            axes=("embed", "heads"),
+            dtype=self.dtype,
+            kernel_init=layers.xavier,
+        )
+        q = layers.RMSNorm("heads", name="q_norm")(project(name="q")(x))
+        k = layers.RMSNorm("heads", name="k_norm")(project(name="k")(context))
+        v = project(name="v")(context)
+        q = self._split(q, "tokens")
+        k, v = self._split(k, self.context_axis), self._split(v, self.context_axis)
+        if angles is not None:
+            q, k = rope.apply_rope(q, angles), rope.apply_rope(k, angles)
+        y = attention.attention(q, k, v, plan=plan, implementation=self.implementation)
+        y = checkpoint_name(y.reshape(*x.shape[:-1], width), "attention_output")
+        return layers.Linear(
+            width,
+            axes=("heads", "embed"),
+            dtype=self.dtype,
+            kernel_init=self.out_init,
+            name="out",
+        )(y)
+
+    def _split(self, x: jax.Array, axis: str) -> jax.Array:
+        x = x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        return sharding.constrain(x, "batch", axis, "heads", None)
+
+
+class MLP(nn.Module):
+    """Linear, GELU (tanh), Linear.
+
+    Attributes:
+      hidden: size in the middle.
+      dtype: compute dtype.
+    """
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        linear = functools.partial(
+            layers.Linear, dtype=self.dtype, kernel_init=layers.xavier
+        )
+        y = linear(self.hidden, axes=("embed", "mlp"), name="up")(x)
+        y = sharding.constrain(y, "batch", "tokens", "mlp")
+        y = jax.nn.gelu(y, approximate=True)
+        return linear(x.shape[-1], axes=("mlp", "embed"), name="down")(y)
+
+
+class Block(nn.Module):
+    """Equations (1) to (5).
+
+    Attributes:
+      heads: number of heads.
+      mlp: hidden size of the MLP.
+      dtype: compute dtype.
+      implementation: as in `attention.attention`.
+    """
+
+    heads: int
+    mlp: int
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        modulation: jax.Array,
+        level_ids: jax.Array,
+        angles: Any,
+        text: jax.Array,
+        plans: Any,
+    ) -> tuple[jax.Array, None]:
+        table = self.param(
+            "modulation",
+            sharding.named(layers.zeros, None, "embed"),
+            (6, x.shape[-1]),
+            jnp.float32,
+        )
+        parts = jnp.moveaxis(table + modulation, 2, 0)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
+        attend = functools.partial(
+            Attention, self.heads, self.dtype, self.implementation
+        )
+
+        h = modulate(x, shift_1, scale_1, level_ids)
+        h = attend(name="self_attention")(h, h, plans.self_attention, angles)
+        x = gated_add(x, h, gate_1, level_ids)
+
+        h = layers.LayerNorm(affine=True, name="cross_norm")(x)
+        x = x + attend(
+            context_axis="text", out_init=layers.zeros, name="cross_attention"
+        )(h, text, plans.cross_attention)
+
+        h = modulate(x, shift_2, scale_2, level_ids)
+        h = MLP(self.mlp, self.dtype, name="mlp")(h)
+        x = gated_add(x, h, gate_2, level_ids)
+        return sharding.constrain(x, "batch", "tokens", "embed"), None
+
+
+class Stack(nn.Module):
+    """`depth` blocks as one scan, activations kept by one remat policy.
+
+    Attributes:
+      depth: number of blocks.
+      heads: number of heads.
+      mlp: hidden size of the MLPs.
+      dtype: compute dtype, and that of the residual stream.
+      implementation: as in `attention.attention`.
+      remat: a name in `REMAT_POLICIES`.
+    """
+
+    depth: int
+    heads: int
+    mlp: int
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        modulation: jax.Array,
+        level_ids: jax.Array,
+        angles: Any,
+        text: jax.Array,
+        plans: Any,
+    ) -> jax.Array:
+        """The residual stream after the last block, `[B, N, D]`.
+
+        Args:
+          x: `[B, N, D]`.
+          modulation: `[B, L, 6, D]` float32, the shared projection of each level.
+          level_ids: `[B, N]`, which of the L levels each token has.
+          angles: rotary angles of the tokens.
+          text: `[B, M, D]`.
+          plans: attention plans, `self_attention` and `cross_attention`.
+        """
+        blocks = scan(remat(Block, self.remat), self.depth)(
+            heads=self.heads,
+            mlp=self.mlp,
+            dtype=self.dtype,
+            implementation=self.implementation,
+            name="blocks",
+        )
+        x, _ = blocks(x, modulation, level_ids, angles, text, plans)
+        return x
