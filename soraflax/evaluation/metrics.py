@@ -1,0 +1,75 @@
+"""Distances between videos in [-1, 1]: PSNR and SSIM, one number per video.
+
+With values in a range of L = 2,
+
+    PSNR = 10 log10(L^2 / mean((a - b)^2))  in dB,                                (1)
+    SSIM = (2 m_a m_b + c1) (2 s_ab + c2)
+           / ((m_a^2 + m_b^2 + c1) (s_a^2 + s_b^2 + c2)),                         (2)
+
+SSIM with c1 = (0.01 L)^2, c2 = (0.03 L)^2 and means, variances and the covariance
+under a Gaussian window of 11 pixels and deviation 1.5 (Wang et al. 2004, section III),
+averaged over windows, channels and frames.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+RANGE = 2.0
+WINDOW = 11
+DEVIATION = 1.5
+
+
+def psnr(
+    a: Float[Array, "*batch T H W C"], b: Float[Array, "*batch T H W C"]
+) -> Float[Array, "*batch"]:
+    """Equation (1) over all frames of each video; infinite for equal videos."""
+    _check_same(a, b)
+    error = jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32))
+    return 10.0 * jnp.log10(RANGE**2 / jnp.mean(error, axis=(-4, -3, -2, -1)))
+
+
+def ssim(
+    a: Float[Array, "*batch T H W C"], b: Float[Array, "*batch T H W C"]
+) -> Float[Array, "*batch"]:
+    """Equation (2); 1 for equal videos.
+
+    Raises:
+      ValueError: frames smaller than the window.
+    """
+    _check_same(a, b)
+    if min(a.shape[-3:-1]) < WINDOW:
+        raise ValueError(
+            f"{a.shape[-3]} x {a.shape[-2]} pixels: SSIM needs {WINDOW} or more a side"
+        )
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    mean_a, mean_b = _window_mean(a), _window_mean(b)
+    var_a = _window_mean(jnp.square(a)) - jnp.square(mean_a)
+    var_b = _window_mean(jnp.square(b)) - jnp.square(mean_b)
+    covariance = _window_mean(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    return jnp.mean(similarity, axis=(-4, -3, -2, -1))
+
+
+def _check_same(a: jax.Array, b: jax.Array) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"videos of different shapes: {a.shape} and {b.shape}")
+
+
+def _window_mean(x: jax.Array) -> jax.Array:
+    """The Gaussian mean around each pixel that a whole window fits around."""
+    offsets = np.arange(WINDOW) - WINDOW // 2
+    weights = np.exp(-(offsets**2) / (2 * DEVIATION**2))
+    weights /= weights.sum()
+    height, width = (size - WINDOW + 1 for size in x.shape[-3:-1])
+    rows = sum(
+        float(weight) * x[..., at : at + height, :, :]
+        for at, weight in enumerate(weights)
+    )
+    return sum(
+        float(weight) * rows[..., at : at + width, :]
+        for at, weight in enumerate(weights)
+    )

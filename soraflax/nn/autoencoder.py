@@ -1,0 +1,529 @@
+"""The spacetime autoencoder: variational, causal in time, an image is one frame.
+
+The form is that of Wan 2.1 (arXiv:2503.20314, section 4.1): residual blocks of causal
+3-D convolutions with RMS norm over channels and SiLU; between stages the sides and,
+where asked, the frames halve; in the middle a residual block, attention inside each
+frame, a residual block. The first frame is its own latent frame:
+
+    T = 1 + r (t - 1),    H = s h,    W = s w.                                    (1)
+
+Halving the frames keeps the first and convolves the others with stride 2, a window
+that starts one frame early (2); doubling them keeps the first and splits the channels
+of a convolution that has never seen the first into two frames (3):
+
+    y = concat(x[0], conv(x[0..2], x[2..4], ...)),                                (2)
+    y = concat(x[0], unfold(conv(x[1:]))).                                        (3)
+
+Small variants put a space-to-depth stem before the first stage and its inverse after
+the last: `patch = (time, side)`. A block of frames ends at frames 0, p, 2 p, ...; the
+first block is frame 0 repeated, so that (1) holds there too.
+
+The posterior is a diagonal Gaussian; without a key its mean is taken.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from soraflax import sharding
+from soraflax.nn import layers
+from soraflax.ops import conv
+
+NORM_EPS = 1e-8
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of an autoencoder.
+
+    Attributes:
+      latent_channels: z, channels of the latent.
+      patch: (time, side) of the space-to-depth stem; (1, 1) is none.
+      width: channels of the first encoder stage and of the last decoder stage.
+      multipliers: channels of each stage in units of `width`, encoder order.
+      spatial_downsample: after each stage but the last: do the sides halve?
+      temporal_downsample: after each stage but the last: do the frames halve?
+      blocks: residual blocks per encoder stage; a decoder stage has one more.
+      dtype: compute dtype; parameters are float32.
+      remat: 'none' keeps activations, 'full' recomputes every residual block.
+      convolution: implementation of `ops.conv`; None chooses by backend.
+    """
+
+    latent_channels: int = 16
+    patch: tuple[int, int] = (1, 1)
+    width: int = 96
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    spatial_downsample: tuple[bool, ...] = (True, True, True)
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    blocks: int = 2
+    dtype: str = "float32"
+    remat: str = "none"
+    convolution: str | None = None
+
+    def __post_init__(self) -> None:
+        between = len(self.multipliers) - 1
+        for name in ("spatial_downsample", "temporal_downsample"):
+            flags = getattr(self, name)
+            if len(flags) != between:
+                raise ValueError(
+                    f"{name} has {len(flags)} flags for {between + 1} stages: "
+                    f"give {between}"
+                )
+        sizes = (self.latent_channels, self.width, self.blocks)
+        if min(*sizes, *self.patch, *self.multipliers, between + 1) < 1:
+            raise ValueError(f"autoencoder sizes must be positive: {self}")
+        if self.remat not in ("none", "full"):
+            raise ValueError(f"remat {self.remat!r}: use 'none' or 'full'")
+        for at, multiplier in enumerate(self.multipliers[1:]):
+            if self.spatial_downsample[at] and multiplier * self.width % 2:
+                raise ValueError(
+                    f"{multiplier * self.width} channels do not halve between decoder "
+                    f"stages: use {multiplier * self.width + 1}"
+                )
+
+    @property
+    def temporal_ratio(self) -> int:
+        """r of equation (1)."""
+        return self.patch[0] * 2 ** sum(self.temporal_downsample)
+
+    @property
+    def spatial_ratio(self) -> int:
+        """s of equation (1)."""
+        return self.patch[1] * 2 ** sum(self.spatial_downsample)
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each encoder stage."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    def latent_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Sizes `(t, h, w)` of the latent of a video, equation (1).
+
+        Raises:
+          ValueError: a size off the grid, with the nearest sizes on it.
+        """
+        r, s = self.temporal_ratio, self.spatial_ratio
+        if frames < 1 or (frames - 1) % r:
+            raise ValueError(f"{frames} frames: use {_nearest(frames, r, first=1)}")
+        for side in (height, width):
+            if side < 1 or side % s:
+                raise ValueError(f"{side} pixels: use {_nearest(side, s, first=s)}")
+        return 1 + (frames - 1) // r, height // s, width // s
+
+    def video_shape(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+        """Sizes `(frames, height, width)` of what a latent decodes to."""
+        return (
+            1 + (t - 1) * self.temporal_ratio,
+            h * self.spatial_ratio,
+            w * self.spatial_ratio,
+        )
+
+
+def _nearest(size: int, step: int, *, first: int) -> str:
+    """The legal sizes `first + k step` around `size`, in words."""
+    if size < first:
+        return str(first)
+    below = first + (size - first) // step * step
+    return f"{below} or {below + step}"
+
+
+class CausalConv(nn.Module):
+    """`ops.conv.causal_conv3d` with a kernel and a bias.
+
+    Attributes:
+      features: channels of the result.
+      kernel: sizes in time, height, width.
+      strides: the same, of the strides.
+      front: zero frames before the first; None makes it causal.
+      axes: logical names of the channels in and out; None for those too few to split.
+      dtype: compute dtype.
+      kernel_init: initializer of the kernel.
+      implementation: of `ops.conv`.
+    """
+
+    features: int
+    kernel: tuple[int, int, int] = (3, 3, 3)
+    strides: tuple[int, int, int] = (1, 1, 1)
+    front: int | None = None
+    axes: tuple[str | None, str | None] = ("channels_in", "channels_out")
+    dtype: Any = jnp.float32
+    kernel_init: layers.Initializer = layers.lecun
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param(
+            "kernel",
+            sharding.named(self.kernel_init, None, None, None, *self.axes),
+            (*self.kernel, x.shape[-1], self.features),
+            jnp.float32,
+        )
+        bias = self.param(
+            "bias",
+            sharding.named(layers.zeros, self.axes[1]),
+            (self.features,),
+            jnp.float32,
+        )
+        y = conv.causal_conv3d(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=self.strides,
+            front=self.front,
+            implementation=self.implementation,
+        )
+        return y + bias.astype(self.dtype)
+
+
+def _norm(name: str) -> layers.RMSNorm:
+    return layers.RMSNorm(axis="channels_in", eps=NORM_EPS, name=name)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), a 1x1x1 convolution on the skip where
+    the channels change. The last convolution starts at zero.
+
+    Attributes:
+      features: channels of the result.
+      dtype: compute dtype.
+      implementation: of `ops.conv`.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        y = nn.silu(_norm("norm1")(x))
+        y = CausalConv(self.features, name="conv1", **shared)(y)
+        y = nn.silu(_norm("norm2")(y))
+        zero = layers.zeros
+        y = CausalConv(self.features, kernel_init=zero, name="conv2", **shared)(y)
+        if x.shape[-1] != self.features:
+            x = CausalConv(self.features, (1, 1, 1), name="shortcut", **shared)(x)
+        return x + y
+
+
+class FrameAttention(nn.Module):
+    """One head of attention among the positions of each frame, added to its input.
+
+    Attributes:
+      dtype: compute dtype.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, frames, height, width, channels = x.shape
+        axes = ("channels_in", "channels_out")
+        y = _norm("norm")(x).reshape(batch * frames, height * width, 1, channels)
+        y = layers.Linear(3 * channels, axes, dtype=self.dtype, name="qkv")(y)
+        q, k, v = jnp.split(y, 3, axis=-1)
+        y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        zero = layers.zeros
+        out = layers.Linear(
+            channels, axes, dtype=self.dtype, kernel_init=zero, name="out"
+        )
+        return x + out(y)
+
+
+class Middle(nn.Module):
+    """Residual block, attention inside each frame, residual block.
+
+    Attributes:
+      block: the class of residual block, possibly rematerialised.
+      dtype: compute dtype.
+      implementation: of `ops.conv`.
+    """
+
+    block: Any = ResidualBlock
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        sizes = (x.shape[-1], self.dtype, self.implementation)
+        x = self.block(*sizes, name="block1")(x)
+        x = FrameAttention(self.dtype, name="attention")(x)
+        return self.block(*sizes, name="block2")(x)
+
+
+class Downsample(nn.Module):
+    """Halves the sides by a convolution, then the frames by equation (2).
+
+    Attributes:
+      spatial: whether the sides halve.
+      temporal: whether the frames halve.
+      dtype: compute dtype.
+      implementation: of `ops.conv`.
+    """
+
+    spatial: bool
+    temporal: bool
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        width = x.shape[-1]
+        if self.spatial:
+            halve = CausalConv(width, (1, 3, 3), (1, 2, 2), name="space", **shared)
+            x = halve(x)
+        if self.temporal:
+            halve = CausalConv(width, (3, 1, 1), (2, 1, 1), 0, name="time", **shared)
+            if x.shape[1] > 1 or self.is_initializing():
+                later = halve(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
+                x = jnp.concatenate([x[:, :1], later[:, : x.shape[1] // 2]], axis=1)
+        return x
+
+
+class Upsample(nn.Module):
+    """Doubles the frames by equation (3), then the sides, which halves the channels.
+
+    Attributes:
+      spatial: whether the sides double.
+      temporal: whether the frames double.
+      dtype: compute dtype.
+      implementation: of `ops.conv`.
+    """
+
+    spatial: bool
+    temporal: bool
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        width = x.shape[-1]
+        if self.temporal:
+            double = CausalConv(2 * width, (3, 1, 1), name="time", **shared)
+            if x.shape[1] > 1 or self.is_initializing():
+                later = double(x[:, 1:] if x.shape[1] > 1 else x)
+                later = conv.depth_to_space(later, (2, 1, 1))[:, : 2 * x.shape[1] - 2]
+                x = jnp.concatenate([x[:, :1], later], axis=1)
+        if self.spatial:
+            x = conv.repeat_nearest(x, (1, 2, 2))
+            x = CausalConv(width // 2, (1, 3, 3), name="space", **shared)(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Video to the 2 z channels of the posterior.
+
+    Attributes:
+      config: the autoencoder's sizes.
+    """
+
+    config: AutoencoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        config = self.config
+        shared = _shared(config)
+        block = _block_class(config)
+        frames, side = config.patch
+        x = jnp.concatenate([jnp.repeat(x[:, :1], frames - 1, axis=1), x], axis=1)
+        x = conv.space_to_depth(x, (frames, side, side))
+        axes = (None, "channels_out")
+        x = CausalConv(config.width, axes=axes, name="conv_in", **shared)(x)
+        for stage, width in enumerate(config.stage_widths):
+            for at in range(config.blocks):
+                x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
+            if stage < len(config.spatial_downsample):
+                halve = (
+                    config.spatial_downsample[stage],
+                    config.temporal_downsample[stage],
+                )
+                x = Downsample(*halve, name=f"stage{stage}_down", **shared)(x)
+        x = Middle(block, name="middle", **shared)(x)
+        x = nn.silu(_norm("norm_out")(x))
+        axes = ("channels_in", None)
+        z = 2 * config.latent_channels
+        return CausalConv(z, axes=axes, name="conv_out", **shared)(x)
+
+
+class Decoder(nn.Module):
+    """Latent to video.
+
+    Attributes:
+      config: the autoencoder's sizes.
+    """
+
+    config: AutoencoderConfig
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        config = self.config
+        shared = _shared(config)
+        block = _block_class(config)
+        widths = config.stage_widths[::-1]
+        spatial = config.spatial_downsample[::-1]
+        temporal = config.temporal_downsample[::-1]
+        axes = (None, "channels_out")
+        x = CausalConv(widths[0], axes=axes, name="conv_in", **shared)(z)
+        x = Middle(block, name="middle", **shared)(x)
+        for stage, width in enumerate(widths):
+            for at in range(config.blocks + 1):
+                x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
+            if stage < len(spatial):
+                double = (spatial[stage], temporal[stage])
+                x = Upsample(*double, name=f"stage{stage}_up", **shared)(x)
+        x = nn.silu(_norm("norm_out")(x))
+        frames, side = config.patch
+        axes = ("channels_in", None)
+        depth = 3 * frames * side * side
+        x = CausalConv(depth, axes=axes, name="conv_out", **shared)(x)
+        return conv.depth_to_space(x, (frames, side, side))[:, frames - 1 :]
+
+
+def _shared(config: AutoencoderConfig) -> dict[str, Any]:
+    return {
+        "dtype": jnp.dtype(config.dtype),
+        "implementation": config.convolution,
+    }
+
+
+def _block_class(config: AutoencoderConfig) -> Any:
+    return nn.remat(ResidualBlock) if config.remat == "full" else ResidualBlock
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """What an autoencoder makes of a video.
+
+    Attributes:
+      video: `[B, T, H, W, 3]` float32, about [-1, 1].
+      mean: `[B, t, h, w, z]` float32, of the posterior.
+      log_variance: the same shape.
+    """
+
+    video: Any
+    mean: Any
+    log_variance: Any
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder; see the module docstring.
+
+    Attributes:
+      config: its sizes.
+    """
+
+    config: AutoencoderConfig
+
+    def setup(self) -> None:
+        config = self.config
+        z = config.latent_channels
+        point = {"kernel": (1, 1, 1), "axes": (None, None), **_shared(config)}
+        self.encoder = Encoder(config)
+        self.moments = CausalConv(2 * z, **point)
+        self.embed = CausalConv(z, **point)
+        self.decoder = Decoder(config)
+
+    def __call__(
+        self, video: Float[Array, "B T H W 3"], key: jax.Array | None = None
+    ) -> Reconstruction:
+        """Encode, sample the posterior (its mean without a key), decode."""
+        mean, log_variance = self.encode(video)
+        z = mean
+        if key is not None:
+            noise = jax.random.normal(key, mean.shape, mean.dtype)
+            z = mean + jnp.exp(0.5 * log_variance) * noise
+        return Reconstruction(self.decode(z), mean, log_variance)
+
+    def encode(
+        self, video: Float[Array, "B T H W 3"]
+    ) -> tuple[Float[Array, "B t h w z"], Float[Array, "B t h w z"]]:
+        """Mean and log variance, float32, of the posterior of a video in [-1, 1].
+
+        Raises:
+          ValueError: a size off the grid, with the nearest sizes on it.
+        """
+        self.config.latent_grid(*video.shape[1:4])
+        video = sharding.constrain(video, "batch", None, None, None, None)
+        moments = self.moments(self.encoder(video)).astype(jnp.float32)
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
+
+    def decode(self, latent: Float[Array, "B t h w z"]) -> Float[Array, "B T H W 3"]:
+        """The video of a latent, float32; not clipped to [-1, 1]."""
+        latent = sharding.constrain(latent, "batch", None, None, None, None)
+        return self.decoder(self.embed(latent)).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentStatistics:
+    """Mean and standard deviation of each latent channel over a dataset.
+
+    Attributes:
+      mean: one number per channel.
+      std: the same; all positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalize(self, latent: Any) -> Any:
+        """(latent - mean) / std, numpy or JAX, `[..., z]`."""
+        return (latent - np.float32(self.mean)) / np.float32(self.std)
+
+    def denormalize(self, latent: Any) -> Any:
+        """The inverse of `normalize`."""
+        return latent * np.float32(self.std) + np.float32(self.mean)
+
+
+def latent_statistics(latents: Iterable[np.ndarray]) -> LatentStatistics:
+    """Per-channel mean and standard deviation over arrays `[..., z]`, in one pass.
+
+    Raises:
+      ValueError: no latents, or a channel that does not vary.
+    """
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for latent in latents:
+        values = np.asarray(latent, np.float64)
+        values = values.reshape(-1, values.shape[-1])
+        count += len(values)
+        total = total + values.sum(axis=0)
+        squares = squares + np.square(values).sum(axis=0)
+    if not count:
+        raise ValueError("no latents: statistics need at least one")
+    mean = total / count
+    variance = squares / count - np.square(mean)
+    if np.any(variance <= 0):
+        raise ValueError(f"latent channel {int(np.argmin(variance))} does not vary")
+    return LatentStatistics(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()))
+
+
+VARIANTS: dict[str, AutoencoderConfig] = {
+    "tiny": AutoencoderConfig(
+        latent_channels=4,
+        patch=(2, 4),
+        width=16,
+        multipliers=(1, 1),
+        spatial_downsample=(True,),
+        temporal_downsample=(True,),
+        blocks=1,
+    ),
+    "small": AutoencoderConfig(
+        latent_channels=16,
+        patch=(4, 8),
+        width=128,
+        multipliers=(1,),
+        spatial_downsample=(),
+        temporal_downsample=(),
+        blocks=2,
+    ),
+    "wan2_1": AutoencoderConfig(),
+}
