@@ -1,0 +1,37 @@
+"""Video files and bytes to frames and back (PyAV; the `media` extra).
+
+Frames are uint8 RGB, `[T, H, W, 3]`; an image is a video of one frame. Whatever cannot
+be read raises `MediaError`, one line that names the file and the cause.
+
+A file whose frames are unevenly spaced in time is read at a constant rate: output
+frame k is the last one shown at time
+
+    t_k = t_0 + k / fps,   fps = 1 / median gap,                                  (1)
+
+so that motion keeps its speed. More than 8 bits are reduced to 8 without tone mapping.
+"""
+
+from soraflax.media.common import MAX_PIXELS, SUFFIXES, MediaError, Probe, Video
+from soraflax.media.reading import (
+    decode,
+    probe,
+    read_bytes,
+    read_metadata,
+    read_video,
+)
+from soraflax.media.writing import encode_lossless, write_video
+
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "MediaError",
+    "Probe",
+    "Video",
+    "decode",
+    "encode_lossless",
+    "probe",
+    "read_bytes",
+    "read_metadata",
+    "read_video",
+    "write_video",
+]
