@@ -1,0 +1,280 @@
+"""Datasets of batches for the two stages of training.
+
+    make_video_dataset   crops of clips, for the autoencoder: `{'video': uint8}`
+    make_dataset         packed rows of normalised latent tokens, for the transformer
+
+Both are grain datasets: `iter(...)` gives an iterator whose `get_state` and `set_state`
+resume it bit for bit, plain JSON in between. All randomness comes from (seed, place in
+the stream). `prefetch_to_device` lays batches on a mesh ahead of their use.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import grain
+import jax
+import numpy as np
+
+from data_pipelines import packing, sources, transforms
+from soraflax.ops import packing as packed_rows
+from soraflax.ops import patch
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Which of the processes that feed one training run this is."""
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadConfig:
+    """How far ahead data is read. None of this changes what is read, but `workers`.
+
+    Attributes:
+      threads: threads that read and decode; 0 does it in the caller.
+      buffer: clips (or batches of crops) read ahead.
+      ahead: batches that a thread keeps ready; 0 for none.
+      workers: processes that read, transform and pack, each its own share of the
+        stream; 0 for none. Order and checkpoints hold for one number of workers.
+    """
+
+    threads: int = 2
+    buffer: int = 16
+    ahead: int = 2
+    workers: int = 0
+
+    @property
+    def options(self) -> grain.ReadOptions:
+        return grain.ReadOptions(
+            num_threads=self.threads, prefetch_buffer_size=self.buffer
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedDataConfig:
+    """Packed rows from cached latents.
+
+    Attributes:
+      path: a latent dataset.
+      also: more of them, of the same encoder, mixed in.
+      weights: shares of `path` and `also` in the mixture; empty for equal ones.
+      split: which split.
+      rows: rows per batch, on each host.
+      row: capacity of a row.
+      patch: latent frames, rows and columns of a patch.
+      reference_fps: frame rate at which positions count latent frames.
+      captions: which captions, how long, how often none.
+      open_rows: rows that the packer keeps open.
+      seed: of shuffles, captions and dropout.
+      passes: passes over the data; 0 for endless. The last batch of a finite dataset
+        is filled with empty rows.
+      read: how far ahead to read.
+    """
+
+    path: str = ""
+    also: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    split: str = "train"
+    rows: int = 4
+    row: packed_rows.RowShape = dataclasses.field(
+        default_factory=lambda: packed_rows.RowShape(2048, 512, 32)
+    )
+    patch: tuple[int, int, int] = (1, 2, 2)
+    reference_fps: float = 8.0
+    captions: transforms.CaptionConfig = dataclasses.field(
+        default_factory=transforms.CaptionConfig
+    )
+    open_rows: int = 16
+    seed: int = 0
+    passes: int = 0
+    read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
+
+
+class LatentSource(Protocol):
+    """What `latents.open_latents` returns: records, and facts about all of them.
+
+    Attributes:
+      digest: of the encoder.
+      mean, std: per channel, of the training split.
+      shapes: the distinct `(t, h, w, z)`.
+    """
+
+    digest: str
+    mean: np.ndarray
+    std: np.ndarray
+    shapes: Sequence[tuple[int, int, int, int]]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def make_dataset(
+    config: PackedDataConfig,
+    *,
+    encode: Callable[[str, int], np.ndarray] | None = None,
+    digest: str | None = None,
+    host: Host | None = None,
+    latents: Sequence[LatentSource] | None = None,
+) -> grain.IterDataset[packed_rows.Packed]:
+    """Batches of `rows` packed rows (numpy), tokens clean and normalised.
+
+    Args:
+      config: what to read and how to pack it.
+      encode: text to ids, `encode(text, max_length)`; the embedded vocabulary's by
+        default.
+      digest: of the encoder that made the latents; others are refused.
+      host: this process's share; all of it by default.
+      latents: already open datasets, instead of `config.path` and `config.also`.
+
+    Raises:
+      ValueError: latents of another encoder, or a clip larger than a row.
+      FileNotFoundError: no dataset at `config.path`.
+    """
+    if latents is None:
+        from data_pipelines import latents as stored
+
+        paths = (config.path, *config.also)
+        latents = [stored.open_latents(p, config.split, digest=digest) for p in paths]
+    host = host or Host()
+    for source in latents:
+        _check_same_encoder(source, latents[0])
+        for shape in source.shapes:
+            t, h, w = patch.grid_of(shape, config.patch)
+            packing.check_fits(t * h * w, 1, config.row)
+    transform = transforms.LatentTransform(
+        patch=config.patch,
+        mean=latents[0].mean,
+        std=latents[0].std,
+        reference_fps=config.reference_fps,
+        captions=config.captions,
+        encode=encode or embedded_encode(),
+    )
+    places = sources.stream(
+        latents,
+        seed=config.seed,
+        weights=config.weights,
+        passes=config.passes or None,
+    ).random_map(functools.partial(_segment, transform), seed=config.seed)
+    rows = packing.PackIterDataset(
+        sources.shard(places, host.index, count=host.count),
+        shape=config.row,
+        open_rows=config.open_rows,
+        read_options=config.read.options,
+    )
+    pack = functools.partial(packing.pack_batch, shape=config.row, count=config.rows)
+    return read_ahead(rows.batch(config.rows, batch_fn=pack), config.read)
+
+
+def _check_same_encoder(source: LatentSource, first: LatentSource) -> None:
+    if source.digest != first.digest:
+        raise ValueError(
+            f"latents of two encoders, {first.digest[:12]} and {source.digest[:12]}, "
+            "cannot be mixed: cache both with one"
+        )
+
+
+def _segment(
+    transform: transforms.LatentTransform, record: Any, rng: np.random.Generator
+) -> packed_rows.Segment:
+    return transform(record.latent, fps=record.fps, captions=record.captions, rng=rng)
+
+
+def embedded_encode() -> Callable[[str, int], np.ndarray]:
+    """Text to ids by the vocabulary that ships with the package."""
+    from soraflax import tokenizer
+
+    return functools.partial(_encode, tokenizer.Tokenizer.embedded())
+
+
+def _encode(vocabulary: Any, text: str, max_length: int) -> np.ndarray:
+    return vocabulary.encode(text, max_length=max_length)
+
+
+def read_ahead(
+    dataset: grain.IterDataset[T], config: ReadConfig
+) -> grain.IterDataset[T]:
+    """The same batches, made by worker processes or a thread while others are used."""
+    if config.workers:
+        from absl import flags
+
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+        return dataset.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=config.workers, per_worker_buffer_size=max(1, config.ahead)
+            )
+        )
+    if not config.ahead:
+        return dataset
+    return grain.experimental.ThreadPrefetchIterDataset(
+        dataset, prefetch_buffer_size=config.ahead
+    )
+
+
+class Resumable(Protocol[T]):
+    """An iterator that knows where it stands."""
+
+    def __next__(self) -> T: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
+class DevicePrefetch(Generic[T]):
+    """See `prefetch_to_device`."""
+
+    def __init__(self, iterator: Resumable[T], sharding: Any, *, size: int) -> None:
+        self._iterator = iterator
+        self._sharding = sharding
+        self._size = size
+        self._ready: collections.deque[tuple[T, Any]] = collections.deque()
+        self._state = iterator.get_state()
+
+    def __iter__(self) -> "DevicePrefetch[T]":
+        return self
+
+    def __next__(self) -> T:
+        while len(self._ready) < self._size:
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                break
+            self._ready.append((self._put(batch), self._iterator.get_state()))
+        if not self._ready:
+            raise StopIteration
+        batch, self._state = self._ready.popleft()
+        return batch
+
+    def get_state(self) -> Any:
+        """Where the last batch that was handed out left the data."""
+        return self._state
+
+    def set_state(self, state: Any) -> None:
+        self._ready.clear()
+        self._iterator.set_state(state)
+        self._state = state
+
+    def _put(self, batch: T) -> T:
+        put = functools.partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree.map(put, batch)
+
+
+def prefetch_to_device(
+    iterator: Resumable[T], sharding: Any, *, size: int = 2
+) -> DevicePrefetch[T]:
+    """Batches as global arrays, `size` of them under way to the devices.
+
+    Args:
+      iterator: this process's batches.
+      sharding: of the first axis of every array (`sharding.batch_sharding(mesh)`).
+      size: batches on their way or waiting; 2 hides the copy behind the step.
+    """
+    return DevicePrefetch(iterator, sharding, size=max(1, size))

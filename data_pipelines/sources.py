@@ -1,0 +1,77 @@
+"""Random-access sources, and the endless shuffled stream drawn from them.
+
+A source is anything with a length and items: a clip dataset (`records.open_dataset`),
+a latent dataset (`latents.open_latents`), a list. The stream over one or several of
+them is random-access too: element k is a pure function of (seed, k), each pass over a
+source is shuffled anew, and host i of n takes elements i, i + n, i + 2 n, ... So the
+elements drawn do not depend on how many hosts, threads or workers draw them, and a
+position in the stream is one integer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import grain
+
+T = TypeVar("T", covariant=True)
+
+
+class Source(Protocol[T]):
+    """Random access to the clips of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> T: ...
+
+
+def stream(
+    sources: Sequence[Source[T]],
+    *,
+    seed: int,
+    weights: Sequence[float] = (),
+    passes: int | None = None,
+) -> grain.MapDataset[T]:
+    """The shuffled stream over one or several sources.
+
+    Args:
+      sources: what to draw from.
+      seed: of the shuffles; each source and each pass is shuffled differently.
+      weights: share of the stream that each source has; empty for equal shares.
+      passes: how often to go over a source; None for endlessly. Several sources are
+        always mixed endlessly.
+
+    Raises:
+      ValueError: no source, an empty one, or weights that do not match.
+    """
+    if not sources or min(len(source) for source in sources) == 0:
+        raise ValueError("a dataset without clips cannot be drawn from: give 1 or more")
+    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+        raise ValueError(
+            f"{len(weights)} weights for {len(sources)} datasets: give one positive "
+            "weight for each"
+        )
+    if len(sources) > 1 and passes is not None:
+        raise ValueError(f"{passes} passes over a mixture: use passes=None")
+    shuffled = [
+        grain.MapDataset.source(source).shuffle(seed=_fold(seed, number)).repeat(passes)
+        for number, source in enumerate(sources)
+    ]
+    if len(shuffled) == 1:
+        return shuffled[0]
+    return grain.MapDataset.mix(shuffled, list(weights) or None)
+
+
+def shard(dataset: grain.MapDataset[T], index: int, *, count: int) -> Any:
+    """Every `count`-th element from `index` on: what host `index` of `count` reads.
+
+    Raises:
+      ValueError: there is no such host.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"host {index} of {count}: use 0..{max(0, count - 1)}")
+    return dataset if count == 1 else dataset[index::count]
+
+
+def _fold(seed: int, number: int) -> int:
+    """A 32-bit seed for the `number`-th source."""
+    return (seed + 0x9E3779B1 * number) % 2**32
