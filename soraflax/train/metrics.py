@@ -1,0 +1,198 @@
+"""What a run reports, and where: the terminal, `metrics.jsonl`, TensorBoard.
+
+Model FLOP/s utilisation (arXiv:2204.02311, appendix B) is the floating point
+operations the mathematics needs, nothing recomputed counted twice, over what the
+devices could do in the same time:
+
+    utilisation = model FLOPs per step / (seconds per step * peak FLOP/s)     (1)
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tensorboardX
+import tqdm
+
+# Dense bfloat16 FLOP/s of one device, from the makers' data sheets. The first name
+# that occurs in `device_kind` counts, so longer names come before their prefixes.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one batch asks of the devices.
+
+    Attributes:
+      tokens: useful tokens, padding left out.
+      capacity: tokens the batch has room for.
+      flops: model FLOPs of a training step, forward and backward.
+    """
+
+    tokens: float
+    capacity: float
+    flops: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """What the devices of a run can do: FLOP/s of all, and where that is from."""
+
+    flops: float
+    source: str
+
+
+def device_peak() -> Peak:
+    """Peak FLOP/s of all devices: their data sheet, or a measured matmul."""
+    kind = jax.devices()[0].device_kind
+    for name, flops in PEAK_FLOPS.items():
+        if name in kind:
+            total = flops * jax.device_count()
+            return Peak(total, f"data sheet, bfloat16, {jax.device_count()} x {kind}")
+    # Fake CPU devices share the same cores: one matmul fills them all.
+    total = _measured_flops() * jax.process_count()
+    return Peak(total, f"float32 matmul of 1024, measured on {kind}")
+
+
+def _measured_flops(*, size: int = 1024, tries: int = 3) -> float:
+    a = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, a).block_until_ready()
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+class Meter:
+    """Sums the work and the time of steps, and turns them into rates."""
+
+    def __init__(self, measure: Callable[[Any], Work], *, peak: Peak) -> None:
+        """`measure` counts the work of this process's part of a batch."""
+        self._measure = measure
+        self._peak = peak
+        self._steps: list[tuple[Work, float]] = []
+
+    def add(self, batch: Any, seconds: float) -> None:
+        self._steps.append((self._measure(batch), seconds))
+
+    def clear(self) -> None:
+        self._steps.clear()
+
+    def summary(self) -> dict[str, float]:
+        """Rates since the last `clear`; empty if there was no step."""
+        if not self._steps:
+            return {}
+        processes = jax.process_count()
+        seconds = sum(s for _, s in self._steps)
+        tokens = sum(w.tokens for w, _ in self._steps)
+        flops = sum(w.flops for w, _ in self._steps) * processes
+        return {
+            "seconds_per_step": seconds / len(self._steps),
+            "useful_tokens_per_second": tokens * processes / seconds,
+            "packing_efficiency": tokens / sum(w.capacity for w, _ in self._steps),
+            "model_flops_utilisation": flops / (seconds * self._peak.flops),
+        }
+
+
+# What the progress bar shows, under shorter names.
+_SHOWN = {
+    "loss": "loss",
+    "gradient_norm": "grad",
+    "useful_tokens_per_second": "tok/s",
+    "packing_efficiency": "packed",
+    "model_flops_utilisation": "MFU",
+}
+
+
+class Writer:
+    """One run's record; only the first process writes."""
+
+    def __init__(
+        self, workdir: str | pathlib.Path, *, start: int, steps: int, name: str
+    ) -> None:
+        """Open the record at step `start` of `steps`; later lines are cut off."""
+        self._active = jax.process_index() == 0
+        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        if self._active:
+            _cut(self._path, after=start)
+            self._file = self._path.open("a", buffering=1)
+            self._board = tensorboardX.SummaryWriter(
+                str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1
+            )
+        self._bar = tqdm.tqdm(
+            total=steps,
+            initial=start,
+            desc=name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self._active,
+        )
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._bar.update()
+
+    def say(self, line: str) -> None:
+        """A line above the progress bar."""
+        if self._active:
+            self._bar.write(line)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record scalars of `step`."""
+        if not self._active:
+            return
+        scalars = {name: float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        shown = {s: f"{scalars[n]:.3g}" for n, s in _SHOWN.items() if n in scalars}
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._active:
+            self._file.close()
+            self._board.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a run's `metrics.jsonl`."""
+    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _cut(path: pathlib.Path, *, after: int) -> None:
+    """Drop the lines of steps beyond `after`: a resumed run writes them again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= after]
+        path.write_text("".join(kept))

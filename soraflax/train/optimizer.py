@@ -1,0 +1,94 @@
+"""AdamW (arXiv:1711.05101) with warm-up, decay of the rate, and clipping.
+
+    rate(k) = peak * min(1, (k + 1) / warmup) * decay(k)                      (1)
+    decay(k) = final + (1 - final) * (1 + cos(pi * progress(k))) / 2          (2)
+
+`progress` runs from 0 at the end of the warm-up to 1 at the last step; a constant
+schedule has decay 1. Weight decay acts on kernels alone: norms, biases, embeddings
+and modulation tables are free of it.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Hyperparameters of AdamW.
+
+    Attributes:
+      learning_rate: the peak of equation (1).
+      schedule: shape of the decay after the warm-up.
+      warmup: steps of linear warm-up.
+      decay_steps: the step at which a cosine ends; 0 takes the length of the run.
+      final_fraction: `final` of equation (2).
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled decay of kernels, times the rate.
+      clip_norm: gradients are scaled down to this global norm; 0 leaves them alone.
+    """
+
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = 100
+    decay_steps: int = 0
+    final_fraction: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate {self.learning_rate}: use a positive one")
+        if min(self.warmup, self.decay_steps) < 0:
+            raise ValueError("warmup and decay_steps count steps: use 0 or more")
+
+
+def make_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
+    """The learning rate at each step of a run of `steps`, equations (1) and (2)."""
+    end = config.decay_steps or steps
+    span = max(1, end - config.warmup)
+
+    def rate(count: Any) -> Any:
+        count = jax.numpy.asarray(count, jax.numpy.float32)
+        warm = jax.numpy.minimum(1.0, (count + 1) / max(1, config.warmup))
+        if config.schedule == "constant":
+            return config.learning_rate * warm
+        progress = jax.numpy.clip((count - config.warmup) / span, 0.0, 1.0)
+        cosine = 0.5 * (1 + jax.numpy.cos(math.pi * progress))
+        decay = config.final_fraction + (1 - config.final_fraction) * cosine
+        return config.learning_rate * warm * decay
+
+    return rate
+
+
+def make_optimizer(
+    config: OptimizerConfig, *, steps: int
+) -> optax.GradientTransformation:
+    """Clip, AdamW, schedule; for a run of `steps`."""
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None
+    adamw = optax.adamw(
+        make_schedule(config, steps=steps),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=decayed,
+    )
+    return optax.chain(clip, adamw) if clip else adamw
+
+
+def decayed(params: Any) -> Any:
+    """Which parameters weight decay acts on: those named `kernel`."""
+
+    def is_kernel(path: Any, _: Any) -> bool:
+        return getattr(path[-1], "key", None) == "kernel"
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)

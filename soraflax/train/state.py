@@ -1,0 +1,80 @@
+"""What training carries from step to step, and where each part of it lives."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from soraflax import sharding
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "params", "opt_state", "ema"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a resumed run needs from the device.
+
+    Attributes:
+      step: int32 scalar, updates made so far.
+      params: float32 parameters.
+      opt_state: the optimizer's own, its moments shaped like `params`.
+      ema: exponential moving average of `params`; what inference uses.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any
+
+
+def create(
+    params: Any, optimizer: optax.GradientTransformation, *, shardings: Any, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+    """The state at step 0, made where it will live.
+
+    Args:
+      params: parameters, already sharded (`sharding.init`).
+      optimizer: makes the optimizer's state.
+      shardings: NamedSharding of every parameter.
+      mesh: the mesh of those shardings.
+
+    Returns:
+      `(state, state_shardings)`: moments and averages follow their parameter, scalars
+      are replicated.
+    """
+
+    def build(params: Any) -> TrainState:
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            ema=jax.tree.map(jnp.copy, params),
+        )
+
+    abstract = jax.eval_shape(build, params)
+    everywhere = sharding.replicated(mesh)
+    opt_shardings = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        abstract.opt_state,
+        shardings,
+        transform_non_params=lambda _: everywhere,
+    )
+    places = TrainState(everywhere, shardings, opt_shardings, shardings)
+    return jax.jit(build, out_shardings=places)(params), places
+
+
+def abstract(state: TrainState, shardings: TrainState) -> TrainState:
+    """Shapes, dtypes and target shardings: what a checkpoint is restored into."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        state,
+        shardings,
+    )
