@@ -1,0 +1,112 @@
+"""The weighted squared error of a prediction.
+
+With e_n the mean squared error of token n over its patch, the loss is
+
+    L = sum_n w_n lambda(t_n) e_n,        sum_n w_n = 1.                        (1)
+
+`w` says who counts, among the tokens that are being denoised:
+
+    'token'    w_n is the same for every token, so long clips count more        (2)
+    'segment'  w_n is 1 / (tokens of its segment), so every clip counts alike   (3)
+
+`lambda` says which noise levels count. A weight g(t) on the error of x0 becomes, from
+equations (5) and (8) of `process`,
+
+    lambda = g sigma^2            on a velocity prediction                      (4)
+    lambda = g sigma^2 / alpha^2  on an epsilon prediction                      (5)
+    lambda = g                    on an x0 prediction                           (6)
+
+and min-SNR (arXiv:2303.09556) is g = min(alpha^2 / sigma^2, gamma).
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from soraflax.diffusion import process as process_lib
+
+WEIGHTINGS = ("segment", "token")
+
+
+@runtime_checkable
+class LevelWeight(Protocol):
+    """lambda(t) of equation (1)."""
+
+    def __call__(
+        self, process: process_lib.Process, t: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Unweighted:
+    """lambda = 1: the plain error of whatever is predicted."""
+
+    def __call__(
+        self, process: process_lib.Process, t: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        return jnp.ones_like(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinSNR:
+    """min-SNR, equations (4)-(6).
+
+    Attributes:
+      gamma: the largest signal-to-noise ratio that still gains weight.
+    """
+
+    gamma: float = 5.0
+
+    def __call__(
+        self, process: process_lib.Process, t: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        floor = process_lib.SMALLEST
+        alpha2 = jnp.square(jnp.maximum(process.alpha(t), floor))
+        sigma2 = jnp.square(jnp.maximum(process.sigma(t), floor))
+        weight = jnp.minimum(alpha2 / sigma2, self.gamma)
+        if process.prediction == "velocity":
+            return weight * sigma2
+        if process.prediction == "epsilon":
+            return weight * sigma2 / alpha2
+        return weight
+
+
+def token_weights(
+    counted: Bool[Array, "B N"],
+    segment_tokens: Float[Array, "B N"],
+    *,
+    weighting: str,
+) -> Float[Array, "B N"]:
+    """w of equation (2) or (3); all zero where nothing is counted.
+
+    Args:
+      counted: tokens that are being denoised.
+      segment_tokens: how many counted tokens the token's own segment has.
+      weighting: 'segment' or 'token'.
+
+    Raises:
+      ValueError: an unknown weighting.
+    """
+    if weighting not in WEIGHTINGS:
+        known = ", ".join(WEIGHTINGS)
+        raise ValueError(f"unknown weighting {weighting!r}; known: {known}")
+    weights = counted.astype(jnp.float32)
+    if weighting == "segment":
+        weights = weights / jnp.maximum(segment_tokens, 1.0)
+    return weights / jnp.maximum(jnp.sum(weights), 1e-6)
+
+
+def weighted_mse(
+    prediction: Float[Array, "B N P"],
+    target: Float[Array, "B N P"],
+    weights: Float[Array, "B N"],
+) -> Float[Array, ""]:
+    """Equation (1) with `weights` standing for w times lambda.
+
+    Tokens of weight 0 do not matter at all, not even when they are not finite.
+    """
+    error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    error = jnp.where(weights[..., None] > 0, error, 0.0)
+    return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1))

@@ -1,0 +1,193 @@
+"""Samplers: from noise to data, knowing nothing of the model.
+
+With v the velocity that the model's output means (equation (4) of `process`), a sampler
+follows the probability-flow equation from level t to level s < t:
+
+    dx/dt = rate v(x, t)                                                        (1)
+
+    Euler   x_s = x_t + (s - t) rate v(x_t, t)                                  (2)
+    Heun    x_s = x_t + (s - t) rate (v(x_t, t) + v(x', s)) / 2                 (3)
+
+with x' the result of (2); where s = 0 only (2) is used, as in arXiv:2206.00364,
+algorithm 1. DDIM (arXiv:2010.02502, equations 12 and 16) draws fresh noise too:
+
+    x_s = alpha_s x0 + sqrt(sigma_s^2 - d^2) noise + d fresh                    (4)
+    d   = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)         (5)
+
+(5) is the standard deviation of x_s given x_t and x0 in the Markov chain that has the
+process's marginals, for any process (1); for a variance-preserving one it is equation
+16 of the paper. eta = 0 is deterministic, eta = 1 ancestral.
+
+Levels are whatever `times` holds one entry of per step. `expand` turns an entry into
+something that broadcasts against the data: a table with one level per segment becomes
+one level per token. Known tokens have level 0 and are put back, bit for bit, after each
+step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from soraflax.diffusion import process as process_lib
+
+Data = Float[Array, "*shape"]
+Denoise = Callable[[Any, Any], Any]
+Expand = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of a sampler: what it goes from, and to.
+
+    Attributes:
+      t: the entry of `times` it starts from.
+      s: the entry it goes to.
+      expand: makes either broadcast against the data.
+      noise: draws fresh standard normal noise of the data's shape; at most once a step.
+    """
+
+    t: Any
+    s: Any
+    expand: Expand
+    noise: Callable[[], Any]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Moves data from one level to a lower one."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws fresh noise."""
+        ...
+
+    def step(
+        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
+    ) -> Data: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Euler:
+    """Equation (2); first order, one evaluation a step."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def step(
+        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
+    ) -> Data:
+        t, s = step.expand(step.t), step.expand(step.s)
+        velocity = process_lib.to_velocity(process, denoise(x, step.t), x, t)
+        return x + (s - t) * process.rate * velocity
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun:
+    """Equation (3); second order, two evaluations a step."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def step(
+        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
+    ) -> Data:
+        t, s = step.expand(step.t), step.expand(step.s)
+        first = process_lib.to_velocity(process, denoise(x, step.t), x, t)
+        ahead = x + (s - t) * process.rate * first
+        second = process_lib.to_velocity(process, denoise(ahead, step.s), ahead, s)
+        mean = (first + second) / 2
+        return jnp.where(s > 0, x + (s - t) * process.rate * mean, ahead)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDIM:
+    """Equation (4); first order, one evaluation a step.
+
+    Attributes:
+      eta: 0 draws no fresh noise, 1 as much as the ancestral sampler.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta {self.eta}: use a value in [0, 1]")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def step(
+        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
+    ) -> Data:
+        t, s = step.expand(step.t), step.expand(step.s)
+        x0, noise = process_lib.split(process, denoise(x, step.t), x, t)
+        alpha, sigma = process.alpha(s), process.sigma(s)
+        if not self.stochastic:
+            return alpha * x0 + sigma * noise
+        divisor = process.alpha(s) * process.sigma(t)
+        kept = process.alpha(t) * sigma / jnp.maximum(divisor, process_lib.SMALLEST)
+        fresh = self.eta * sigma * jnp.sqrt(jnp.clip(1.0 - kept**2, 0.0))
+        rest = jnp.sqrt(jnp.clip(sigma**2 - fresh**2, 0.0))
+        return alpha * x0 + rest * noise + fresh * step.noise()
+
+
+def sample(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Data,
+    times: Any,
+    *,
+    process: process_lib.Process,
+    known: Bool[Array, "*#shape"] | None = None,
+    expand: Expand = lambda level: level,
+    noise: Callable[[Int[Array, ""]], Any] | None = None,
+    first_step: int | Int[Array, ""] = 0,
+) -> Data:
+    """Walk `x` down the levels `times`, in one `lax.scan`.
+
+    Args:
+      sampler: which rule.
+      denoise: `(x, entry of times) -> prediction`, in the process's parameterisation.
+      x: data at the level of `times[0]`; clean where known.
+      times: `[steps + 1, ...]`, falling; or a pytree of such arrays.
+      process: what the model was trained on.
+      known: where the data is given; it comes back unchanged. Its level, after
+        `expand`, should be 0.
+      expand: makes an entry of `times` broadcast against `x`.
+      noise: fresh noise of step `i`, shaped like `x`; needed by stochastic samplers.
+      first_step: number of the first step, for a walk done in several pieces.
+
+    Returns:
+      The data at the level of `times[-1]`.
+
+    Raises:
+      ValueError: a stochastic sampler without `noise`.
+    """
+    if sampler.stochastic and noise is None:
+        raise ValueError(f"{sampler} draws fresh noise: pass noise=")
+    steps = jax.tree.leaves(times)[0].shape[0] - 1
+    given = x = x.astype(jnp.float32)
+
+    def body(x: Any, inputs: Any) -> tuple[Any, None]:
+        index, t, s = inputs
+        draw = functools.partial(noise, index) if noise else _no_noise
+        step = Step(t=t, s=s, expand=expand, noise=draw)
+        x = sampler.step(process, denoise, x, step)
+        return (x if known is None else jnp.where(known, given, x)), None
+
+    index = first_step + jnp.arange(steps, dtype=jnp.int32)
+    here = jax.tree.map(lambda a: a[:-1], times)
+    there = jax.tree.map(lambda a: a[1:], times)
+    return jax.lax.scan(body, x, (index, here, there))[0]
+
+
+def _no_noise() -> Any:
+    raise ValueError("this sampler was called without noise")

@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraflax.diffusion import loss
+from soraflax.diffusion import process as process_lib
+
+COUNTED = jnp.asarray([[True, True, True, True, True, False, False]])
+TOKENS = jnp.asarray([[4.0, 4, 4, 4, 1, 0, 0]])
+
+
+def test_segment_weighting_counts_every_clip_alike():
+    weights = loss.token_weights(COUNTED, TOKENS, weighting="segment")
+    np.testing.assert_allclose(
+        weights, [[0.125, 0.125, 0.125, 0.125, 0.5, 0, 0]], rtol=1e-6
+    )
+
+
+def test_token_weighting_counts_every_token_alike():
+    weights = loss.token_weights(COUNTED, TOKENS, weighting="token")
+    np.testing.assert_allclose(weights, [[0.2] * 5 + [0, 0]], rtol=1e-6)
+
+
+def test_nothing_to_denoise_weighs_nothing():
+    weights = loss.token_weights(
+        jnp.zeros((1, 7), bool), jnp.zeros((1, 7)), weighting="segment"
+    )
+    assert (weights == 0).all()
+
+
+def test_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match="unknown weighting 'clip'"):
+        loss.token_weights(COUNTED, TOKENS, weighting="clip")
+
+
+def test_uncounted_tokens_do_not_matter(key):
+    prediction = jax.random.normal(key, (1, 7, 3))
+    weights = loss.token_weights(COUNTED, TOKENS, weighting="segment")
+
+    def value(prediction):
+        return loss.weighted_mse(prediction, jnp.zeros_like(prediction), weights)
+
+    broken = prediction.at[:, 5:].set(jnp.nan)
+    assert value(prediction) == value(broken)
+    gradient = jax.grad(value)(broken)
+    assert jnp.isfinite(gradient).all()
+    assert (gradient[:, 5:] == 0).all()
+
+
+@pytest.mark.parametrize("name", tuple(process_lib.PROCESSES))
+def test_min_snr_weighs_the_same_error_alike_in_every_prediction(name, key):
+    """An error of x0 costs the same whichever prediction it is expressed in."""
+    t = jnp.linspace(0.1, 0.9, 5)[:, None]
+    x0, noise, wrong = (jax.random.normal(k, (5, 3)) for k in jax.random.split(key, 3))
+    costs = []
+    for prediction in ("velocity", "epsilon", "x0"):
+        process = process_lib.make(name, prediction)
+        x_t = process_lib.add_noise(process, x0, noise, t)
+        output = process_lib.convert(
+            process, x0 + 0.1 * wrong, x_t, t, source="x0", destination=prediction
+        )
+        error = output - process_lib.target(process, x0, noise, t)
+        costs.append(loss.MinSNR()(process, t) * jnp.square(error))
+    np.testing.assert_allclose(costs[0], costs[2], rtol=2e-2, atol=1e-5)
+    np.testing.assert_allclose(costs[1], costs[2], rtol=2e-2, atol=1e-5)
+
+
+def test_unweighted_is_one():
+    t = jnp.linspace(0, 1, 5)
+    assert (loss.Unweighted()(process_lib.RectifiedFlow(), t) == 1).all()

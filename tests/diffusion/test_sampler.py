@@ -1,0 +1,199 @@
+"""Samplers against data whose score is known in closed form.
+
+For data that is Normal(mean, spread^2) the best prediction of noise from x_t is
+
+    noise = sigma (x_t - alpha mean) / (alpha^2 spread^2 + sigma^2)             (1)
+
+and the probability-flow equation carries x_t to
+
+    x_0 = mean + spread (x_t - alpha mean) / sqrt(alpha^2 spread^2 + sigma^2).  (2)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import sampler as samplers
+from soraflax.diffusion import schedule
+
+MEAN, SPREAD = 0.7, 0.5
+PREDICTIONS = ("velocity", "epsilon", "x0")
+PROCESSES = tuple(process_lib.PROCESSES)
+
+
+def gaussian(process):
+    """The ideal model of Normal(MEAN, SPREAD^2), equation (1)."""
+
+    def denoise(x, t):
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        variance = alpha**2 * SPREAD**2 + sigma**2
+        noise = sigma * (x - alpha * MEAN) / variance
+        x0 = MEAN + alpha * SPREAD**2 * (x - alpha * MEAN) / variance
+        return process_lib.target(process, x0, noise, t)
+
+    return denoise
+
+
+def run(sampler, process, steps, *, x, **options):
+    times = schedule.inference_times(steps, jnp.ones(()))
+    return samplers.sample(
+        sampler, gaussian(process), x, times, process=process, **options
+    )
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(samplers.Euler(), 1), (samplers.DDIM(), 1), (samplers.Heun(), 2)],
+)
+def test_order_of_convergence(name, sampler, order):
+    process = process_lib.make(name)
+    x = jnp.linspace(-2, 2, 9)
+    exact = MEAN + SPREAD * x
+    errors = [
+        float(jnp.abs(run(sampler, process, steps, x=x) - exact).max())
+        for steps in (8, 16, 32)
+    ]
+    rates = np.log2(np.asarray(errors[:-1]) / np.asarray(errors[1:]))
+    assert (np.abs(rates - order) < 0.35).all(), (errors, rates)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("eta", (0.0, 1.0))
+def test_ddim_recovers_a_point_mass_exactly(name, prediction, eta, key):
+    process = process_lib.make(name, prediction)
+    point = jnp.asarray([0.3, -1.2, 0.9])
+
+    def denoise(x, t):
+        sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
+        noise = (x - process.alpha(t) * point) / sigma
+        return process_lib.target(process, point, noise, t)
+
+    times = schedule.inference_times(
+        7, jnp.ones(()), start=process_lib.start_level(process)
+    )
+    found = samplers.sample(
+        samplers.DDIM(eta),
+        denoise,
+        jax.random.normal(key, (3,)),
+        times,
+        process=process,
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (3,)),
+    )
+    np.testing.assert_allclose(found, point, atol=2e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", (samplers.Euler(), samplers.Heun()))
+def test_flow_recovers_a_point_mass_exactly(sampler, prediction, key):
+    """Straight paths: any number of steps lands on the point."""
+    process = process_lib.RectifiedFlow(prediction)
+    point = jnp.asarray([0.3, -1.2, 0.9])
+
+    def denoise(x, t):
+        sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
+        noise = (x - process.alpha(t) * point) / sigma
+        return process_lib.target(process, point, noise, t)
+
+    start = process_lib.start_level(process)
+    x = process_lib.add_noise(
+        process, point, jax.random.normal(key, (3,)), jnp.float32(start)
+    )
+    times = schedule.inference_times(3, jnp.ones(()), start=start)
+    found = samplers.sample(sampler, denoise, x, times, process=process)
+    np.testing.assert_allclose(found, point, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_ancestral_sampling_keeps_the_distribution(name, key):
+    process = process_lib.make(name)
+    x = jax.random.normal(key, (20_000,))
+    found = run(
+        samplers.DDIM(eta=1.0),
+        process,
+        100,
+        x=x,
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i + 1), x.shape),
+    )
+    assert abs(float(found.mean()) - MEAN) < 0.03
+    assert abs(float(found.std()) - SPREAD) < 0.03
+    assert abs(float(jnp.corrcoef(x, found)[0, 1])) < 0.5
+
+
+@pytest.mark.parametrize(
+    "sampler", (samplers.Euler(), samplers.Heun(), samplers.DDIM(1.0))
+)
+def test_known_tokens_come_back_bit_for_bit(sampler, key):
+    process = process_lib.RectifiedFlow()
+    x = jax.random.normal(key, (2, 6, 3))
+    known = jnp.asarray([[True, True, False, False, False, False], [False] * 6])
+    times = schedule.inference_times(5, jnp.ones((2, 1, 1)))
+    seen = []
+
+    def denoise(x, t):
+        seen.append(t.shape)
+        return gaussian(process)(x, jnp.where(known[..., None], 0.0, t))
+
+    found = samplers.sample(
+        sampler,
+        denoise,
+        x,
+        times,
+        process=process,
+        known=known[..., None],
+        expand=lambda t: jnp.where(known[..., None], 0.0, t),
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
+    )
+    assert (found[known] == x[known]).all()
+    assert (found[~known] != x[~known]).all()
+    assert jnp.isfinite(found).all()
+    assert set(seen) == {(2, 1, 1)}
+
+
+@pytest.mark.parametrize("sampler", (samplers.Heun(), samplers.DDIM(0.5)))
+def test_a_walk_in_pieces_is_the_same_walk(sampler, key):
+    process = process_lib.RectifiedFlow()
+    x = jax.random.normal(key, (5,))
+    times = schedule.inference_times(6, jnp.ones(()))
+
+    def noise(i):
+        return jax.random.normal(jax.random.fold_in(key, i), (5,))
+
+    def walk(x, start, stop):
+        return samplers.sample(
+            sampler,
+            gaussian(process),
+            x,
+            times[start : stop + 1],
+            process=process,
+            noise=noise,
+            first_step=start,
+        )
+
+    np.testing.assert_allclose(walk(walk(x, 0, 2), 2, 6), walk(x, 0, 6), atol=1e-6)
+
+
+def test_levels_of_their_own():
+    """Two segments with different grids in one call match two calls."""
+    process = process_lib.RectifiedFlow()
+    x = jnp.asarray([1.0, 1.0])
+    times = schedule.inference_times(4, jnp.asarray([0.5, 3.0]))
+    together = samplers.sample(
+        samplers.Euler(), gaussian(process), x, times, process=process
+    )
+    for i in range(2):
+        alone = samplers.sample(
+            samplers.Euler(), gaussian(process), x[i], times[:, i], process=process
+        )
+        np.testing.assert_allclose(together[i], alone, atol=1e-6)
+    assert together[0] != together[1]
+
+
+def test_stochastic_needs_noise():
+    with pytest.raises(ValueError, match="draws fresh noise"):
+        run(samplers.DDIM(1.0), process_lib.RectifiedFlow(), 2, x=jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"eta 2.0: use a value in \[0, 1\]"):
+        samplers.DDIM(eta=2.0)

@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soraflax.diffusion import schedule
+
+
+def test_logit_normal_has_the_moments_it_names(key):
+    t = schedule.LogitNormal(0.5, 0.8)(key, (20_000,))
+    logit = np.log(t / (1 - t))
+    assert abs(logit.mean() - 0.5) < 0.03
+    assert abs(logit.std() - 0.8) < 0.03
+    assert t.min() > 0 and t.max() < 1
+
+
+def test_uniform_stays_in_its_range(key):
+    t = schedule.Uniform(0.2, 0.6)(key, (1000,))
+    assert t.min() >= 0.2 and t.max() < 0.6
+    assert abs(float(t.mean()) - 0.4) < 0.02
+
+
+shift_level = jax.jit(schedule.shift_level)
+levels = st.floats(0, 1, width=32)
+shifts = st.floats(0.25, 5, width=32)
+
+
+@settings(max_examples=10, deadline=None)
+@given(t=levels, a=shifts, b=shifts)
+def test_shifts_compose_and_keep_the_ends(t, a, b):
+    t, a, b = jnp.float32(t), jnp.float32(a), jnp.float32(b)
+    twice = shift_level(shift_level(t, a), b)
+    np.testing.assert_allclose(twice, shift_level(t, a * b), atol=1e-5)
+    back = shift_level(shift_level(t, a), 1 / a)
+    np.testing.assert_allclose(back, t, atol=1e-5)
+    for end in (jnp.float32(0), jnp.float32(1)):
+        assert shift_level(end, a) == end
+
+
+def test_shift_grows_with_the_token_count():
+    shift = schedule.TokenCountShift(base=1.0, base_tokens=256, exponent=0.5)
+    found = shift(jnp.asarray([64.0, 256.0, 1024.0, 0.0]))
+    np.testing.assert_allclose(found, [0.5, 1.0, 2.0, 1 / 16], rtol=1e-6)
+
+
+def test_inference_times_fall_to_zero_for_each_segment():
+    shift = jnp.asarray([[0.5, 1.0], [2.0, 4.0]])
+    times = schedule.inference_times(10, shift, start=0.99)
+    assert times.shape == (11, 2, 2)
+    assert (times[-1] == 0).all()
+    np.testing.assert_allclose(times[0], 0.99, atol=1e-6)
+    assert (jnp.diff(times, axis=0) < 0).all()
+    np.testing.assert_allclose(times[:, 0, 1], 0.99 * np.linspace(1, 0, 11), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedule.inference_times(0, jnp.ones(())), "0 steps: use 1 or more"),
+        (lambda: schedule.LogitNormal(0.0, 0.0), "std 0.0 must be above 0"),
+        (lambda: schedule.Uniform(0.5, 0.5), "low < high"),
+        (lambda: schedule.TokenCountShift(base=0.0), "above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_level_sampling_is_a_function_of_the_key(key):
+    sampler = schedule.LogitNormal()
+    assert (sampler(key, (4,)) == sampler(key, (4,))).all()
+    assert (sampler(key, (4,)) != sampler(jax.random.key(1), (4,))).all()
