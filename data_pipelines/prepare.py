@@ -1,0 +1,288 @@
+"""Make a dataset: from a folder of video files with captions, or from a world.
+
+    python -m data_pipelines.prepare --input CLIPS --captions captions.jsonl \\
+        --output DATASET
+    python -m data_pipelines.prepare --world bodies --variant demo --count 2000 \\
+        --seed 0 --output DATASET
+
+DATASET/report.jsonl says what became of every file and every caption line. Files keep
+their bytes, size and length: fitting them to a model is the input pipeline's work.
+"""
+
+import argparse
+import collections
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from data_pipelines import records
+from data_pipelines.builders import folder, world
+from data_pipelines.worlds import bodies
+from soraflax import media
+
+_EXAMPLES = """examples:
+  a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):
+    python -m data_pipelines.prepare --input CLIPS --captions CLIPS/captions.jsonl \\
+        --output DATASET
+  a folder in which a.txt captions a.mp4, one clip in five held out:
+    python -m data_pipelines.prepare --input CLIPS --output DATASET \\
+        --validation-fraction 0.2
+  two thousand clips of the embedded world:
+    python -m data_pipelines.prepare --world bodies --variant demo --count 2000 \\
+        --seed 0 --output DATASET
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """How many clips to hold out: a count, or a share, at least one of two or more."""
+
+    fraction: float = 0.1
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise ValueError(
+                f"validation fraction {self.fraction}: use 0 or more, below 1, as 0.1"
+            )
+        if self.count is not None and self.count < 0:
+            raise ValueError(f"validation count {self.count}: use 0 or more")
+
+    def of(self, clips: int) -> int:
+        """How many of `clips` are held out; at least one is left for training."""
+        if self.count is None:
+            if clips < 2 or self.fraction == 0:
+                return 0
+            return min(clips - 1, max(1, round(clips * self.fraction)))
+        if self.count >= clips:
+            raise ValueError(
+                f"validation count {self.count} leaves none of {clips} clips to train "
+                f"on; use {max(clips - 1, 0)} or less"
+            )
+        return self.count
+
+
+def prepare_folder(
+    source: Path,
+    output: Path,
+    *,
+    captions: Path | None = None,
+    validation: Validation = Validation(),
+    seed: int = 0,
+    keep_uncaptioned: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """A dataset from a folder of video files; returns its dataset.json.
+
+    Args:
+      source: the folder; searched with all its subfolders.
+      output: the DATASET directory; it appears whole or not at all.
+      captions: see `folder.find_captions`.
+      validation: how many clips to hold out.
+      seed: chooses which.
+      keep_uncaptioned: keep clips without a caption (for an autoencoder).
+      strict: refuse to write anything where a file or a caption line fails.
+      overwrite: replace the dataset that stands at `output`.
+      quiet: show no progress bar.
+
+    Raises:
+      DatasetError: no usable clip or captions, or `output` is in the way.
+    """
+    records.check_output(output, overwrite=overwrite)
+    if not source.is_dir():
+        raise records.DatasetError(f"{source}: no such folder of clips")
+    if not folder.clip_files(source):
+        raise records.DatasetError(
+            f"{source}: no video or image files in it ({' '.join(media.SUFFIXES)})"
+        )
+    found = folder.find_captions(source, captions, needed=not keep_uncaptioned)
+    bar = _bar("probing", quiet=quiet)
+    clips, report = folder.inspect(
+        source, found, keep_uncaptioned=keep_uncaptioned, progress=bar
+    )
+    failed = [line for line in report if line["outcome"] == "failed"]
+    if not clips or (strict and failed):
+        why = f"{failed[0]['input']}: {failed[0]['reason']}" if failed else "no clips"
+        what = "no clip can be used" if not clips else f"{len(failed)} failed (strict)"
+        raise records.DatasetError(f"{source}: {what}; first: {why}")
+    splits = folder.split(clips, validation=validation.of(len(clips)), seed=seed)
+    where = {clip.id: name for name, held in splits.items() for clip in held}
+    for line in report:
+        if line["outcome"] == "kept":
+            line["split"] = where[line["input"]]
+    with records.publish(output, overwrite=overwrite) as root:
+        directory = folder.FolderClips(data_dir=root, clips=splits).write()
+        info = {"kind": "clips", "name": "folder", "seed": seed}
+        return records.finish(
+            root,
+            directory,
+            info=info | _contents(report, [clip.captions for clip in clips]),
+            report=report,
+        )
+
+
+def prepare_world(
+    name: str,
+    output: Path,
+    *,
+    variant: str = "demo",
+    count: int = 1000,
+    seed: int = 0,
+    validation: Validation = Validation(),
+    workers: int = 1,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """A dataset rendered from a world; returns its dataset.json.
+
+    The same name, variant, count and seed give the same bytes, whatever `workers` is.
+
+    Raises:
+      ValueError: unknown world or variant, or a count or seed out of range.
+      DatasetError: `output` is in the way.
+    """
+    if name != "bodies":
+        raise ValueError(f"unknown world {name!r}; there is: bodies")
+    if variant not in bodies.VARIANTS:
+        known = ", ".join(bodies.VARIANTS)
+        raise ValueError(f"unknown variant {variant!r} of {name}; there are: {known}")
+    if count < 1 or seed < 0 or workers < 1:
+        raise ValueError(
+            f"count={count}, seed={seed}, workers={workers}: use a count and workers "
+            "of at least 1 and a seed of at least 0"
+        )
+    config = bodies.VARIANTS[variant]
+    held = validation.of(count)
+    shots = world.plan(config, count=count, validation=held, seed=seed)
+    with records.publish(output, overwrite=overwrite) as root:
+        with tqdm.tqdm(total=count, desc="rendering", disable=quiet) as bar:
+            builder = world.BodiesClips(
+                data_dir=root, shots=shots, workers=workers, tick=bar.update
+            )
+            directory = builder.write()
+        info = {
+            "kind": "clips",
+            "name": name,
+            "variant": variant,
+            "seed": seed,
+            "world": dataclasses.asdict(config),
+        }
+        texts = [{"short": "", "detailed": ""}] * len(builder.lines)
+        return records.finish(
+            root,
+            directory,
+            info=info | _contents(builder.lines, texts),
+            report=builder.lines,
+        )
+
+
+def _bar(what: str, *, quiet: bool) -> Any:
+    def progress(items: Sequence[Any]) -> Iterable[Any]:
+        return tqdm.tqdm(items, desc=what, disable=quiet)
+
+    return progress
+
+
+def _contents(
+    report: Sequence[Mapping[str, Any]], captions: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """Outcomes, sizes, lengths, rates and caption sources, each with its count."""
+    kept = [line for line in report if line["outcome"] == "kept"]
+    sizes = collections.Counter(f"{k['width']}x{k['height']}" for k in kept)
+    return {
+        "outcomes": dict(collections.Counter(line["outcome"] for line in report)),
+        "sizes": dict(sizes.most_common()),
+        "frames": [min(k["frames"] for k in kept), max(k["frames"] for k in kept)],
+        "fps": [min(k["fps"] for k in kept), max(k["fps"] for k in kept)],
+        "captions": dict(collections.Counter(n for texts in captions for n in texts)),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.prepare",
+        description="Make a dataset from video files with captions, or from a world.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", type=Path, help="folder of video and image files")
+    source.add_argument("--world", help="procedural world to render: bodies")
+    add("--output", type=Path, required=True, help="the dataset directory to make")
+    add(
+        "--captions",
+        type=Path,
+        help="jsonl or csv with a `file` field, or a folder of .txt files; default: "
+        "captions.jsonl or captions.csv in the input folder, else .txt beside clips",
+    )
+    add("--variant", default="demo", help=f"of the world: {', '.join(bodies.VARIANTS)}")
+    add("--count", type=int, default=1000, help="clips to render, in all splits")
+    add("--seed", type=int, default=0, help="of the world, or of the held-out choice")
+    add("--validation-fraction", type=float, default=0.1, help="share held out")
+    add("--validation-count", type=int, help="clips held out, instead of a share")
+    add("--keep-uncaptioned", action="store_true", help="keep clips without caption")
+    add("--strict", action="store_true", help="write nothing if any input fails")
+    add("--overwrite", action="store_true", help="replace the dataset at --output")
+    workers = min(4, os.cpu_count() or 1)
+    add("--workers", type=int, default=workers, help="processes that render")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    validation = Validation(args.validation_fraction, args.validation_count)
+    if args.world:
+        return prepare_world(
+            args.world,
+            args.output,
+            variant=args.variant,
+            count=args.count,
+            seed=args.seed,
+            validation=validation,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+    return prepare_folder(
+        args.input,
+        args.output,
+        captions=args.captions,
+        validation=validation,
+        seed=args.seed,
+        keep_uncaptioned=args.keep_uncaptioned,
+        strict=args.strict,
+        overwrite=args.overwrite,
+    )
+
+
+def _summary(output: Path, info: Mapping[str, Any]) -> str:
+    """Counts, and the first inputs that failed."""
+    splits = ", ".join(f"{count} {name}" for name, count in info["splits"].items())
+    lines = [f"{output}: {sum(info['splits'].values())} clips ({splits})"]
+    failed = [r for r in records.read_report(output) if r["outcome"] != "kept"]
+    lines += [f"  {r['outcome']}: {r['input']}: {r['reason']}" for r in failed[:10]]
+    if len(failed) > 10:
+        lines.append(f"  and {len(failed) - 10} more in {output / records.REPORT}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0, or 2 after one line on stderr that says what was wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        info = _run(args)
+    except (ValueError, OSError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    print(_summary(args.output, info))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

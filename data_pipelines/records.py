@@ -1,0 +1,299 @@
+"""Datasets at rest: one record per clip, and proof that none is missing.
+
+    DATASET/dataset.json     name, version, splits and their counts, what is in it
+    DATASET/manifest.json    records, bytes and SHA-256 of every shard
+    DATASET/report.jsonl     what became of every input
+    DATASET/NAME/VERSION/    the TFDS directory with the ArrayRecord shards
+
+A truncated ArrayRecord file opens as one without records, so opening a dataset always
+holds sizes and counts against the manifest; `verify=True` holds the digests too.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from array_record.python import array_record_module
+
+FORMAT = 1
+INFO, MANIFEST, REPORT = "dataset.json", "manifest.json", "report.jsonl"
+
+
+class DatasetError(ValueError):
+    """A dataset that is missing, damaged, empty or in the way; one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRecord:
+    """One clip.
+
+    Attributes:
+      id: unique in its dataset: the file's path, or the world, seed and index.
+      video: bytes that `soraflax.media.decode` reads.
+      fps: frames per second; 1.0 for a still image.
+      frames: number of frames; 1 for a still image.
+      height: pixels.
+      width: pixels.
+      captions: source name to text.
+      truth: ground truth of a procedural clip, empty otherwise.
+    """
+
+    id: str
+    video: bytes
+    fps: float
+    frames: int
+    height: int
+    width: int
+    captions: Mapping[str, str]
+    truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_example(self) -> dict[str, Any]:
+        """The TFDS example; `captions` and `truth` travel as JSON."""
+        example = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("captions", "truth"):
+            example[name] = json.dumps(example[name], sort_keys=True)
+        return example
+
+    @classmethod
+    def from_example(cls, example: Mapping[str, Any]) -> "ClipRecord":
+        """Inverse of `to_example`, from what a TFDS data source returns."""
+        return cls(
+            id=_text(example["id"]),
+            video=bytes(example["video"]),
+            fps=float(example["fps"]),
+            frames=int(example["frames"]),
+            height=int(example["height"]),
+            width=int(example["width"]),
+            captions=json.loads(_text(example["captions"])),
+            truth=json.loads(_text(example["truth"])),
+        )
+
+
+class ClipDataset(Sequence[ClipRecord]):
+    """Random access to the clips of one split; made by `open_dataset`."""
+
+    def __init__(self, source: Any, info: Mapping[str, Any]) -> None:
+        self._source = source
+        self.info = info
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"record {index} of {size}")
+        return ClipRecord.from_example(self._source[int(index) % size])
+
+
+def open_dataset(
+    path: str | Path, split: str = "train", *, verify: bool = False
+) -> ClipDataset:
+    """Open one split of a dataset of clips; errors as in `open_source`."""
+    info = read_info(path)
+    if info.get("kind") != "clips":
+        raise DatasetError(f"{path}: holds {info.get('kind')}, not clips")
+    return ClipDataset(open_source(path, split, verify=verify), info)
+
+
+def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
+    """Random access to the raw examples of one split, checked against the manifest.
+
+    Args:
+      path: a DATASET directory of any kind.
+      split: 'train' or 'validation'.
+      verify: also compute the SHA-256 of every shard of the split.
+
+    Raises:
+      DatasetError: no dataset there, no such split, or shards missing or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    path, info = Path(path), read_info(path)
+    splits = info["splits"]
+    if not splits.get(split):
+        known = ", ".join(f"{k} ({v})" for k, v in splits.items()) or "none"
+        raise DatasetError(f"{path}: no records in split {split!r}; splits: {known}")
+    shards = [s for s in _read_json(path / MANIFEST)["shards"] if s["split"] == split]
+    for shard in shards:
+        check_shard(path, shard, verify=verify)
+    builder = tfds.builder_from_directory(str(path / info["directory"]))
+    source = builder.as_data_source(split)
+    counts = (splits[split], sum(s["records"] for s in shards), len(source))
+    if len(set(counts)) > 1:
+        raise DatasetError(
+            f"{path}: split {split!r} should hold {counts[0]} records; its manifest "
+            f"says {counts[1]}, its shards hold {counts[2]}"
+        )
+    return source
+
+
+def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
+    """Hold one shard against its line of the manifest.
+
+    Raises:
+      DatasetError: it is missing, of another size or count, or of another digest.
+    """
+    path = root / shard["file"]
+    if not path.is_file():
+        raise DatasetError(f"{path}: shard is missing; make the dataset again")
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        raise DatasetError(
+            f"{path}: {size} bytes instead of {shard['bytes']}: truncated; make the "
+            "dataset again"
+        )
+    count = _count(path)
+    if count != shard["records"]:
+        raise DatasetError(
+            f"{path}: {count} records instead of {shard['records']}: damaged; make the "
+            "dataset again"
+        )
+    if verify and _digest(path) != shard["sha256"]:
+        raise DatasetError(f"{path}: SHA-256 differs; make the dataset again")
+
+
+def read_info(path: str | Path) -> dict[str, Any]:
+    """The contents of dataset.json.
+
+    Raises:
+      DatasetError: there is no dataset at `path`, or it is empty or of another format.
+    """
+    path = Path(path)
+    if not (path / INFO).is_file():
+        what = "not a dataset (no dataset.json)" if path.exists() else "no such dataset"
+        raise DatasetError(
+            f"{path}: {what}; make one with `python -m data_pipelines.prepare "
+            f"--input CLIPS_DIR --captions captions.jsonl --output {path}`"
+        )
+    info = _read_json(path / INFO)
+    if info.get("format") != FORMAT:
+        raise DatasetError(
+            f"{path}: dataset format {info.get('format')}, this version reads {FORMAT}"
+        )
+    if not sum(info["splits"].values()):
+        raise DatasetError(f"{path}: the dataset is empty")
+    return info
+
+
+def read_report(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of report.jsonl: what became of every input."""
+    text = (Path(path) / REPORT).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def finish(
+    root: Path,
+    directory: str,
+    *,
+    info: Mapping[str, Any],
+    report: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Write the three JSON files around shards that already stand in `root`.
+
+    Args:
+      root: the dataset directory, best the temporary one of `publish`.
+      directory: where in it the TFDS directory is.
+      info: what dataset.json says beyond format, directory and splits; it must name
+        `kind` ('clips' or 'latents').
+      report: one mapping per input.
+
+    Returns:
+      What was written to dataset.json.
+    """
+    shards = []
+    for path in sorted((root / directory).glob("*.array_record-*")):
+        split = path.name.split(".array_record-")[0].rsplit("-", 1)[1]
+        shards.append(
+            {
+                "file": path.relative_to(root).as_posix(),
+                "split": split,
+                "records": _count(path),
+                "bytes": path.stat().st_size,
+                "sha256": _digest(path),
+            }
+        )
+    splits: dict[str, int] = {}
+    for shard in shards:
+        splits[shard["split"]] = splits.get(shard["split"], 0) + shard["records"]
+    whole = {"format": FORMAT, "directory": directory, "splits": splits, **info}
+    _write_json(root / MANIFEST, {"shards": shards})
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in report]
+    (root / REPORT).write_text("".join(lines), encoding="utf-8")
+    _write_json(root / INFO, whole)
+    return whole
+
+
+@contextlib.contextmanager
+def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory beside `output` that takes its place on success.
+
+    Raises:
+      DatasetError: `output` is in the way: a file, a directory that holds something,
+        or with `overwrite` a directory that is no dataset.
+    """
+    output = Path(output).absolute()
+    check_output(output, overwrite=overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        work = temporary / "new"
+        work.mkdir()
+        yield work
+        if output.exists():
+            output.rename(temporary / "old")
+        work.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(output: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse an output that is in the way, before any work; errors as in `publish`."""
+    output = Path(output)
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise DatasetError(f"{output}: is a file; a dataset is a directory")
+    if not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise DatasetError(f"{output}: exists; --overwrite replaces it")
+    if not (output / INFO).is_file():
+        raise DatasetError(f"{output}: holds no dataset, so it is not overwritten")
+
+
+def _count(path: Path) -> int:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        return reader.num_records()
+    finally:
+        reader.close()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
