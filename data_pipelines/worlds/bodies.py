@@ -1,0 +1,401 @@
+"""The embedded world `bodies`: rigid bodies that move, bounce and hide, with words.
+
+A clip is a pure function of (seed, index, config): Philox counters keyed by both, one
+stream per clip, so any clip can be made alone and in any order. A scene is drawn from
+the config, run (`scenes`), described (`truth`, `captions`) and rendered (`draw`).
+
+Train and held-out data differ twice: they use different seeds, and one in ten
+combinations of (colour, shape, direction, background), chosen by a hash of its name
+alone, is *held out*: `holdout='exclude'` never shows one, `'only'` shows nothing else.
+An image has no direction; its combinations are hashed without.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from data_pipelines.worlds import captions, draw, palette, scenes, truth
+
+_MARGIN = 0.03  # short sides between a body that stays inside and the frame's edge
+_GAP = 0.06  # short sides between bodies that never touch
+_ATTEMPTS = 5000
+
+Option = TypeVar("Option")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """What clips may look like; each tuple is drawn from evenly, repeats weigh.
+
+    Attributes:
+      sizes: (width, height) in pixels.
+      frames: lengths of clips. fps: frame rates.
+      image_share: probability of an image (1 frame) instead.
+      counts: probabilities of 1, 2 and 3 bodies; they need not sum to 1.
+      twins: probability that the bodies of a clip are all alike.
+      speed: range of launch speeds in short sides per second.
+      gravity, bounce, leave: probabilities of a clip with gravity and walls, with
+        walls only, and of one in which bodies cross the frame's edge. In all other
+        clips bodies move evenly and no edge cuts them.
+      separate: in those, no two bodies ever touch.
+      spin: probability that bodies start turned and keep turning.
+      occluder, pan, dotted: probabilities of a bar in front, of a slow camera pan
+        (always over a dotted background: on a plain one it would not show), and of
+        a dotted background.
+      holdout: 'any', 'exclude' or 'only' held-out combinations.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ((64, 64), (96, 64), (64, 96))
+    frames: tuple[int, ...] = (17, 17, 17, 9)
+    fps: tuple[float, ...] = (8.0,)
+    image_share: float = 0.1
+    colours: tuple[str, ...] = tuple(palette.COLOURS)
+    shapes: tuple[str, ...] = tuple(palette.SHAPES)
+    object_sizes: tuple[str, ...] = tuple(palette.RADII)
+    directions: tuple[str, ...] = tuple(palette.DIRECTIONS)
+    backgrounds: tuple[str, ...] = tuple(palette.BACKGROUNDS)
+    counts: tuple[float, ...] = (0.5, 0.3, 0.2)
+    twins: float = 0.2
+    speed: tuple[float, float] = (0.2, 0.35)
+    gravity: float = 0.2
+    bounce: float = 0.15
+    leave: float = 0.15
+    separate: bool = False
+    spin: float = 0.5
+    occluder: float = 0.15
+    pan: float = 0.15
+    dotted: float = 0.3
+    holdout: str = "any"
+
+    def __post_init__(self) -> None:
+        palette.check_names(self.colours, palette.COLOURS, what="colour")
+        palette.check_names(self.shapes, palette.SHAPES, what="shape")
+        palette.check_names(self.object_sizes, palette.RADII, what="object size")
+        palette.check_names(self.directions, palette.DIRECTIONS, what="direction")
+        palette.check_names(self.backgrounds, palette.BACKGROUNDS, what="background")
+        palette.check_names(
+            [self.holdout], ("any", "exclude", "only"), what="holdout mode"
+        )
+        if not self.sizes or min(min(size) for size in self.sizes) < 16:
+            raise ValueError(f"sizes {self.sizes}: use sides of 16 pixels or more")
+        if not self.frames or min(self.frames) < 1:
+            raise ValueError(f"frames {self.frames}: use 1 or more")
+        if not self.fps or min(self.fps) <= 0:
+            raise ValueError(f"fps {self.fps}: use rates above 0, as 8.0")
+        if not 1 <= len(self.counts) <= 3 or sum(self.counts) <= 0:
+            raise ValueError(
+                f"counts {self.counts}: give the probabilities of 1, 2 and 3 bodies"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A rendered clip; `video` is uint8 `[T, H, W, 3]`, `truth` plain JSON values."""
+
+    video: np.ndarray
+    fps: float
+    captions: dict[str, str]
+    truth: dict[str, Any]
+
+
+def clip(seed: int, index: int, config: WorldConfig) -> Clip:
+    """Renders clip `index` of stream `seed`; the same bytes whatever else is rendered.
+
+    Raises:
+      ValueError: negative seed or index, or a config that no scene satisfies.
+    """
+    dice = _Dice(seed, index)
+    for _ in range(_ATTEMPTS):
+        scene = _draw_scene(dice, config)
+        if scene is None:
+            continue
+        motion = scenes.simulate(scene)
+        if _allowed(scene, truth.directions(scene, motion), holdout=config.holdout):
+            break
+    else:
+        raise ValueError(_hopeless(config))
+    video, seen = draw.render(scene, motion)
+    facts = truth.describe(scene, motion, seen)
+    words = {
+        "short": captions.short(facts["objects"]),
+        "detailed": captions.detailed(facts),
+    }
+    return Clip(video=video, fps=scene.fps, captions=words, truth=facts)
+
+
+def prompts(
+    seed: int, count: int, config: WorldConfig, *, images: bool = False
+) -> list[tuple[str, dict[str, Any]]]:
+    """Different prompts in the detailed grammar, with the attributes each names.
+
+    They follow the config's palettes, counts and `holdout`, name a plain background,
+    and leave out bounces, occluders and pans. Images have no direction.
+
+    Raises:
+      ValueError: the config does not hold that many different prompts.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    dice = _Dice(seed, 0, purpose=1)
+    for _ in range(_ATTEMPTS + 100 * count):
+        if len(found) == count:
+            return list(found.items())
+        background = dice.choice(config.backgrounds)
+        objects = _draw_objects(dice, config, image=images)
+        if not _allowed_objects(objects, background, holdout=config.holdout):
+            continue
+        words = [item | {"verb": item["direction"]} for item in objects]
+        text = f"{captions.short(words)} on a {background} background"
+        found[text] = captions.attributes(objects, background=background)
+    if len(found) == count:
+        return list(found.items())
+    raise ValueError(
+        f"{count} prompts: this config holds {len(found)} different ones"
+        if found
+        else _hopeless(config)
+    )
+
+
+def held_out(colour: str, shape: str, direction: str | None, background: str) -> bool:
+    """Whether training with `holdout='exclude'` never shows this combination."""
+    name = f"{colour}/{shape}/{direction or '-'}/{background}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
+
+
+class _Dice:
+    """One clip's randomness: only 53-bit uniforms, so that numpy versions agree."""
+
+    def __init__(self, seed: int, index: int, *, purpose: int = 0) -> None:
+        if seed < 0 or index < 0:
+            raise ValueError(f"seed {seed}, index {index}: use 0 or more")
+        sequence = np.random.SeedSequence(seed, spawn_key=(purpose, index))
+        self._random = np.random.Generator(np.random.Philox(sequence)).random
+
+    def chance(self, probability: float) -> bool:
+        return self._random() < probability
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self._random()
+
+    def choice(self, options: Sequence[Option]) -> Option:
+        return options[int(self._random() * len(options))]
+
+    def weighted(self, weights: Sequence[float]) -> int:
+        """An index, with probability in proportion to its weight."""
+        marks = np.cumsum(weights)
+        return int(np.searchsorted(marks, self._random() * marks[-1], side="right"))
+
+
+def _draw_objects(
+    dice: _Dice, config: WorldConfig, *, image: bool
+) -> list[dict[str, Any]]:
+    """Attributes of 1 to 3 bodies, large ones first; of three only one is large."""
+    count = 1 + dice.weighted(config.counts)
+    twins = count > 1 and dice.chance(config.twins)
+    objects: list[dict[str, Any]] = []
+    for index in range(count):
+        size = dice.choice(config.object_sizes)
+        if count == 3 and (twins or index > 0) and "small" in config.object_sizes:
+            size = "small"
+        item = {
+            "colour": dice.choice(config.colours),
+            "shape": dice.choice(config.shapes),
+            "size": size,
+            "direction": None if image else dice.choice(config.directions),
+        }
+        objects.append(dict(objects[0]) if twins and objects else item)
+    return sorted(objects, key=lambda item: -palette.RADII[item["size"]][0])
+
+
+def _allowed_objects(
+    objects: Sequence[dict[str, Any]], background: str, *, holdout: str
+) -> bool:
+    if holdout == "any":
+        return True
+    keys = ("colour", "shape", "direction")
+    new = any(held_out(*(item[k] for k in keys), background) for item in objects)
+    return new == (holdout == "only")
+
+
+def _allowed(
+    scene: scenes.Scene, directions: Sequence[str | None], *, holdout: str
+) -> bool:
+    objects = [
+        {"colour": body.colour, "shape": body.shape, "direction": direction}
+        for body, direction in zip(scene.bodies, directions, strict=True)
+    ]
+    return _allowed_objects(objects, scene.background, holdout=holdout)
+
+
+def _hopeless(config: WorldConfig) -> str:
+    return (
+        f"no clip fits this config with holdout={config.holdout!r}: "
+        "give more colours, shapes or room, or use holdout='any'"
+    )
+
+
+def _draw_scene(dice: _Dice, config: WorldConfig) -> scenes.Scene | None:
+    """A scene, or None where the draw cannot be placed (the caller draws again)."""
+    image = dice.chance(config.image_share)
+    width, height = dice.choice(config.sizes)
+    frames = 1 if image else dice.choice(config.frames)
+    image = frames == 1
+    background = dice.choice(config.backgrounds)
+    objects = _draw_objects(dice, config, image=image)
+    kinds = ("gravity", "bounce", "leave", "even")
+    weights = (config.gravity, config.bounce, config.leave)
+    kind = kinds[dice.weighted((*weights, max(0.0, 1 - sum(weights))))]
+    if image and kind != "leave":
+        kind = "even"
+    steady = kind == "even" and config.separate
+    if steady and not _allowed_objects(objects, background, holdout=config.holdout):
+        return None
+    pan = 0.0
+    if not image and dice.chance(config.pan):
+        pan = dice.choice((-1, 1)) * dice.uniform(0.06, 0.12)
+    scene = scenes.Scene(
+        width=width,
+        height=height,
+        frames=frames,
+        fps=dice.choice(config.fps),
+        background=background,
+        bodies=(),
+        dotted=dice.chance(config.dotted) or pan != 0,
+        pan=pan,
+        gravity=dice.uniform(0.7, 1.5) if kind == "gravity" else 0.0,
+        walls=kind in ("gravity", "bounce"),
+    )
+    if dice.chance(config.occluder):
+        bar = dice.uniform(0.1, 0.16)
+        middle = dice.uniform(0.2, scene.extent[0] - 0.2)
+        scene = dataclasses.replace(scene, occluder=scenes.Occluder(middle, bar))
+    spin = dice.chance(config.spin)
+    for _ in range(20):
+        placed = _place_all(dice, scene, objects, kind=kind, spin=spin, config=config)
+        if placed is not None:
+            return dataclasses.replace(scene, bodies=placed)
+    return None
+
+
+def _place_all(
+    dice: _Dice,
+    scene: scenes.Scene,
+    objects: Sequence[dict[str, Any]],
+    *,
+    kind: str,
+    spin: bool,
+    config: WorldConfig,
+) -> tuple[scenes.Body, ...] | None:
+    bodies: list[scenes.Body] = []
+    for item in objects:
+        body = scenes.Body(
+            **item,
+            radius=dice.uniform(*palette.RADII[item["size"]]),
+            position=(0.0, 0.0),
+            angle=dice.uniform(0, 2 * np.pi) if spin else 0.0,
+            spin=dice.uniform(-1.5, 1.5) if spin else 0.0,
+        )
+        place = {"even": _place_even, "leave": _place_leaving}.get(kind, _place_free)
+        placed = place(dice, scene, body, speed=dice.uniform(*config.speed))
+        if placed is None:
+            return None
+        bodies.append(placed)
+    times = scene.duration if config.separate and kind == "even" else 0.0
+    if any(
+        _approach(a, b, times) < a.reach + b.reach + _GAP
+        for i, a in enumerate(bodies)
+        for b in bodies[:i]
+    ):
+        return None
+    return tuple(bodies)
+
+
+def _approach(first: scenes.Body, second: scenes.Body, duration: float) -> float:
+    """The least distance between the centres of two bodies in even motion."""
+    apart = np.subtract(first.position, second.position)
+    speed = np.subtract(first.velocity, second.velocity)
+    closing = -float(apart @ speed) / max(float(speed @ speed), 1e-9)
+    return float(np.hypot(*(apart + speed * min(max(closing, 0.0), duration))))
+
+
+def _place_even(
+    dice: _Dice, scene: scenes.Scene, body: scenes.Body, *, speed: float
+) -> scenes.Body | None:
+    """Even motion, wholly inside the frame from the first frame to the last."""
+    box = np.array([-1, -1, 1, 1]) * body.reach if body.spin else body.box(body.angle)
+    room = np.array(scene.extent) - (box[2:] - box[:2]) - 2 * _MARGIN
+    heading = np.array(palette.DIRECTIONS[body.direction or "still"])
+    camera = np.array([scene.pan * scene.duration, 0.0])
+    free = float(np.abs(heading) @ (room + heading * camera))
+    travel = heading * min(speed * scene.duration, free)
+    drift = travel - camera
+    low = _MARGIN - box[:2] + np.maximum(-drift, 0)
+    high = np.array(scene.extent) - _MARGIN - box[2:] - np.maximum(drift, 0)
+    if np.any(low > high + 1e-9) or (heading.any() and free < truth.MOVED):
+        return None
+    start = [dice.uniform(a, b) for a, b in zip(low, high, strict=True)]
+    return _launch(body, start, travel / max(scene.duration, 1e-9))
+
+
+def _place_leaving(
+    dice: _Dice, scene: scenes.Scene, body: scenes.Body, *, speed: float
+) -> scenes.Body | None:
+    """Ends across the edge it heads for; one that stays still starts across it."""
+    heading = body.direction if body.direction not in (None, "still") else None
+    edge = np.array(palette.DIRECTIONS[heading or dice.choice(("left", "right"))])
+    extent = np.array(scene.extent)
+    inside = [dice.uniform(body.reach, side - body.reach) for side in extent]
+    camera = np.array([scene.pan * scene.duration, 0.0])
+    depth = dice.uniform(-0.6, 0.3) * body.radius
+    end = np.where(edge > 0, extent + depth, np.where(edge < 0, -depth, inside))
+    travel = edge * speed * scene.duration if heading else np.zeros(2)
+    start = end - travel + camera
+    return _launch(body, start.tolist(), travel / max(scene.duration, 1e-9))
+
+
+def _place_free(
+    dice: _Dice, scene: scenes.Scene, body: scenes.Body, *, speed: float
+) -> scenes.Body | None:
+    """Anywhere inside; falls under gravity, or flies into the walls."""
+    heading = np.array(palette.DIRECTIONS[body.direction or "still"])
+    width, height = scene.extent
+    edge = body.reach + scenes.WALL_INSET
+    lowest = max(0.5 * height, edge) if scene.gravity else height - edge
+    start = [dice.uniform(edge, width - edge), dice.uniform(edge, lowest)]
+    jitter = dice.uniform(-0.15, 0.15) * heading[::-1]
+    faster = 1.0 if scene.gravity else dice.uniform(1.0, 2.5)
+    return _launch(body, start, (heading + jitter) * speed * faster)
+
+
+def _launch(
+    body: scenes.Body, start: Sequence[float], velocity: np.ndarray
+) -> scenes.Body:
+    return dataclasses.replace(
+        body,
+        position=(float(start[0]), float(start[1])),
+        velocity=(float(velocity[0]), float(velocity[1])),
+    )
+
+
+VARIANTS = {
+    # One or two bodies that move evenly and never leave or touch: what a transformer
+    # of a few million parameters learns in minutes on a CPU.
+    "demo": WorldConfig(
+        colours=("red", "yellow", "green", "cyan", "blue", "purple"),
+        shapes=("circle", "square", "triangle"),
+        backgrounds=("black", "gray", "white", "tan"),
+        counts=(0.85, 0.15),
+        twins=0.0,
+        gravity=0.0,
+        bounce=0.0,
+        leave=0.0,
+        separate=True,
+        spin=0.0,
+        occluder=0.03,
+        pan=0.03,
+        dotted=0.0,
+    ),
+    "full": WorldConfig(fps=(8.0, 12.0)),
+}
