@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from soraflax.ops.attention import blocks, parallel, reference
 from soraflax.ops.attention import plan as planning
-from soraflax.ops.attention import reference
 
 Implementation = Literal["reference", "blocks"]
 
@@ -47,7 +47,23 @@ def attention(
         scale = q.shape[-1] ** -0.5
     q = _blank(q, plan.query_segments)
     k, v = _blank(k, plan.key_segments), _blank(v, plan.key_segments)
-    return reference.attention(q, k, v, plan=plan, scale=scale, bias=bias)
+    if implementation is None:
+        implementation = _choose(plan, bias)
+    if implementation == "reference":
+        return reference.attention(q, k, v, plan=plan, scale=scale, bias=bias)
+
+    def local(
+        q: jax.Array, k: jax.Array, v: jax.Array, plan: planning.AttentionPlan
+    ) -> jax.Array:
+        return blocks.attention(q, k, v, plan, scale)
+
+    return parallel.over_rows_and_heads(local, q, k, v, plan=plan)
+
+
+def _choose(plan: planning.AttentionPlan, bias: jax.Array | None) -> Implementation:
+    """'blocks' where there are blocks to skip."""
+    count = plan.keys_of.start.shape[1] * plan.queries_of.start.shape[1]
+    return "reference" if bias is not None or count < 4 else "blocks"
 
 
 def _blank(x: jax.Array, segments: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ blocks that equation (1) does not name; the token mask has the last word).
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +30,15 @@ DEFAULT_BLOCK = 128
 )
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The run of blocks `[start, stop)` that each block of the other side visits."""
+    """For each block of one side, the run `[start, stop)` it visits of the other.
 
-    start: Int[Array, "B blocks"]
-    stop: Int[Array, "B blocks"]
+    Attributes:
+      start: `[B, blocks]` int32.
+      stop: `[B, blocks]` int32; equal to `start` where there is nothing to visit.
+    """
+
+    start: Any
+    stop: Any
 
 
 @functools.partial(
@@ -49,16 +55,16 @@ class AttentionPlan:
     Attributes:
       query_segments: `[B, N]` int32, 0 where padded.
       key_segments: `[B, M]` int32, 0 where padded.
-      keys_of: for every block of queries, the run of key blocks it visits.
-      queries_of: for every block of keys, the run of query blocks that visit it.
+      keys_of: `Runs`; for every block of queries, the run of key blocks it visits.
+      queries_of: `Runs`; for every block of keys, the query blocks that visit it.
       query_block: tokens in a block of queries.
       key_block: tokens in a block of keys.
     """
 
-    query_segments: Int[Array, "B N"]
-    key_segments: Int[Array, "B M"]
-    keys_of: Runs
-    queries_of: Runs
+    query_segments: Any
+    key_segments: Any
+    keys_of: Any
+    queries_of: Any
     query_block: int
     key_block: int
 
