@@ -1,0 +1,257 @@
+"""A trained model on disk: one directory, readable without running anything from it.
+
+    config.json          {"soraflax": version, "digest": SHA-256, "config": {...}}
+    params.safetensors   every parameter under its path, 'stack/block/kernel'
+    ...                  files the model cannot do without, such as its vocabulary
+
+The digest covers names, shapes, dtypes and values, so a flipped bit is noticed and a
+model can say which other model it was made with. A directory appears whole or not at
+all. Pickle is never read.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+CONFIG = "config.json"
+PARAMS = "params.safetensors"
+SEPARATOR = "/"
+SHOWN = 3
+
+
+class ModelError(ValueError):
+    """A model directory that cannot be used; the message is one line."""
+
+
+def flatten(params: Any) -> dict[str, np.ndarray]:
+    """Nested dicts of arrays to one dict, 'a/b/c' to array, sorted by name.
+
+    Raises:
+      ModelError: a key that is not a plain name.
+    """
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        keys = [getattr(entry, "key", None) for entry in path]
+        if not all(isinstance(k, str) and SEPARATOR not in k for k in keys):
+            raise ModelError(
+                f"parameter {jax.tree_util.keystr(path)}: not a plain name"
+            )
+        flat[SEPARATOR.join(map(str, keys))] = leaf
+    return {name: np.asarray(jax.device_get(flat[name])) for name in sorted(flat)}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split(SEPARATOR)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def digest(params: Any) -> str:
+    """SHA-256, in hexadecimal, of names, dtypes, shapes and values."""
+    return _digest(flatten(params))
+
+
+def _digest(flat: Mapping[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(flat):
+        array = np.ascontiguousarray(flat[name])
+        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def save_model(
+    directory: str | os.PathLike[str],
+    params: Any,
+    config: Mapping[str, Any],
+    *,
+    files: Mapping[str, bytes | pathlib.Path] | None = None,
+) -> str:
+    """Write a model; an older one in its place is replaced once all is written.
+
+    Args:
+      directory: where; its parents are made.
+      params: nested dict of arrays.
+      config: JSON types only.
+      files: what else belongs to it, by name relative to `directory`: bytes, or a file
+        or directory to copy.
+
+    Returns:
+      The digest of the parameters.
+
+    Raises:
+      ModelError: a parameter that is not finite, or a name that leaves the directory.
+    """
+    directory = pathlib.Path(directory)
+    flat = flatten(params)
+    _check_finite(flat, directory)
+    for name in files or {}:
+        if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
+            raise ModelError(f"{name}: not a name inside the model directory")
+    header = {
+        "soraflax": importlib.metadata.version("soraflax"),
+        "digest": _digest(flat),
+        "config": config,
+    }
+    text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    draft = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    try:
+        draft.mkdir()
+        safetensors.numpy.save_file(flat, draft / PARAMS)
+        (draft / CONFIG).write_text(text)
+        for name, source in (files or {}).items():
+            _add(draft / name, source)
+        _replace(draft, directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return header["digest"]
+
+
+def load_model(
+    directory: str | os.PathLike[str], *, like: Any = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a model.
+
+    Args:
+      directory: the model's own directory, or one that holds it as `model/`.
+      like: the tree of arrays or ShapeDtypeStructs that the parameters must match,
+        where it is known.
+
+    Returns:
+      `(params, config)`; params as nested dicts of numpy arrays.
+
+    Raises:
+      FileNotFoundError: no model there.
+      ModelError: damaged or altered, or parameters missing, left over, of another
+        shape, or not finite; the first few are named.
+    """
+    directory = find_model(directory)
+    header = _read_header(directory)
+    path = directory / PARAMS
+    try:
+        flat = safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: missing") from None
+    except (safetensors.SafetensorError, OSError, KeyError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+    if like is not None:
+        check_like(flat, like, where=path)
+    _check_finite(flat, path)
+    if _digest(flat) != header["digest"]:
+        raise ModelError(
+            f"{path}: does not match the digest in {CONFIG}; copy it again"
+        )
+    return unflatten(flat), header["config"]
+
+
+def model_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """A model's configuration, without reading its parameters."""
+    return _read_header(find_model(directory))["config"]
+
+
+def model_digest(directory: str | os.PathLike[str]) -> str:
+    """The digest that a model says it has, without reading its parameters."""
+    return _read_header(find_model(directory))["digest"]
+
+
+def find_model(directory: str | os.PathLike[str]) -> pathlib.Path:
+    """`directory` or its `model/`, whichever holds a model.
+
+    Raises:
+      FileNotFoundError: neither does.
+    """
+    directory = pathlib.Path(directory)
+    for candidate in (directory, directory / "model"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory")
+    raise FileNotFoundError(f"{directory}: no trained model in it (no model/{CONFIG})")
+
+
+def check_like(flat: Mapping[str, Any], like: Any, *, where: Any) -> None:
+    """Refuse parameters that are not exactly those of `like`.
+
+    Raises:
+      ModelError: naming what is missing, left over or of another shape.
+    """
+    expected = {
+        SEPARATOR.join(str(getattr(k, "key", k)) for k in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    missing = [f"{name} is missing" for name in sorted(expected.keys() - flat.keys())]
+    extra = [f"{name} is unknown" for name in sorted(flat.keys() - expected.keys())]
+    shapes = [
+        f"{name} has shape {tuple(flat[name].shape)}, not {tuple(leaf.shape)}"
+        for name, leaf in sorted(expected.items())
+        if name in flat and tuple(flat[name].shape) != tuple(leaf.shape)
+    ]
+    _refuse(missing + extra + shapes, where)
+
+
+def _check_finite(flat: Mapping[str, np.ndarray], where: Any) -> None:
+    bad = [
+        f"{name} is not finite"
+        for name, array in flat.items()
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+    ]
+    _refuse(bad, where)
+
+
+def _refuse(problems: list[str], where: Any) -> None:
+    if problems:
+        rest = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ModelError(f"{where}: {'; '.join(problems[:SHOWN])}{rest}")
+
+
+def _read_header(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / CONFIG
+    try:
+        header = json.loads(path.read_text())
+        valid = isinstance(header["digest"], str) and isinstance(header["config"], dict)
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ModelError(f"{path}: not the configuration of a soraflax model")
+    return header
+
+
+def _add(target: pathlib.Path, source: bytes | pathlib.Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, bytes):
+        target.write_bytes(source)
+    elif source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _replace(draft: pathlib.Path, directory: pathlib.Path) -> None:
+    """Put `draft` where `directory` is or will be."""
+    if not directory.exists():
+        draft.rename(directory)
+        return
+    if any(directory.iterdir()) and not (directory / CONFIG).is_file():
+        raise ModelError(f"{directory}: exists and is not a model; choose another name")
+    old = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    directory.rename(old)
+    draft.rename(directory)
+    shutil.rmtree(old)
