@@ -57,12 +57,12 @@ def _forward(
     qs, ks, vs = queries.cut(q), keys.cut(k), keys.cut(v)
 
     def query_block(i: jax.Array, done: tuple) -> tuple:
-        qi, ids, first = qs[i], queries.ids[i], keys.first(i, queries)
+        qi, ids, first = _at(qs, i), _at(queries.ids, i), keys.first(i, queries)
 
         def step(j: jax.Array, state: tuple) -> tuple:
             o, m, total = state
-            kj, vj = ks[first + j], vs[first + j]
-            mask = _mask(ids, keys.ids[first + j])
+            kj, vj = _at(ks, first + j), _at(vs, first + j)
+            mask = _mask(ids, _at(keys.ids, first + j))
             s = jnp.where(mask, scale * _dot(qi, kj, _OUTER), MASKED)
             peak = jnp.maximum(m, jnp.max(s, axis=-1))
             p = jnp.where(mask, jnp.exp(s - peak[..., None]), 0.0)
@@ -75,7 +75,8 @@ def _forward(
         o, m, total = lax.fori_loop(queries.start[i], queries.stop[i], step, start)
         total = jnp.maximum(total, _SMALL)
         out = (o / total[..., None]).astype(q.dtype)
-        return done[0].at[i].set(out), done[1].at[i].set(m + jnp.log(total))
+        lse = m + jnp.log(total)
+        return _put(done[0], i, out), _put(done[1], i, lse)
 
     empty = jnp.zeros_like(qs), jnp.zeros(qs.shape[:3], jnp.float32)
     out, lse = lax.fori_loop(0, qs.shape[0], query_block, empty)
@@ -101,25 +102,27 @@ def _backward(scale: float, saved: tuple, d_out: jax.Array) -> tuple:
 
     def key_block(j: jax.Array, done: tuple) -> tuple:
         dq, dk, dv = done
-        kj, vj, ids, first = ks[j], vs[j], keys.ids[j], queries.first(j, keys)
+        kj, vj, ids = _at(ks, j), _at(vs, j), _at(keys.ids, j)
+        first = queries.first(j, keys)
 
         def step(i: jax.Array, state: tuple) -> tuple:
             dq, dkj, dvj = state
             i = first + i
-            qi, do = qs[i], dos[i]
+            qi, do = _at(qs, i), _at(dos, i)
             s = scale * _dot(qi, kj, _OUTER)
-            mask = _mask(queries.ids[i], ids)
-            p = jnp.where(mask, jnp.exp(s - lse[i][..., None]), 0.0)
+            mask = _mask(_at(queries.ids, i), ids)
+            p = jnp.where(mask, jnp.exp(s - _at(lse, i)[..., None]), 0.0)
             dvj = dvj + _dot(p.astype(do.dtype), do, _TURNED)
-            ds = p * (_dot(do, vj, _OUTER) - deltas[i][..., None])
+            ds = p * (_dot(do, vj, _OUTER) - _at(deltas, i)[..., None])
             ds = ds.astype(qi.dtype)
             dkj = dkj + _dot(ds, qi, _TURNED)
-            return dq.at[i].add(_dot(ds, kj, _INNER)), dkj, dvj
+            dqi = _at(dq, i) + _dot(ds, kj, _INNER)
+            return _put(dq, i, dqi), dkj, dvj
 
         zero = jnp.zeros(kj.shape, jnp.float32)
         start = (dq, zero, zero)
         dq, dkj, dvj = lax.fori_loop(keys.start[j], keys.stop[j], step, start)
-        return dq, dk.at[j].set(dkj), dv.at[j].set(dvj)
+        return dq, _put(dk, j, dkj), _put(dv, j, dvj)
 
     empty = tuple(jnp.zeros(x.shape, jnp.float32) for x in (qs, ks, vs))
     dq, dk, dv = lax.fori_loop(0, ks.shape[0], key_block, empty)
@@ -191,3 +194,11 @@ def _mask(query_ids: jax.Array, key_ids: jax.Array) -> jax.Array:
 
 def _dot(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+def _at(x: jax.Array, index: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(x, index, keepdims=False)
+
+
+def _put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    return lax.dynamic_update_index_in_dim(x, value, index, 0)
