@@ -1,0 +1,169 @@
+"""Text to token ids and back (sentencepiece).
+
+The embedded vocabulary is a small unigram model with byte fallback: any text encodes,
+and decodes to itself. T5-family models (`spiece.model`) load the same way. Padding is
+id 0; every encoding ends with one end-of-text id, so that the empty text, which stands
+for "no caption", is `[eos]`.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+PAD = 0
+
+
+class TokenizerError(ValueError):
+    """A vocabulary that cannot be read, or a text that is too long; one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Token ids that may have been cut.
+
+    Attributes:
+      ids: `[m]` int32, the last of them end-of-text.
+      dropped: tokens that did not fit; 0 if the text is whole.
+    """
+
+    ids: Int[np.ndarray, "m"]
+    dropped: int
+
+
+class Tokenizer:
+    """A sentencepiece vocabulary; equal and picklable by its model bytes.
+
+    Attributes:
+      model: the serialised vocabulary.
+      vocab_size: number of ids.
+      pad_id: always 0.
+      eos_id: ends every encoding.
+    """
+
+    pad_id = PAD
+
+    def __init__(self, model: bytes, *, name: str = "vocabulary") -> None:
+        """Read a vocabulary.
+
+        Raises:
+          TokenizerError: not a sentencepiece model, or one without an end-of-text id
+            or with another padding id than 0.
+        """
+        processor = _processor_class()()
+        try:
+            processor.LoadFromSerializedProto(model)
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(f"{name}: not a sentencepiece model") from error
+        self.model = model
+        self._processor = processor
+        self.vocab_size: int = processor.vocab_size()
+        self.eos_id: int = processor.eos_id()
+        if not self.vocab_size:
+            raise TokenizerError(f"{name}: not a sentencepiece model")
+        if self.eos_id < 0 or processor.pad_id() != PAD:
+            raise TokenizerError(
+                f"{name}: its end-of-text id is {self.eos_id} and its padding id "
+                f"{processor.pad_id()}; needed are one and 0, as in the T5 family"
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Read a `.model` file.
+
+        Raises:
+          TokenizerError: the file is missing or not such a vocabulary.
+        """
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            cause = (error.strerror or str(error)).lower()
+            raise TokenizerError(f"{os.fspath(path)}: {cause}") from error
+        return cls(model, name=str(path))
+
+    @classmethod
+    def embedded(cls) -> "Tokenizer":
+        """The vocabulary that ships with the package (1024 pieces)."""
+        return cls(_embedded_model(), name="embedded vocabulary")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the vocabulary as a `.model` file."""
+        Path(path).write_bytes(self.model)
+
+    def encode(
+        self, text: str, *, max_length: int | None = None
+    ) -> Int[np.ndarray, "m"]:
+        """`[m]` int32 ids of the whole text, m >= 1, the last of them end-of-text.
+
+        Raises:
+          TokenizerError: the text needs more than `max_length` ids; `encode_prefix`
+            cuts instead, and says by how much.
+        """
+        ids = np.asarray([*self._processor.EncodeAsIds(text), self.eos_id], np.int32)
+        if max_length is not None and len(ids) > max_length:
+            start = text if len(text) <= 40 else text[:37] + "..."
+            raise TokenizerError(
+                f"text of {len(ids)} tokens, at most {max_length} fit: {start!r}"
+            )
+        return ids
+
+    def encode_prefix(self, text: str, *, max_length: int) -> Encoded:
+        """As `encode`, but a long text is cut; the result says how much was lost.
+
+        Raises:
+          TokenizerError: `max_length` is below 1.
+        """
+        if max_length < 1:
+            raise TokenizerError(f"max_length={max_length}: use 1 or more")
+        ids = self.encode(text)
+        dropped = max(0, len(ids) - max_length)
+        if dropped:
+            ids = np.append(ids[: max_length - 1], ids[-1:])
+        return Encoded(ids, dropped)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids; stops at end-of-text, skips padding.
+
+        Raises:
+          TokenizerError: an id is not in the vocabulary.
+        """
+        kept: list[int] = []
+        for token in np.asarray(ids, np.int64).tolist():
+            if not 0 <= token < self.vocab_size:
+                raise TokenizerError(f"id {token} is not in 0..{self.vocab_size - 1}")
+            if token == self.eos_id:
+                break
+            if token != PAD:
+                kept.append(token)
+        return self._processor.DecodeIds(kept) if kept else ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and other.model == self.model
+
+    def __hash__(self) -> int:
+        return hash(self.model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.model,)
+
+
+@functools.cache
+def _embedded_model() -> bytes:
+    asset = resources.files("soraflax") / "assets" / "vocabulary.model"
+    return asset.read_bytes()
+
+
+def _processor_class() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError(
+            "the tokenizer needs sentencepiece: pip install 'soraflax[train]'"
+        ) from error
+    return sentencepiece.SentencePieceProcessor
