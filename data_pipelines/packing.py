@@ -3,7 +3,8 @@
 A fixed number of rows stay open. A segment goes to the open row where it leaves the
 least room (best fit); if none can take it, the fullest row is emitted and a new one is
 opened. Rows that are exactly full are emitted at once. Unlike packers that close all
-their bins together, no row is closed while a better neighbour could still fill it.
+their bins together, a row waits for the clip that fills it; not for ever, so that no
+clip is held back over several passes of the data.
 
 What is checkpointed is not the segments but their places in the stream: the stream is
 random-access and deterministic, so the open rows are read again on resume, bit for
@@ -22,8 +23,17 @@ from soraflax.ops import packing
 
 @dataclasses.dataclass
 class OpenRow:
-    """A row that still takes segments: their places in the stream, the room left."""
+    """A row that still takes segments.
 
+    Attributes:
+      opened: rows that had been closed when this one was opened.
+      places: of its segments in the stream.
+      segments: themselves.
+      tokens: room left.
+      text: room left for text.
+    """
+
+    opened: int
     places: list[int]
     segments: list[packing.Segment]
     tokens: int
@@ -31,13 +41,23 @@ class OpenRow:
 
 
 class BestFit:
-    """The open rows. `add` segments; it hands back rows as they close."""
+    """The open rows.
+
+    Attributes:
+      shape: capacity of a row.
+      limit: rows open at a time.
+      closed: rows closed so far.
+      open: the rows themselves.
+    """
+
+    patience = 2  # a row waits while this many times `limit` others close
 
     def __init__(self, shape: packing.RowShape, open_rows: int) -> None:
         if open_rows < 1:
             raise ValueError(f"open_rows is {open_rows}: use 1 or more")
         self.shape = shape
         self.limit = open_rows
+        self.closed = 0
         self.open: list[OpenRow] = []
 
     def place(self, segment: packing.Segment, place: int) -> OpenRow | None:
@@ -51,8 +71,8 @@ class BestFit:
         row, closed = self._best(len(segment), len(segment.text)), None
         if row is None:
             if len(self.open) == self.limit:
-                closed = self._pop_fullest()
-            row = OpenRow([], [], self.shape.tokens, self.shape.text)
+                closed = self._close(self._fullest())
+            row = OpenRow(self.closed, [], [], self.shape.tokens, self.shape.text)
             self.open.append(row)
         row.places.append(place)
         row.segments.append(segment)
@@ -60,16 +80,17 @@ class BestFit:
         row.text -= len(segment.text)
         return closed
 
-    def pop_full(self) -> OpenRow | None:
-        """A row that can take nothing more, removed; None if every row still can."""
+    def pop_ready(self) -> OpenRow | None:
+        """A row that is full or has waited too long, removed; None if there is none."""
         for index, row in enumerate(self.open):
-            if min(row.tokens, row.text, self._free_segments(row)) <= 0:
-                return self.open.pop(index)
+            full = min(row.tokens, row.text, self._free_segments(row)) <= 0
+            if full or self.closed - row.opened >= self.patience * self.limit:
+                return self._close(index)
         return None
 
     def pop_any(self) -> OpenRow | None:
         """The fullest row, removed, when the stream has ended; None when all are."""
-        return self._pop_fullest() if self.open else None
+        return self._close(self._fullest()) if self.open else None
 
     def _best(self, tokens: int, text: int) -> OpenRow | None:
         fits = (
@@ -82,9 +103,12 @@ class BestFit:
     def _free_segments(self, row: OpenRow) -> int:
         return self.shape.segments - len(row.segments)
 
-    def _pop_fullest(self) -> OpenRow:
-        fullest = min(range(len(self.open)), key=lambda i: self.open[i].tokens)
-        return self.open.pop(fullest)
+    def _fullest(self) -> int:
+        return min(range(len(self.open)), key=lambda index: self.open[index].tokens)
+
+    def _close(self, index: int) -> OpenRow:
+        self.closed += 1
+        return self.open.pop(index)
 
 
 class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
@@ -99,7 +123,7 @@ class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
         stream: grain.MapDataset[packing.Segment],
         *,
         shape: packing.RowShape,
-        open_rows: int = 16,
+        open_rows: int = 8,
         read_options: grain.ReadOptions | None = None,
     ) -> None:
         super().__init__(stream.to_iter_dataset(read_options))
@@ -130,7 +154,7 @@ class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
 
     def __next__(self) -> list[packing.Segment]:
         while True:
-            if (row := self.packer.pop_full()) is not None:
+            if (row := self.packer.pop_ready()) is not None:
                 return row.segments
             try:
                 segment = next(self._parent)
@@ -146,20 +170,24 @@ class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
         return {
             "parent": self._parent.get_state(),
             "next_place": self.next_place,
-            "open": [list(row.places) for row in self.packer.open],
+            "closed": self.packer.closed,
+            "open": [[row.opened, *row.places] for row in self.packer.open],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._parent.set_state(state["parent"])
         self.next_place = state["next_place"]
-        self.packer.open = [self._reread(places) for places in state["open"]]
+        self.packer.closed = state["closed"]
+        self.packer.open = [self._reread(*row) for row in state["open"]]
 
-    def _reread(self, places: Sequence[int]) -> OpenRow:
+    def _reread(self, opened: int, *places: int) -> OpenRow:
         shape = self.packer.shape
         segments = [self.stream[place] for place in places]
         used = sum(shape.aligned(len(segment)) for segment in segments)
         text = sum(len(segment.text) for segment in segments)
-        return OpenRow(list(places), segments, shape.tokens - used, shape.text - text)
+        return OpenRow(
+            opened, list(places), segments, shape.tokens - used, shape.text - text
+        )
 
 
 def check_fits(tokens: int, text: int, shape: packing.RowShape) -> None:

@@ -18,11 +18,14 @@ import grain
 import jax
 import numpy as np
 
-from data_pipelines import packing, sources, transforms
+from data_pipelines import cropping, packing, records, sources, transforms
+from data_pipelines import latents as stored
+from soraflax import tokenizer
 from soraflax.ops import packing as packed_rows
 from soraflax.ops import patch
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +94,66 @@ class PackedDataConfig:
     captions: transforms.CaptionConfig = dataclasses.field(
         default_factory=transforms.CaptionConfig
     )
-    open_rows: int = 16
+    open_rows: int = 8
     seed: int = 0
     passes: int = 0
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoDataConfig:
+    """Crops of clips.
+
+    Attributes:
+      path: a clip dataset.
+      also: more of them, mixed in.
+      weights: shares of `path` and `also` in the mixture; empty for equal ones.
+      split: which split.
+      crops: shapes and scales.
+      seed: of shuffles, shapes and crops.
+      read: how far ahead to read; `buffer` counts batches.
+    """
+
+    path: str = ""
+    also: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    split: str = "train"
+    crops: cropping.CropConfig = dataclasses.field(default_factory=cropping.CropConfig)
+    seed: int = 0
+    read: ReadConfig = dataclasses.field(default_factory=lambda: ReadConfig(buffer=4))
+
+
+def make_video_dataset(
+    config: VideoDataConfig,
+    *,
+    batch: int,
+    host: Host | None = None,
+    clips: Sequence[sources.Source[records.ClipRecord]] = (),
+) -> grain.IterDataset[dict[str, np.ndarray]]:
+    """Endless batches `{'video': [batch, T, H, W, 3] uint8}`, each of one shape.
+
+    Args:
+      config: what to read and how to crop it.
+      batch: crops per batch on this host.
+      host: this process's share; all of it by default.
+      clips: already open datasets, instead of `config.path` and `config.also`.
+
+    Raises:
+      DatasetError: no dataset at `config.path`, or a damaged one.
+    """
+    host = host or Host()
+    paths = (config.path, *config.also)
+    clips = clips or [records.open_dataset(path, config.split) for path in paths]
+    batches = cropping.CropBatches(
+        clips=sources.stream(clips, seed=config.seed, weights=config.weights),
+        draws=sum(len(source) for source in clips),
+        config=config.crops,
+        batch=batch,
+        seed=config.seed,
+        host=(host.index, host.count),
+    )
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(config.read.options)
+    return read_ahead(dataset, config.read)
 
 
 class LatentSource(Protocol):
@@ -109,7 +168,7 @@ class LatentSource(Protocol):
     digest: str
     mean: np.ndarray
     std: np.ndarray
-    shapes: Sequence[tuple[int, int, int, int]]
+    shapes: list[tuple[int, ...]]
 
     def __len__(self) -> int: ...
 
@@ -122,7 +181,7 @@ def make_dataset(
     encode: Callable[[str, int], np.ndarray] | None = None,
     digest: str | None = None,
     host: Host | None = None,
-    latents: Sequence[LatentSource] | None = None,
+    latents: Sequence[LatentSource] = (),
 ) -> grain.IterDataset[packed_rows.Packed]:
     """Batches of `rows` packed rows (numpy), tokens clean and normalised.
 
@@ -138,11 +197,10 @@ def make_dataset(
       ValueError: latents of another encoder, or a clip larger than a row.
       FileNotFoundError: no dataset at `config.path`.
     """
-    if latents is None:
-        from data_pipelines import latents as stored
-
-        paths = (config.path, *config.also)
-        latents = [stored.open_latents(p, config.split, digest=digest) for p in paths]
+    paths = (config.path, *config.also)
+    latents = latents or [
+        stored.open_latents(path, config.split, digest=digest) for path in paths
+    ]
     host = host or Host()
     for source in latents:
         _check_same_encoder(source, latents[0])
@@ -189,13 +247,11 @@ def _segment(
 
 def embedded_encode() -> Callable[[str, int], np.ndarray]:
     """Text to ids by the vocabulary that ships with the package."""
-    from soraflax import tokenizer
-
     return functools.partial(_encode, tokenizer.Tokenizer.embedded())
 
 
 def _encode(vocabulary: Any, text: str, max_length: int) -> np.ndarray:
-    return vocabulary.encode(text, max_length=max_length)
+    return vocabulary.encode_prefix(text, max_length=max_length).ids
 
 
 def read_ahead(
@@ -218,10 +274,10 @@ def read_ahead(
     )
 
 
-class Resumable(Protocol[T]):
+class Resumable(Protocol[T_co]):
     """An iterator that knows where it stands."""
 
-    def __next__(self) -> T: ...
+    def __next__(self) -> T_co: ...
 
     def get_state(self) -> Any: ...
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from soraflax import media
 from soraflax.ops import packing, patch
 
 
@@ -164,7 +165,7 @@ def plan_fit(
             f"limits of {config.max_tokens} tokens and {config.max_frames} frames "
             f"admit no clip: use at least 1 token and {grid.shortest} frames"
         )
-    stride = max(1, round(fps / config.fps)) if config.fps > 0 else 1
+    stride = frame_stride(fps, config.fps)
     kept = grid.frames_below(min(-(-frames // stride), config.max_frames))
     sides = _fit_sides(height, width, grid=grid, limit=config.max_tokens, config=config)
     floor = min(config.min_side, sides[0] * grid.height, sides[1] * grid.width)
@@ -186,6 +187,11 @@ def plan_fit(
         fps=fps / stride,
         grid=(t, h, w),
     )
+
+
+def frame_stride(fps: float, target: float) -> int:
+    """Every how many frames one is kept to come near `target`; 1 if that is 0."""
+    return max(1, round(fps / target)) if target > 0 else 1
 
 
 def _fit_sides(
@@ -240,24 +246,32 @@ def fit_report(
         }
 
 
-def cut(video: np.ndarray, fit: Fit, *, start: int = 0) -> np.ndarray:
-    """The fitted window of a video, resized: `[frames, height, width, 3]` uint8.
+def decode_fitted(
+    data: bytes, fit: Fit, *, start: int = 0, name: str = "video bytes"
+) -> np.ndarray:
+    """The fitted window of a clip: `[frames, height, width, 3]` uint8.
 
     Args:
-      video: `[T, H, W, 3]` uint8; as many frames as `fit` was planned for.
-      fit: from `plan_fit`.
+      data: bytes of a video file.
+      fit: what `plan_fit` made of it.
       start: first native frame, in 0..`fit.spare`.
+      name: what errors call it.
 
     Raises:
-      ValueError: the video is not the one that was planned for.
+      MediaError: the bytes cannot be decoded.
+      ValueError: the clip is not the one that was planned for.
     """
-    if video.shape[:3] != fit.native:
+    window = media.decode(
+        data, name=name, start=start, max_frames=fit.frames, step=fit.stride
+    ).frames
+    expected = min(fit.frames, -(-(fit.native[0] - start) // fit.stride))
+    if window.shape[:3] != (expected, *fit.native[1:]):
         raise ValueError(
-            f"a clip announced as {_size(fit.native)} decodes to {_size(video.shape)}"
+            f"{name}: {_size((expected, *fit.native[1:]))} were announced, "
+            f"{_size(window.shape)} decode; make the dataset again"
         )
-    places = start + fit.stride * np.arange(fit.frames)
-    window = video[np.minimum(places, len(video) - 1)]
-    return resize(window, fit.height, width=fit.width)
+    held = np.repeat(window[-1:], fit.frames - len(window), axis=0)
+    return resize(np.concatenate([window, held]), fit.height, width=fit.width)
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -271,7 +285,7 @@ def resize(video: np.ndarray, height: int, *, width: int) -> np.ndarray:
     out = np.empty((len(video), height, width, 3), np.uint8)
     for index, frame in enumerate(video):
         image = Image.fromarray(np.ascontiguousarray(frame))
-        out[index] = image.resize((width, height), Image.Resampling.BICUBIC)
+        out[index] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     return out
 
 

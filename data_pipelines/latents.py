@@ -1,0 +1,383 @@
+"""Latents at rest: every clip through the encoder once, before the transformer trains.
+
+    plan    each clip is fitted to the grid (`transforms.plan_fit`), long ones cut
+    encode  clips of one fitted size together, so that few shapes are compiled
+    write   one ArrayRecord example per window, the files of `data_pipelines.records`
+
+The digest of the encoder and the statistics of each latent channel are stored beside
+the latents; whoever opens them may name the encoder it expects, and is refused if they
+are another's.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import tqdm
+
+from data_pipelines import records, sources, transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What makes latents.
+
+    Attributes:
+      encode: video `[B, T, H, W, 3]` float32 in [-1, 1] to mean `[B, t, h, w, z]`.
+      digest: identifies its parameters; latents of another digest are refused.
+      temporal_ratio: r, frames per latent frame after the first.
+      spatial_ratio: s, pixels per latent cell.
+      config: what is recorded beside the digest (JSON types).
+    """
+
+    encode: Callable[[np.ndarray], Any]
+    digest: str
+    temporal_ratio: int
+    spatial_ratio: int
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def grid(self, patch: tuple[int, int, int]) -> transforms.Grid:
+        return transforms.Grid.of(self.temporal_ratio, self.spatial_ratio, patch=patch)
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+    """How clips are fitted and encoded.
+
+    Attributes:
+      fit: limits of a fitted clip.
+      patch: patch of the transformer that will read the latents.
+      windows: at most this many windows of a clip longer than the limit, spread
+        evenly; 1 takes one at random.
+      batch: clips encoded together; a shorter batch is filled up, so that one fitted
+        size is compiled once.
+      chunk: windows that are encoded before any is written; order is kept.
+      seed: of the random windows.
+      threads: decoding threads.
+    """
+
+    fit: transforms.FitConfig = dataclasses.field(default_factory=transforms.FitConfig)
+    patch: tuple[int, int, int] = (1, 2, 2)
+    windows: int = 1
+    batch: int = 8
+    chunk: int = 512
+    seed: int = 0
+    threads: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentRecord:
+    """The latent of one window of a clip.
+
+    Attributes:
+      id: of the clip, with `#k` for window k where it has several.
+      latent: `[t, h, w, z]` float16, the posterior mean, not normalised.
+      fps: frames per second of the video it encodes.
+      captions: source name to text.
+      truth: ground truth of a procedural clip, empty otherwise.
+    """
+
+    id: str
+    latent: np.ndarray
+    fps: float
+    captions: Mapping[str, str]
+    truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_example(self) -> dict[str, Any]:
+        """The TFDS example; `captions` and `truth` travel as JSON."""
+        return {
+            "id": self.id,
+            "latent": np.ascontiguousarray(self.latent, "<f2").tobytes(),
+            "shape": np.array(self.latent.shape, np.int32),
+            "fps": np.float32(self.fps),
+            "captions": json.dumps(self.captions, sort_keys=True),
+            "truth": json.dumps(self.truth, sort_keys=True),
+        }
+
+    @classmethod
+    def from_example(cls, example: Mapping[str, Any]) -> "LatentRecord":
+        """Inverse of `to_example`, from what a TFDS data source returns."""
+        flat = np.frombuffer(bytes(example["latent"]), "<f2")
+        return cls(
+            id=_text(example["id"]),
+            latent=flat.reshape([int(size) for size in example["shape"]]),
+            fps=float(example["fps"]),
+            captions=json.loads(_text(example["captions"])),
+            truth=json.loads(_text(example["truth"])),
+        )
+
+
+class LatentDataset(Sequence[LatentRecord]):
+    """Random access to the latents of one split; made by `open_latents`.
+
+    Attributes:
+      info: dataset.json.
+      digest: of the encoder.
+      mean, std: per channel, over the training split.
+      shapes: the distinct `(t, h, w, z)` of all splits.
+    """
+
+    def __init__(self, source: Any, info: Mapping[str, Any]) -> None:
+        self._source = source
+        self.info = info
+        self.digest: str = info["encoder"]["digest"]
+        self.mean = np.array(info["mean"], np.float32)
+        self.std = np.array(info["std"], np.float32)
+        self.shapes = [tuple(shape) for shape in info["shapes"]]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"latent {index} of {size}")
+        return LatentRecord.from_example(self._source[int(index) % size])
+
+
+def open_latents(
+    path: str | Path, split: str = "train", *, digest: str | None = None
+) -> LatentDataset:
+    """Open one split of a latent dataset.
+
+    Args:
+      path: what `cache_latents` wrote.
+      split: 'train' or 'validation'.
+      digest: of the encoder they must come from; None for any.
+
+    Raises:
+      DatasetError: nothing there, damaged, or the latents of another encoder.
+    """
+    info = records.read_info(path)
+    if info.get("kind") != "latents":
+        raise records.DatasetError(f"{path}: holds {info.get('kind')}, not latents")
+    found = info["encoder"]["digest"]
+    if digest is not None and digest != found:
+        raise records.DatasetError(
+            f"{path}: latents of encoder {found[:12]}, but {digest[:12]} is in use; "
+            "cache them again with this encoder"
+        )
+    return LatentDataset(records.open_source(path, split), info)
+
+
+def cache_latents(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    encoder: Encoder,
+    config: CacheConfig | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Encode every split of a clip dataset; all or nothing is written.
+
+    Args:
+      dataset: a DATASET directory of clips.
+      output: the new directory.
+      encoder: what makes the latents.
+      config: how clips are fitted.
+      overwrite: replace a dataset that is in the way.
+
+    Returns:
+      What was written to dataset.json.
+
+    Raises:
+      DatasetError: `dataset` cannot be read, or `output` is in the way.
+      MediaError: a clip cannot be decoded.
+    """
+    from data_pipelines.builders import latents as builder
+
+    config = config or CacheConfig()
+    records.check_output(output, overwrite=overwrite)
+    info, grid = records.read_info(dataset), encoder.grid(config.patch)
+    splits = {
+        name: records.open_dataset(dataset, name)
+        for name, count in info["splits"].items()
+        if count
+    }
+    plans = {name: plan(clips, grid, config=config) for name, clips in splits.items()}
+    bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
+    with bar, records.publish(output, overwrite=overwrite) as work:
+        run = _Run(encoder, config, bar)
+        examples = {
+            name: run.examples(clips, plans[name]) for name, clips in splits.items()
+        }
+        directory = builder.Latents(data_dir=work, examples=examples).write()
+        facts = {
+            "kind": "latents",
+            "name": info.get("name", ""),
+            "encoder": {"digest": encoder.digest, "config": dict(encoder.config)},
+            "grid": dataclasses.asdict(grid),
+            "config": dataclasses.asdict(config),
+            "shapes": sorted(run.shapes),
+            **_statistics(work / directory),
+        }
+        report = [line for name in plans for line in _report(name, plans[name])]
+        return records.finish(work, directory, info=facts, report=report)
+
+
+def _report(split: str, windows: Sequence["Window"]) -> Iterator[dict[str, Any]]:
+    for line in transforms.fit_report((w.id, w.fit) for w in windows):
+        yield {"split": split, **line}
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One window of one clip.
+
+    Attributes:
+      index: of the clip in its split.
+      id: of the latent.
+      fit: what becomes of the clip.
+      start: first native frame.
+    """
+
+    index: int
+    id: str
+    fit: transforms.Fit
+    start: int
+
+
+def plan(
+    clips: sources.Source[records.ClipRecord],
+    grid: transforms.Grid,
+    *,
+    config: CacheConfig,
+) -> list[Window]:
+    """Which windows of which clips are encoded, at what size; every clip has one."""
+    windows = []
+    for index in range(len(clips)):
+        clip = clips[index]
+        fit = transforms.plan_fit(
+            clip.frames,
+            clip.height,
+            width=clip.width,
+            fps=clip.fps,
+            grid=grid,
+            config=config.fit,
+        )
+        count = min(config.windows, 1 + fit.spare // fit.span)
+        if count > 1:
+            starts = np.linspace(0, fit.spare, count).astype(int).tolist()
+        else:
+            rng = np.random.default_rng((config.seed, index))
+            starts = [int(rng.integers(fit.spare + 1))]
+        for number, start in enumerate(starts):
+            name = clip.id if count == 1 else f"{clip.id}#{number}"
+            windows.append(Window(index, name, fit, start))
+    return windows
+
+
+def load_window(clips: sources.Source[records.ClipRecord], window: Window) -> Any:
+    """Its clip, and its fitted video `[frames, height, width, 3]` uint8."""
+    clip = clips[window.index]
+    video = transforms.decode_fitted(
+        clip.video, window.fit, start=window.start, name=clip.id
+    )
+    return clip, video
+
+
+def batches_of_one_size(
+    windows: Sequence[Window], batch: int
+) -> list[list[tuple[int, Window]]]:
+    """Windows with their places, in batches that share a fitted size."""
+    groups: dict[Any, list[tuple[int, Window]]] = collections.defaultdict(list)
+    for place, window in enumerate(windows):
+        fit = window.fit
+        groups[fit.frames, fit.height, fit.width].append((place, window))
+    return [
+        group[start : start + batch]
+        for group in groups.values()
+        for start in range(0, len(group), batch)
+    ]
+
+
+def fitted_batches(
+    clips: sources.Source[records.ClipRecord],
+    windows: Sequence[Window],
+    *,
+    batch: int,
+    threads: int = 2,
+) -> Iterator[tuple[list[tuple[int, Window]], list[Any]]]:
+    """What `batches_of_one_size` and `load_window` give, decoded ahead by threads."""
+    batches = batches_of_one_size(windows, batch)
+
+    def load(places: list[tuple[int, Window]]) -> Any:
+        return places, [load_window(clips, window) for _, window in places]
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    yield from grain.MapDataset.source(batches).map(load).to_iter_dataset(options)
+
+
+class _Run:
+    """One run of `cache_latents`.
+
+    Attributes:
+      shapes: of the latents made so far.
+    """
+
+    def __init__(self, encoder: Encoder, config: CacheConfig, bar: Any) -> None:
+        self.encoder = encoder
+        self.config = config
+        self.bar = bar
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def examples(
+        self, clips: sources.Source[records.ClipRecord], windows: Sequence[Window]
+    ) -> Iterator[dict[str, Any]]:
+        """The examples of one split, in order."""
+        for start in range(0, len(windows), self.config.chunk):
+            chunk = windows[start : start + self.config.chunk]
+            done: dict[int, dict[str, Any]] = {}
+            for places, loaded in fitted_batches(
+                clips, chunk, batch=self.config.batch, threads=self.config.threads
+            ):
+                latents = self._encode([video for _, video in loaded])
+                self.shapes.add(latents.shape[1:])
+                for (place, window), (clip, _), latent in zip(
+                    places, loaded, latents, strict=True
+                ):
+                    record = LatentRecord(
+                        window.id, latent, window.fit.fps, clip.captions, clip.truth
+                    )
+                    done[place] = record.to_example()
+                self.bar.update(len(places))
+            yield from (done[place] for place in range(len(chunk)))
+
+    def _encode(self, videos: list[np.ndarray]) -> np.ndarray:
+        """`[len(videos), t, h, w, z]` float16, computed at the full batch size."""
+        filled = videos + [videos[-1]] * (self.config.batch - len(videos))
+        x = np.stack(filled).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        latents = np.asarray(self.encoder.encode(x), np.float32)[: len(videos)]
+        largest = float(np.abs(latents).max())
+        if not largest <= np.finfo(np.float16).max:
+            raise ValueError(
+                f"the encoder gave latents up to {largest}, which float16 cannot hold; "
+                "train it further"
+            )
+        return latents.astype(np.float16)
+
+
+def _statistics(directory: Path) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel over the training split."""
+    import tensorflow_datasets as tfds
+
+    from soraflax.nn import autoencoder
+
+    built: Any = tfds.builder_from_directory(str(directory))
+    split = "train" if "train" in built.info.splits else next(iter(built.info.splits))
+    source = built.as_data_source(split)
+    found = autoencoder.latent_statistics(
+        LatentRecord.from_example(example).latent for example in source
+    )
+    return {"mean": list(found.mean), "std": list(found.std)}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
