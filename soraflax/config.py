@@ -117,7 +117,7 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
             yield from _leaves(value, f"{path}.{key}" if path else key)
-    else:
+    elif path:
         yield path, tree
 
 

@@ -168,7 +168,8 @@ def train(
       Diverged: no step of a whole log window was finite.
       ValueError: the data ended early, or a batch does not divide over the mesh.
     """
-    start, steps, window = int(current.step), run.config.steps, []
+    start, steps = int(current.step), run.config.steps
+    window, compiled = [], set()
     with stop_signals() as stopping:
         for number in range(start, steps):
             if number > start and _due(number, run.config.evaluate_every):
@@ -179,14 +180,17 @@ def train(
             batch = next_batch(run, number)
             on_device = put_batch(batch, run.job.mesh)
             current, values = train_step(current, on_device, run.job.key)
-            # One step stays in flight while the next batch is read; the first step,
-            # mostly compilation, is waited for and not counted.
-            jax.block_until_ready(window[-1] if window else values)
-            run.meter.add(batch, time.perf_counter() - began)
+            # One step stays in flight while the next batch is read. The first of each
+            # shape, mostly compilation, is waited for and not timed.
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            jax.block_until_ready(
+                window[-1] if window and shapes in compiled else values
+            )
+            if shapes in compiled:
+                run.meter.add(batch, time.perf_counter() - began)
+            compiled.add(shapes)
             window.append(values)
             run.writer.advance()
-            if number == start:
-                run.meter.clear()
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
                 log(number + 1, window, run)
                 window.clear()

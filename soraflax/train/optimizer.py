@@ -82,7 +82,13 @@ def make_optimizer(
         weight_decay=config.weight_decay,
         mask=decayed,
     )
-    return optax.chain(clip, adamw) if clip else adamw
+    chain = optax.chain(clip, adamw) if clip else adamw
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax: decay ** int32 count
+            return chain.update(grads, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def decayed(params: Any) -> Any:

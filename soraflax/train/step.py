@@ -50,7 +50,7 @@ def make_train_step(
     def step(state: TrainState, batch: Any, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
         (value, extra), grads = _gradients(loss, state.params, batch, key, accumulate)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(value)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -60,7 +60,7 @@ def make_train_step(
         metrics = extra | {
             "loss": value,
             "gradient_norm": norm,
-            "parameter_norm": optax.global_norm(params),
+            "parameter_norm": optax.tree.norm(params),
             "learning_rate": schedule(state.step),
             "skipped": 1.0 - finite.astype(jnp.float32),
         }

@@ -1,0 +1,116 @@
+"""Checkpoints: bit for bit, on any mesh, and refused when damaged or foreign."""
+
+import json
+import pathlib
+from typing import Any
+
+import chex
+import jax
+import pytest
+
+from soraflax.train import checkpoint, optimizer, state
+from tests.train import toy
+
+
+def _state(where: Any) -> tuple[Any, Any]:
+    job = toy.job(where)
+    chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
+    return state.create(job.params, chain, shardings=job.shardings, mesh=where)
+
+
+def _saved(folder: pathlib.Path, *, count: int = 8) -> Any:
+    current, _ = _state(toy.mesh(count))
+    with checkpoint.Checkpointer(folder) as keeper:
+        data = toy.Data(position=3)
+        keeper.save(3, current, iterator=data, config=toy.IDENTITY)
+    return current
+
+
+def _restore(folder: pathlib.Path, *, count: int = 8, **options: Any) -> Any:
+    current, places = _state(toy.mesh(count))
+    data = toy.Data()
+    with checkpoint.Checkpointer(folder) as keeper:
+        got = keeper.restore(
+            state.abstract(current, places),
+            iterator=data,
+            **{"config": toy.IDENTITY, **options},
+        )
+    return got, data
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_another_mesh_reads_the_same_bits(tmp_path: pathlib.Path, count: int) -> None:
+    saved = _saved(tmp_path)
+    got, data = _restore(tmp_path, count=count)
+    chex.assert_trees_all_equal(jax.device_get(saved), jax.device_get(got))
+    assert data.position == 3
+    assert len(got.params["Linear_0"]["kernel"].sharding.device_set) == count
+
+
+def test_a_flipped_bit_in_any_file_is_refused(tmp_path: pathlib.Path) -> None:
+    _saved(tmp_path)
+    files = [p for p in (tmp_path / "3").rglob("*") if p.is_file()]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        middle = len(whole) // 2
+        path.write_bytes(
+            whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        )
+        with pytest.raises(checkpoint.CheckpointError) as caught:
+            checkpoint.verify(tmp_path / "3")
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+    checkpoint.verify(tmp_path / "3")
+
+
+def test_damage_stops_a_restore(tmp_path: pathlib.Path) -> None:
+    _saved(tmp_path)
+    path = max((tmp_path / "3").rglob("*"), key=lambda p: p.stat().st_size)
+    whole = bytearray(path.read_bytes())
+    whole[100] ^= 64
+    path.write_bytes(whole)
+    with pytest.raises(checkpoint.CheckpointError, match=r"damaged|missing"):
+        _restore(tmp_path)
+    path.unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="missing"):
+        _restore(tmp_path)
+
+
+def test_an_unsealed_step_is_not_finished(tmp_path: pathlib.Path) -> None:
+    current = _saved(tmp_path)
+    with checkpoint.Checkpointer(tmp_path) as keeper:
+        keeper.save(5, current, iterator=toy.Data(position=5), config=toy.IDENTITY)
+    (tmp_path / "5" / checkpoint.DIGESTS).unlink()
+    with checkpoint.Checkpointer(tmp_path) as keeper:
+        assert keeper.latest() == 3
+        keeper.save(5, current, iterator=toy.Data(position=5), config=toy.IDENTITY)
+        keeper.wait()
+        assert keeper.latest() == 5
+
+
+def test_another_configuration_is_refused(tmp_path: pathlib.Path) -> None:
+    _saved(tmp_path)
+    other = {**toy.IDENTITY, "model": {"width": 32}}
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"trained with model.width=16.*has 32"
+    ):
+        _restore(tmp_path, config=other)
+    got, _ = _restore(tmp_path, config=other, may_differ=("model.width",))
+    assert int(got.step) == 0
+
+
+def test_only_the_last_are_kept(tmp_path: pathlib.Path) -> None:
+    current, _ = _state(toy.mesh(1))
+    with checkpoint.Checkpointer(tmp_path, keep=2) as keeper:
+        for step in (1, 2, 3):
+            keeper.save(step, current, iterator=toy.Data(), config=toy.IDENTITY)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+    assert json.loads((tmp_path / "3" / checkpoint.DIGESTS).read_text())
+
+
+def test_nothing_to_restore(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
+        _restore(tmp_path)

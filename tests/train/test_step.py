@@ -1,0 +1,143 @@
+"""The optimizer step: what it computes, sharded or not."""
+
+import dataclasses
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from soraflax.train import loop, optimizer, state, step
+from tests.train import toy
+
+
+def _step(where: Any, *, loss: Any = toy.loss, accumulate: int = 1) -> Any:
+    job = toy.job(where)
+    chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
+    first, places = state.create(job.params, chain, shardings=job.shardings, mesh=where)
+    schedule = optimizer.make_schedule(toy.OPTIMIZER, steps=10)
+    made = step.make_train_step(
+        loss,
+        chain,
+        schedule=schedule,
+        ema_decay=0.9,
+        shardings=places,
+        accumulate=accumulate,
+    )
+    return made, first, places
+
+
+def _run(count: int, steps: int, **options: Any) -> Any:
+    where = toy.mesh(count)
+    with jax.set_mesh(where):
+        train_step, current, _ = _step(where, **options)
+        data, values = toy.Data(), []
+        for _ in range(steps):
+            batch = loop.put_batch(next(data), where)
+            current, metrics = train_step(current, batch, jax.random.key(1))
+            values.append(float(metrics["loss"]))
+    return jax.device_get(current), values
+
+
+def test_sharded_equals_one_device() -> None:
+    one, losses = _run(1, 3)
+    many, sharded_losses = _run(8, 3)
+    chex.assert_trees_all_close(one.params, many.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(one.ema, many.ema, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(losses, sharded_losses, rtol=1e-5)
+
+
+def test_state_lives_where_its_parameter_does() -> None:
+    where = toy.mesh(8)
+    train_step, first, places = _step(where)
+    with jax.set_mesh(where):
+        batch = loop.put_batch(next(toy.Data()), where)
+        after, _ = train_step(first, batch, jax.random.key(0))
+    moments = after.opt_state[1][0].mu
+    for tree in (after.params, after.ema, moments):
+        assert tree["Linear_0"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    shardings = jax.tree.map(lambda x: x.sharding, after)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, shardings, places))
+
+
+def test_input_state_is_donated() -> None:
+    where = toy.mesh(1)
+    train_step, first, _ = _step(where)
+    with jax.set_mesh(where):
+        train_step(first, next(toy.Data()), jax.random.key(0))
+    assert all(x.is_deleted() for x in jax.tree.leaves(first.params))
+
+
+def test_accumulation_is_the_mean_over_microbatches() -> None:
+    def quiet(params: Any, batch: Any, key: jax.Array) -> Any:
+        del key
+        out = toy.Net().apply({"params": params}, batch["x"])
+        return jnp.mean(jnp.square(out - batch["x"])), {}
+
+    for count in (1, 8):
+        whole, _ = _run(count, 2, loss=quiet)
+        parts, _ = _run(count, 2, loss=quiet, accumulate=2)
+        chex.assert_trees_all_close(whole.params, parts.params, rtol=1e-4, atol=1e-6)
+
+
+def test_microbatches_must_divide() -> None:
+    with pytest.raises(ValueError, match="batch of 8 does not divide into 3 micro"):
+        step.split_batch({"x": jnp.zeros((8, 2))}, 3)
+
+
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
+    where = toy.mesh(1)
+    train_step, first, _ = _step(where)
+    before = jax.device_get(first.params)
+    with jax.set_mesh(where):
+        bad = {"x": np.full((8, 8), np.nan, np.float32)}
+        after, values = train_step(first, bad, jax.random.key(0))
+    assert values["skipped"] == 1.0
+    assert int(after.step) == 1
+    chex.assert_trees_all_equal(before, jax.device_get(after.params))
+
+
+def test_average_follows_its_equation() -> None:
+    where = toy.mesh(1)
+    train_step, first, _ = _step(where)
+    start = jax.device_get(first.params)
+    with jax.set_mesh(where):
+        after, _ = train_step(first, next(toy.Data()), jax.random.key(0))
+    expected = jax.tree.map(
+        lambda e, p: np.float32(0.1) * e + np.float32(0.9) * p,
+        start,
+        jax.device_get(after.params),
+    )
+    chex.assert_trees_all_close(expected, after.ema, rtol=1e-6)
+
+
+def test_schedule_warms_up_then_falls_to_its_fraction() -> None:
+    config = optimizer.OptimizerConfig(learning_rate=2.0, warmup=4, final_fraction=0.25)
+    rate = optimizer.make_schedule(config, steps=20)
+    rates = np.asarray([rate(k) for k in range(21)])
+    np.testing.assert_allclose(rates[:4], [0.5, 1.0, 1.5, 2.0])
+    assert (np.diff(rates[4:]) < 0).all()
+    np.testing.assert_allclose(rates[20], 0.5)
+    constant = dataclasses.replace(config, schedule="constant")
+    assert optimizer.make_schedule(constant, steps=20)(19) == 2.0
+
+
+def test_decay_spares_norms_and_biases() -> None:
+    params = toy.job(toy.mesh(1)).params
+    mask = optimizer.decayed(params)
+    assert mask["Linear_0"] == {"kernel": True, "bias": False}
+    assert mask["RMSNorm_0"] == {"scale": False}
+    chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = chain.update(still, chain.init(params), params)
+    assert optax.tree.norm(updates["Linear_0"]["kernel"]) > 0
+    assert optax.tree.norm(updates["RMSNorm_0"]) == 0
+
+
+def test_a_batch_that_does_not_divide_names_both_numbers() -> None:
+    with pytest.raises(ValueError, match="size 6 does not divide over 4 shards"):
+        loop.put_batch(next(toy.Data(rows=6)), toy.mesh(8))
