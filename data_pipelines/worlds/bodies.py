@@ -22,6 +22,10 @@ from data_pipelines.worlds import captions, draw, palette, scenes, truth
 _MARGIN = 0.03  # short sides between a body that stays inside and the frame's edge
 _GAP = 0.06  # short sides between bodies that never touch
 _ATTEMPTS = 5000
+_PROBABILITIES = (
+    *("image_share", "twins", "gravity", "bounce", "leave"),
+    *("spin", "occluder", "pan", "dotted"),
+)
 
 Option = TypeVar("Option")
 
@@ -85,6 +89,11 @@ class WorldConfig:
             raise ValueError(f"frames {self.frames}: use 1 or more")
         if not self.fps or min(self.fps) <= 0:
             raise ValueError(f"fps {self.fps}: use rates above 0, as 8.0")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} {getattr(self, name)}: use a probability, 0 to 1"
+                )
         if not 1 <= len(self.counts) <= 3 or sum(self.counts) <= 0:
             raise ValueError(
                 f"counts {self.counts}: give the probabilities of 1, 2 and 3 bodies"
@@ -139,7 +148,7 @@ def prompts(
     """
     found: dict[str, dict[str, Any]] = {}
     dice = _Dice(seed, 0, purpose=1)
-    for _ in range(_ATTEMPTS + 100 * count):
+    for _ in range(_ATTEMPTS + 20 * count):
         if len(found) == count:
             return list(found.items())
         background = dice.choice(config.backgrounds)
@@ -214,8 +223,10 @@ def _allowed_objects(
 ) -> bool:
     if holdout == "any":
         return True
-    keys = ("colour", "shape", "direction")
-    new = any(held_out(*(item[k] for k in keys), background) for item in objects)
+    new = any(
+        held_out(item["colour"], item["shape"], item["direction"], background)
+        for item in objects
+    )
     return new == (holdout == "only")
 
 

@@ -132,7 +132,7 @@ def _alike(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> int:
 
 def _background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     """The background's name, and its colour as it is in this video."""
-    flat = pixels[:: max(1, len(pixels) // 5)].reshape(-1, 3)
+    flat = pixels[:: max(1, len(pixels) // 4), ::2, ::2].reshape(-1, 3)
     colours = np.array(list(palette.BACKGROUNDS.values()), np.float32)
     distance = np.sqrt(np.square(flat[:, None] - colours).sum(-1))
     nearest = distance.argmin(1)
@@ -158,7 +158,8 @@ def _find_blobs(
     least = _LEAST_AREA * short**2
     coarse = (distance > _CONTRAST) & ~bar[:, None, :]
     coarse = ndimage.binary_opening(coarse, _FLAT[:, 1:2] | _FLAT[:, :, 1:2])
-    labels, _ = ndimage.label(coarse, structure=_FLAT)
+    labels = np.zeros(coarse.shape, np.int32)
+    ndimage.label(coarse, structure=_FLAT, output=labels)
     blobs = []
     for label, window in enumerate(ndimage.find_objects(labels), start=1):
         mine = labels[window] == label
@@ -218,8 +219,8 @@ def _moments(
         abs((soft * z**n).sum() / mass) / max(spread, 1e-6) ** (n / 2)
         for n in (3, 4, 5)
     ]
-    filled = ndimage.binary_fill_holes(solid)
-    full = float(np.where(filled & ~solid, 1.0, soft).sum()) if filled.any() else mass
+    inside = np.asarray(ndimage.binary_fill_holes(solid), bool) & ~solid
+    full = float(np.where(inside, 1.0, soft).sum())
     holes = 1 - mass / full
     return np.array([spread / mass, *powers, holes]), full, (cx + 0.5, cy + 0.5)
 
@@ -307,7 +308,8 @@ def _direction(track: list[Blob], camera: np.ndarray, *, short: int) -> str | No
 def _camera(pixels: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """c(t) in pixels, `[T]`, by equation (2)."""
     grey = ndimage.gaussian_filter(pixels.mean(-1), (0, 1, 1))
-    plain = ~ndimage.binary_dilation(distance > _CONTRAST, _FLAT, iterations=3)
+    near = ndimage.binary_dilation(distance > _CONTRAST, _FLAT, iterations=3)
+    plain = np.logical_not(near)
     steps = np.zeros(len(pixels))
     slope = np.gradient(grey, axis=2)
     for frame in range(1, len(pixels)):

@@ -153,14 +153,14 @@ def _clear(scene: scenes.Scene, boxes: np.ndarray, seen: np.ndarray) -> np.ndarr
         before = boxes[..., 2] <= (middle - half - GAP)[:, None]
         after = boxes[..., 0] >= (middle + half + GAP)[:, None]
         clear &= (before | after).all(1)
-    return clear
+    return np.asarray(clear)
 
 
 def _gap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The distance between two tracks of boxes, `[T]`, 0 where they overlap."""
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, 2:], second[:, 2:])
-    return np.hypot(*np.maximum(low - high, 0).T)
+    return np.sqrt(np.square(np.maximum(low - high, 0)).sum(-1))
 
 
 def _visible(
