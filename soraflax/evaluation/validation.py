@@ -1,0 +1,81 @@
+"""Validation loss at fixed noise levels.
+
+A training loss averages over random levels, and is mostly noise itself. Here every
+held-out segment is seen at each of a few levels, always with the same noise:
+
+    L(t) = mean over segments of the loss at level t,   t = 0.1, 0.3, ..., 0.9.   (1)
+
+Two models of the same process can be compared level by level, low levels being about
+detail and high ones about layout.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soraflax.ops import packing
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+LossAt = Callable[[Any, packing.Packed, jax.Array, jax.Array], jax.Array]
+
+
+class Validation:
+    """Computes (1) of a model's parameters, on batches that stay the same.
+
+    Args:
+      loss_at: `(params, packed, levels [B, S + 1], noise [B, N, P]) -> scalar`, pure.
+      batches: clean packed rows of held-out clips; read once and kept.
+      levels: t of equation (1).
+      seed: of the noise.
+
+    Raises:
+      ValueError: no batches, or a level outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        loss_at: LossAt,
+        batches: Iterable[packing.Packed],
+        *,
+        levels: Sequence[float] = LEVELS,
+        seed: int = 0,
+    ) -> None:
+        self._batches = [b for b in batches if np.any(np.asarray(b.segments) > 0)]
+        self._levels = tuple(levels)
+        self._seed = seed
+        if not self._batches:
+            raise ValueError("no clips to validate on: the split is empty")
+        for level in self._levels:
+            if not 0 < level <= 1:
+                raise ValueError(f"validation level {level}: use one in (0, 1]")
+
+        def at(params: Any, packed: packing.Packed, level: Any, key: Any) -> Any:
+            shape = (packed.segments.shape[0], packed.max_segments + 1)
+            noise = jax.random.normal(key, packed.tokens.shape, jnp.float32)
+            return loss_at(params, packed, jnp.full(shape, level), noise)
+
+        self._at = jax.jit(at)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """`validation/loss_t0.1` and so on, and their mean, `validation/loss`."""
+        counts = [int(np.max(b.segments, axis=1).sum()) for b in self._batches]
+        result = {}
+        for level in self._levels:
+            values = [
+                self._at(
+                    params,
+                    batch,
+                    jnp.float32(level),
+                    jax.random.fold_in(jax.random.key(self._seed), index),
+                )
+                for index, batch in enumerate(self._batches)
+            ]
+            values = [float(v) for v in jax.device_get(values)]
+            result[f"validation/loss_t{level:g}"] = float(
+                np.average(values, weights=counts)
+            )
+        return result | {"validation/loss": float(np.mean(list(result.values())))}

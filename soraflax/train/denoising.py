@@ -1,0 +1,248 @@
+"""The transformer's training objective: denoise the unknown tokens of packed rows.
+
+Every segment s of a row draws one level t_s, shifted by its own token count (equations
+1 to 3 of `schedule`), and a canvas: which of its tokens are already known. With n the
+tokens of a row,
+
+    known n     enters clean, at level 0
+    unknown n   enters as alpha(t_s) x0 + sigma(t_s) noise, at level t_s          (1)
+    loss      = sum over unknown n of  w_n lambda(t_s) |prediction - target|^2 / P  (2)
+
+with w and lambda as in `diffusion.loss`. Canvases are drawn for every segment of more
+than one frame: nothing known, or the first frame, or a run of frames at the start or
+the end, at the rates of `CanvasRates`. They are what one model needs to animate an
+image or to extend a clip either way.
+
+Draws depend on the key, the row and the segment's id, not on what else is in the row.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from soraflax.diffusion import loss as losses
+from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import schedule
+from soraflax.ops import packing
+
+Packed = packing.Packed
+Predict = Callable[[Any, Packed], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class CanvasRates:
+    """How often a clip enters with part of it known; the rest of the time nothing is.
+
+    Attributes:
+      first_frame: the first latent frame is known.
+      prefix: the first k latent frames are, k uniform in 1..t-1.
+      suffix: the last k latent frames are.
+    """
+
+    first_frame: float = 0.0
+    prefix: float = 0.0
+    suffix: float = 0.0
+
+    def __post_init__(self) -> None:
+        rates = (self.first_frame, self.prefix, self.suffix)
+        if min(rates) < 0 or sum(rates) > 1:
+            raise ValueError(f"canvas rates {rates} must be >= 0 and sum to at most 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingConfig:
+    """The objective.
+
+    Attributes:
+      process: a name in `diffusion.process.PROCESSES`.
+      prediction: what the model outputs: 'velocity', 'epsilon' or 'x0'.
+      levels: how levels are drawn, before the shift.
+      shift: the shift of a segment by its token count.
+      weighting: 'segment' or 'token'; who counts.
+      min_snr: gamma of min-SNR weighting; 0 weighs every level alike.
+      canvases: how often part of a clip is known.
+    """
+
+    process: str = "rectified_flow"
+    prediction: str = "velocity"
+    levels: schedule.LogitNormal | schedule.Uniform = dataclasses.field(
+        default_factory=schedule.LogitNormal
+    )
+    shift: schedule.TokenCountShift = dataclasses.field(
+        default_factory=schedule.TokenCountShift
+    )
+    weighting: str = "segment"
+    min_snr: float = 0.0
+    canvases: CanvasRates = CanvasRates()
+
+    def __post_init__(self) -> None:
+        process_lib.make(self.process, self.prediction)
+        if self.weighting not in losses.WEIGHTINGS:
+            known = ", ".join(losses.WEIGHTINGS)
+            raise ValueError(f"unknown weighting {self.weighting!r}; known: {known}")
+
+    @property
+    def level_weight(self) -> losses.LevelWeight:
+        return losses.MinSNR(self.min_snr) if self.min_snr else losses.Unweighted()
+
+
+def loss(
+    params: Any,
+    packed: Packed,
+    key: jax.Array,
+    *,
+    predict: Predict,
+    config: DenoisingConfig,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Equation (2) of a batch of rows.
+
+    Args:
+      params: of the model.
+      packed: clean, normalised tokens; what `packed.known` marks stays known.
+      key: for levels, canvases and noise.
+      predict: `(params, packed) -> [B, N, P]`, `predict_with(module)` for a Linen one.
+      config: the objective.
+
+    Returns:
+      The loss, and scalars: useful_tokens, segments, packing, known, level.
+    """
+    level_key, canvas_key, noise_key = jax.random.split(key, 3)
+    packed = draw_canvases(packed, canvas_key, rates=config.canvases)
+    levels = draw_levels(packed, level_key, config=config)
+    noise = jax.random.normal(noise_key, packed.tokens.shape, jnp.float32)
+    value = loss_at(
+        params, packed, levels=levels, noise=noise, predict=predict, config=config
+    )
+    present = packed.segments > 0
+    count = jnp.sum(present, dtype=jnp.float32)
+    drawn = jnp.where(present, packing.spread(levels, packed.segments), 0.0)
+    return value, {
+        "useful_tokens": count,
+        "segments": jnp.sum(jnp.max(packed.segments, axis=1), dtype=jnp.float32),
+        "packing": count / present.size,
+        "known": jnp.sum(packed.known, dtype=jnp.float32) / jnp.maximum(count, 1.0),
+        "level": jnp.sum(drawn) / jnp.maximum(count, 1.0),
+    }
+
+
+def loss_at(
+    params: Any,
+    packed: Packed,
+    *,
+    levels: Float[Array, "B S1"],
+    noise: Float[Array, "B N P"],
+    predict: Predict,
+    config: DenoisingConfig,
+) -> jax.Array:
+    """Equation (2) at given levels, one per segment id (0 included), and noise."""
+    process = process_lib.make(config.process, config.prediction)
+    noisy = corrupt(packed, levels=levels, noise=noise, process=process)
+    t = noisy.noise_levels
+    target = process_lib.target(process, packed.tokens, noise, t[..., None])
+    unknown = (packed.segments > 0) & ~packed.known
+    counts = packing.segment_sum(
+        unknown.astype(jnp.float32), packed.segments, max_segments=packed.max_segments
+    )
+    weights = losses.token_weights(
+        unknown, packing.spread(counts, packed.segments), weighting=config.weighting
+    )
+    weights = weights * config.level_weight(process, t)
+    return losses.weighted_mse(predict(params, noisy), target, weights)
+
+
+def corrupt(
+    packed: Packed,
+    *,
+    levels: Float[Array, "B S1"],
+    noise: Float[Array, "B N P"],
+    process: process_lib.Process,
+) -> Packed:
+    """Equation (1): noisy tokens and the table of levels that says so; padding is 0."""
+    noisy = packed.replace(levels=packing.level_table(levels))
+    t = noisy.noise_levels[..., None]
+    tokens = process_lib.add_noise(process, packed.tokens, noise, t)
+    tokens = jnp.where(packed.known[..., None], packed.tokens, tokens)
+    present = (packed.segments > 0)[..., None]
+    return noisy.replace(tokens=jnp.where(present, tokens, 0.0))
+
+
+def predict_with(module: Any) -> Predict:
+    """`predict` of a Linen module that takes a `Packed`."""
+    return lambda params, packed: module.apply({"params": params}, packed)
+
+
+def draw_levels(
+    packed: Packed, key: jax.Array, *, config: DenoisingConfig
+) -> Float[Array, "B S1"]:
+    """One level per row and segment id, shifted by the segment's token count."""
+    tokens = packing.segment_sum(
+        (packed.segments > 0).astype(jnp.float32),
+        packed.segments,
+        max_segments=packed.max_segments,
+    )
+    levels = jax.vmap(jax.vmap(config.levels))(_segment_keys(key, tokens.shape))
+    return schedule.shift_level(levels, config.shift(tokens))
+
+
+def draw_canvases(packed: Packed, key: jax.Array, *, rates: CanvasRates) -> Packed:
+    """Mark what is known of each clip, beside what `packed` marks already.
+
+    At least one frame of every clip stays as it was, and so does every image.
+    """
+    if rates == CanvasRates():
+        return packed
+    index, frames = frame_places(packed)
+    keys = _segment_keys(key, (packed.segments.shape[0], packed.max_segments + 1))
+    pair = jax.vmap(jax.vmap(lambda k: jax.random.uniform(k, (2,))))(keys)
+    kind = packing.spread(pair[..., 0], packed.segments)
+    run = 1.0 + jnp.floor(
+        packing.spread(pair[..., 1], packed.segments) * (frames - 1.0)
+    )
+    run = jnp.minimum(run, frames - 1.0)
+    first, prefix = rates.first_frame, rates.first_frame + rates.prefix
+    suffix = prefix + rates.suffix
+    known = (kind < first) & (index < 1.0)
+    known |= (kind >= first) & (kind < prefix) & (index < run)
+    known |= (kind >= prefix) & (kind < suffix) & (index >= frames - run)
+    known &= (frames > 1.0) & (packed.segments > 0)
+    both = (known | packed.known).astype(packed.level_ids.dtype)
+    return packed.replace(level_ids=packed.level_ids // 2 * 2 + both)
+
+
+def frame_places(
+    packed: Packed,
+) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
+    """For every token, its frame (0, 1, ...) within its segment and the frame count.
+
+    Both in patches along time, found from positions, whatever their spacing: frames
+    are the distinct times, of which each has as many tokens as the first.
+    """
+    time, segments = packed.positions[..., 0], packed.segments
+    ids = jnp.arange(packed.max_segments + 1)
+    mine: Bool[Array, "B N S1"] = segments[..., None] == ids
+    start = jnp.min(jnp.where(mine, time[..., None], jnp.inf), axis=1)
+    stop = jnp.max(jnp.where(mine, time[..., None], -jnp.inf), axis=1)
+    start, stop = packing.spread(start, segments), packing.spread(stop, segments)
+
+    def count(where: Bool[Array, "B N"]) -> Float[Array, "B N"]:
+        sums = packing.segment_sum(
+            where.astype(jnp.float32), segments, max_segments=packed.max_segments
+        )
+        return packing.spread(sums, segments)
+
+    per_frame = count((time == start) & (segments > 0))
+    frames = jnp.maximum(count(segments > 0) / jnp.maximum(per_frame, 1.0), 1.0)
+    extent = jnp.where(stop > start, stop - start, 1.0)
+    index = jnp.round((time - start) / extent * (frames - 1.0))
+    return index, frames
+
+
+def _segment_keys(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A key for each row and segment id that depends on nothing else."""
+    fold = jax.random.fold_in
+    rows = jax.vmap(fold, (None, 0))(key, jnp.arange(shape[0]))
+    return jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(rows, jnp.arange(shape[1]))

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraflax.evaluation import validation
+from soraflax.ops import packing, patch
+
+SHAPE = packing.RowShape(tokens=24, text=4, segments=2)
+
+
+def batch(counts, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def clip():
+        return packing.Segment(
+            tokens=rng.normal(size=(6, 3)).astype(np.float32),
+            positions=patch.positions((1, 2, 3)),
+            known=np.zeros(6, bool),
+            text=np.ones(1, np.int32),
+        )
+
+    return packing.assemble([[clip() for _ in range(n)] for n in counts], SHAPE)
+
+
+def loss_at(params, packed, levels, noise):
+    present = packed.segments > 0
+    value = jnp.where(present[..., None], params + levels[0, 0] * noise, 0.0)
+    return jnp.sum(jnp.square(value)) / jnp.sum(present, dtype=jnp.float32)
+
+
+def test_the_same_every_time_and_higher_for_a_worse_model():
+    def make(seed):
+        return validation.Validation(
+            loss_at, [batch((2, 1)), batch((1, 0), seed=1)], seed=seed
+        )
+
+    a, b = make(0)(jnp.float32(0)), make(0)(jnp.float32(0))
+    assert a == b
+    assert a != make(1)(jnp.float32(0))
+    assert make(0)(jnp.float32(5))["validation/loss"] > a["validation/loss"]
+    assert list(a) == [
+        *(f"validation/loss_t{t}" for t in ("0.1", "0.3", "0.5", "0.7", "0.9")),
+        "validation/loss",
+    ]
+    values = list(a.values())
+    assert values[:5] == sorted(values[:5])
+    np.testing.assert_allclose(values[5], np.mean(values[:5]))
+
+
+def test_batches_weigh_by_their_clips():
+    """Three clips of error 1 and one of error 5 average 2."""
+
+    def constant(params, packed, levels, noise):
+        return jnp.where(jnp.max(packed.segments) > 1, 1.0, 5.0)
+
+    check = validation.Validation(
+        constant, [batch((2, 1)), batch((1, 0))], levels=(0.5,)
+    )
+    assert check(jnp.float32(0))["validation/loss"] == 2.0
+
+
+def test_empty_batches_and_bad_levels_are_refused():
+    empty = jax.tree.map(np.zeros_like, batch((1, 1)))
+    with pytest.raises(ValueError, match="split is empty"):
+        validation.Validation(loss_at, [empty])
+    with pytest.raises(ValueError, match=r"level 0: use one in \(0, 1\]"):
+        validation.Validation(loss_at, [batch((1, 1))], levels=(0,))
