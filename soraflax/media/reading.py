@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from soraflax.media import common
-from soraflax.media.common import MediaError, Probe, Video
 
 _DEMUXERS = "mov,matroska,avi,gif,png_pipe,jpeg_pipe"
 
@@ -45,7 +44,7 @@ def read_video(
     max_frames: int | None = None,
     size: tuple[int, int] | None = None,
     max_pixels: int = common.MAX_PIXELS,
-) -> Video:
+) -> common.Video:
     """Decode a video or image file; arguments and errors as in `decode`."""
     data = read_bytes(path)
     return decode(
@@ -62,7 +61,7 @@ def decode(
     step: int = 1,
     size: tuple[int, int] | None = None,
     max_pixels: int = common.MAX_PIXELS,
-) -> Video:
+) -> common.Video:
     """Decode the bytes of a video or image file.
 
     Args:
@@ -86,8 +85,8 @@ def decode(
     with _stream(io.BytesIO(data), name, max_pixels) as stream:
         kept = _select(stream, slice(start, stop, step), size)
         if not kept:
-            raise MediaError(f"{name}: no frames from frame {start} on")
-        return Video(np.stack(kept), stream.fps / step)
+            raise common.MediaError(f"{name}: no frames from frame {start} on")
+        return common.Video(np.stack(kept), stream.fps / step)
 
 
 def probe(
@@ -95,7 +94,7 @@ def probe(
     *,
     name: str | None = None,
     max_pixels: int = common.MAX_PIXELS,
-) -> Probe:
+) -> common.Probe:
     """Decode every frame of a file or of its bytes, keeping only the facts.
 
     Raises:
@@ -110,7 +109,7 @@ def probe(
         width, height = stream.size
         if turns % 2:
             width, height = height, width
-        return Probe(
+        return common.Probe(
             frames=count if stream.order is None else len(stream.order),
             height=height,
             width=width,
@@ -151,7 +150,9 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
     try:
         file = open(source, "rb")  # noqa: SIM115
     except OSError as error:
-        raise MediaError(f"{os.fspath(source)}: {common.cause(error)}") from error
+        raise common.MediaError(
+            f"{os.fspath(source)}: {common.cause(error)}"
+        ) from error
     with file:
         yield file
 
@@ -165,16 +166,16 @@ def _stream(file: BinaryIO, name: str, max_pixels: int) -> Iterator[_Stream]:
     except (pyav.FFmpegError, ValueError) as error:
         file.seek(0)
         cause = "not a video or image" if file.read(1) else "empty file"
-        raise MediaError(f"{name}: {cause}") from error
+        raise common.MediaError(f"{name}: {cause}") from error
     with container:
         if not container.streams.video:
-            raise MediaError(f"{name}: no video stream in it")
+            raise common.MediaError(f"{name}: no video stream in it")
         stream = container.streams.video[0]
         context = stream.codec_context
         if context is None:
-            raise MediaError(f"{name}: its video codec is not supported")
+            raise common.MediaError(f"{name}: its video codec is not supported")
         if context.width * context.height > max_pixels:
-            raise MediaError(
+            raise common.MediaError(
                 f"{name}: {context.width} x {context.height} frames are more than "
                 f"max_pixels={max_pixels}"
             )
@@ -185,7 +186,7 @@ def _stream(file: BinaryIO, name: str, max_pixels: int) -> Iterator[_Stream]:
         try:
             packets = [p for p in container.demux(stream) if p.size]
         except pyav.FFmpegError as error:
-            raise MediaError(f"{name}: {common.cause(error)}") from error
+            raise common.MediaError(f"{name}: {common.cause(error)}") from error
         times = _times(packets, stream)
         fps, order = _timeline(times, _declared_rate(container, stream))
         yield _Stream(name, container, stream, packets, times, fps, order)
@@ -200,7 +201,7 @@ def _check_gif_end(file: BinaryIO, container: Any, name: str) -> None:
     ended = file.read().rstrip(b"\0\r\n").endswith(b";")
     file.seek(at)
     if not ended:
-        raise MediaError(f"{name}: truncated (no end marker)")
+        raise common.MediaError(f"{name}: truncated (no end marker)")
 
 
 def _times(packets: Sequence[Any], stream: Any) -> np.ndarray:
@@ -251,10 +252,10 @@ def _frames(stream: _Stream) -> Iterator[Any]:
         for packet in (*stream.packets, None):
             for frame in stream.stream.codec_context.decode(packet):
                 if frame.is_corrupt:
-                    raise MediaError(f"{name}: frame {count} is damaged")
+                    raise common.MediaError(f"{name}: frame {count} is damaged")
                 size = size or (frame.width, frame.height)
                 if size != (frame.width, frame.height):
-                    raise MediaError(
+                    raise common.MediaError(
                         f"{name}: frame {count} is {frame.width} x {frame.height}, "
                         f"the first is {size[0]} x {size[1]}"
                     )
@@ -262,20 +263,20 @@ def _frames(stream: _Stream) -> Iterator[Any]:
                 yield frame
     except pyav.FFmpegError as error:
         where = f"after frame {count}" if count else "at the first frame"
-        raise MediaError(f"{name}: {common.cause(error)} {where}") from error
+        raise common.MediaError(f"{name}: {common.cause(error)} {where}") from error
     _check_whole(stream, count)
 
 
 def _check_whole(stream: _Stream, count: int) -> None:
     if not count:
-        raise MediaError(f"{stream.name}: no frames in it")
+        raise common.MediaError(f"{stream.name}: no frames in it")
     skipped = sum(p.is_discard for p in stream.packets)
     held = max(stream.stream.frames, len(stream.packets)) - skipped
     # VP8 stores hidden reference frames as packets of their own.
     if stream.stream.codec_context.name in ("vp8", "libvpx"):
         held = stream.stream.frames
     if count < held:
-        raise MediaError(
+        raise common.MediaError(
             f"{stream.name}: holds {held} frames but {count} decode; "
             "truncated or damaged"
         )
@@ -284,8 +285,9 @@ def _check_whole(stream: _Stream, count: int) -> None:
         return
     gap = float(np.diff(stream.times).max())
     covered = float(stream.times[-1] - stream.times[0]) + gap
+    # Headers of sound files are off by as much as a frame.
     if covered + 1.5 * gap < declared:
-        raise MediaError(
+        raise common.MediaError(
             f"{stream.name}: declares {declared:.2f} s but its frames end at "
             f"{covered:.2f} s; truncated"
         )

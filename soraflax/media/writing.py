@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from soraflax.media import common
-from soraflax.media.common import MediaError
 
 # No random identifiers: the same frames give the same bytes.
 _BITEXACT = {"fflags": "+bitexact"}
@@ -59,11 +58,13 @@ def write_video(
     }
     if path.suffix.lower() not in writers:
         known = ", ".join(sorted(writers))
-        raise MediaError(
+        raise common.MediaError(
             f"{path}: cannot write {path.suffix or 'no suffix'!r}: {known}"
         )
     if path.suffix.lower() == ".png" and len(frames) > 1:
-        raise MediaError(f"{path}: a png holds one frame, not {len(frames)}: use .gif")
+        raise common.MediaError(
+            f"{path}: a png holds one frame, not {len(frames)}: use .gif"
+        )
     comment = json.dumps(metadata or {}, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def write_video(
             writers[path.suffix.lower()](part, frames, fps, comment)
             os.replace(part, path)
     except OSError as error:
-        raise MediaError(f"{path}: {common.cause(error)}") from error
+        raise common.MediaError(f"{path}: {common.cause(error)}") from error
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
