@@ -165,14 +165,15 @@ class _Side:
         block = self.ids.shape[1]
         short = self.per_row * block - self.length
         x = jnp.pad(x, ((0, 0), (0, short), (0, 0), (0, 0)))
-        x = x.reshape(-1, block, *x.shape[2:])
-        return jnp.einsum("rnhk->rhnk", x)
+        x = x.reshape(self.rows, self.per_row, block, *x.shape[2:])
+        x = jnp.einsum("bcnhk->bchnk", x)
+        return x.reshape(-1, *x.shape[2:])
 
     def join(self, x: jax.Array) -> jax.Array:
         """The inverse of `cut`."""
-        x = jnp.einsum("rhnk->rnhk", x)
-        x = x.reshape(self.rows, -1, *x.shape[2:])
-        return x[:, : self.length]
+        x = x.reshape(self.rows, self.per_row, *x.shape[1:])
+        x = jnp.einsum("bchnk->bcnhk", x)
+        return x.reshape(self.rows, -1, *x.shape[3:])[:, : self.length]
 
 
 def _side(segments: jax.Array, runs: planning.Runs, block: int) -> _Side:
