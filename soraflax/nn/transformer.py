@@ -26,7 +26,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from soraflax import sharding
 from soraflax.nn import layers
@@ -162,7 +161,7 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rope.apply_rope(q, angles), rope.apply_rope(k, angles)
         y = attention.attention(q, k, v, plan=plan, implementation=self.implementation)
-        y = checkpoint_name(y.reshape(*x.shape[:-1], width), "attention_output")
+        y = y.reshape(*x.shape[:-1], width)
         return layers.Linear(
             width,
             axes=("heads", "embed"),

@@ -13,6 +13,9 @@ each block of keys, over its run of query blocks:
     p = exp(s - lse),    dv += p^T do,    delta = rowsum(do out)                  (4)
     ds = p (do v^T - delta),    dq += scale ds k,    dk += scale ds^T q           (5)
 
+For remat policies, `out` and `lse` bear the names `attention_output` and
+`attention_log_sum_exp`: where both are saved, the backward pass runs no forward loop.
+
 The loops have dynamic trip counts: time follows the number of visited pairs, while
 every shape, and so the compiled program, depends on the row alone. Arrays are held as
 `[rows x blocks, H, block, K]`, so one step reads three contiguous pieces.
@@ -24,6 +27,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from soraflax.ops.attention import plan as planning
@@ -87,6 +91,8 @@ def _save(
     q: jax.Array, k: jax.Array, v: jax.Array, plan: planning.AttentionPlan, scale: float
 ) -> tuple[jax.Array, tuple]:
     out, lse = _forward(q, k, v, plan, scale)
+    out = checkpoint_name(out, "attention_output")
+    lse = checkpoint_name(lse, "attention_log_sum_exp")
     return out, (q, k, v, plan, out, lse)
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from soraflax.ops.attention import blocks, parallel, reference
@@ -50,7 +51,8 @@ def attention(
     if implementation is None:
         implementation = _choose(plan, bias)
     if implementation == "reference":
-        return reference.attention(q, k, v, plan=plan, scale=scale, bias=bias)
+        out = reference.attention(q, k, v, plan=plan, scale=scale, bias=bias)
+        return checkpoint_name(out, "attention_output")
 
     def local(
         q: jax.Array, k: jax.Array, v: jax.Array, plan: planning.AttentionPlan
