@@ -187,8 +187,8 @@ def _stream(file: BinaryIO, name: str, max_pixels: int) -> Iterator[_Stream]:
             packets = [p for p in container.demux(stream) if p.size]
         except pyav.FFmpegError as error:
             raise common.MediaError(f"{name}: {common.cause(error)}") from error
-        times = _times(packets, stream)
-        fps, order = _timeline(times, _declared_rate(container, stream))
+        times, last = _times(packets, stream)
+        fps, order = _timeline(times, last, _declared_rate(container, stream))
         yield _Stream(name, container, stream, packets, times, fps, order)
 
 
@@ -204,12 +204,16 @@ def _check_gif_end(file: BinaryIO, container: Any, name: str) -> None:
         raise common.MediaError(f"{name}: truncated (no end marker)")
 
 
-def _times(packets: Sequence[Any], stream: Any) -> np.ndarray:
-    """Presentation times of the shown frames, in seconds, sorted."""
-    stamps = [p.dts if p.pts is None else p.pts for p in packets if not p.is_discard]
-    known = [s for s in stamps if s is not None]
+def _times(packets: Sequence[Any], stream: Any) -> tuple[np.ndarray, float]:
+    """When frames are shown, sorted, and how long the last one is (0: not known)."""
     base = float(stream.time_base or 1)
-    return np.unique(np.asarray(known, np.float64) * base)
+    shown: dict[float, float] = {}
+    for packet in packets:
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is not None and not packet.is_discard:
+            shown[stamp * base] = (packet.duration or 0) * base
+    times = sorted(shown)
+    return np.asarray(times, np.float64), shown[times[-1]] if times else 0.0
 
 
 def _declared_rate(container: Any, stream: Any) -> float | None:
@@ -220,14 +224,15 @@ def _declared_rate(container: Any, stream: Any) -> float | None:
 
 
 def _timeline(
-    times: np.ndarray, declared: float | None
+    times: np.ndarray, last: float, declared: float | None
 ) -> tuple[float, np.ndarray | None]:
     """Frame rate, and equation (1) as indices of frames where they are uneven."""
     if len(times) < 2:
         return declared or 1.0, None
     gaps = np.diff(times)
     gap = float(np.median(gaps))
-    even = gaps.max() <= 1.5 * gap + 1e-3
+    last = max(last, gap)
+    even = max(gaps.max(), last) <= 1.5 * gap + 1e-3
     measured = (len(times) - 1) / float(times[-1] - times[0])
     if even:
         close = declared and abs(declared / measured - 1) < 0.02
@@ -235,7 +240,7 @@ def _timeline(
     if declared and abs(declared * gap - 1) < 0.05:
         gap = 1 / declared
     fps = min(1 / gap, 4 * measured, 120.0)
-    count = 1 + round((times[-1] - times[0]) * fps)
+    count = max(1, round((times[-1] - times[0] + last) * fps))
     wanted = times[0] + np.arange(count) / fps
     return fps, np.searchsorted(times, wanted + 0.25 / fps, side="right") - 1
 
@@ -285,7 +290,7 @@ def _check_whole(stream: _Stream, count: int) -> None:
         return
     gap = float(np.diff(stream.times).max())
     covered = float(stream.times[-1] - stream.times[0]) + gap
-    # Headers of sound files are off by as much as a frame.
+    # Headers of whole files are off by as much as a frame.
     if covered + 1.5 * gap < declared:
         raise common.MediaError(
             f"{stream.name}: declares {declared:.2f} s but its frames end at "

@@ -23,7 +23,7 @@ _LIMITED_RANGE = 1
 def encode_lossless(frames: np.ndarray, fps: float) -> bytes:
     """Bytes from which `decode` gives back exactly these frames (H.264 RGB, mkv)."""
     buffer = io.BytesIO()
-    _write_mkv(buffer, _checked(frames), fps, "")
+    _write_mkv(buffer, _checked(frames, fps), fps, "")
     return buffer.getvalue()
 
 
@@ -49,7 +49,7 @@ def write_video(
     Raises:
       MediaError: unknown suffix, several frames to a png, or the disk refuses.
     """
-    path, frames = Path(path), _checked(frames)
+    path, frames = Path(path), _checked(frames, fps)
     writers = {
         ".mp4": _write_mp4,
         ".mkv": _write_mkv,
@@ -84,7 +84,7 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str) -> None
     options = {"movflags": "+faststart"} | _BITEXACT
     with common.pyav().open(str(path), "w", format="mp4", options=options) as out:
         out.metadata["comment"] = comment
-        options = {"crf": "16", "preset": "medium"}
+        options = {"crf": "12", "preset": "medium"}
         _encode(out, frames, fps, codec="libx264", form="yuv420p", options=options)
 
 
@@ -156,7 +156,7 @@ def _write_png(path: Path, frames: np.ndarray, fps: float, comment: str) -> None
     Image.fromarray(frames[0]).save(path, pnginfo=info)
 
 
-def _checked(frames: np.ndarray) -> np.ndarray:
+def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
     frames = np.asarray(frames)
     shape = frames.shape
     if frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
@@ -164,4 +164,6 @@ def _checked(frames: np.ndarray) -> np.ndarray:
             f"frames must be uint8 [T, H, W, 3], not empty; got {frames.dtype} "
             f"{list(shape)}"
         )
+    if not 0.01 <= fps <= 1000:
+        raise ValueError(f"fps={fps}: use a frame rate from 0.01 to 1000")
     return np.ascontiguousarray(frames)
