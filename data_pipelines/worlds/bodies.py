@@ -408,5 +408,9 @@ VARIANTS = {
         pan=0.03,
         dotted=0.0,
     ),
-    "full": WorldConfig(fps=(8.0, 12.0)),
+    "full": WorldConfig(
+        sizes=((64, 64), (96, 64), (64, 96), (128, 96), (80, 112)),
+        frames=(17, 17, 17, 9, 33),
+        fps=(8.0, 12.0),
+    ),
 }

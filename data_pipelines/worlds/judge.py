@@ -333,7 +333,7 @@ def _templates(radius: int) -> tuple[tuple[str, ...], np.ndarray]:
             * (np.pi / (np.pi * form.outer**2 if form.hole else form.area)) ** 0.5
         )
         for turn in np.linspace(0, 2 * np.pi, 7, endpoint=False):
-            for blur in (0.0, 0.8):
+            for blur in (0.0, 0.8, 1.6):
                 offset = np.arange(side, dtype=np.float32) - side / 2 + 0.5 + turn / 7
                 cover = draw.shape_cover(
                     shape,

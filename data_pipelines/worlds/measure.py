@@ -86,7 +86,7 @@ def main() -> None:
         key: {name: round(value, 4) for name, value in row.items()}
         for key, row in result.items()
     }
-    print(json.dumps(vars(options) | rounded))
+    print(json.dumps({"options": vars(options)} | rounded))
 
 
 if __name__ == "__main__":
