@@ -164,18 +164,18 @@ def _choices(value: Any, args: tuple[Any, ...]) -> str:
 
 
 def _convert_union(value: Any, args: tuple[Any, ...], *, path: str) -> Any:
-    """The first alternative that takes the value; the last one's complaint if none."""
+    """The first alternative that takes the value; the first complaint if none does."""
     if value is None and types.NoneType in args:
         return None
-    failure = ConfigError(f"{path}: {value!r} is not legal")
+    failures = []
     for alternative in args:
         if alternative is types.NoneType:
             continue
         try:
             return _convert(value, alternative, path=path)
         except ConfigError as error:
-            failure = error
-    raise failure
+            failures.append(error)
+    raise failures[0]
 
 
 def _convert_tuple(value: Any, args: tuple[Any, ...], *, path: str) -> Any:

@@ -1,0 +1,54 @@
+"""A small spacetime autoencoder that trains on a laptop.
+
+Claim     4 x 8 x 8 compression of small clips in a few minutes of CPU time.
+Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
+Command   python -m experiments.train --config=experiments/configs/autoencoder_small.py
+              --config.data.path=DATASET --workdir=AE
+Result    AE/result.json: PSNR and SSIM of held-out clips.
+
+`:tiny` is the size that tests train.
+"""
+
+from ml_collections import config_dict
+
+from data_pipelines import cropping, pipeline
+from experiments.stages import autoencoder as stage
+from experiments.stages import common
+from soraflax import config as config_lib
+from soraflax.nn import autoencoder
+from soraflax.train import loop, optimizer, reconstruction
+
+SIZES = ("small", "tiny")
+
+
+def get_config(size: str = "small") -> config_dict.ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
+    tiny = size == "tiny"
+    crops = cropping.CropConfig(
+        shapes=((1, 64, 64), (9, 64, 64), (17, 64, 64)), weights=(1.0, 1.0, 2.0)
+    )
+    if tiny:
+        crops = cropping.CropConfig(shapes=((1, 32, 32), (5, 32, 32)))
+    groups = {
+        "data": pipeline.VideoDataConfig(crops=crops),
+        "model": autoencoder.VARIANTS[size],
+        "loss": reconstruction.ReconstructionConfig(),
+        "optimizer": optimizer.OptimizerConfig(
+            learning_rate=2e-3, warmup=50, weight_decay=0.01
+        ),
+        "train": loop.TrainConfig(
+            steps=1000, log_every=20, checkpoint_every=250, ema_decay=0.99
+        ),
+        "evaluation": stage.EvaluationConfig(),
+        "mesh": common.MeshConfig(),
+    }
+    config = config_dict.ConfigDict(
+        {"stage": "autoencoder", "batch": 8, "seed": 0}
+        | {"distributed": False, "compilation_cache": ""}
+        | {name: config_lib.to_dict(group) for name, group in groups.items()}
+    )
+    if tiny:
+        config.train.update(steps=2, log_every=1)
+        config.evaluation.update(clips=2, statistics=2, batch=1)
+    return config

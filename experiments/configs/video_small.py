@@ -1,0 +1,58 @@
+"""A small packed text-to-video transformer that trains on a laptop.
+
+Claim     clips and images of mixed sizes, one packed sequence, captions followed.
+Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
+Command   python -m experiments.train --config=experiments/configs/video_small.py
+              --config.data.path=DATASET --config.autoencoder=AE --workdir=VIDEO
+Result    VIDEO/result.json: validation loss at fixed noise levels.
+
+`:tiny` is the size that tests train.
+"""
+
+from ml_collections import config_dict
+
+from data_pipelines import latents, pipeline, transforms
+from experiments.stages import common
+from experiments.stages import video as stage
+from soraflax import config as config_lib
+from soraflax.nn import dit
+from soraflax.ops import packing
+from soraflax.train import denoising, loop, optimizer
+
+SIZES = ("small", "tiny")
+
+
+def get_config(size: str = "small") -> config_dict.ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
+    tiny = size == "tiny"
+    row = packing.RowShape(tokens=512, text=256, segments=16)
+    fit = transforms.FitConfig(max_tokens=256, max_frames=17)
+    groups = {
+        "data": pipeline.PackedDataConfig(
+            rows=4, row=row, captions=transforms.CaptionConfig(dropout=0.1)
+        ),
+        "cache": latents.CacheConfig(fit=fit),
+        "model": dit.VARIANTS[size],
+        "loss": denoising.DenoisingConfig(),
+        "optimizer": optimizer.OptimizerConfig(
+            learning_rate=1e-3, warmup=100, weight_decay=0.01
+        ),
+        "train": loop.TrainConfig(
+            steps=2000, log_every=20, checkpoint_every=500, ema_decay=0.995
+        ),
+        "evaluation": stage.EvaluationConfig(),
+        "mesh": common.MeshConfig(),
+    }
+    config = config_dict.ConfigDict(
+        {"stage": "video", "autoencoder": "", "seed": 0}
+        | {"distributed": False, "compilation_cache": ""}
+        | {name: config_lib.to_dict(group) for name, group in groups.items()}
+    )
+    config.data.patch = config.model.get_ref("patch")
+    config.cache.patch = config.model.get_ref("patch")
+    config.data.seed = config.get_ref("seed")
+    if tiny:
+        config.train.update(steps=2, log_every=1)
+        config.evaluation.batches = 1
+    return config

@@ -1,0 +1,1 @@
+"""The stages of training: each wires data, model and loss to `soraflax.train.loop`."""

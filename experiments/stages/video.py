@@ -1,0 +1,328 @@
+"""Stage two: the packed diffusion transformer, from latents and captions.
+
+`data.path` names latents, or clips that are first encoded into `WORKDIR/latents`.
+`WORKDIR/model` is the result and needs nothing beside it: averaged parameters, their
+configuration, the autoencoder and the vocabulary.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines import latents, pipeline, records
+from experiments.stages import common
+from soraflax import config as config_lib
+from soraflax import model_io, sharding, tokenizer
+from soraflax.evaluation import validation
+from soraflax.nn import autoencoder, dit
+from soraflax.ops import packing
+from soraflax.train import denoising, loop, metrics, optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Validation loss at fixed noise levels.
+
+    Attributes:
+      batches: packed batches of held-out clips, at most.
+    """
+
+    batches: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run of this stage is made of.
+
+    Attributes:
+      stage: says that it is this one.
+      autoencoder: folder of the trained autoencoder.
+      data: latents (or clips), captions and rows.
+      cache: how clips are encoded, where `data.path` holds clips.
+      seed: of parameters, levels and noise.
+      distributed: several processes form one run (`jax.distributed`).
+      compilation_cache: folder in which compiled programs are kept; none by default.
+    """
+
+    stage: Literal["video"]
+    autoencoder: str
+    data: pipeline.PackedDataConfig
+    cache: latents.CacheConfig
+    model: dit.DiTConfig
+    loss: denoising.DenoisingConfig
+    optimizer: optimizer.OptimizerConfig
+    train: loop.TrainConfig
+    evaluation: EvaluationConfig
+    mesh: common.MeshConfig
+    seed: int = 0
+    distributed: bool = False
+    compilation_cache: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.data.path:
+            raise ValueError("data.path is empty: give --config.data.path=DATASET")
+        if not self.autoencoder:
+            raise ValueError("autoencoder is empty: give --config.autoencoder=AE")
+        for key in ("data", "cache"):
+            patch = getattr(self, key).patch
+            if patch != self.model.patch:
+                raise ValueError(
+                    f"{key}.patch {patch} is not model.patch; use {self.model.patch}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The trained autoencoder that the latents come from."""
+
+    folder: pathlib.Path
+    params: Any
+    config: autoencoder.AutoencoderConfig
+    digest: str
+
+    @classmethod
+    def load(cls, path: str) -> "Encoder":
+        """Raises ModelError or FileNotFoundError where there is none."""
+        params, values = model_io.load_model(path)
+        if values.get("kind") != "autoencoder":
+            raise model_io.ModelError(
+                f"{path}: holds {values.get('kind')!r}, not an autoencoder"
+            )
+        config = config_lib.to_dataclass(
+            values["model"], autoencoder.AutoencoderConfig, path=f"{path}: model"
+        )
+        digest = model_io.model_digest(path)
+        return cls(model_io.find_model(path), params, config, digest)
+
+    def for_cache(self) -> latents.Encoder:
+        """What `cache_latents` asks for; it runs on one device."""
+        module = autoencoder.Autoencoder(self.config)
+
+        @jax.jit
+        def encode(params: Any, video: jax.Array) -> jax.Array:
+            return module.apply({"params": params}, video, method="encode")[0]
+
+        return latents.Encoder(
+            encode=functools.partial(encode, jax.device_put(self.params)),
+            digest=self.digest,
+            temporal_ratio=self.config.temporal_ratio,
+            spatial_ratio=self.config.spatial_ratio,
+            config=json.loads(config_lib.to_json(self.config)),
+        )
+
+
+def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Cache latents, train, export; returns what `result.json` holds.
+
+    Raises:
+      ValueError, OSError: bad input, in one line.
+      Interrupted: asked to stop before the end.
+    """
+    config = config_lib.to_dataclass(values, Config)
+    common.start(
+        distributed=config.distributed, compilation_cache=config.compilation_cache
+    )
+    mesh = config.mesh.make()
+    common.check_rows(
+        config.data.rows * jax.process_count(), mesh, key="config.data.rows"
+    )
+    encoder = Encoder.load(config.autoencoder)
+    vocabulary = tokenizer.Tokenizer.embedded()
+    check_sizes(config, encoder, vocabulary)
+    records.read_info(config.data.path)
+    with common.folder(workdir) as path, jax.set_mesh(mesh):
+        data = dataclasses.replace(
+            config.data, path=str(find_latents(config, encoder, path))
+        )
+        job = make_job(config, data, encoder, mesh)
+        state = loop.fit(
+            job,
+            workdir=path,
+            config=config.train,
+            optimizer_config=config.optimizer,
+        )
+        common.require_end(int(state.step), config.train.steps)
+        result = job.evaluate(state.ema) if job.evaluate else {}
+        export(config, data, encoder, vocabulary, common.to_host(state.ema, mesh), path)
+        common.write_json(path / "result.json", result)
+        common.barrier("exported")
+    return result
+
+
+def check_sizes(
+    config: Config, encoder: Encoder, vocabulary: tokenizer.Tokenizer
+) -> None:
+    """Refuse a transformer that does not fit the autoencoder or the vocabulary.
+
+    Raises:
+      ConfigError: naming both sizes.
+    """
+    channels = encoder.config.latent_channels
+    if config.model.latent_channels != channels:
+        raise config_lib.ConfigError(
+            f"config.model.latent_channels {config.model.latent_channels}: the "
+            f"autoencoder has {channels}; use {channels}"
+        )
+    text = config.model.text
+    if text is None:
+        raise config_lib.ConfigError(
+            "config.model.text is None: this stage trains the text encoder with the "
+            "model; give its sizes"
+        )
+    if text.vocabulary != vocabulary.vocab_size:
+        raise config_lib.ConfigError(
+            f"config.model.text.vocabulary {text.vocabulary}: the vocabulary has "
+            f"{vocabulary.vocab_size} pieces; use {vocabulary.vocab_size}"
+        )
+
+
+def find_latents(
+    config: Config, encoder: Encoder, workdir: pathlib.Path
+) -> pathlib.Path:
+    """The latents to train on; clips are encoded into `workdir/latents` once.
+
+    Raises:
+      DatasetError: no dataset, or latents of another encoder.
+      ConfigError: `workdir/latents` was cached under other settings.
+    """
+    source = pathlib.Path(config.data.path)
+    if records.read_info(source).get("kind") == "latents":
+        latents.open_latents(source, config.data.split, digest=encoder.digest)
+        return source
+    target = workdir / "latents"
+    if not target.exists() and jax.process_index() == 0:
+        with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])):
+            latents.cache_latents(
+                source, target, encoder=encoder.for_cache(), config=config.cache
+            )
+    common.barrier("latents")
+    found = latents.open_latents(target, config.data.split, digest=encoder.digest)
+    difference = config_lib.first_difference(config.cache, found.info["config"])
+    if difference:
+        key, ours, theirs = difference
+        raise config_lib.ConfigError(
+            f"config.cache.{key} is {ours!r}, but {target} was made with {theirs!r}; "
+            f"use {theirs!r} or another workdir"
+        )
+    return target
+
+
+def make_job(
+    config: Config, data: pipeline.PackedDataConfig, encoder: Encoder, mesh: Mesh
+) -> loop.Job:
+    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
+    module = dit.DiT(config.model)
+    dataset = pipeline.make_dataset(data, digest=encoder.digest, host=common.host())
+    key = jax.random.key(config.seed)
+    with jax.set_mesh(mesh):
+        params, shardings = sharding.init(
+            module,
+            jax.random.fold_in(key, 0),
+            example(data, config.model, rows=data.rows * jax.process_count()),
+            mesh=mesh,
+        )
+    predict = denoising.predict_with(module)
+    return loop.Job(
+        name="video",
+        loss=functools.partial(denoising.loss, predict=predict, config=config.loss),
+        params=params,
+        shardings=shardings,
+        mesh=mesh,
+        key=jax.random.fold_in(key, 1),
+        iterator=iter(dataset),
+        measure=functools.partial(work, config.model),
+        identity=config_lib.to_dict(config) | {"encoder": encoder.digest},
+        may_differ=common.MAY_DIFFER,
+        evaluate=make_validation(config, data, predict),
+    )
+
+
+def example(
+    data: pipeline.PackedDataConfig, config: dit.DiTConfig, *, rows: int
+) -> packing.Packed:
+    """Empty rows of the shapes that training sees."""
+    tokens, text, segments = data.row.tokens, data.row.text, data.row.segments
+    return packing.Packed(
+        tokens=jnp.zeros((rows, tokens, config.patch_size), jnp.float32),
+        segments=jnp.zeros((rows, tokens), jnp.int32),
+        positions=jnp.zeros((rows, tokens, 3), jnp.float32),
+        levels=jnp.zeros((rows, 2 * segments + 2), jnp.float32),
+        level_ids=jnp.zeros((rows, tokens), jnp.int32),
+        text=jnp.zeros((rows, text), jnp.int32),
+        text_segments=jnp.zeros((rows, text), jnp.int32),
+    )
+
+
+def make_validation(
+    config: Config, data: pipeline.PackedDataConfig, predict: denoising.Predict
+) -> validation.Validation | None:
+    """Validation loss on held-out clips; None where the dataset has none."""
+    if not records.read_info(data.path)["splits"].get("validation"):
+        return None
+    rows = data.rows * jax.process_count()  # every process sees the same, whole
+    held_out = dataclasses.replace(
+        data, split="validation", passes=1, also=(), weights=(), rows=rows
+    )
+    batches = itertools.islice(
+        pipeline.make_dataset(held_out), config.evaluation.batches
+    )
+
+    def loss_at(
+        params: Any, packed: packing.Packed, levels: jax.Array, noise: jax.Array
+    ) -> jax.Array:
+        return denoising.loss_at(
+            params,
+            packed,
+            levels=levels,
+            noise=noise,
+            predict=predict,
+            config=config.loss,
+        )
+
+    return validation.Validation(loss_at, batches, seed=config.seed)
+
+
+def work(config: dit.DiTConfig, packed: packing.Packed) -> metrics.Work:
+    """The work in a batch of packed rows."""
+    segments = np.asarray(packed.segments)
+    return metrics.Work(float((segments > 0).sum()), float(segments.size), 0.0)
+
+
+def export(
+    config: Config,
+    data: pipeline.PackedDataConfig,
+    encoder: Encoder,
+    vocabulary: tokenizer.Tokenizer,
+    params: Any,
+    workdir: pathlib.Path,
+) -> None:
+    """Write `workdir/model`, which generation needs alone."""
+    if jax.process_index() != 0:
+        return
+    found = latents.open_latents(data.path, data.split)
+    described = {
+        "kind": "video",
+        "model": config_lib.to_dict(config.model),
+        "objective": config_lib.to_dict(config.loss),
+        "latents": {
+            "digest": encoder.digest,
+            "mean": found.mean.tolist(),
+            "std": found.std.tolist(),
+        },
+        "reference_fps": data.reference_fps,
+        "max_text": data.captions.max_length,
+    }
+    model_io.save_model(
+        workdir / "model",
+        params,
+        described,
+        files={"autoencoder": encoder.folder, "vocabulary.model": vocabulary.model},
+    )
