@@ -1,0 +1,57 @@
+"""How well videos show what their prompts ask, read back from pixels by the judge.
+
+    accuracy   of the videos that were asked for an attribute, how many show it       (1)
+    chance     the same, every video held against the prompts of all other videos     (2)
+    ceiling    (1) for real renders passed through the autoencoder                    (3)
+
+(2) is what a model that ignored its prompt, but drew from the same distribution, would
+score; (3) is the best that a perfect transformer could, given this decoder and judge.
+"""
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.worlds import judge
+
+
+def accuracy(
+    videos: Sequence[np.ndarray], expected: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Equations (1) and (2) for every attribute that a prompt names.
+
+    Args:
+      videos: uint8 `[T, H, W, 3]`.
+      expected: what each video's prompt asks, as `bodies.prompts` gives it.
+
+    Returns:
+      attribute to `accuracy`, `chance` and `count`.
+    """
+    readings = [judge.read(video) for video in videos]
+    right: dict[str, list[bool]] = collections.defaultdict(list)
+    lucky: dict[str, list[bool]] = collections.defaultdict(list)
+    for at, reading in enumerate(readings):
+        for other, wanted in enumerate(expected):
+            tally = right if at == other else lucky
+            for name, agrees in judge.agreement(reading, wanted).items():
+                tally[name].append(agrees)
+    return {
+        name: {
+            "accuracy": round(float(np.mean(right[name])), 4),
+            "chance": round(float(np.mean(lucky[name])), 4),
+            "count": len(right[name]),
+        }
+        for name in sorted(right)
+    }
+
+
+def with_ceiling(
+    scores: dict[str, dict[str, float]], ceiling: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """`scores` with the accuracy of `ceiling` beside each, equation (3)."""
+    return {
+        name: values | {"ceiling": ceiling.get(name, {}).get("accuracy", float("nan"))}
+        for name, values in scores.items()
+    }
