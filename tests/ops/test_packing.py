@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soraflax.ops import packing
+
+
+def clip(length: int, text: int, start: float = 0.0) -> packing.Segment:
+    return packing.Segment(
+        tokens=np.full((length, 2), start, np.float32),
+        positions=np.zeros((length, 3), np.float32),
+        known=np.arange(length) == 0,
+        text=np.full(text, 7, np.int32),
+    )
+
+
+def test_assemble_lays_segments_in_order():
+    shape = packing.RowShape(tokens=8, text=5, segments=2)
+    rows = [[clip(3, 2, 1.0), clip(2, 1, 2.0)], [clip(4, 3, 3.0)]]
+    packed = packing.assemble(rows, shape)
+    np.testing.assert_array_equal(
+        packed.segments, [[1, 1, 1, 2, 2, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        packed.text_segments, [[1, 1, 2, 0, 0], [1, 1, 1, 0, 0]]
+    )
+    np.testing.assert_array_equal(packed.level_ids[0], [3, 2, 2, 5, 4, 0, 0, 0])
+    np.testing.assert_array_equal(packed.known[0], [1, 0, 0, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(packed.tokens[1, :, 0], [3, 3, 3, 3, 0, 0, 0, 0])
+    assert packed.max_segments == 2
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    align=st.sampled_from([1, 4]),
+)
+def test_slices_find_every_segment(lengths, align):
+    shape = packing.RowShape(tokens=48, text=4, segments=4, align=align)
+    rows = [[clip(n, 1, float(i)) for i, n in enumerate(lengths, 1)]]
+    packed = packing.assemble(rows, shape)
+    slices = packing.segment_slices(rows, shape)[0]
+    for number, (place, length) in enumerate(zip(slices, lengths, strict=True), 1):
+        assert place.start % align == 0 and place.stop - place.start == length
+        assert (packed.segments[0, place] == number).all()
+        assert (packed.tokens[0, place] == number).all()
+    assert np.count_nonzero(packed.segments) == sum(lengths)
+
+
+def test_a_row_that_is_too_small_is_refused():
+    shape = packing.RowShape(tokens=8, text=4, segments=2)
+    with pytest.raises(ValueError, match="9 tokens and 1 text tokens; the row holds 8"):
+        packing.assemble([[clip(9, 1)]], shape)
+    with pytest.raises(ValueError, match="5 text tokens"):
+        packing.assemble([[clip(2, 5)]], shape)
+    with pytest.raises(ValueError, match="3 segments in a row that holds 2"):
+        packing.assemble([[clip(1, 1)] * 3], shape)
+
+
+def test_levels_reach_their_tokens():
+    shape = packing.RowShape(tokens=6, text=4, segments=2)
+    packed = packing.assemble([[clip(3, 1), clip(2, 1)]], shape)
+    levels = packing.level_table(jnp.array([[0.0, 0.25, 0.75]]))
+    packed = packed.replace(levels=levels)
+    np.testing.assert_array_equal(
+        packed.noise_levels, [[0.0, 0.25, 0.25, 0.0, 0.75, 0.0]]
+    )
+
+
+def test_sum_and_spread_are_transposes(key):
+    segments = jnp.array([[1, 1, 2, 0, 0], [0, 3, 3, 3, 1]])
+    values = jax.random.normal(key, (2, 5))
+    table = jax.random.normal(key, (2, 4))
+    sums = packing.segment_sum(values, segments, max_segments=3)
+    np.testing.assert_allclose(sums[0, 1], values[0, 0] + values[0, 1], rtol=1e-6)
+    np.testing.assert_allclose(sums.sum(1), values.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        jnp.vdot(sums, table),
+        jnp.vdot(values, packing.spread(table, segments)),
+        rtol=1e-5,
+    )
+
+
+def test_packed_is_a_pytree():
+    shape = packing.RowShape(tokens=4, text=2, segments=1)
+    packed = packing.assemble([[clip(3, 1)]], shape)
+    doubled = jax.jit(lambda p: p.replace(tokens=2.0 * p.tokens))(packed)
+    np.testing.assert_array_equal(doubled.tokens, 2.0 * packed.tokens)
+    assert len(jax.tree.leaves(packed)) == 7
