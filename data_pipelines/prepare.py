@@ -96,6 +96,38 @@ def prepare_folder(
       DatasetError: no usable clip or captions, or `output` is in the way.
     """
     records.check_output(output, overwrite=overwrite)
+    clips, report = _usable(
+        source,
+        captions,
+        keep_uncaptioned=keep_uncaptioned,
+        strict=strict,
+        quiet=quiet,
+    )
+    splits = folder.split(clips, validation=validation.of(len(clips)), seed=seed)
+    where = {clip.id: name for name, held in splits.items() for clip in held}
+    for line in report:
+        if line["outcome"] == "kept":
+            line["split"] = where[line["input"]]
+    with records.publish(output, overwrite=overwrite) as root:
+        directory = folder.FolderClips(data_dir=root, clips=splits).write()
+        info = {"kind": "clips", "name": "folder", "seed": seed}
+        return records.finish(
+            root,
+            directory,
+            info=info | _contents(report, [clip.captions for clip in clips]),
+            report=report,
+        )
+
+
+def _usable(
+    source: Path,
+    captions: Path | None,
+    *,
+    keep_uncaptioned: bool,
+    strict: bool,
+    quiet: bool,
+) -> tuple[list[folder.Clip], list[dict[str, Any]]]:
+    """The clips of a folder that can be records, at least one, and the report."""
     if not source.is_dir():
         raise records.DatasetError(f"{source}: no such folder of clips")
     if not folder.clip_files(source):
@@ -112,20 +144,7 @@ def prepare_folder(
         why = f"{failed[0]['input']}: {failed[0]['reason']}" if failed else "no clips"
         what = "no clip can be used" if not clips else f"{len(failed)} failed (strict)"
         raise records.DatasetError(f"{source}: {what}; first: {why}")
-    splits = folder.split(clips, validation=validation.of(len(clips)), seed=seed)
-    where = {clip.id: name for name, held in splits.items() for clip in held}
-    for line in report:
-        if line["outcome"] == "kept":
-            line["split"] = where[line["input"]]
-    with records.publish(output, overwrite=overwrite) as root:
-        directory = folder.FolderClips(data_dir=root, clips=splits).write()
-        info = {"kind": "clips", "name": "folder", "seed": seed}
-        return records.finish(
-            root,
-            directory,
-            info=info | _contents(report, [clip.captions for clip in clips]),
-            report=report,
-        )
+    return clips, report
 
 
 def prepare_world(
@@ -148,16 +167,7 @@ def prepare_world(
       ValueError: unknown world or variant, or a count or seed out of range.
       DatasetError: `output` is in the way.
     """
-    if name != "bodies":
-        raise ValueError(f"unknown world {name!r}; there is: bodies")
-    if variant not in bodies.VARIANTS:
-        known = ", ".join(bodies.VARIANTS)
-        raise ValueError(f"unknown variant {variant!r} of {name}; there are: {known}")
-    if count < 1 or seed < 0 or workers < 1:
-        raise ValueError(
-            f"count={count}, seed={seed}, workers={workers}: use a count and workers "
-            "of at least 1 and a seed of at least 0"
-        )
+    _check_world(name, variant=variant, count=count, seed=seed, workers=workers)
     config = bodies.VARIANTS[variant]
     held = validation.of(count)
     shots = world.plan(config, count=count, validation=held, seed=seed)
@@ -174,12 +184,26 @@ def prepare_world(
             "seed": seed,
             "world": dataclasses.asdict(config),
         }
-        texts = [{"short": "", "detailed": ""}] * len(builder.lines)
         return records.finish(
             root,
             directory,
-            info=info | _contents(builder.lines, texts),
+            info=info | _contents(builder.lines, builder.captions),
             report=builder.lines,
+        )
+
+
+def _check_world(
+    name: str, *, variant: str, count: int, seed: int, workers: int
+) -> None:
+    if name != "bodies":
+        raise ValueError(f"unknown world {name!r}; there is: bodies")
+    if variant not in bodies.VARIANTS:
+        known = ", ".join(bodies.VARIANTS)
+        raise ValueError(f"unknown variant {variant!r} of {name}; there are: {known}")
+    if count < 1 or seed < 0 or workers < 1:
+        raise ValueError(
+            f"count={count}, seed={seed}, workers={workers}: use a count and workers "
+            "of at least 1 and a seed of at least 0"
         )
 
 

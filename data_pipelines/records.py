@@ -19,7 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from array_record.python import array_record_module
+from array_record.python import (
+    array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 FORMAT = 1
 INFO, MANIFEST, REPORT = "dataset.json", "manifest.json", "report.jsonl"
@@ -91,7 +93,11 @@ class ClipDataset(Sequence[ClipRecord]):
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"record {index} of {size}")
-        return ClipRecord.from_example(self._source[int(index) % size])
+        try:
+            return ClipRecord.from_example(self._source[int(index) % size])
+        except (RuntimeError, ValueError) as error:
+            name = self.info.get("name")
+            raise DatasetError(f"{name}: record {index} is damaged") from error
 
 
 def open_dataset(
@@ -126,7 +132,7 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
     for shard in shards:
         check_shard(path, shard, verify=verify)
     builder = tfds.builder_from_directory(str(path / info["directory"]))
-    source = builder.as_data_source(split)
+    source = builder.as_data_source(split=split)
     counts = (splits[split], sum(s["records"] for s in shards), len(source))
     if len(set(counts)) > 1:
         raise DatasetError(
@@ -271,11 +277,13 @@ def check_output(output: str | Path, *, overwrite: bool = False) -> None:
 
 
 def _count(path: Path) -> int:
-    reader = array_record_module.ArrayRecordReader(str(path))
     try:
-        return reader.num_records()
-    finally:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        count = reader.num_records()
         reader.close()
+    except (RuntimeError, ValueError) as error:
+        raise DatasetError(f"{path}: damaged; make the dataset again") from error
+    return count
 
 
 def _digest(path: Path) -> str:

@@ -54,6 +54,7 @@ class BodiesClips(base.RecordBuilder):
         self._workers = workers
         self._tick = tick
         self.lines: list[dict[str, Any]] = []
+        self.captions: list[Mapping[str, str]] = []
         super().__init__(data_dir=data_dir)
 
     def features(self) -> dict[str, Any]:
@@ -63,12 +64,13 @@ class BodiesClips(base.RecordBuilder):
         return {name: self._render(name) for name in self._shots if self._shots[name]}
 
     def _render(self, split: str) -> Iterator[Mapping[str, Any]]:
-        """Examples of a split in order; `lines` collects the report."""
-        for record in _rendered(self._shots[split], self._workers):
+        """Examples of a split in order; `lines` and `captions` follow."""
+        for record in rendered(self._shots[split], workers=self._workers):
             line = {"input": record.id, "outcome": "kept", "split": split}
             for name in ("frames", "height", "width", "fps"):
                 line[name] = getattr(record, name)
             self.lines.append(line)
+            self.captions.append(record.captions)
             self._tick()
             yield record.to_example()
 
@@ -101,7 +103,8 @@ def render(shot: Shot) -> records.ClipRecord:
     )
 
 
-def _rendered(shots: Sequence[Shot], workers: int) -> Iterator[records.ClipRecord]:
+def rendered(shots: Sequence[Shot], *, workers: int) -> Iterator[records.ClipRecord]:
+    """Render shots in order, many of them in `workers` processes."""
     if workers <= 1 or len(shots) < _WORTH_A_PROCESS:
         yield from map(render, shots)
         return
