@@ -11,6 +11,7 @@ are another's.
 
 import collections
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,35 @@ class Encoder:
 
     def grid(self, patch: tuple[int, int, int]) -> transforms.Grid:
         return transforms.Grid.of(self.temporal_ratio, self.spatial_ratio, patch=patch)
+
+
+def model_encoder(config: Any, params: Any, *, digest: str) -> Encoder:
+    """The encoder of an autoencoder, compiled once per fitted size.
+
+    Args:
+      config: `nn.autoencoder.AutoencoderConfig`.
+      params: its parameters.
+      digest: of the parameters (`model_io.digest`).
+    """
+    import jax
+
+    from soraflax import config as configs
+    from soraflax.nn import autoencoder
+
+    module = autoencoder.Autoencoder(config)
+
+    @jax.jit
+    def encode(params: Any, video: Any) -> Any:
+        mean, _ = module.apply({"params": params}, video, method=module.encode)
+        return mean
+
+    return Encoder(
+        functools.partial(encode, params),
+        digest,
+        temporal_ratio=config.temporal_ratio,
+        spatial_ratio=config.spatial_ratio,
+        config=configs.to_dict(config),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -206,7 +206,7 @@ def make_dataset(
         _check_same_encoder(source, latents[0])
         for shape in source.shapes:
             t, h, w = patch.grid_of(shape, config.patch)
-            packing.check_fits(t * h * w, 1, config.row)
+            packing.check_fits(t * h * w, config.captions.max_length, config.row)
     transform = transforms.LatentTransform(
         patch=config.patch,
         mean=latents[0].mean,
@@ -317,6 +317,13 @@ class DevicePrefetch(Generic[T]):
         self._ready.clear()
         self._iterator.set_state(state)
         self._state = state
+
+    def close(self) -> None:
+        """Stop the threads and processes behind the iterator, where it has any."""
+        self._ready.clear()
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
 
     def _put(self, batch: T) -> T:
         put = functools.partial(jax.make_array_from_process_local_data, self._sharding)

@@ -8,10 +8,14 @@ elements drawn do not depend on how many hosts, threads or workers draw them, an
 position in the stream is one integer.
 """
 
+import dataclasses
+import functools
+import sys
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import grain
+import numpy as np
 
 T = TypeVar("T", covariant=True)
 
@@ -53,12 +57,53 @@ def stream(
     if len(sources) > 1 and passes is not None:
         raise ValueError(f"{passes} passes over a mixture: use passes=None")
     shuffled = [
-        grain.MapDataset.source(source).shuffle(seed=_fold(seed, number)).repeat(passes)
+        grain.MapDataset.source(Passes(source, _fold(seed, number), passes))
         for number, source in enumerate(sources)
     ]
     if len(shuffled) == 1:
         return shuffled[0]
     return grain.MapDataset.mix(shuffled, list(weights) or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes(Generic[T]):
+    """A source gone over again and again, each pass in another order.
+
+    Attributes:
+      source: what is gone over.
+      seed: of the orders.
+      passes: how often; None for endlessly.
+    """
+
+    source: Source[T]
+    seed: int
+    passes: int | None = None
+
+    def __len__(self) -> int:
+        return sys.maxsize if self.passes is None else len(self.source) * self.passes
+
+    def __getitem__(self, index: int) -> T:
+        size = len(self.source)
+        number, place = divmod(index, size)
+        return self.source[shuffled(place, size, seed=_fold(self.seed, number))]
+
+
+def shuffled(place: int, size: int, *, seed: int) -> int:
+    """Which of 0..size - 1 stands at `place` in the order that `seed` gives.
+
+    Small sizes keep the whole order; grain's shuffle, which needs no memory, walks
+    cycles that take milliseconds there.
+    """
+    if size <= 2**16:
+        return int(_order(size, seed)[place])
+    return int(
+        grain.experimental.index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _order(size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(size).astype(np.uint16)
 
 
 def shard(dataset: grain.MapDataset[T], index: int, *, count: int) -> Any:
@@ -72,6 +117,7 @@ def shard(dataset: grain.MapDataset[T], index: int, *, count: int) -> Any:
     return dataset if count == 1 else dataset[index::count]
 
 
+@functools.lru_cache(maxsize=64)
 def _fold(seed: int, number: int) -> int:
-    """A 32-bit seed for the `number`-th source."""
-    return (seed + 0x9E3779B1 * number) % 2**32
+    """The 32-bit seed of the `number`-th source or pass."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
