@@ -19,7 +19,7 @@ from soraflax.media.reading import (
     read_metadata,
     read_video,
 )
-from soraflax.media.writing import encode_lossless, write_video
+from soraflax.media.writing import check_target, encode_lossless, write_video
 
 __all__ = [
     "MAX_PIXELS",
@@ -27,6 +27,7 @@ __all__ = [
     "MediaError",
     "Probe",
     "Video",
+    "check_target",
     "decode",
     "encode_lossless",
     "probe",

@@ -17,6 +17,7 @@ from soraflax.media import common
 _BITEXACT = {"fflags": "+bitexact"}
 _LOSSLESS = {"qp": "0", "preset": "medium"}
 _BT709 = 1
+WRITABLE = (".gif", ".mkv", ".mp4", ".png")
 _LIMITED_RANGE = 1
 
 
@@ -50,21 +51,13 @@ def write_video(
       MediaError: unknown suffix, several frames to a png, or the disk refuses.
     """
     path, frames = Path(path), _checked(frames, fps)
+    check_target(path, frames=len(frames))
     writers = {
         ".mp4": _write_mp4,
         ".mkv": _write_mkv,
         ".gif": _write_gif,
         ".png": _write_png,
     }
-    if path.suffix.lower() not in writers:
-        known = ", ".join(sorted(writers))
-        raise common.MediaError(
-            f"{path}: cannot write {path.suffix or 'no suffix'!r}: {known}"
-        )
-    if path.suffix.lower() == ".png" and len(frames) > 1:
-        raise common.MediaError(
-            f"{path}: a png holds one frame, not {len(frames)}: use .gif"
-        )
     comment = json.dumps(metadata or {}, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +67,23 @@ def write_video(
             os.replace(part, path)
     except OSError as error:
         raise common.MediaError(f"{path}: {common.cause(error)}") from error
+
+
+def check_target(path: str | os.PathLike[str], *, frames: int) -> None:
+    """Refuse a file that `write_video` could not write; ask before long work.
+
+    Raises:
+      MediaError: unknown suffix, or several frames to a png.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITABLE:
+        raise common.MediaError(
+            f"{path}: cannot write {suffix or 'no suffix'!r}: {', '.join(WRITABLE)}"
+        )
+    if suffix == ".png" and frames > 1:
+        raise common.MediaError(
+            f"{path}: a png holds one frame, not {frames}: use .gif"
+        )
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:

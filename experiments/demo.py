@@ -1,0 +1,313 @@
+"""From nothing to generated videos, on two CPU cores: what `make demo` runs.
+
+    python -m experiments.demo --output demo
+
+Renders the world `bodies` into a dataset, trains the autoencoder, caches latents,
+trains the packed transformer, generates from prompts that training never saw, and has
+the judge read the results. Each stage is the one that its own command runs; the sizes
+are those of `configs/autoencoder_small.py` and `configs/video_small.py`.
+
+The output folder holds `report.json`, `contact_sheet.png`, `loss_curves.png`,
+`videos/`, and what the stages left: `dataset/`, `autoencoder/`, `latents/`, `video/`.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from data_pipelines import latents, prepare
+from data_pipelines.worlds import bodies
+from experiments import figures, scoring
+from experiments.configs import autoencoder_small, video_small
+from experiments.stages import autoencoder as autoencoder_stage
+from experiments.stages import video as video_stage
+from soraflax import media
+from soraflax import config as config_lib
+from soraflax.generation import generator, pretrained
+
+MARKER = "report.json"
+HELD_OUT_SEED = 1_000_000
+FRAMES = 17
+SHEET_VIDEOS, SHEET_IMAGES = 12, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Sizes of the demo.
+
+    Attributes:
+      clips: training clips that are rendered.
+      held_out_clips: clips for validation, of attribute combinations never trained on.
+      videos: prompts for clips, spread over the world's aspect ratios; also the number
+        of real renders that the ceiling is measured on.
+      images: prompts for still images.
+      steps: sampler steps.
+      guidance: scale of classifier-free guidance.
+      seed: of everything.
+    """
+
+    clips: int = 6000
+    held_out_clips: int = 64
+    videos: int = 72
+    images: int = 24
+    steps: int = 20
+    guidance: float = 3.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One prompt, what it asks for, and the video made from it."""
+
+    prompt: generator.Prompt
+    expected: dict[str, Any]
+    video: np.ndarray
+    path: pathlib.Path
+
+
+class Clock:
+    """Seconds per stage, with a line when one begins."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+
+
+def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
+    """The whole demo; returns what `report.json` holds."""
+    clock = Clock()
+    world = bodies.VARIANTS["demo"]
+    dataset, encoder, video = (output / n for n in ("dataset", "autoencoder", "video"))
+    with clock.stage("render the world"):
+        prepare.prepare_world(
+            "bodies",
+            dataset,
+            variant="demo",
+            count=config.clips + config.held_out_clips,
+            validation=prepare.Validation(count=config.held_out_clips),
+            seed=config.seed,
+            workers=len(os.sched_getaffinity(0)),
+        )
+    with clock.stage("train the autoencoder"):
+        values = autoencoder_small.get_config()
+        values.data.path = str(dataset)
+        quality = autoencoder_stage.run(values, encoder)
+    with clock.stage("cache latents"):
+        values = video_small.get_config()
+        latents.cache_latents(
+            dataset,
+            output / "latents",
+            encoder=video_stage.Encoder.load(str(encoder)).for_cache(),
+            config=config_lib.to_dataclass(values.cache, latents.CacheConfig),
+        )
+    with clock.stage("train the transformer"):
+        values.data.path = str(output / "latents")
+        values.autoencoder = str(encoder)
+        video_stage.run(values, video)
+    with clock.stage("generate"):
+        model = generator.Generator.load(video)
+        samples = generate(model, world, output / "videos", config)
+    with clock.stage("judge"):
+        scores = judge(model.model.autoencoder, samples, world, config)
+    with clock.stage("draw"):
+        draw(output, samples)
+    report = {
+        "autoencoder_psnr_db": round(quality["validation/psnr_db"], 2),
+        "autoencoder_ssim": round(quality["validation/ssim"], 4),
+        **scores,
+        "packing_efficiency": packing_efficiency(video),
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
+        "checkpoint": str(video),
+        "videos": [
+            {"path": str(sample.path), "prompt": sample.prompt.text}
+            for sample in samples
+        ],
+        "settings": dataclasses.asdict(config),
+        "machine": f"{platform.processor() or platform.machine()}, "
+        f"{len(os.sched_getaffinity(0))} cores, jax {jax.__version__} on "
+        f"{jax.default_backend()}",
+    }
+    (output / MARKER).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def generate(
+    model: generator.Generator,
+    world: bodies.WorldConfig,
+    folder: pathlib.Path,
+    config: DemoConfig,
+) -> list[Sample]:
+    """Videos and images of held-out prompts, all sizes sampled together, written."""
+    unseen = dataclasses.replace(world, holdout="only")
+    asked = [
+        (text, expected, FRAMES)
+        for text, expected in bodies.prompts(HELD_OUT_SEED, config.videos, unseen)
+    ] + [
+        (text, expected, 1)
+        for text, expected in bodies.prompts(
+            HELD_OUT_SEED + 1, config.images, unseen, images=True
+        )
+    ]
+    prompts = [
+        generator.Prompt(
+            text=text,
+            size=world.sizes[index % len(world.sizes)],
+            frames=frames,
+            seed=config.seed + index,
+        )
+        for index, (text, _, frames) in enumerate(asked)
+    ]
+    sampling = generator.SamplingConfig(steps=config.steps, guidance=config.guidance)
+    with tqdm.tqdm(desc="sample", unit="step") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        videos = model(prompts, sampling, progress=progress)
+    folder.mkdir(exist_ok=True)
+    samples = []
+    for index, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower())[:60].strip("-")
+        suffix = ".png" if prompt.frames == 1 else ".mp4"
+        path = folder / f"{index:03d}-{slug}{suffix}"
+        details = {"prompt": prompt.text, "seed": prompt.seed}
+        media.write_video(path, video, model.frame_rate(prompt), metadata=details)
+        samples.append(Sample(prompt, asked[index][1], video, path))
+    return samples
+
+
+def judge(
+    encoder: pretrained.AutoencoderModel,
+    samples: Sequence[Sample],
+    world: bodies.WorldConfig,
+    config: DemoConfig,
+) -> dict[str, Any]:
+    """Scores of the clips (`judge`) and of the still images (`judge_images`)."""
+    scores = {}
+    for name, frames in (("judge", FRAMES), ("judge_images", 1)):
+        chosen = [s for s in samples if s.prompt.frames == frames]
+        shown = scoring.accuracy(
+            [s.video for s in chosen], [s.expected for s in chosen]
+        )
+        renders = real_renders(world, len(chosen), frames=frames)
+        decoded = [reconstruct(encoder, clip.video) for clip in renders]
+        truths = [
+            {k: v for k, v in clip.truth["attributes"].items() if k in shown}
+            for clip in renders
+        ]
+        scores[name] = scoring.with_ceiling(shown, scoring.accuracy(decoded, truths))
+    return scores
+
+
+def real_renders(
+    world: bodies.WorldConfig, count: int, *, frames: int
+) -> list[bodies.Clip]:
+    """Held-out clips (or images) as the world renders them, plain as the prompts."""
+    plain = dataclasses.replace(
+        world,
+        holdout="only",
+        frames=(frames,),
+        image_share=0.0,
+        occluder=0.0,
+        pan=0.0,
+    )
+    return [bodies.clip(HELD_OUT_SEED + 2, index, plain) for index in range(count)]
+
+
+def reconstruct(encoder: pretrained.AutoencoderModel, video: np.ndarray) -> np.ndarray:
+    """A uint8 video through the autoencoder and back."""
+    latent = encoder.encode(np.float32(video)[None] / 127.5 - 1.0)
+    return np.asarray(encoder.decode(latent))[0]
+
+
+def packing_efficiency(run: pathlib.Path) -> float:
+    """Useful tokens over row capacity, mean over the training run."""
+    key = "packing_efficiency"
+    values = [r[key] for r in figures.read_log(run / "metrics.jsonl") if key in r]
+    return round(float(np.mean(values)), 4)
+
+
+def draw(output: pathlib.Path, samples: Sequence[Sample]) -> None:
+    """The contact sheet and the loss curves."""
+    clips = [s for s in samples if s.prompt.frames > 1][:SHEET_VIDEOS]
+    images = [s for s in samples if s.prompt.frames == 1][:SHEET_IMAGES]
+    shown = clips + images
+    figures.contact_sheet(
+        output / "contact_sheet.png",
+        [s.video for s in shown],
+        [s.prompt.text for s in shown],
+    )
+    runs = {name: output / name / "metrics.jsonl" for name in ("autoencoder", "video")}
+    figures.loss_curves(output / "loss_curves.png", runs)
+
+
+def start_afresh(output: pathlib.Path) -> None:
+    """An empty folder; an earlier demo there is removed, anything else is refused."""
+    if output.exists() and any(output.iterdir()):
+        if not (output / "dataset").exists() and not (output / MARKER).exists():
+            raise ValueError(f"{output} is not empty and holds no demo; name another")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def summary(report: dict[str, Any], output: pathlib.Path) -> str:
+    """What a person wants to know at the end."""
+    lines = [
+        f"autoencoder PSNR {report['autoencoder_psnr_db']} dB, "
+        f"packing efficiency {report['packing_efficiency']}, "
+        f"{report['seconds']['total'] / 60:.1f} minutes",
+        f"{'attribute':12s} accuracy  chance  ceiling",
+    ]
+    for name, score in report["judge"].items():
+        lines.append(
+            f"{name:12s} {score['accuracy']:8.2f} {score['chance']:7.2f} "
+            f"{score['ceiling']:8.2f}"
+        )
+    lines.append(f"videos: {output}/videos   sheet: {output}/contact_sheet.png")
+    lines.append(
+        'try: .venv/bin/soraflax generate "a large red circle moves right" '
+        f"--checkpoint {report['checkpoint']} --size 96x64 --frames 17 --out out.mp4"
+    )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.demo", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    try:
+        start_afresh(arguments.output)
+        report = run(arguments.output, DemoConfig(seed=arguments.seed))
+    except (ValueError, OSError) as error:
+        print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(summary(report, arguments.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
