@@ -35,8 +35,8 @@ from experiments import figures, scoring
 from experiments.configs import autoencoder_small, video_small
 from experiments.stages import autoencoder as autoencoder_stage
 from experiments.stages import video as video_stage
-from soraflax import media
 from soraflax import config as config_lib
+from soraflax import media
 from soraflax.generation import generator, pretrained
 
 MARKER = "report.json"
@@ -237,7 +237,7 @@ def real_renders(
 
 def reconstruct(encoder: pretrained.AutoencoderModel, video: np.ndarray) -> np.ndarray:
     """A uint8 video through the autoencoder and back."""
-    latent = encoder.encode(np.float32(video)[None] / 127.5 - 1.0)
+    latent = encoder.encode(video[None].astype(np.float32) / 127.5 - 1.0)
     return np.asarray(encoder.decode(latent))[0]
 
 

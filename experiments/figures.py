@@ -99,7 +99,7 @@ def loss_curves(
       runs: title to the run's `metrics.jsonl`.
       keys: which metrics to draw, where the run has them.
     """
-    figure = matplotlib.figure.Figure(figsize=(5 * len(runs), 3.5), layout="constrained")
+    figure = matplotlib.figure.Figure((5 * len(runs), 3.5), layout="constrained")
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for panel, (title, log) in zip(panels, runs.items(), strict=True):
         records = read_log(log)

@@ -1,8 +1,8 @@
 """How well videos show what their prompts ask, read back from pixels by the judge.
 
-    accuracy   of the videos that were asked for an attribute, how many show it       (1)
-    chance     the same, every video held against the prompts of all other videos     (2)
-    ceiling    (1) for real renders passed through the autoencoder                    (3)
+    accuracy   of the videos asked for an attribute, how many show it             (1)
+    chance     the same, every video held against the prompts of all others       (2)
+    ceiling    (1) for real renders passed through the autoencoder                (3)
 
 (2) is what a model that ignored its prompt, but drew from the same distribution, would
 score; (3) is the best that a perfect transformer could, given this decoder and judge.
