@@ -14,14 +14,22 @@ of a convolution that has never seen the first into two frames (3):
     y = concat(x[0], conv(x[0..2], x[2..4], ...)),                                (2)
     y = concat(x[0], unfold(conv(x[1:]))).                                        (3)
 
-Small variants put a space-to-depth stem before the first stage and its inverse after
-the last: `patch = (time, side)`. A block of frames ends at frames 0, p, 2 p, ...; the
-first block is frame 0 repeated, so that (1) holds there too.
+Small variants put blocks of `patch = (time, side)` into channels before the first
+stage, by their cosine transform, and take them out after the last (Cosmos,
+arXiv:2501.03575, does so with wavelets). A block of frames ends at frame 0, p, 2 p,
+...; the first is frame 0 repeated, so that (1) holds there too. With `linear_path` the
+network corrects a linear autoencoder of such blocks at the full ratios (r, s, s),
+
+    latent = linear(blocks(video)) + encoder(video),                              (4)
+    video = unblocks(linear(latent)) + decoder(latent),                           (5)
+
+which starts as the z lowest frequencies; both corrections start at zero.
 
 The posterior is a diagonal Gaussian; without a key its mean is taken.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +45,7 @@ from soraflax.ops import conv
 
 NORM_EPS = 1e-8
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+LINEAR_LOG_VARIANCE = -4.0  # of the posterior that a linear path starts with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +54,15 @@ class AutoencoderConfig:
 
     Attributes:
       latent_channels: z, channels of the latent.
-      patch: (time, side) of the space-to-depth stem; (1, 1) is none.
+      patch: (time, side) of the blocks that become channels; (1, 1) is none.
       width: channels of the first encoder stage and of the last decoder stage.
       multipliers: channels of each stage in units of `width`, encoder order.
       spatial_downsample: after each stage but the last: do the sides halve?
       temporal_downsample: after each stage but the last: do the frames halve?
       blocks: residual blocks per encoder stage; a decoder stage has one more.
+      end_kernel: side of the kernels that meet the video, in time and space.
+      attention: whether the middle attends inside each frame.
+      linear_path: equations (4) and (5).
       dtype: compute dtype; parameters are float32.
       remat: 'none' keeps activations, 'full' recomputes every residual block.
       convolution: implementation of `ops.conv`; None chooses by backend.
@@ -63,6 +75,9 @@ class AutoencoderConfig:
     spatial_downsample: tuple[bool, ...] = (True, True, True)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     blocks: int = 2
+    end_kernel: int = 3
+    attention: bool = True
+    linear_path: bool = False
     dtype: str = "float32"
     remat: str = "none"
     convolution: str | None = None
@@ -76,7 +91,7 @@ class AutoencoderConfig:
                     f"{name} has {len(flags)} flags for {between + 1} stages: "
                     f"give {between}"
                 )
-        sizes = (self.latent_channels, self.width, self.blocks)
+        sizes = (self.latent_channels, self.width, self.blocks, self.end_kernel)
         if min(*sizes, *self.patch, *self.multipliers, between + 1) < 1:
             raise ValueError(f"autoencoder sizes must be positive: {self}")
         if self.remat not in ("none", "full"):
@@ -241,11 +256,13 @@ class Middle(nn.Module):
 
     Attributes:
       block: the class of residual block, possibly rematerialised.
+      attention: whether there is any.
       dtype: compute dtype.
       implementation: of `ops.conv`.
     """
 
     block: Any = ResidualBlock
+    attention: bool = True
     dtype: Any = jnp.float32
     implementation: str | None = None
 
@@ -253,7 +270,8 @@ class Middle(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         sizes = (x.shape[-1], self.dtype, self.implementation)
         x = self.block(*sizes, name="block1")(x)
-        x = FrameAttention(self.dtype, name="attention")(x)
+        if self.attention:
+            x = FrameAttention(self.dtype, name="attention")(x)
         return self.block(*sizes, name="block2")(x)
 
 
@@ -332,11 +350,10 @@ class Encoder(nn.Module):
         config = self.config
         shared = _shared(config)
         block = _block_class(config)
-        frames, side = config.patch
-        x = jnp.concatenate([jnp.repeat(x[:, :1], frames - 1, axis=1), x], axis=1)
-        x = conv.space_to_depth(x, (frames, side, side))
+        end = (config.end_kernel,) * 3
+        x = to_blocks(x, *config.patch)
         axes = (None, "channels_out")
-        x = CausalConv(config.width, axes=axes, name="conv_in", **shared)(x)
+        x = CausalConv(config.width, end, axes=axes, name="conv_in", **shared)(x)
         for stage, width in enumerate(config.stage_widths):
             for at in range(config.blocks):
                 x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
@@ -346,7 +363,7 @@ class Encoder(nn.Module):
                     config.temporal_downsample[stage],
                 )
                 x = Downsample(*halve, name=f"stage{stage}_down", **shared)(x)
-        x = Middle(block, name="middle", **shared)(x)
+        x = Middle(block, config.attention, name="middle", **shared)(x)
         x = nn.silu(_norm("norm_out")(x))
         axes = ("channels_in", None)
         z = 2 * config.latent_channels
@@ -372,7 +389,7 @@ class Decoder(nn.Module):
         temporal = config.temporal_downsample[::-1]
         axes = (None, "channels_out")
         x = CausalConv(widths[0], axes=axes, name="conv_in", **shared)(z)
-        x = Middle(block, name="middle", **shared)(x)
+        x = Middle(block, config.attention, name="middle", **shared)(x)
         for stage, width in enumerate(widths):
             for at in range(config.blocks + 1):
                 x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
@@ -381,10 +398,25 @@ class Decoder(nn.Module):
                 x = Upsample(*double, name=f"stage{stage}_up", **shared)(x)
         x = nn.silu(_norm("norm_out")(x))
         frames, side = config.patch
-        axes = ("channels_in", None)
+        end = {"kernel": (config.end_kernel,) * 3, "axes": ("channels_in", None)}
+        if config.linear_path:
+            end["kernel_init"] = layers.zeros
         depth = 3 * frames * side * side
-        x = CausalConv(depth, axes=axes, name="conv_out", **shared)(x)
-        return conv.depth_to_space(x, (frames, side, side))[:, frames - 1 :]
+        x = CausalConv(depth, name="conv_out", **end, **shared)(x)
+        return from_blocks(x, *config.patch)
+
+
+def to_blocks(video: jax.Array, frames: int, side: int) -> jax.Array:
+    """Cosine coefficients of blocks that end at frame 0, p, 2 p, ...; p = `frames`."""
+    first = jnp.repeat(video[:, :1], frames - 1, axis=1)
+    video = jnp.concatenate([first, video], axis=1)
+    return conv.block_cosine(video, (frames, side, side))
+
+
+def from_blocks(blocks: jax.Array, frames: int, side: int) -> jax.Array:
+    """The inverse of `to_blocks`."""
+    video = conv.block_cosine_inverse(blocks, (frames, side, side))
+    return video[:, frames - 1 :]
 
 
 def _shared(config: AutoencoderConfig) -> dict[str, Any]:
@@ -427,10 +459,17 @@ class Autoencoder(nn.Module):
         config = self.config
         z = config.latent_channels
         point = {"kernel": (1, 1, 1), "axes": (None, None), **_shared(config)}
+        linear = config.linear_path
+        start = {"kernel_init": layers.zeros} if linear else {}
         self.encoder = Encoder(config)
-        self.moments = CausalConv(2 * z, **point)
+        self.moments = CausalConv(2 * z, **point, **start)
         self.embed = CausalConv(z, **point)
         self.decoder = Decoder(config)
+        if linear:
+            depth = 3 * config.temporal_ratio * config.spatial_ratio**2
+            keep = {"kernel_init": functools.partial(_keep_low, ratios=self._ratios)}
+            self.linear_in = CausalConv(z, **point, **keep)
+            self.linear_out = CausalConv(depth, **point, **keep)
 
     def __call__(
         self, video: Float[Array, "B T H W 3"], key: jax.Array | None = None
@@ -455,12 +494,42 @@ class Autoencoder(nn.Module):
         video = sharding.constrain(video, "batch", None, None, None, None)
         moments = self.moments(self.encoder(video)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
+        if self.config.linear_path:
+            linear = self.linear_in(to_blocks(video, *self._ratios))
+            mean = mean + linear.astype(jnp.float32)
+            log_variance = log_variance + LINEAR_LOG_VARIANCE
         return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
 
     def decode(self, latent: Float[Array, "B t h w z"]) -> Float[Array, "B T H W 3"]:
         """The video of a latent, float32; not clipped to [-1, 1]."""
         latent = sharding.constrain(latent, "batch", None, None, None, None)
-        return self.decoder(self.embed(latent)).astype(jnp.float32)
+        video = self.decoder(self.embed(latent)).astype(jnp.float32)
+        if self.config.linear_path:
+            linear = from_blocks(self.linear_out(latent), *self._ratios)
+            video = video + linear.astype(jnp.float32)
+        return video
+
+    @property
+    def _ratios(self) -> tuple[int, int]:
+        return self.config.temporal_ratio, self.config.spatial_ratio
+
+
+def _keep_low(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any, *, ratios: tuple[int, int]
+) -> jax.Array:
+    """A point kernel between coefficients and latent that keeps the lowest ones.
+
+    The same function serves both ways, since it looks which side is the longer.
+    """
+    del key
+    time, side = ratios
+    frequencies = conv.block_frequencies((time, side, side)).reshape(-1)
+    order = np.argsort(np.repeat(frequencies, 3), kind="stable")
+    kernel = np.zeros(shape[-2:], np.float32)
+    for channel, coefficient in enumerate(order[: min(shape[-2:])]):
+        at = (coefficient, channel) if shape[-2] > shape[-1] else (channel, coefficient)
+        kernel[at] = 1.0
+    return jnp.asarray(kernel.reshape(shape), dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -523,7 +592,10 @@ VARIANTS: dict[str, AutoencoderConfig] = {
         multipliers=(1,),
         spatial_downsample=(),
         temporal_downsample=(),
-        blocks=2,
+        blocks=1,
+        end_kernel=1,
+        attention=False,
+        linear_path=True,
     ),
     "wan2_1": AutoencoderConfig(),
 }
