@@ -1,0 +1,156 @@
+"""Canvases: a latent, and which of it is already known.
+
+Every way of prompting is a canvas to be filled: text-to-video knows nothing of it,
+image-to-video its first frame, extending one end. A canvas becomes a segment of a
+packed row, its known tokens at noise level 0, and the filled segment becomes a latent
+again, in which what was known is what it was, bit for bit.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from soraflax.nn import autoencoder
+from soraflax.ops import packing
+from soraflax.ops import patch as patches
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Which sizes of video a model can make.
+
+    Attributes:
+      temporal_ratio: r of `T = 1 + r (t - 1)`.
+      spatial_ratio: pixels per latent cell.
+      channels: z, of the latent.
+      patch: latent frames, rows and columns of a token.
+    """
+
+    temporal_ratio: int
+    spatial_ratio: int
+    channels: int
+    patch: tuple[int, int, int]
+
+    def latent_shape(
+        self, frames: int, height: int, width: int
+    ) -> tuple[int, int, int, int]:
+        """`(t, h, w, z)` of the latent of a video of this size in pixels.
+
+        Raises:
+          ValueError: a size off the grid, with the nearest sizes on it.
+        """
+        legal = self.legal_frames(frames)
+        if frames not in legal:
+            raise ValueError(f"{frames} frames: use {_either(legal)}")
+        sides = zip(("high", "wide"), (height, width), self.patch[1:], strict=True)
+        for name, side, cells in sides:
+            step = self.spatial_ratio * cells
+            if side < 1 or side % step:
+                legal = _around(side, first=step, step=step)
+                raise ValueError(f"{side} pixels {name}: use {_either(legal)}")
+        return (
+            1 + (frames - 1) // self.temporal_ratio,
+            height // self.spatial_ratio,
+            width // self.spatial_ratio,
+            self.channels,
+        )
+
+    def legal_frames(self, frames: float) -> tuple[int, ...]:
+        """The one or two nearest frame counts that the grid allows."""
+        pt, r = self.patch[0], self.temporal_ratio
+        return _around(frames, first=1 + r * (pt - 1), step=r * pt)
+
+    def nearest_frames(self, seconds: float, fps: float) -> int:
+        """The legal frame count that lasts nearest to `seconds`."""
+        wanted = seconds * fps
+        return min(self.legal_frames(wanted), key=lambda legal: abs(legal - wanted))
+
+    def tokens(self, latent_shape: tuple[int, ...]) -> int:
+        """How many tokens a latent of this shape takes."""
+        return math.prod(patches.grid_of(latent_shape, self.patch))
+
+
+def _around(size: float, *, first: int, step: int) -> tuple[int, ...]:
+    """The members of first, first + step, ... nearest to `size`, below and above."""
+    if size <= first:
+        return (first,)
+    below = first + math.floor((size - first) / step) * step
+    return (below,) if below == size else (below, below + step)
+
+
+def _either(sizes: tuple[int, ...]) -> str:
+    return " or ".join(map(str, sizes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What is to be filled.
+
+    Attributes:
+      latent: `[t, h, w, z]` float32 in the autoencoder's own units, 0 where unknown.
+      known: `[t, h, w]` bool, alike within every patch.
+      time_step: distance of two latent frames in time, in latent frames at the model's
+        reference frame rate: `reference_fps / fps`.
+    """
+
+    latent: Float[np.ndarray, "t h w z"]
+    known: Bool[np.ndarray, "t h w"]
+    time_step: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.known.shape != self.latent.shape[:3]:
+            raise ValueError(
+                f"mask of {self.known.shape} on a latent of {self.latent.shape[:3]}"
+            )
+        if not 0 < self.time_step < math.inf:
+            raise ValueError(f"time step {self.time_step}: use one above 0")
+
+    @classmethod
+    def empty(
+        cls, shape: tuple[int, int, int, int], *, time_step: float = 1.0
+    ) -> "Canvas":
+        """A canvas `(t, h, w, z)` of which nothing is known."""
+        return cls(np.zeros(shape, np.float32), np.zeros(shape[:3], bool), time_step)
+
+
+def to_segment(
+    canvas: Canvas,
+    *,
+    patch: tuple[int, int, int],
+    text: Int[np.ndarray, "m"],
+    statistics: autoencoder.LatentStatistics,
+) -> packing.Segment:
+    """The segment that a canvas is for the transformer, its tokens normalised.
+
+    Raises:
+      ValueError: a size is not a multiple of the patch, or a patch is known in part.
+    """
+    latent = statistics.normalize(canvas.latent).astype(np.float32)
+    known = patches.patchify(canvas.known[..., None], patch)
+    whole = np.asarray(known.all(axis=1))
+    if (known.any(axis=1) != whole).any():
+        raise ValueError(f"the mask cuts through patches of {patch}: align it to them")
+    return packing.Segment(
+        tokens=patches.patchify(latent, patch),
+        positions=patches.positions(
+            patches.grid_of(latent.shape, patch), time_step=canvas.time_step * patch[0]
+        ),
+        known=whole,
+        text=text,
+    )
+
+
+def from_tokens(
+    canvas: Canvas,
+    tokens: Float[np.ndarray, "n P"],
+    *,
+    patch: tuple[int, int, int],
+    statistics: autoencoder.LatentStatistics,
+) -> Float[np.ndarray, "t h w z"]:
+    """The latent of a filled canvas; where known, the canvas's own."""
+    grid = patches.grid_of(canvas.latent.shape, patch)
+    latent = patches.unpatchify(np.asarray(tokens, np.float32), grid, patch=patch)
+    latent = statistics.denormalize(latent)
+    return np.where(canvas.known[..., None], canvas.latent, latent)

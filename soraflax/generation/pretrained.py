@@ -1,0 +1,240 @@
+"""Trained models on disk: the autoencoder's, and the video model's that contains it.
+
+    AE/model/       config.json  params.safetensors
+    VIDEO/model/    config.json  params.safetensors  vocabulary.model
+                    autoencoder/ config.json  params.safetensors
+
+`model_io` defines the files; here is what their configurations say. Both are complete:
+nothing else is needed to encode, decode or generate.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+
+from soraflax import config as config_lib
+from soraflax import model_io, tokenizer
+from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import schedule
+from soraflax.nn import autoencoder, dit
+from soraflax.ops import packing
+
+VOCABULARY = "vocabulary.model"
+AUTOENCODER = "autoencoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoModelConfig:
+    """Everything about a trained transformer but its parameters.
+
+    Attributes:
+      transformer: its sizes.
+      statistics: of the latents it was trained on; its tokens are normalised by them.
+      autoencoder: digest of the autoencoder those latents are of.
+      row: capacity of a row in training; generation packs rows alike.
+      text_length: most tokens of a caption, end-of-text included.
+      reference_fps: frame rate at which positions count latent frames.
+      process: a name in `diffusion.process.PROCESSES`.
+      prediction: what the transformer outputs.
+      shift: of noise levels by a segment's token count.
+    """
+
+    transformer: dit.DiTConfig
+    statistics: autoencoder.LatentStatistics
+    autoencoder: str
+    row: packing.RowShape
+    text_length: int = 64
+    reference_fps: float = 8.0
+    process: str = "rectified_flow"
+    prediction: str = "velocity"
+    shift: schedule.TokenCountShift = dataclasses.field(
+        default_factory=schedule.TokenCountShift
+    )
+
+    def __post_init__(self) -> None:
+        process_lib.make(self.process, self.prediction)
+        found, wanted = len(self.statistics.mean), self.transformer.latent_channels
+        if found != wanted:
+            raise ValueError(f"statistics of {found} channels, latents of {wanted}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderModel:
+    """A trained autoencoder.
+
+    Attributes:
+      config: its sizes.
+      params: its parameters.
+      digest: of its parameters; latents are stamped with it.
+    """
+
+    config: autoencoder.AutoencoderConfig
+    params: Any
+    digest: str
+
+    @functools.cached_property
+    def encode(self) -> Any:
+        """Compiled: video `[B, T, H, W, 3]` in [-1, 1] to mean `[B, t, h, w, z]`."""
+        module = autoencoder.Autoencoder(self.config)
+
+        def encode(params: Any, video: Any) -> Any:
+            return module.apply({"params": params}, video, method="encode")[0]
+
+        return functools.partial(jax.jit(encode), self.params)
+
+    @functools.cached_property
+    def decode(self) -> Any:
+        """Compiled: latent `[B, t, h, w, z]` to uint8 video `[B, T, H, W, 3]`."""
+        module = autoencoder.Autoencoder(self.config)
+
+        def decode(params: Any, latent: Any) -> Any:
+            video: Any = module.apply({"params": params}, latent, method="decode")
+            video = jnp.clip((video + 1.0) * 127.5, 0.0, 255.0)
+            return jnp.round(video).astype(jnp.uint8)
+
+        return functools.partial(jax.jit(decode), self.params)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoModel:
+    """A trained transformer with all that it needs.
+
+    Attributes:
+      config: what it is.
+      params: the transformer's parameters.
+      autoencoder: of its latents.
+      tokenizer: of its captions.
+      digest: of its parameters.
+    """
+
+    config: VideoModelConfig
+    params: Any
+    autoencoder: AutoencoderModel
+    tokenizer: tokenizer.Tokenizer
+    digest: str
+
+
+def save_autoencoder(
+    directory: str | os.PathLike[str],
+    params: Any,
+    config: autoencoder.AutoencoderConfig,
+) -> str:
+    """Write a trained autoencoder; returns its digest."""
+    record = {"kind": "autoencoder", "model": config_lib.to_dict(config)}
+    return model_io.save_model(directory, params, record)
+
+
+def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
+    """Read what `save_autoencoder` wrote, there or in its `model/`.
+
+    Raises:
+      FileNotFoundError, ModelError: see `model_io.load_model`.
+      ConfigError: the configuration is of another version of the autoencoder.
+    """
+    record = _config_of(directory, kind="autoencoder")
+    config = config_lib.to_dataclass(
+        record, autoencoder.AutoencoderConfig, path="autoencoder"
+    )
+    params, _ = model_io.load_model(directory, like=_autoencoder_shapes(config))
+    return AutoencoderModel(config, params, model_io.model_digest(directory))
+
+
+def save_video_model(
+    directory: str | os.PathLike[str],
+    params: Any,
+    config: VideoModelConfig,
+    *,
+    autoencoder_dir: str | os.PathLike[str],
+    vocabulary: tokenizer.Tokenizer,
+) -> str:
+    """Write a trained transformer with its autoencoder and vocabulary.
+
+    Returns:
+      The digest of its parameters.
+
+    Raises:
+      ModelError: the autoencoder is not the one its latents came from.
+    """
+    found = model_io.find_model(autoencoder_dir)
+    _check_autoencoder(found, config)
+    record = {"kind": "video", "model": config_lib.to_dict(config)}
+    files = {VOCABULARY: vocabulary.model, AUTOENCODER: found}
+    return model_io.save_model(directory, params, record, files=files)
+
+
+def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
+    """Read what `save_video_model` wrote, there or in its `model/`.
+
+    Raises:
+      FileNotFoundError, ModelError: see `model_io.load_model`.
+      ConfigError: the configuration is of another version of the model.
+    """
+    directory = model_io.find_model(directory)
+    record = _config_of(directory, kind="video")
+    config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
+    _check_autoencoder(directory / AUTOENCODER, config)
+    shapes = transformer_shapes(config.transformer)
+    params, _ = model_io.load_model(directory, like=shapes)
+    return VideoModel(
+        config=config,
+        params=params,
+        autoencoder=load_autoencoder(directory / AUTOENCODER),
+        tokenizer=tokenizer.Tokenizer.load(directory / VOCABULARY),
+        digest=model_io.model_digest(directory),
+    )
+
+
+def example_row(config: dit.DiTConfig) -> packing.Packed:
+    """One small empty row, enough to initialise a transformer."""
+    text = np.zeros(1, np.int32)
+    if config.text is None:
+        text = np.zeros((1, config.text_width), np.float32)
+    segment = packing.Segment(
+        tokens=np.zeros((1, config.patch_size), np.float32),
+        positions=np.zeros((1, 3), np.float32),
+        known=np.zeros(1, bool),
+        text=text,
+    )
+    return packing.assemble([[segment]], packing.RowShape(8, 8, 1))
+
+
+def transformer_shapes(config: dit.DiTConfig) -> Any:
+    """ShapeDtypeStructs of a transformer's parameters."""
+    module, row = dit.DiT(config), example_row(config)
+    return _shapes(lambda key: module.init(key, row)["params"])
+
+
+def _autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:
+    module = autoencoder.Autoencoder(config)
+    frames, height, width = config.video_shape(2, 2, 2)
+    video = jnp.zeros((1, frames, height, width, 3))
+    return _shapes(lambda key: module.init(key, video)["params"])
+
+
+def _shapes(init: Any) -> Any:
+    return jax.eval_shape(lambda: meta.unbox(init(jax.random.key(0))))
+
+
+def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
+    record = model_io.model_config(directory)
+    if record.get("kind") != kind:
+        raise model_io.ModelError(
+            f"{directory}: holds a model of kind {record.get('kind')!r}, not {kind!r}"
+        )
+    return record["model"]
+
+
+def _check_autoencoder(directory: pathlib.Path, config: VideoModelConfig) -> None:
+    found = model_io.model_digest(directory)
+    if found != config.autoencoder:
+        raise model_io.ModelError(
+            f"{directory}: autoencoder {found[:12]}, but the transformer was trained "
+            f"on latents of {config.autoencoder[:12]}"
+        )

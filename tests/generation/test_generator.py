@@ -1,0 +1,236 @@
+"""Generation with an untrained tiny model: what holds whatever the parameters are."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from soraflax.diffusion import sampler as samplers
+from soraflax.generation import canvas as canvases
+from soraflax.generation import generator as generators
+from soraflax.generation import pretrained
+from soraflax.generation import rows as rows_lib
+from tests.generation import tiny
+
+Prompt = generators.Prompt
+PROMPTS = [
+    Prompt("a red circle moves right", (32, 32), frames=9, seed=3),
+    Prompt("two squares", (48, 16), frames=5, seed=4, fps=4.0),
+    Prompt("a still image", (16, 48), frames=1, seed=5),
+]
+FAST = generators.SamplingConfig(steps=2, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return generators.Generator(tiny.model())
+
+
+@pytest.fixture(scope="module")
+def videos(generator):
+    return generator(PROMPTS, FAST)
+
+
+def test_sizes_and_types(videos):
+    assert [v.shape for v in videos] == [
+        (9, 32, 32, 3),
+        (5, 16, 48, 3),
+        (1, 48, 16, 3),
+    ]
+    assert all(v.dtype == np.uint8 and v.std() > 0 for v in videos)
+
+
+def test_the_same_again(generator, videos):
+    for a, b in zip(videos, generator(PROMPTS, FAST), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "sampler", (samplers.Euler(), samplers.Heun(), samplers.DDIM(eta=1.0))
+)
+def test_company_changes_nothing(generator, sampler):
+    config = dataclasses.replace(FAST, sampler=sampler)
+
+    def latents(order):
+        prompts = [PROMPTS[i] for i in order]
+        requests = [
+            generators.Request(generator.canvas(p), p.text, p.negative, p.seed)
+            for p in prompts
+        ]
+        return dict(zip(order, generator.fill(requests, config), strict=True))
+
+    together, other = latents((0, 1, 2)), latents((2, 0)) | latents((1,))
+    for index in range(3):
+        scale = np.abs(together[index]).max()
+        np.testing.assert_allclose(together[index], other[index], atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 99},
+        {"text": "something else entirely"},
+        {"fps": 2.0},
+        {"negative": "blurry"},
+    ],
+)
+def test_every_field_matters(generator, videos, change):
+    (found,) = generator([dataclasses.replace(PROMPTS[0], **change)], FAST)
+    assert (found != videos[0]).any()
+
+
+def test_guidance_one_ignores_the_negative_prompt(generator):
+    plain = dataclasses.replace(FAST, guidance=1.0)
+    prompt = dataclasses.replace(PROMPTS[0], negative="blurry")
+    a, b = generator([PROMPTS[0]], plain)[0], generator([prompt], plain)[0]
+    np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_compiles_again(generator):
+    """A new prompt, seed, guidance, number of steps, or size in the same row."""
+    generator([PROMPTS[0]], FAST)
+    functions = (generator._encode, generator._start, generator._advance)
+    before = [f._cache_size() for f in functions]
+    prompt = Prompt("a long blue thing falls", (48, 32), frames=5, fps=6.0, seed=8)
+    generator([prompt], generators.SamplingConfig(steps=3, guidance=1.7))
+    assert [f._cache_size() for f in functions] == before
+
+
+def test_known_latents_come_back_bit_for_bit(generator):
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(3, 4, 4, 4)).astype(np.float32)
+    known = np.zeros((3, 4, 4), bool)
+    known[0] = True
+    canvas = canvases.Canvas(latent, known)
+    (filled,) = generator.fill([generators.Request(canvas, "on it goes")], FAST)
+    np.testing.assert_array_equal(filled[0], latent[0])
+    assert (filled[1:] != latent[1:]).any()
+    changed = dataclasses.replace(canvas, latent=latent + known[..., None])
+    (other,) = generator.fill([generators.Request(changed, "on it goes")], FAST)
+    assert (np.abs(other[1:] - filled[1:]) > 1e-6).any()
+
+
+def test_progress_counts_every_step(generator):
+    seen = []
+    config = dataclasses.replace(FAST, rows=1)
+    many = [dataclasses.replace(PROMPTS[0], seed=i) for i in range(30)]
+    generator.fill(
+        [generators.Request(generator.canvas(p), p.text, "", p.seed) for p in many],
+        config,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    total = seen[-1][1]
+    assert total > 2
+    assert seen == [(i + 1, total) for i in range(total)]
+
+
+def test_nothing_asked_nothing_made(generator):
+    assert generator([]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frames": 80}, "80 frames: use 77 or 81"),
+        ({"size": (97, 64)}, "97 pixels wide: use 96 or 112"),
+        ({"fps": 0.0}, "0.0 frames per second"),
+        ({"seed": -1}, "seed -1: use one from 0"),
+        ({"seed": 2**32}, "seed 4294967296"),
+        ({"text": "word " * 500}, "at most 32 fit"),
+    ],
+)
+def test_impossible_prompts_are_refused(generator, change, message):
+    with pytest.raises(ValueError, match=message):
+        generator([dataclasses.replace(PROMPTS[0], **change)], FAST)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: generators.SamplingConfig(steps=0), "use 1 or more"),
+        (lambda: generators.SamplingConfig(guidance=float("nan")), "finite"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def items(generator, count, **change):
+    prompt = dataclasses.replace(PROMPTS[0], **change)
+    request = generators.Request(generator.canvas(prompt), prompt.text)
+    return [generator._item(request)] * count
+
+
+def test_rows_hold_what_they_can(generator):
+    shape = tiny.ROW
+    many = items(generator, 25)
+    rows = rows_lib.pack_rows(many, shape)
+    assert sorted(i for row in rows for i in row) == list(range(25))
+    for row in rows:
+        assert len(row) <= shape.segments
+        assert sum(len(many[i].segment) for i in row) <= shape.tokens
+        assert sum(many[i].text_length for i in row) <= shape.text
+
+
+def test_capacity_follows_what_is_asked(generator):
+    one = rows_lib.row_shape(items(generator, 1), tiny.ROW)
+    assert one.tokens == 128
+    full = rows_lib.row_shape(items(generator, 50), tiny.ROW)
+    assert full.tokens == tiny.ROW.tokens
+    large = items(generator, 1, size=(320, 320), frames=9)
+    assert rows_lib.row_shape(large, tiny.ROW).tokens == 20 * 20 * 3
+
+
+def test_noise_is_a_function_of_seed_place_and_step():
+    segments = np.asarray([[1, 1, 2, 2, 0]], np.int32)
+    seeds = np.asarray([[0, 7, 7]], np.uint32)
+    places = np.asarray([[0, 1, 0, 1, 0]], np.int32)
+
+    def draw(step):
+        return np.asarray(
+            generators.token_noise(segments, (seeds, places), np.int32(step), size=4)
+        )
+
+    np.testing.assert_array_equal(draw(0)[0, :2], draw(0)[0, 2:4])
+    assert (draw(0)[0, 0] != draw(0)[0, 1]).all()
+    assert (draw(0)[0, :4] != draw(1)[0, :4]).all()
+
+
+def test_saved_and_loaded(tmp_path, generator, videos):
+    model = tiny.model()
+    ae = tmp_path / "ae" / "model"
+    digest = pretrained.save_autoencoder(
+        ae, model.autoencoder.params, model.autoencoder.config
+    )
+    assert digest == model.config.autoencoder
+    pretrained.save_video_model(
+        tmp_path / "video" / "model",
+        model.params,
+        model.config,
+        autoencoder_dir=ae.parent,
+        vocabulary=model.tokenizer,
+    )
+    for place in ("video", "video/model"):
+        loaded = pretrained.load_video_model(tmp_path / place)
+        assert loaded.config == model.config
+        assert loaded.tokenizer == model.tokenizer
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
+    found = generators.Generator.load(tmp_path / "video")([PROMPTS[2]], FAST)
+    np.testing.assert_allclose(found[0].astype(int), videos[2].astype(int), atol=1)
+    with pytest.raises(ValueError, match="'autoencoder', not 'video'"):
+        generators.Generator.load(ae)
+    with pytest.raises(ValueError, match="'video', not 'autoencoder'"):
+        pretrained.load_autoencoder(tmp_path / "video")
+    other = dataclasses.replace(model.config, autoencoder="0" * 64)
+    with pytest.raises(ValueError, match="trained on latents of 000000000000"):
+        pretrained.save_video_model(
+            tmp_path / "other",
+            model.params,
+            other,
+            autoencoder_dir=ae,
+            vocabulary=model.tokenizer,
+        )
+    with pytest.raises(FileNotFoundError, match="no such directory"):
+        generators.Generator.load(tmp_path / "nowhere")

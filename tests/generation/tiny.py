@@ -1,0 +1,62 @@
+"""A video model of untrained tiny modules, with parameters that are not zero."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from soraflax import model_io, sharding, tokenizer
+from soraflax.diffusion import schedule
+from soraflax.generation import pretrained
+from soraflax.nn import autoencoder, dit, text_encoder
+from soraflax.ops import packing
+
+ROW = packing.RowShape(tokens=256, text=128, segments=8)
+
+
+def randomised(params, seed=0, scale=0.1):
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(
+        tree,
+        [
+            np.asarray(a) + scale * rng.normal(size=a.shape).astype(np.float32)
+            for a in leaves
+        ],
+    )
+
+
+@functools.cache
+def model() -> pretrained.VideoModel:
+    vocabulary = tokenizer.Tokenizer.embedded()
+    encoder = autoencoder.VARIANTS["tiny"]
+    text = dataclasses.replace(
+        text_encoder.VARIANTS["tiny"], vocabulary=vocabulary.vocab_size
+    )
+    transformer = dataclasses.replace(dit.VARIANTS["tiny"], text=text, depth=1)
+    shapes = pretrained.transformer_shapes(transformer)
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+    params = randomised(zeros, scale=0.3)
+    frames, height, width = encoder.video_shape(2, 2, 2)
+    video = np.zeros((1, frames, height, width, 3), np.float32)
+    ae_params, _ = sharding.init(
+        autoencoder.Autoencoder(encoder), jax.random.key(1), video
+    )
+    ae_params = randomised(ae_params)
+    z = encoder.latent_channels
+    config = pretrained.VideoModelConfig(
+        transformer=transformer,
+        statistics=autoencoder.LatentStatistics((0.5,) * z, (2.0,) * z),
+        autoencoder=model_io.digest(ae_params),
+        row=ROW,
+        text_length=32,
+        shift=schedule.TokenCountShift(base=2.0, base_tokens=32),
+    )
+    return pretrained.VideoModel(
+        config=config,
+        params=params,
+        autoencoder=pretrained.AutoencoderModel(encoder, ae_params, config.autoencoder),
+        tokenizer=vocabulary,
+        digest=model_io.digest(params),
+    )
