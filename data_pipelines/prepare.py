@@ -109,7 +109,9 @@ def prepare_folder(
         if line["outcome"] == "kept":
             line["split"] = where[line["input"]]
     with records.publish(output, overwrite=overwrite) as root:
-        directory = folder.FolderClips(data_dir=root, clips=splits).write()
+        with tqdm.tqdm(total=len(clips), desc="writing", disable=quiet) as bar:
+            builder = folder.FolderClips(data_dir=root, clips=splits, tick=bar.update)
+            directory = builder.write()
         info = {"kind": "clips", "name": "folder", "seed": seed}
         return records.finish(
             root,

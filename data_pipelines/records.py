@@ -132,7 +132,7 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
     for shard in shards:
         check_shard(path, shard, verify=verify)
     builder = tfds.builder_from_directory(str(path / info["directory"]))
-    source = builder.as_data_source(split=split)
+    source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
     counts = (splits[split], sum(s["records"] for s in shards), len(source))
     if len(set(counts)) > 1:
         raise DatasetError(

@@ -42,7 +42,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self.__doc__,
+            description=(self.__doc__ or "").partition("\n")[0],
             features=tfds.features.FeaturesDict(self.features()),
             disable_shuffling=True,
         )

@@ -51,32 +51,45 @@ class Captions:
 
 
 class FolderClips(base.RecordBuilder):
-    """Real video files with their captions, bytes as they were."""
+    """Real video files with their captions, bytes as they were.
+
+    Args:
+      data_dir: where the TFDS directory goes.
+      clips: split name to the clips it holds.
+      tick: called after every clip, to show how far it is.
+    """
 
     def __init__(
-        self, *, data_dir: str | Path, clips: Mapping[str, Sequence[Clip]]
+        self,
+        *,
+        data_dir: str | Path,
+        clips: Mapping[str, Sequence[Clip]],
+        tick: Callable[[], Any] = lambda: None,
     ) -> None:
         self._clips = clips
+        self._tick = tick
         super().__init__(data_dir=data_dir)
 
     def features(self) -> dict[str, Any]:
         return base.clip_features()
 
     def splits(self) -> dict[str, Iterator[Mapping[str, Any]]]:
-        return {name: _examples(clips) for name, clips in self._clips.items() if clips}
+        return {
+            name: self._examples(clips) for name, clips in self._clips.items() if clips
+        }
 
-
-def _examples(clips: Iterable[Clip]) -> Iterator[Mapping[str, Any]]:
-    for clip in clips:
-        yield records.ClipRecord(
-            id=clip.id,
-            video=media.read_bytes(clip.path),
-            fps=clip.probe.fps,
-            frames=clip.probe.frames,
-            height=clip.probe.height,
-            width=clip.probe.width,
-            captions=clip.captions,
-        ).to_example()
+    def _examples(self, clips: Iterable[Clip]) -> Iterator[Mapping[str, Any]]:
+        for clip in clips:
+            yield records.ClipRecord(
+                id=clip.id,
+                video=media.read_bytes(clip.path),
+                fps=clip.probe.fps,
+                frames=clip.probe.frames,
+                height=clip.probe.height,
+                width=clip.probe.width,
+                captions=clip.captions,
+            ).to_example()
+            self._tick()
 
 
 def find_captions(
