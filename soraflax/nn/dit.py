@@ -129,7 +129,8 @@ class Plans:
 def make_plans(packed: packing.Packed, config: DiTConfig) -> Plans:
     """The attention plans of a batch; once per step, outside of the layers."""
     plan = functools.partial(attention.make_plan, block=config.attention_block)
-    segments, text = packed.segments, packed.text_segments
+    segments = jnp.asarray(packed.segments)
+    text = jnp.asarray(packed.text_segments)
     ids = jnp.issubdtype(packed.text.dtype, jnp.integer)
     return Plans(
         plan(segments, segments),
