@@ -2,8 +2,9 @@
 
 Batch `step` has one shape (frames, height, width), drawn from a mixture that holds
 images as shapes of one frame; its clips are elements `step * batch + slot` of the
-stream. A crop is taken at native scale or, half of the time by default, from a
-smaller copy of the clip, down to where the crop just covers it. Nothing is stretched.
+stream. A crop is taken at the clip's own scale (or that of `max_side`) or, half of the
+time by default, from a smaller copy, down to where the crop just covers it. Nothing is
+stretched.
 
 A clip that is smaller or shorter than the shape is passed over for another one drawn
 from the same stream; where a few draws find none that is large enough, the clip is
@@ -11,6 +12,7 @@ enlarged until it covers the crop and played back and forth until it is long eno
 """
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,8 @@ class CropConfig:
       weights: how often each is chosen; empty for equally.
       resize: share of crops that are taken from a smaller copy of the clip.
       fps: frame rate that faster clips are subsampled towards; 0 keeps the native one.
+      max_side: clips with a longer side are first scaled down to it; 0 for no limit.
+      memory: megabytes of decoded clips to keep; what does not fit is decoded anew.
       tries: draws for a clip that is large enough.
     """
 
@@ -38,6 +42,8 @@ class CropConfig:
     weights: tuple[float, ...] = ()
     resize: float = 0.5
     fps: float = 0.0
+    max_side: int = 0
+    memory: int = 256
     tries: int = 8
 
     def __post_init__(self) -> None:
@@ -63,6 +69,7 @@ class CropBatches:
       batch: crops per batch on this host.
       seed: of shapes, windows and crops.
       host: this host and how many there are; all draw the same shape.
+      frames: decoded clips.
     """
 
     clips: Any
@@ -71,6 +78,10 @@ class CropBatches:
     batch: int
     seed: int
     host: tuple[int, int] = (0, 1)
+    frames: "FrameStore" = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", FrameStore(self.config))
 
     def __len__(self) -> int:
         return len(self.clips) // (self.batch * self.host[1])
@@ -93,37 +104,86 @@ class CropBatches:
         rng = np.random.default_rng((self.seed, place, 2))
         own = clip = self.clips[place]
         for _ in range(self.config.tries):
-            if large_enough(clip, shape, fps=self.config.fps):
+            if large_enough(clip, shape, config=self.config):
                 break
             clip = self.clips[int(rng.integers(self.draws))]
         else:
             clip = own
-        return crop(clip, shape, config=self.config, rng=rng)
+        return crop(clip, shape, frames=self.frames, rng=rng)
 
 
-def large_enough(clip: records.ClipRecord, shape: Shape, *, fps: float) -> bool:
+def sizes(clip: records.ClipRecord, config: CropConfig) -> Shape:
+    """Frames, height and width of a clip at its reduced rate and scale."""
+    stride = transforms.frame_stride(clip.fps, config.fps)
+    longer = max(clip.height, clip.width)
+    scale = min(1.0, config.max_side / longer) if config.max_side else 1.0
+    height, width = (max(1, round(side * scale)) for side in (clip.height, clip.width))
+    return -(-clip.frames // stride), height, width
+
+
+def large_enough(clip: records.ClipRecord, shape: Shape, *, config: CropConfig) -> bool:
     """Can a crop of this shape be cut from the clip without enlarging it?"""
-    frames, height, width = shape
-    kept = -(-clip.frames // transforms.frame_stride(clip.fps, fps))
-    return kept >= frames and clip.height >= height and clip.width >= width
+    have = sizes(clip, config)
+    return all(size >= wanted for size, wanted in zip(have, shape, strict=True))
+
+
+class FrameStore:
+    """Decoded clips, kept while they fit in memory. What it returns never differs."""
+
+    def __init__(self, config: CropConfig) -> None:
+        self.config = config
+        self._room = config.memory * 2**20
+        self._kept: dict[Any, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return FrameStore, (self.config,)
+
+    def window(self, clip: records.ClipRecord, start: int, *, count: int) -> np.ndarray:
+        """At most `count` frames from `start` on, counted at the reduced rate."""
+        key = (clip.id, hash(clip.video))
+        whole = self._kept.get(key)
+        if whole is None and self._reserve(3 * int(np.prod(sizes(clip, self.config)))):
+            whole = self._kept[key] = self._decode(clip, 0, None)
+        if whole is None:
+            return self._decode(clip, start, count)
+        return whole[start : start + count]
+
+    def _reserve(self, size: int) -> bool:
+        with self._lock:
+            fits = size <= self._room
+            self._room -= size if fits else 0
+            return fits
+
+    def _decode(
+        self, clip: records.ClipRecord, start: int, count: int | None
+    ) -> np.ndarray:
+        stride = transforms.frame_stride(clip.fps, self.config.fps)
+        _, height, width = sizes(clip, self.config)
+        resized = (height, width) != (clip.height, clip.width)
+        return media.decode(
+            clip.video,
+            name=clip.id,
+            start=start * stride,
+            max_frames=count,
+            step=stride,
+            size=(width, height) if resized else None,
+        ).frames
 
 
 def crop(
     clip: records.ClipRecord,
     shape: Shape,
     *,
-    config: CropConfig,
+    frames: FrameStore,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """A random crop `[frames, height, width, 3]` uint8 of a clip."""
-    frames, height, width = shape
-    stride = transforms.frame_stride(clip.fps, config.fps)
-    spare = max(0, clip.frames - 1 - (frames - 1) * stride)
-    start = int(rng.integers(spare + 1))
-    video = media.decode(
-        clip.video, name=clip.id, start=start, max_frames=frames, step=stride
-    ).frames
-    scale = _scale(video.shape[1:3], (height, width), share=config.resize, rng=rng)
+    length, height, width = shape
+    spare = max(0, sizes(clip, frames.config)[0] - length)
+    video = frames.window(clip, int(rng.integers(spare + 1)), count=length)
+    share = frames.config.resize
+    scale = _scale(video.shape[1:3], (height, width), share=share, rng=rng)
     box = [
         min(have, max(1, round(want / scale)))
         for have, want in zip(video.shape[1:3], (height, width), strict=True)
@@ -133,9 +193,8 @@ def crop(
         for have, want in zip(video.shape[1:3], box, strict=True)
     )
     video = video[:, top : top + box[0], left : left + box[1]]
-    return transforms.resize(
-        video[_back_and_forth(len(video), frames)], height, width=width
-    )
+    video = video[_back_and_forth(len(video), length)]
+    return transforms.resize(video, height, width=width)
 
 
 def _scale(

@@ -212,7 +212,7 @@ def cache_latents(
       output: the new directory.
       encoder: what makes the latents.
       config: how clips are fitted.
-      overwrite: replace a dataset that is in the way.
+      overwrite: replace a dataset in the way.
 
     Returns:
       What was written to dataset.json.
@@ -227,9 +227,7 @@ def cache_latents(
     records.check_output(output, overwrite=overwrite)
     info, grid = records.read_info(dataset), encoder.grid(config.patch)
     splits = {
-        name: records.open_dataset(dataset, name)
-        for name, count in info["splits"].items()
-        if count
+        k: records.open_dataset(dataset, k) for k, n in info["splits"].items() if n
     }
     plans = {name: plan(clips, grid, config=config) for name, clips in splits.items()}
     bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
@@ -248,13 +246,14 @@ def cache_latents(
             "shapes": sorted(run.shapes),
             **_statistics(work / directory),
         }
-        report = [line for name in plans for line in _report(name, plans[name])]
-        return records.finish(work, directory, info=facts, report=report)
+        return records.finish(work, directory, info=facts, report=_report(plans))
 
 
-def _report(split: str, windows: Sequence["Window"]) -> Iterator[dict[str, Any]]:
-    for line in transforms.fit_report((w.id, w.fit) for w in windows):
-        yield {"split": split, **line}
+def _report(plans: Mapping[str, Sequence["Window"]]) -> Iterator[dict[str, Any]]:
+    for split, windows in plans.items():
+        lines = transforms.fit_report((w.id, w.fit) for w in windows)
+        for window, line in zip(windows, lines, strict=True):
+            yield {"split": split, "start": window.start, **line}
 
 
 @dataclasses.dataclass(frozen=True)

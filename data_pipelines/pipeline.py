@@ -197,16 +197,13 @@ def make_dataset(
       ValueError: latents of another encoder, or a clip larger than a row.
       FileNotFoundError: no dataset at `config.path`.
     """
-    paths = (config.path, *config.also)
-    latents = latents or [
-        stored.open_latents(path, config.split, digest=digest) for path in paths
-    ]
     host = host or Host()
+    latents = latents or [
+        stored.open_latents(path, config.split, digest=digest)
+        for path in (config.path, *config.also)
+    ]
     for source in latents:
-        _check_same_encoder(source, latents[0])
-        for shape in source.shapes:
-            t, h, w = patch.grid_of(shape, config.patch)
-            packing.check_fits(t * h * w, config.captions.max_length, config.row)
+        _check_source(source, latents[0], config)
     transform = transforms.LatentTransform(
         patch=config.patch,
         mean=latents[0].mean,
@@ -215,11 +212,9 @@ def make_dataset(
         captions=config.captions,
         encode=encode or embedded_encode(),
     )
+    passes = config.passes or None
     places = sources.stream(
-        latents,
-        seed=config.seed,
-        weights=config.weights,
-        passes=config.passes or None,
+        latents, seed=config.seed, weights=config.weights, passes=passes
     ).random_map(functools.partial(_segment, transform), seed=config.seed)
     rows = packing.PackIterDataset(
         sources.shard(places, host.index, count=host.count),
@@ -231,12 +226,18 @@ def make_dataset(
     return read_ahead(rows.batch(config.rows, batch_fn=pack), config.read)
 
 
-def _check_same_encoder(source: LatentSource, first: LatentSource) -> None:
+def _check_source(
+    source: LatentSource, first: LatentSource, config: PackedDataConfig
+) -> None:
+    """Refuse latents of two encoders, or larger than a row, before training."""
     if source.digest != first.digest:
         raise ValueError(
             f"latents of two encoders, {first.digest[:12]} and {source.digest[:12]}, "
             "cannot be mixed: cache both with one"
         )
+    for shape in source.shapes:
+        t, h, w = patch.grid_of(shape, config.patch)
+        packing.check_fits(t * h * w, config.captions.max_length, config.row)
 
 
 def _segment(

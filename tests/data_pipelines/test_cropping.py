@@ -60,7 +60,7 @@ def test_a_native_crop_is_cut_out_unchanged():
     out = cropping.crop(
         ramp(),
         (5, 16, 24),
-        config=cropping.CropConfig(resize=0.0),
+        frames=cropping.FrameStore(cropping.CropConfig(resize=0.0)),
         rng=np.random.default_rng(0),
     ).astype(int)
     assert out.shape == (5, 16, 24, 3)
@@ -72,7 +72,7 @@ def test_a_resized_crop_keeps_the_aspect_ratio():
     out = cropping.crop(
         ramp(height=64, width=64),
         (1, 32, 32),
-        config=cropping.CropConfig(resize=1.0),
+        frames=cropping.FrameStore(cropping.CropConfig(resize=1.0)),
         rng=np.random.default_rng(1),
     ).astype(float)
     down = (out[0, -4, 8, 0] - out[0, 4, 8, 0]) / 24
@@ -84,10 +84,25 @@ def test_frame_rate_is_subsampled():
     out = cropping.crop(
         ramp(),
         (3, 16, 16),
-        config=cropping.CropConfig(resize=0.0, fps=4.0),
+        frames=cropping.FrameStore(cropping.CropConfig(resize=0.0, fps=4.0)),
         rng=np.random.default_rng(0),
     ).astype(int)
     np.testing.assert_allclose(np.diff(out[:, 0, 0, 2]), 40, atol=5)
+
+
+def test_large_clips_are_scaled_down_before_they_are_cropped():
+    config = cropping.CropConfig(resize=0.0, max_side=30)
+    store = cropping.FrameStore(config)
+    assert cropping.sizes(ramp(), config) == (9, 20, 30)
+    out = cropping.crop(ramp(), (1, 16, 16), frames=store, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(np.diff(out[0, :, 0, 0].astype(int)), 8, atol=5)
+
+
+def test_batches_do_not_depend_on_what_memory_holds():
+    for step in range(4):
+        kept, anew = batches(fps=4.0), batches(fps=4.0, memory=0)
+        for made in (kept, anew, kept):
+            np.testing.assert_array_equal(made[step]["video"], anew[step]["video"])
 
 
 def test_a_clip_too_small_for_every_draw_is_enlarged_and_played_back():
