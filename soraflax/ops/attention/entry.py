@@ -4,8 +4,6 @@ A token attends to the keys of its own segment; padding attends to nothing and g
 and what padding holds reaches nothing.
 """
 
-from typing import Literal, get_args
-
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -14,7 +12,7 @@ from jaxtyping import Array, Float
 from soraflax.ops.attention import blocks, parallel, reference
 from soraflax.ops.attention import plan as planning
 
-Implementation = Literal["reference", "blocks"]
+IMPLEMENTATIONS = ("reference", "blocks")
 
 
 def attention(
@@ -23,7 +21,7 @@ def attention(
     v: Float[Array, "B M H K"],
     *,
     plan: planning.AttentionPlan,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     scale: float | None = None,
     bias: Float[Array, "H N M"] | None = None,
 ) -> Float[Array, "B N H K"]:
@@ -62,7 +60,7 @@ def attention(
     return parallel.over_rows_and_heads(local, q, k, v, plan=plan)
 
 
-def _choose(plan: planning.AttentionPlan, bias: jax.Array | None) -> Implementation:
+def _choose(plan: planning.AttentionPlan, bias: jax.Array | None) -> str:
     """'blocks' where there are blocks to skip."""
     count = plan.keys_of.start.shape[1] * plan.queries_of.start.shape[1]
     return "reference" if bias is not None or count < 4 else "blocks"
@@ -80,11 +78,10 @@ def _check(
     implementation: str | None,
     bias: jax.Array | None,
 ) -> None:
-    known = get_args(Implementation)
-    if implementation is not None and implementation not in known:
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"unknown attention implementation {implementation!r}; "
-            f"known: {', '.join(known)}"
+            f"known: {', '.join(IMPLEMENTATIONS)}"
         )
     if bias is not None and implementation == "blocks":
         raise ValueError("attention 'blocks' takes no bias: use 'reference'")

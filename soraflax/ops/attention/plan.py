@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 DEFAULT_BLOCK = 128
@@ -81,8 +82,8 @@ class AttentionPlan:
 
 
 def make_plan(
-    query_segments: Int[Array, "B N"],
-    key_segments: Int[Array, "B M"],
+    query_segments: Int[Array | np.ndarray, "B N"],
+    key_segments: Int[Array | np.ndarray, "B M"],
     *,
     block: int = DEFAULT_BLOCK,
 ) -> AttentionPlan:
@@ -95,15 +96,10 @@ def make_plan(
         row that is not a multiple of it is padded inside.
 
     Raises:
-      ValueError: the batch sizes differ, or the block is not positive.
+      ValueError: the block is not positive.
     """
     if block < 1:
         raise ValueError(f"attention block {block} must be positive: use 128")
-    if query_segments.shape[0] != key_segments.shape[0]:
-        raise ValueError(
-            f"{query_segments.shape[0]} rows of queries, "
-            f"{key_segments.shape[0]} rows of keys"
-        )
     query_segments = jnp.asarray(query_segments, jnp.int32)
     key_segments = jnp.asarray(key_segments, jnp.int32)
     query_block = min(block, query_segments.shape[1])
