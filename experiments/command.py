@@ -1,13 +1,13 @@
 """The command line of experiments: absl flags and a config file, errors in one line."""
 
+import importlib.util
 import pathlib
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import config_flags
+from absl import flags, logging
 
 from soraflax import config as config_lib
 
@@ -27,6 +27,8 @@ def parse(argv: Sequence[str]) -> list[str]:
     try:
         _check_overrides(argv)
         rest = flags.FLAGS(list(argv))
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)
         if len(rest) > 1:
             raise config_lib.ConfigError(f"{rest[1]!r} is not a flag; see --help")
         return rest
@@ -56,16 +58,21 @@ def load(path: str) -> Any:
     Raises:
       ConfigError: no such file (naming the nearest), or one that refuses its argument.
     """
-    file = pathlib.Path(path.split(":", 1)[0])
+    name, *arguments = path.split(":", 1)
+    file = pathlib.Path(name)
     if not file.is_file():
         known = {p.stem: p for p in CONFIGS.glob("*.py") if p.stem != "__init__"}
         hint = config_lib.nearest(file.stem, known)
         raise config_lib.ConfigError(f"{file}: no such config file; {hint}")
+    spec = importlib.util.spec_from_file_location("config", file)
+    if spec is None or spec.loader is None:
+        raise config_lib.ConfigError(f"{file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     try:
-        return config_flags.ConfigFileFlagParser("config").parse(path)
+        return module.get_config(*arguments)
     except (ValueError, TypeError) as error:
-        last = str(error).strip().splitlines()[-1]  # below it is a traceback
-        raise config_lib.ConfigError(f"{path}: {last}") from error
+        raise config_lib.ConfigError(f"{path}: {error}") from error
 
 
 def check_key(config: Any, key: str) -> None:

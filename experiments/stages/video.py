@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from data_pipelines import latents, pipeline, records
 from experiments.stages import common
 from soraflax import config as config_lib
-from soraflax import model_io, sharding, tokenizer
+from soraflax import sharding, tokenizer
 from soraflax.evaluation import validation
+from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, dit
 from soraflax.ops import packing
 from soraflax.train import denoising, loop, metrics, optimizer
@@ -81,41 +82,26 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """The trained autoencoder that the latents come from."""
+    """The trained autoencoder that the latents come from, and its folder."""
 
     folder: pathlib.Path
-    params: Any
-    config: autoencoder.AutoencoderConfig
-    digest: str
+    model: pretrained.AutoencoderModel
 
     @classmethod
     def load(cls, path: str) -> "Encoder":
         """Raises ModelError or FileNotFoundError where there is none."""
-        params, values = model_io.load_model(path)
-        if values.get("kind") != "autoencoder":
-            raise model_io.ModelError(
-                f"{path}: holds {values.get('kind')!r}, not an autoencoder"
-            )
-        config = config_lib.to_dataclass(
-            values["model"], autoencoder.AutoencoderConfig, path=f"{path}: model"
-        )
-        digest = model_io.model_digest(path)
-        return cls(model_io.find_model(path), params, config, digest)
+        model = pretrained.load_autoencoder(path)
+        model = dataclasses.replace(model, params=jax.device_put(model.params))
+        return cls(pathlib.Path(path), model)
 
     def for_cache(self) -> latents.Encoder:
         """What `cache_latents` asks for; it runs on one device."""
-        module = autoencoder.Autoencoder(self.config)
-
-        @jax.jit
-        def encode(params: Any, video: jax.Array) -> jax.Array:
-            return module.apply({"params": params}, video, method="encode")[0]
-
         return latents.Encoder(
-            encode=functools.partial(encode, jax.device_put(self.params)),
-            digest=self.digest,
-            temporal_ratio=self.config.temporal_ratio,
-            spatial_ratio=self.config.spatial_ratio,
-            config=json.loads(config_lib.to_json(self.config)),
+            encode=self.model.encode,
+            digest=self.model.digest,
+            temporal_ratio=self.model.config.temporal_ratio,
+            spatial_ratio=self.model.config.spatial_ratio,
+            config=json.loads(config_lib.to_json(self.model.config)),
         )
 
 
@@ -165,7 +151,7 @@ def check_sizes(
     Raises:
       ConfigError: naming both sizes.
     """
-    channels = encoder.config.latent_channels
+    channels = encoder.model.config.latent_channels
     if config.model.latent_channels != channels:
         raise config_lib.ConfigError(
             f"config.model.latent_channels {config.model.latent_channels}: the "
@@ -195,7 +181,7 @@ def find_latents(
     """
     source = pathlib.Path(config.data.path)
     if records.read_info(source).get("kind") == "latents":
-        latents.open_latents(source, config.data.split, digest=encoder.digest)
+        latents.open_latents(source, config.data.split, digest=encoder.model.digest)
         return source
     target = workdir / "latents"
     if not target.exists() and jax.process_index() == 0:
@@ -204,7 +190,7 @@ def find_latents(
                 source, target, encoder=encoder.for_cache(), config=config.cache
             )
     common.barrier("latents")
-    found = latents.open_latents(target, config.data.split, digest=encoder.digest)
+    found = latents.open_latents(target, config.data.split, digest=encoder.model.digest)
     difference = config_lib.first_difference(config.cache, found.info["config"])
     if difference:
         key, ours, theirs = difference
@@ -220,7 +206,9 @@ def make_job(
 ) -> loop.Job:
     """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
     module = dit.DiT(config.model)
-    dataset = pipeline.make_dataset(data, digest=encoder.digest, host=common.host())
+    dataset = pipeline.make_dataset(
+        data, digest=encoder.model.digest, host=common.host()
+    )
     key = jax.random.key(config.seed)
     with jax.set_mesh(mesh):
         params, shardings = sharding.init(
@@ -239,7 +227,7 @@ def make_job(
         key=jax.random.fold_in(key, 1),
         iterator=iter(dataset),
         measure=functools.partial(work, config.model),
-        identity=config_lib.to_dict(config) | {"encoder": encoder.digest},
+        identity=config_lib.to_dict(config) | {"encoder": encoder.model.digest},
         may_differ=common.MAY_DIFFER,
         evaluate=make_validation(config, data, predict),
     )
@@ -308,21 +296,23 @@ def export(
     if jax.process_index() != 0:
         return
     found = latents.open_latents(data.path, data.split)
-    described = {
-        "kind": "video",
-        "model": config_lib.to_dict(config.model),
-        "objective": config_lib.to_dict(config.loss),
-        "latents": {
-            "digest": encoder.digest,
-            "mean": found.mean.tolist(),
-            "std": found.std.tolist(),
-        },
-        "reference_fps": data.reference_fps,
-        "max_text": data.captions.max_length,
-    }
-    model_io.save_model(
+    described = pretrained.VideoModelConfig(
+        transformer=config.model,
+        statistics=autoencoder.LatentStatistics(
+            tuple(found.mean.tolist()), tuple(found.std.tolist())
+        ),
+        autoencoder=encoder.model.digest,
+        row=data.row,
+        text_length=data.captions.max_length,
+        reference_fps=data.reference_fps,
+        process=config.loss.process,
+        prediction=config.loss.prediction,
+        shift=config.loss.shift,
+    )
+    pretrained.save_video_model(
         workdir / "model",
         params,
         described,
-        files={"autoencoder": encoder.folder, "vocabulary.model": vocabulary.model},
+        autoencoder_dir=encoder.folder,
+        vocabulary=vocabulary,
     )
