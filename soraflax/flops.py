@@ -1,0 +1,388 @@
+"""Parameters, FLOPs and bytes in closed form, from sizes alone.
+
+A product of `[a, b]` and `[b, c]` is 2 a b c FLOPs; norms, activations and softmax are
+left out, as is usual for model FLOP utilisation (PaLM, arXiv:2204.02311, appendix B).
+Padding is not work: attention costs what its segments cost,
+
+    self  = 4 D sum_s l_s^2,    cross = 4 D sum_s l_s m_s,                        (1)
+
+for segments of l tokens and m text tokens, and a training step is a forward pass and a
+backward pass of twice its cost, whatever is recomputed:
+
+    training = 3 forward.                                                         (2)
+
+(XLA's own count ignores the trip counts of loops; it agrees with these where there are
+no loops, which the tests check.)
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class TextEncoderSizes(Protocol):
+    """What a T5-like encoder's configuration has."""
+
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_size(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
+    @property
+    def buckets(self) -> int: ...
+
+
+class TransformerSizes(Protocol):
+    """What a diffusion transformer's configuration has."""
+
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
+    @property
+    def text_width(self) -> int: ...
+    @property
+    def frequency_width(self) -> int: ...
+    @property
+    def text(self) -> Any: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def remat(self) -> str: ...
+
+
+class AutoencoderSizes(Protocol):
+    """What an autoencoder's configuration has."""
+
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def patch(self) -> tuple[int, int]: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def multipliers(self) -> tuple[int, ...]: ...
+    @property
+    def spatial_downsample(self) -> tuple[bool, ...]: ...
+    @property
+    def temporal_downsample(self) -> tuple[bool, ...]: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def end_kernel(self) -> int: ...
+    @property
+    def attention(self) -> bool: ...
+    @property
+    def linear_path(self) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Tokens and text tokens of every segment of a batch; no padding.
+
+    Attributes:
+      tokens: l of each segment.
+      text: m of each segment, in the same order.
+    """
+
+    tokens: Sequence[int]
+    text: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.text):
+            raise ValueError(
+                f"{len(self.tokens)} segments have tokens, {len(self.text)} have text"
+            )
+
+    @property
+    def self_pairs(self) -> int:
+        return sum(n * n for n in self.tokens)
+
+    @property
+    def cross_pairs(self) -> int:
+        return sum(n * m for n, m in zip(self.tokens, self.text, strict=True))
+
+    @property
+    def text_pairs(self) -> int:
+        return sum(m * m for m in self.text)
+
+
+def lengths(segments: np.ndarray, text_segments: np.ndarray) -> Lengths:
+    """Lengths of the segments of packed rows: `[B, N]` and `[B, M]` ids on the host."""
+    tokens: list[int] = []
+    text: list[int] = []
+    for row, text_row in zip(segments, text_segments, strict=True):
+        count = max(int(np.max(row, initial=0)), int(np.max(text_row, initial=0))) + 1
+        sizes = np.bincount(row, minlength=count)[1:]
+        text_sizes = np.bincount(text_row, minlength=count)[1:]
+        present = (sizes > 0) | (text_sizes > 0)
+        tokens += sizes[present].tolist()
+        text += text_sizes[present].tolist()
+    return Lengths(tokens, text)
+
+
+def training(forward: int) -> int:
+    """Equation (2)."""
+    return 3 * forward
+
+
+def _linear(a: int, b: int) -> int:
+    """Parameters of a linear layer with a bias."""
+    return a * b + b
+
+
+def text_encoder_parameters(config: TextEncoderSizes) -> int:
+    d, inner = config.width, config.heads * config.head_size
+    layer = 4 * d * inner + config.buckets * config.heads + 3 * d * config.mlp + 2 * d
+    return config.vocabulary * d + config.depth * layer + d
+
+
+def text_encoder_flops(config: TextEncoderSizes, sizes: Lengths) -> int:
+    """Forward FLOPs of encoding the text of a batch."""
+    d, inner, m = config.width, config.heads * config.head_size, sum(sizes.text)
+    products = 2 * m * (4 * d * inner + 3 * d * config.mlp)
+    return config.depth * (products + 4 * inner * sizes.text_pairs)
+
+
+def transformer_parameters(config: TransformerSizes) -> int:
+    """Parameters of a diffusion transformer, its text encoder included."""
+    d, p = config.width, config.patch_size
+    attention = 4 * _linear(d, d) + 2 * d
+    mlp = _linear(d, config.mlp) + _linear(config.mlp, d)
+    block = 6 * d + 2 * attention + 2 * d + mlp
+    levels = _linear(config.frequency_width, d) + _linear(d, d) + _linear(d, 6 * d)
+    text = _linear(config.text_width, d) + _linear(d, d)
+    if config.text is not None:
+        text += text_encoder_parameters(config.text)
+    ends = _linear(p, d) + 2 * d + _linear(d, p)
+    return config.depth * block + levels + text + ends
+
+
+def transformer_flops(config: TransformerSizes, sizes: Lengths) -> int:
+    """Forward FLOPs of a batch; equation (1) in every block."""
+    d, n, m = config.width, sum(sizes.tokens), sum(sizes.text)
+    products = 2 * d * (n * (6 * d + 2 * config.mlp) + m * 2 * d)
+    block = products + 4 * d * (sizes.self_pairs + sizes.cross_pairs)
+    levels = 4 * len(sizes.tokens) * d * (config.frequency_width + 7 * d)
+    text = 2 * m * d * (config.text_width + d)
+    if config.text is not None:
+        text += text_encoder_flops(config.text, sizes)
+    ends = 4 * n * d * config.patch_size
+    return config.depth * block + levels + text + ends
+
+
+def transformer_activation_bytes(
+    config: TransformerSizes, *, tokens: int, text: int
+) -> int:
+    """Bytes that the blocks keep for the backward pass, by their remat policy.
+
+    The residual stream that enters each block is always kept. Under 'attention' come
+    two attention outputs and log-sum-exps; under 'dots' also the results of the
+    products; under 'none' the inputs of everything (17 D + 2 F a token and 3 D a text
+    token; what fusion saves of that is the compiler's).
+
+    Args:
+      config: sizes.
+      tokens: B N, padding included.
+      text: B M, padding included.
+
+    Raises:
+      ValueError: a remat policy without a formula.
+    """
+    d, f = config.width, config.mlp
+    size = 2 if config.dtype == "bfloat16" else 4
+    log_sum_exp = 2 * 4 * config.heads * tokens
+    kept = {
+        "full": size * d * tokens,
+        "offload": size * d * tokens,
+        "attention": size * 3 * d * tokens + log_sum_exp,
+        "dots": size * ((8 * d + f) * tokens + 2 * d * text),
+        "none": size * ((17 * d + 2 * f) * tokens + 3 * d * text) + log_sum_exp,
+    }
+    if config.remat not in kept:
+        raise ValueError(
+            f"remat policy {config.remat!r} has no formula; those that have: "
+            f"{', '.join(kept)}"
+        )
+    return config.depth * kept[config.remat]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One convolution, or a norm (`kernel` 0).
+
+    Attributes:
+      positions: places of its output, in all frames.
+      kernel: taps.
+      channels: in and out.
+      pairs: pairs of positions, where attention follows it.
+    """
+
+    positions: int
+    kernel: int
+    channels: tuple[int, int]
+    pairs: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return math.prod((self.kernel, *self.channels)) + self.channels[1]
+
+    @property
+    def flops(self) -> int:
+        products = self.positions * math.prod((self.kernel, *self.channels))
+        return 2 * products + 4 * self.pairs * self.channels[0]
+
+
+Places = tuple[int, int, int]
+
+
+def _norm(places: Places, c: int) -> Convolution:
+    return Convolution(math.prod(places), 0, (c, c))
+
+
+def _residual(places: Places, a: int, b: int) -> Iterator[Convolution]:
+    n = math.prod(places)
+    yield _norm(places, a)
+    yield Convolution(n, 27, (a, b))
+    yield _norm(places, b)
+    yield Convolution(n, 27, (b, b))
+    if a != b:
+        yield Convolution(n, 1, (a, b))
+
+
+def _middle(config: AutoencoderSizes, places: Places, c: int) -> Iterator[Convolution]:
+    yield from _residual(places, c, c)
+    if config.attention:
+        n = math.prod(places)
+        yield _norm(places, c)
+        yield Convolution(n, 1, (c, 3 * c), pairs=n * places[1] * places[2])
+        yield Convolution(n, 1, (c, c))
+    yield from _residual(places, c, c)
+
+
+def _ends(config: AutoencoderSizes) -> tuple[int, int]:
+    """Numbers in a block of pixels, and taps of the kernels that meet them."""
+    frames, side = config.patch
+    return 3 * frames * side * side, config.end_kernel**3
+
+
+def _places(config: AutoencoderSizes, video: Places) -> list[Places]:
+    """Frames, height and width in each stage of the encoder."""
+    t, h, w = video
+    frames, side = config.patch
+    stages = [(1 + (t - 1) // frames, h // side, w // side)]
+    flags = zip(config.spatial_downsample, config.temporal_downsample, strict=True)
+    for spatial, temporal in flags:
+        t, h, w = stages[-1]
+        t = 1 + (t - 1) // 2 if temporal else t
+        stages.append((t, h // 2, w // 2) if spatial else (t, h, w))
+    return stages
+
+
+def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolution]:
+    """Every layer of the encoder for a video of `(frames, height, width)`."""
+    stages = _places(config, video)
+    widths = [m * config.width for m in config.multipliers]
+    block, taps = _ends(config)
+    yield Convolution(math.prod(stages[0]), taps, (block, config.width))
+    c = config.width
+    for at, (places, width) in enumerate(zip(stages, widths, strict=True)):
+        for _ in range(config.blocks):
+            yield from _residual(places, c, width)
+            c = width
+        if at + 1 < len(stages) and config.spatial_downsample[at]:
+            halved = (places[0], *stages[at + 1][1:])
+            yield Convolution(math.prod(halved), 9, (c, c))
+        if at + 1 < len(stages) and config.temporal_downsample[at]:
+            later = (stages[at + 1][0] - 1, *stages[at + 1][1:])
+            yield Convolution(math.prod(later), 3, (c, c))
+    n, z = math.prod(stages[-1]), config.latent_channels
+    yield from _middle(config, stages[-1], c)
+    yield _norm(stages[-1], c)
+    yield Convolution(n, 27, (c, 2 * z))
+    yield Convolution(n, 1, (2 * z, 2 * z))
+    if config.linear_path:
+        yield Convolution(n, 1, (_ratio_block(config), z))
+
+
+def decoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolution]:
+    """Every layer of the decoder for a video of `(frames, height, width)`."""
+    stages = _places(config, video)[::-1]
+    widths = [m * config.width for m in config.multipliers][::-1]
+    z, c = config.latent_channels, widths[0]
+    yield Convolution(math.prod(stages[0]), 1, (z, z))
+    yield Convolution(math.prod(stages[0]), 27, (z, c))
+    yield from _middle(config, stages[0], c)
+    for at, (places, width) in enumerate(zip(stages, widths, strict=True)):
+        for _ in range(config.blocks + 1):
+            yield from _residual(places, c, width)
+            c = width
+        if at + 1 < len(stages) and config.temporal_downsample[::-1][at]:
+            later = (places[0] - 1, *places[1:])
+            yield Convolution(math.prod(later), 3, (c, 2 * c))
+        if at + 1 < len(stages) and config.spatial_downsample[::-1][at]:
+            yield Convolution(math.prod(stages[at + 1]), 9, (c, c // 2))
+            c //= 2
+    block, taps = _ends(config)
+    yield _norm(stages[-1], c)
+    yield Convolution(math.prod(stages[-1]), taps, (c, block))
+    if config.linear_path:
+        yield Convolution(math.prod(stages[0]), 1, (z, _ratio_block(config)))
+
+
+def _ratio_block(config: AutoencoderSizes) -> int:
+    """Numbers of the video behind one place of the latent."""
+    frames = config.patch[0] * 2 ** sum(config.temporal_downsample)
+    side = config.patch[1] * 2 ** sum(config.spatial_downsample)
+    return 3 * frames * side * side
+
+
+def _autoencoder_layers(
+    config: AutoencoderSizes, video: Places
+) -> Iterator[Convolution]:
+    yield from encoder_layers(config, video)
+    yield from decoder_layers(config, video)
+
+
+def autoencoder_parameters(config: AutoencoderSizes) -> int:
+    """Parameters of encoder and decoder."""
+    return sum(layer.parameters for layer in _autoencoder_layers(config, (1, 1, 1)))
+
+
+def autoencoder_flops(config: AutoencoderSizes, *, video: Places) -> int:
+    """Forward FLOPs of encoding and decoding one video `(frames, height, width)`.
+
+    Taps on zero padding count, as they do in XLA.
+    """
+    return sum(layer.flops for layer in _autoencoder_layers(config, video))
+
+
+def autoencoder_activation_bytes(
+    config: AutoencoderSizes, *, video: Places, bytes_per_number: int = 4
+) -> int:
+    """Bytes kept for the backward pass of one video, without remat.
+
+    Every layer keeps its input, a norm also what its SiLU is given.
+    """
+    layers = _autoencoder_layers(config, video)
+    numbers = sum(
+        layer.positions * layer.channels[0] * (2 if layer.kernel == 0 else 1)
+        for layer in layers
+    )
+    return bytes_per_number * numbers
