@@ -131,10 +131,10 @@ class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
         self.open_rows = open_rows
 
     def __iter__(self) -> "PackIterator":
-        # The parent's parent, not `stream`: worker processes slice it in place.
-        stream = self._parent._parent
+        # Through the parents: worker processes slice what they hold, in place.
+        stream = self.parents[0].parents[0]
         packer = BestFit(self.shape, self.open_rows)
-        return PackIterator(iter(self._parent), stream, packer=packer)
+        return PackIterator(iter(self.parents[0]), stream, packer=packer)
 
 
 class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
