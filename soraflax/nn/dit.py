@@ -26,7 +26,11 @@ from soraflax.nn import layers, text_encoder, transformer
 from soraflax.ops import attention, packing, rope
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-ATTENTION = {"auto": None, "reference": "reference", "blocks": "blocks"}
+ATTENTION: dict[str, str | None] = {
+    "auto": None,
+    "reference": "reference",
+    "blocks": "blocks",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,6 +358,7 @@ SMALL = DiTConfig(
     mlp=768,
     text=text_encoder.VARIANTS["small"],
     text_width=128,
+    attention_block=64,
 )
 # Widths, depths and heads of DiT-B and DiT-L (arXiv:2212.09748, table 1).
 BASE = dataclasses.replace(
@@ -365,6 +370,7 @@ BASE = dataclasses.replace(
     text=text_encoder.VARIANTS["base"],
     text_width=512,
     dtype="bfloat16",
+    attention_block=128,
 )
 LARGE = dataclasses.replace(
     BASE, width=1024, depth=24, heads=16, mlp=4096, remat="attention"

@@ -33,7 +33,8 @@ from soraflax.ops import attention, norm, rope
 
 _policies = jax.checkpoint_policies
 
-# What the backward pass of a block finds saved; the rest it recomputes.
+# What the backward pass of a block finds saved; the rest it recomputes. The names are
+# those that ops/attention gives its results.
 REMAT_POLICIES: dict[str, Any] = {
     "none": _policies.everything_saveable,
     "full": _policies.nothing_saveable,
@@ -75,7 +76,7 @@ def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
         module,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=depth,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
@@ -168,7 +169,7 @@ class Attention(nn.Module):
             dtype=self.dtype,
             kernel_init=self.out_init,
             name="out",
-        )(y)
+        )(y.reshape(*x.shape[:-1], width))
 
     def _split(self, x: jax.Array, axis: str) -> jax.Array:
         x = x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
