@@ -240,7 +240,11 @@ def init(
         zeros = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), args)
         return meta.unbox(boxed(key, *zeros))
 
-    return jax.jit(plain, out_shardings=shardings)(key), shardings
+    # XLA on CPU takes ten times as long to optimise what runs only once.
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if cpu else None
+    make = jax.jit(plain, out_shardings=shardings, compiler_options=options)
+    return make(key), shardings
 
 
 def batch_sharding(mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES) -> NamedSharding:

@@ -26,10 +26,12 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
     tiny = size == "tiny"
     crops = cropping.CropConfig(
-        shapes=((1, 64, 64), (9, 64, 64), (17, 64, 64)), weights=(1.0, 1.0, 2.0)
+        shapes=((1, 64, 64), (9, 64, 64), (17, 64, 64)),
+        weights=(1.0, 1.0, 2.0),
+        max_side=128,
     )
     if tiny:
-        crops = cropping.CropConfig(shapes=((1, 32, 32), (5, 32, 32)))
+        crops = cropping.CropConfig(shapes=((5, 32, 32),))
     groups = {
         "data": pipeline.VideoDataConfig(crops=crops),
         "model": autoencoder.VARIANTS[size],

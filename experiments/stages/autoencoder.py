@@ -7,6 +7,7 @@ PSNR and SSIM of held-out clips.
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from data_pipelines import latents, pipeline, records, transforms
 from experiments.stages import common
 from soraflax import config as config_lib
-from soraflax import model_io, sharding
+from soraflax import flops, model_io, sharding
 from soraflax.evaluation import metrics as video_metrics
 from soraflax.nn import autoencoder
 from soraflax.train import loop, metrics, optimizer, reconstruction
@@ -39,7 +40,7 @@ class EvaluationConfig:
     clips: int = 32
     statistics: int = 128
     fit: transforms.FitConfig = dataclasses.field(
-        default_factory=lambda: transforms.FitConfig(max_tokens=512, max_frames=17)
+        default_factory=lambda: transforms.FitConfig(max_tokens=256, max_frames=17)
     )
     batch: int = 4
 
@@ -153,8 +154,9 @@ def make_job(config: Config, module: autoencoder.Autoencoder, mesh: Mesh) -> loo
 def work(config: autoencoder.AutoencoderConfig, batch: Any) -> metrics.Work:
     """The work in a batch of crops; a token is one latent cell, none is padding."""
     rows, *shape = batch["video"].shape[:4]
-    cells = float(rows * np.prod(config.latent_grid(*shape)))
-    return metrics.Work(cells, cells, 0.0)
+    cells = rows * math.prod(config.latent_grid(*shape))
+    one = flops.autoencoder_flops(config, video=tuple(shape))
+    return metrics.Work(cells, cells, flops.training(rows * one))
 
 
 def open_split(config: Config, split: str) -> Any:

@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines import latents, pipeline, records
 from experiments.stages import common
 from soraflax import config as config_lib
-from soraflax import sharding, tokenizer
+from soraflax import flops, sharding, tokenizer
 from soraflax.evaluation import validation
 from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, dit
@@ -280,8 +279,9 @@ def make_validation(
 
 def work(config: dit.DiTConfig, packed: packing.Packed) -> metrics.Work:
     """The work in a batch of packed rows."""
-    segments = np.asarray(packed.segments)
-    return metrics.Work(float((segments > 0).sum()), float(segments.size), 0.0)
+    sizes = flops.lengths(packed.segments, packed.text_segments)
+    cost = flops.training(flops.transformer_flops(config, sizes))
+    return metrics.Work(sum(sizes.tokens), packed.segments.size, cost)
 
 
 def export(
