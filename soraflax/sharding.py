@@ -26,6 +26,8 @@ from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+# Initialisation runs once: LLVM would spend a minute on what takes milliseconds.
+_QUICK = {"xla_backend_optimization_level": 0}
 MESH_AXES = ("data", "fsdp", "context", "tensor")
 
 
