@@ -1,6 +1,5 @@
 """Attention over packed rows: one entry, several implementations."""
 
-from soraflax.ops.attention.entry import Implementation as Implementation
 from soraflax.ops.attention.entry import attention as attention
 from soraflax.ops.attention.plan import AttentionPlan as AttentionPlan
 from soraflax.ops.attention.plan import make_plan as make_plan
