@@ -141,7 +141,7 @@ def _convert(value: Any, hint: Any, *, path: str) -> Any:
         return value
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, args, path=path)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return to_dataclass(value, hint, path=path)
     if origin is tuple or hint is tuple:
         return _convert_tuple(value, args, path=path)
@@ -152,8 +152,9 @@ def _convert(value: Any, hint: Any, *, path: str) -> Any:
         return {k: _convert(v, args[1], path=f"{path}.{k}") for k, v in items.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}")
+    plain: Any = hint
+    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {plain.__name__}, got {value!r}")
     return value
 
 

@@ -9,6 +9,8 @@ Result    AE/result.json: PSNR and SSIM of held-out clips.
 `:tiny` is the size that tests train.
 """
 
+from typing import Any
+
 from ml_collections import config_dict
 
 from data_pipelines import cropping, pipeline
@@ -45,7 +47,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),
     }
-    config = config_dict.ConfigDict(
+    config: Any = config_dict.ConfigDict(
         {"stage": "autoencoder", "batch": 8, "seed": 0}
         | {"distributed": False, "compilation_cache": ""}
         | {name: config_lib.to_dict(group) for name, group in groups.items()}

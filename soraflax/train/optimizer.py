@@ -84,9 +84,9 @@ def make_optimizer(
     )
     chain = optax.chain(clip, adamw) if clip else adamw
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):  # optax: decay ** int32 count
-            return chain.update(grads, state, params)
+            return chain.update(updates, state, params)
 
     return optax.GradientTransformation(chain.init, update)
 

@@ -148,13 +148,11 @@ def test_unknown_keys_and_files_name_the_nearest() -> None:
         command.load(str(CONFIGS / "video_small.py:tinny"))
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*_*.py")))
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("[!_]*.py")))
 def test_every_config_converts_strictly(config: pathlib.Path) -> None:
     stages = {"autoencoder": autoencoder.Config, "video": video.Config}
     for argument in ("", ":tiny"):
         values = command.load(f"{config}{argument}")
-        if config.stem == "__init__":
-            continue
         values.data.path = "DATASET"
         if values.stage == "video":
             values.autoencoder = "AE"
