@@ -176,6 +176,12 @@ class Attention(nn.Module):
         return sharding.constrain(x, "batch", axis, "heads", None)
 
 
+# Keeps its input alone for the backward pass, not five arrays of the hidden size.
+_gelu = jax.checkpoint(
+    functools.partial(jax.nn.gelu, approximate=True), prevent_cse=False
+)
+
+
 class MLP(nn.Module):
     """Linear, GELU (tanh), Linear.
 
@@ -194,7 +200,7 @@ class MLP(nn.Module):
         )
         y = linear(self.hidden, axes=("embed", "mlp"), name="up")(x)
         y = sharding.constrain(y, "batch", "tokens", "mlp")
-        y = jax.nn.gelu(y, approximate=True)
+        y = _gelu(y)
         return linear(x.shape[-1], axes=("mlp", "embed"), name="down")(y)
 
 

@@ -1,10 +1,17 @@
-"""Normalisation over the last axis, always computed in float32."""
+"""Normalisation over the last axis, always computed in float32.
+
+The backward pass keeps the input alone and computes the rest again: as written, the
+square and the two quotients would be kept as well, three arrays for one.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, "D"], *, eps: float = 1e-6
 ) -> Float[Array, "*batch D"]:
@@ -14,6 +21,7 @@ def rms_norm(
     return (y * scale).astype(x.dtype)
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def layer_norm(
     x: Float[Array, "*batch D"],
     scale: Float[Array, "D"] | None = None,
