@@ -7,12 +7,7 @@ frame, a residual block. The first frame is its own latent frame:
 
     T = 1 + r (t - 1),    H = s h,    W = s w.                                    (1)
 
-Halving the frames keeps the first and convolves the others with stride 2, a window
-that starts one frame early (2); doubling them keeps the first and splits the channels
-of a convolution that has never seen the first into two frames (3):
-
-    y = concat(x[0], conv(x[0..2], x[2..4], ...)),                                (2)
-    y = concat(x[0], unfold(conv(x[1:]))).                                        (3)
+The blocks, and how the frames halve and double, are in `nn.convolution`.
 
 Small variants put blocks of `patch = (time, side)` into channels before the first
 stage, by their cosine transform, and take them out after the last (Cosmos,
@@ -20,8 +15,8 @@ arXiv:2501.03575, does so with wavelets). A block of frames ends at frame 0, p, 
 ...; the first is frame 0 repeated, so that (1) holds there too. With `linear_path` the
 network corrects a linear autoencoder of such blocks at the full ratios (r, s, s),
 
-    latent = linear(blocks(video)) + encoder(video),                              (4)
-    video = unblocks(linear(latent)) + decoder(latent),                           (5)
+    latent = linear(blocks(video)) + encoder(video),                              (2)
+    video = unblocks(linear(latent)) + decoder(latent),                           (3)
 
 which starts as the z lowest frequencies; both corrections start at zero.
 
@@ -40,10 +35,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from soraflax import sharding
-from soraflax.nn import layers
+from soraflax.nn import convolution, layers
 from soraflax.ops import conv
 
-NORM_EPS = 1e-8
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 LINEAR_LOG_VARIANCE = -4.0  # of the posterior that a linear path starts with
 
@@ -62,7 +56,7 @@ class AutoencoderConfig:
       blocks: residual blocks per encoder stage; a decoder stage has one more.
       end_kernel: side of the kernels that meet the video, in time and space.
       attention: whether the middle attends inside each frame.
-      linear_path: equations (4) and (5).
+      linear_path: equations (2) and (3).
       dtype: compute dtype; parameters are float32.
       remat: 'none' keeps activations, 'full' recomputes every residual block.
       convolution: implementation of `ops.conv`; None chooses by backend.
@@ -99,8 +93,8 @@ class AutoencoderConfig:
         for at, multiplier in enumerate(self.multipliers[1:]):
             if self.spatial_downsample[at] and multiplier * self.width % 2:
                 raise ValueError(
-                    f"{multiplier * self.width} channels do not halve between decoder "
-                    f"stages: use {multiplier * self.width + 1}"
+                    f"{multiplier * self.width} channels do not halve: "
+                    f"use {multiplier * self.width + 1}"
                 )
 
     @property
@@ -149,193 +143,6 @@ def _nearest(size: int, step: int, *, first: int) -> str:
     return f"{below} or {below + step}"
 
 
-class CausalConv(nn.Module):
-    """`ops.conv.causal_conv3d` with a kernel and a bias.
-
-    Attributes:
-      features: channels of the result.
-      kernel: sizes in time, height, width.
-      strides: the same, of the strides.
-      front: zero frames before the first; None makes it causal.
-      axes: logical names of the channels in and out; None for those too few to split.
-      dtype: compute dtype.
-      kernel_init: initializer of the kernel.
-      implementation: of `ops.conv`.
-    """
-
-    features: int
-    kernel: tuple[int, int, int] = (3, 3, 3)
-    strides: tuple[int, int, int] = (1, 1, 1)
-    front: int | None = None
-    axes: tuple[str | None, str | None] = ("channels_in", "channels_out")
-    dtype: Any = jnp.float32
-    kernel_init: layers.Initializer = layers.lecun
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param(
-            "kernel",
-            sharding.named(self.kernel_init, None, None, None, *self.axes),
-            (*self.kernel, x.shape[-1], self.features),
-            jnp.float32,
-        )
-        bias = self.param(
-            "bias",
-            sharding.named(layers.zeros, self.axes[1]),
-            (self.features,),
-            jnp.float32,
-        )
-        y = conv.causal_conv3d(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=self.strides,
-            front=self.front,
-            implementation=self.implementation,
-        )
-        return y + bias.astype(self.dtype)
-
-
-def _norm(name: str) -> layers.RMSNorm:
-    return layers.RMSNorm(axis="channels_in", eps=NORM_EPS, name=name)
-
-
-class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), a 1x1x1 convolution on the skip where
-    the channels change. The last convolution starts at zero.
-
-    Attributes:
-      features: channels of the result.
-      dtype: compute dtype.
-      implementation: of `ops.conv`.
-    """
-
-    features: int
-    dtype: Any = jnp.float32
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shared = {"dtype": self.dtype, "implementation": self.implementation}
-        y = nn.silu(_norm("norm1")(x))
-        y = CausalConv(self.features, name="conv1", **shared)(y)
-        y = nn.silu(_norm("norm2")(y))
-        zero = layers.zeros
-        y = CausalConv(self.features, kernel_init=zero, name="conv2", **shared)(y)
-        if x.shape[-1] != self.features:
-            x = CausalConv(self.features, (1, 1, 1), name="shortcut", **shared)(x)
-        return x + y
-
-
-class FrameAttention(nn.Module):
-    """One head of attention among the positions of each frame, added to its input.
-
-    Attributes:
-      dtype: compute dtype.
-    """
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, frames, height, width, channels = x.shape
-        axes = ("channels_in", "channels_out")
-        y = _norm("norm")(x).reshape(batch * frames, height * width, 1, channels)
-        y = layers.Linear(3 * channels, axes, dtype=self.dtype, name="qkv")(y)
-        q, k, v = jnp.split(y, 3, axis=-1)
-        y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-        zero = layers.zeros
-        out = layers.Linear(
-            channels, axes, dtype=self.dtype, kernel_init=zero, name="out"
-        )
-        return x + out(y)
-
-
-class Middle(nn.Module):
-    """Residual block, attention inside each frame, residual block.
-
-    Attributes:
-      block: the class of residual block, possibly rematerialised.
-      attention: whether there is any.
-      dtype: compute dtype.
-      implementation: of `ops.conv`.
-    """
-
-    block: Any = ResidualBlock
-    attention: bool = True
-    dtype: Any = jnp.float32
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        sizes = (x.shape[-1], self.dtype, self.implementation)
-        x = self.block(*sizes, name="block1")(x)
-        if self.attention:
-            x = FrameAttention(self.dtype, name="attention")(x)
-        return self.block(*sizes, name="block2")(x)
-
-
-class Downsample(nn.Module):
-    """Halves the sides by a convolution, then the frames by equation (2).
-
-    Attributes:
-      spatial: whether the sides halve.
-      temporal: whether the frames halve.
-      dtype: compute dtype.
-      implementation: of `ops.conv`.
-    """
-
-    spatial: bool
-    temporal: bool
-    dtype: Any = jnp.float32
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shared = {"dtype": self.dtype, "implementation": self.implementation}
-        width = x.shape[-1]
-        if self.spatial:
-            halve = CausalConv(width, (1, 3, 3), (1, 2, 2), name="space", **shared)
-            x = halve(x)
-        if self.temporal:
-            halve = CausalConv(width, (3, 1, 1), (2, 1, 1), 0, name="time", **shared)
-            if x.shape[1] > 1 or self.is_initializing():
-                later = halve(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
-                x = jnp.concatenate([x[:, :1], later[:, : x.shape[1] // 2]], axis=1)
-        return x
-
-
-class Upsample(nn.Module):
-    """Doubles the frames by equation (3), then the sides, which halves the channels.
-
-    Attributes:
-      spatial: whether the sides double.
-      temporal: whether the frames double.
-      dtype: compute dtype.
-      implementation: of `ops.conv`.
-    """
-
-    spatial: bool
-    temporal: bool
-    dtype: Any = jnp.float32
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shared = {"dtype": self.dtype, "implementation": self.implementation}
-        width = x.shape[-1]
-        if self.temporal:
-            double = CausalConv(2 * width, (3, 1, 1), name="time", **shared)
-            if x.shape[1] > 1 or self.is_initializing():
-                later = double(x[:, 1:] if x.shape[1] > 1 else x)
-                later = conv.depth_to_space(later, (2, 1, 1))[:, : 2 * x.shape[1] - 2]
-                x = jnp.concatenate([x[:, :1], later], axis=1)
-        if self.spatial:
-            x = conv.repeat_nearest(x, (1, 2, 2))
-            x = CausalConv(width // 2, (1, 3, 3), name="space", **shared)(x)
-        return x
-
-
 class Encoder(nn.Module):
     """Video to the 2 z channels of the posterior.
 
@@ -353,7 +160,9 @@ class Encoder(nn.Module):
         end = (config.end_kernel,) * 3
         x = to_blocks(x, *config.patch)
         axes = (None, "channels_out")
-        x = CausalConv(config.width, end, axes=axes, name="conv_in", **shared)(x)
+        x = convolution.CausalConv(
+            config.width, end, axes=axes, name="conv_in", **shared
+        )(x)
         for stage, width in enumerate(config.stage_widths):
             for at in range(config.blocks):
                 x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
@@ -362,12 +171,14 @@ class Encoder(nn.Module):
                     config.spatial_downsample[stage],
                     config.temporal_downsample[stage],
                 )
-                x = Downsample(*halve, name=f"stage{stage}_down", **shared)(x)
-        x = Middle(block, config.attention, name="middle", **shared)(x)
-        x = nn.silu(_norm("norm_out")(x))
+                x = convolution.Downsample(*halve, name=f"stage{stage}_down", **shared)(
+                    x
+                )
+        x = convolution.Middle(block, config.attention, name="middle", **shared)(x)
+        x = nn.silu(convolution.channel_norm("norm_out")(x))
         axes = ("channels_in", None)
         z = 2 * config.latent_channels
-        return CausalConv(z, axes=axes, name="conv_out", **shared)(x)
+        return convolution.CausalConv(z, axes=axes, name="conv_out", **shared)(x)
 
 
 class Decoder(nn.Module):
@@ -388,33 +199,38 @@ class Decoder(nn.Module):
         spatial = config.spatial_downsample[::-1]
         temporal = config.temporal_downsample[::-1]
         axes = (None, "channels_out")
-        x = CausalConv(widths[0], axes=axes, name="conv_in", **shared)(z)
-        x = Middle(block, config.attention, name="middle", **shared)(x)
+        x = convolution.CausalConv(widths[0], axes=axes, name="conv_in", **shared)(z)
+        x = convolution.Middle(block, config.attention, name="middle", **shared)(x)
         for stage, width in enumerate(widths):
             for at in range(config.blocks + 1):
                 x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
             if stage < len(spatial):
                 double = (spatial[stage], temporal[stage])
-                x = Upsample(*double, name=f"stage{stage}_up", **shared)(x)
-        x = nn.silu(_norm("norm_out")(x))
+                x = convolution.Upsample(*double, name=f"stage{stage}_up", **shared)(x)
+        x = nn.silu(convolution.channel_norm("norm_out")(x))
         frames, side = config.patch
         end = {"kernel": (config.end_kernel,) * 3, "axes": ("channels_in", None)}
         if config.linear_path:
             end["kernel_init"] = layers.zeros
         depth = 3 * frames * side * side
-        x = CausalConv(depth, name="conv_out", **end, **shared)(x)
+        x = convolution.CausalConv(depth, name="conv_out", **end, **shared)(x)
         return from_blocks(x, *config.patch)
 
 
 def to_blocks(video: jax.Array, frames: int, side: int) -> jax.Array:
     """Cosine coefficients of blocks that end at frame 0, p, 2 p, ...; p = `frames`."""
+    if (frames, side) == (1, 1):
+        return video
     first = jnp.repeat(video[:, :1], frames - 1, axis=1)
     video = jnp.concatenate([first, video], axis=1)
     return conv.block_cosine(video, (frames, side, side))
 
 
 def from_blocks(blocks: jax.Array, frames: int, side: int) -> jax.Array:
-    """The inverse of `to_blocks`."""
+    """The inverse of `to_blocks`, float32."""
+    blocks = blocks.astype(jnp.float32)
+    if (frames, side) == (1, 1):
+        return blocks
     video = conv.block_cosine_inverse(blocks, (frames, side, side))
     return video[:, frames - 1 :]
 
@@ -427,7 +243,11 @@ def _shared(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def _block_class(config: AutoencoderConfig) -> Any:
-    return nn.remat(ResidualBlock) if config.remat == "full" else ResidualBlock
+    return (
+        nn.remat(convolution.ResidualBlock)
+        if config.remat == "full"
+        else convolution.ResidualBlock
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -462,14 +282,14 @@ class Autoencoder(nn.Module):
         linear = config.linear_path
         start = {"kernel_init": layers.zeros} if linear else {}
         self.encoder = Encoder(config)
-        self.moments = CausalConv(2 * z, **point, **start)
-        self.embed = CausalConv(z, **point)
+        self.moments = convolution.CausalConv(2 * z, **point, **start)
+        self.embed = convolution.CausalConv(z, **point)
         self.decoder = Decoder(config)
         if linear:
             depth = 3 * config.temporal_ratio * config.spatial_ratio**2
             keep = {"kernel_init": functools.partial(_keep_low, ratios=self._ratios)}
-            self.linear_in = CausalConv(z, **point, **keep)
-            self.linear_out = CausalConv(depth, **point, **keep)
+            self.linear_in = convolution.CausalConv(z, **point, **keep)
+            self.linear_out = convolution.CausalConv(depth, **point, **keep)
 
     def __call__(
         self, video: Float[Array, "B T H W 3"], key: jax.Array | None = None
@@ -503,10 +323,9 @@ class Autoencoder(nn.Module):
     def decode(self, latent: Float[Array, "B t h w z"]) -> Float[Array, "B T H W 3"]:
         """The video of a latent, float32; not clipped to [-1, 1]."""
         latent = sharding.constrain(latent, "batch", None, None, None, None)
-        video = self.decoder(self.embed(latent)).astype(jnp.float32)
+        video = self.decoder(self.embed(latent))
         if self.config.linear_path:
-            linear = from_blocks(self.linear_out(latent), *self._ratios)
-            video = video + linear.astype(jnp.float32)
+            video = video + from_blocks(self.linear_out(latent), *self._ratios)
         return video
 
     @property

@@ -1,0 +1,222 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from soraflax import sharding
+from soraflax.nn import autoencoder
+
+TINY = autoencoder.VARIANTS["tiny"]
+WAN = autoencoder.AutoencoderConfig(
+    latent_channels=4, width=8, multipliers=(1, 2, 2, 2), blocks=1
+)
+SMALL = dataclasses.replace(autoencoder.VARIANTS["small"], width=32)
+CONFIGS = {"tiny": TINY, "wan": WAN, "small": SMALL}
+
+
+def _model(config, *, frames=9, size=(16, 24)):
+    """A module with every parameter random: no convolution that starts at zero."""
+    module = autoencoder.Autoencoder(config)
+    video = jax.random.uniform(
+        jax.random.key(1), (2, frames, *size, 3), minval=-1.0, maxval=1.0
+    )
+    shapes = jax.eval_shape(module.init, jax.random.key(0), video[:1, :1])["params"]
+    leaves, tree = jax.tree.flatten(meta.unbox(shapes))
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    values = [
+        jax.random.normal(key, leaf.shape) / max(np.prod(leaf.shape[:-1]), 1) ** 0.5
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return module, jax.tree.unflatten(tree, values), video
+
+
+def _encode(module, params, video):
+    return module.apply({"params": params}, video, method="encode")[0]
+
+
+def _decode(module, params, latent):
+    return module.apply({"params": params}, latent, method="decode")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_follow_the_grid(name):
+    config = CONFIGS[name]
+    module = autoencoder.Autoencoder(config)
+    for frames, height, width in [(1, 16, 24), (5, 16, 16), (17, 24, 16)]:
+        video = jax.ShapeDtypeStruct((2, frames, height, width, 3), jnp.float32)
+        result = jax.eval_shape(
+            lambda v, key: module.init_with_output(key, v, key)[0],
+            video,
+            jax.random.key(0),
+        )
+        grid = config.latent_grid(frames, height, width)
+        assert grid == (1 + (frames - 1) // 4, height // 8, width // 8)
+        assert result.mean.shape == (2, *grid, config.latent_channels)
+        assert result.log_variance.shape == result.mean.shape
+        assert result.video.shape == video.shape
+        assert config.video_shape(*grid) == video.shape[1:4]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_later_frames_never_change_earlier_latents(name):
+    module, params, video = _model(CONFIGS[name])
+    latent = _encode(module, params, video)
+    other = _encode(module, params, video.at[:, 5:].add(1.0))
+    np.testing.assert_allclose(other[:, :2], latent[:, :2], atol=1e-5)
+    assert np.max(np.abs(other[:, 2] - latent[:, 2])) > 1e-3
+
+    def early(video):
+        return jnp.sum(jnp.square(_encode(module, params, video)[:, :2]))
+
+    assert np.all(jax.grad(early)(video)[:, 5:] == 0.0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_later_latents_never_change_earlier_frames(name):
+    config = CONFIGS[name]
+    module, params, _ = _model(config)
+    latent = jax.random.normal(jax.random.key(3), (1, 3, 2, 2, config.latent_channels))
+
+    def early(latent):
+        return jnp.sum(jnp.square(_decode(module, params, latent)[:, :5]))
+
+    gradient = jax.grad(early)(latent)
+    assert np.all(gradient[:, 2:] == 0.0)
+    assert np.all(np.any(gradient[:, :2] != 0.0, axis=(2, 3, 4)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_image_is_the_first_frame_of_a_video(name):
+    module, params, video = _model(CONFIGS[name])
+    latent = _encode(module, params, video)
+    image = _encode(module, params, video[:, :1])
+    np.testing.assert_allclose(image, latent[:, :1], atol=1e-5)
+    frames = _decode(module, params, latent)
+    frame = _decode(module, params, image)
+    np.testing.assert_allclose(frame, frames[:, :1], atol=1e-4)
+
+
+def test_wan_shape_has_its_published_number_of_parameters():
+    module = autoencoder.Autoencoder(autoencoder.VARIANTS["wan2_1"])
+    video = jax.ShapeDtypeStruct((1, 1, 16, 16, 3), jnp.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), video)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 126_892_531
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((80, 64, 64), "80 frames: use 77 or 81"),
+        ((17, 97, 64), "97 pixels: use 96 or 104"),
+        ((17, 64, 1), "1 pixels: use 8"),
+        ((0, 64, 64), "0 frames: use 1"),
+    ],
+)
+def test_sizes_off_the_grid_are_refused(sizes, message):
+    config = autoencoder.VARIANTS["small"]
+    with pytest.raises(ValueError, match=message):
+        config.latent_grid(*sizes)
+    module = autoencoder.Autoencoder(config)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *sizes, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"multipliers": (1, 2)}, "3 flags for 2 stages: give 1"),
+        ({"latent_channels": 0}, "must be positive"),
+        ({"width": 3, "multipliers": (1, 1, 1, 1)}, "3 channels do not halve: use 4"),
+        ({"remat": "some"}, "use 'none' or 'full'"),
+    ],
+)
+def test_impossible_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        autoencoder.AutoencoderConfig(**change)
+
+
+def test_linear_path_starts_as_the_lowest_frequencies():
+    config = autoencoder.VARIANTS["small"]
+    module = autoencoder.Autoencoder(config)
+    params, _ = sharding.init(module, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
+    x = jnp.linspace(-1.0, 1.0, 32)
+    ramp = jnp.broadcast_to(x[None, None, :, None, None], (1, 5, 32, 16, 3))
+    result = module.apply({"params": params}, ramp)
+    assert np.max(np.abs(result.video - ramp)) < 0.1
+    np.testing.assert_allclose(result.log_variance, autoencoder.LINEAR_LOG_VARIANCE)
+
+
+def test_remat_changes_nothing():
+    module, params, video = _model(TINY)
+    saved = autoencoder.Autoencoder(dataclasses.replace(TINY, remat="full"))
+
+    def loss(params, module):
+        return jnp.sum(jnp.square(module.apply({"params": params}, video).video))
+
+    first, second = (jax.grad(loss)(params, m) for m in (module, saved))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3),
+        first,
+        second,
+    )
+
+
+def test_bfloat16_computes_near_float32():
+    module, params, video = _model(SMALL)
+    half = autoencoder.Autoencoder(dataclasses.replace(SMALL, dtype="bfloat16"))
+    full = _encode(module, params, video)
+    latent = _encode(half, params, video)
+    assert latent.dtype == jnp.float32
+    assert np.mean(np.abs(latent - full)) < 0.05 * np.mean(np.abs(full))
+
+
+@pytest.mark.parametrize("name", ["tiny", "wan"])
+def test_sharded_equals_one_device(name):
+    config = CONFIGS[name]
+    module = autoencoder.Autoencoder(config)
+    video = jax.random.normal(jax.random.key(1), (2, 5, 16, 16, 3))
+    key = jax.random.key(0)
+    params, _ = sharding.init(module, key, video)
+    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
+    split, shardings = sharding.init(module, key, video, mesh=mesh)
+    spec = shardings["decoder"]["middle"]["block1"]["conv1"]["kernel"].spec
+    assert spec == jax.sharding.PartitionSpec(None, None, None, "fsdp", "tensor")
+    kernel = split["decoder"]["middle"]["block1"]["conv1"]["kernel"]
+    assert kernel.sharding.spec == spec
+    one = jax.jit(module.apply)({"params": params}, video)
+    with jax.set_mesh(mesh):
+        local = jax.device_put(video, sharding.batch_sharding(mesh))
+        four = jax.jit(module.apply)({"params": split}, local)
+    np.testing.assert_allclose(four.video, one.video, atol=1e-4)
+    np.testing.assert_allclose(four.mean, one.mean, atol=1e-4)
+
+
+def test_width_that_does_not_divide_is_refused():
+    config = dataclasses.replace(TINY, width=18)
+    mesh = sharding.make_mesh(fsdp=2, tensor=4)
+    with pytest.raises(ValueError, match="size 18 does not divide over 4 shards"):
+        sharding.init(
+            autoencoder.Autoencoder(config),
+            jax.random.key(0),
+            jnp.zeros((2, 1, 8, 8, 3)),
+            mesh=mesh,
+        )
+
+
+def test_latent_statistics_of_batches_equal_those_of_the_whole():
+    rng = np.random.default_rng(0)
+    latents = [rng.normal(2.0, 3.0, (t, 4, 5, 6)).astype(np.float32) for t in (1, 3)]
+    statistics = autoencoder.latent_statistics(latents)
+    whole = np.concatenate(latents).reshape(-1, 6)
+    np.testing.assert_allclose(statistics.mean, whole.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.std, whole.std(0), rtol=1e-5)
+    normal = statistics.normalize(whole)
+    np.testing.assert_allclose(normal.std(0), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(statistics.denormalize(normal), whole, rtol=1e-5)
+    with pytest.raises(ValueError, match="no latents"):
+        autoencoder.latent_statistics([])
+    with pytest.raises(ValueError, match="does not vary"):
+        autoencoder.latent_statistics([np.zeros((2, 3))])
