@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -87,7 +88,7 @@ class AutoencoderModel:
         def encode(params: Any, video: Any) -> Any:
             return module.apply({"params": params}, video, method="encode")[0]
 
-        return functools.partial(jax.jit(encode), self.params)
+        return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
     def decode(self) -> Any:
@@ -99,7 +100,11 @@ class AutoencoderModel:
             video = jnp.clip((video + 1.0) * 127.5, 0.0, 255.0)
             return jnp.round(video).astype(jnp.uint8)
 
-        return functools.partial(jax.jit(decode), self.params)
+        return functools.partial(jax.jit(decode), self._on_device)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        return jax.device_put(self.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +130,22 @@ def save_autoencoder(
     directory: str | os.PathLike[str],
     params: Any,
     config: autoencoder.AutoencoderConfig,
+    *,
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a trained autoencoder; returns its digest."""
+    """Write a trained autoencoder.
+
+    Args:
+      directory: where.
+      params: nested dict of arrays.
+      config: its sizes.
+      facts: what else its configuration should say, such as how good it is.
+
+    Returns:
+      Its digest.
+    """
     record = {"kind": "autoencoder", "model": config_lib.to_dict(config)}
-    return model_io.save_model(directory, params, record)
+    return model_io.save_model(directory, params, dict(facts or {}) | record)
 
 
 def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
@@ -142,7 +159,7 @@ def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
     config = config_lib.to_dataclass(
         record, autoencoder.AutoencoderConfig, path="autoencoder"
     )
-    params, _ = model_io.load_model(directory, like=_autoencoder_shapes(config))
+    params, _ = model_io.load_model(directory, like=autoencoder_shapes(config))
     return AutoencoderModel(config, params, model_io.model_digest(directory))
 
 
@@ -211,7 +228,8 @@ def transformer_shapes(config: dit.DiTConfig) -> Any:
     return _shapes(lambda key: module.init(key, row)["params"])
 
 
-def _autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:
+def autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:
+    """ShapeDtypeStructs of an autoencoder's parameters."""
     module = autoencoder.Autoencoder(config)
     frames, height, width = config.video_shape(2, 2, 2)
     video = jnp.zeros((1, frames, height, width, 3))

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from soraflax import model_io, sharding, tokenizer
+from soraflax import model_io, tokenizer
 from soraflax.diffusion import schedule
 from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, dit, text_encoder
@@ -15,15 +15,10 @@ from soraflax.ops import packing
 ROW = packing.RowShape(tokens=256, text=128, segments=8)
 
 
-def randomised(params, seed=0, scale=0.1):
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(
-        tree,
-        [
-            np.asarray(a) + scale * rng.normal(size=a.shape).astype(np.float32)
-            for a in leaves
-        ],
+def randomised(shapes, *, scale):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda a: scale * rng.normal(size=a.shape).astype(np.float32), shapes
     )
 
 
@@ -35,15 +30,8 @@ def model() -> pretrained.VideoModel:
         text_encoder.VARIANTS["tiny"], vocabulary=vocabulary.vocab_size
     )
     transformer = dataclasses.replace(dit.VARIANTS["tiny"], text=text, depth=1)
-    shapes = pretrained.transformer_shapes(transformer)
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
-    params = randomised(zeros, scale=0.3)
-    frames, height, width = encoder.video_shape(2, 2, 2)
-    video = np.zeros((1, frames, height, width, 3), np.float32)
-    ae_params, _ = sharding.init(
-        autoencoder.Autoencoder(encoder), jax.random.key(1), video
-    )
-    ae_params = randomised(ae_params)
+    params = randomised(pretrained.transformer_shapes(transformer), scale=0.3)
+    ae_params = randomised(pretrained.autoencoder_shapes(encoder), scale=0.2)
     z = encoder.latent_channels
     config = pretrained.VideoModelConfig(
         transformer=transformer,
