@@ -194,8 +194,8 @@ def transformer_activation_bytes(
 
     The residual stream that enters each block is always kept. Under 'attention' come
     two attention outputs and log-sum-exps; under 'dots' also the results of the
-    products; under 'none' the inputs of everything (17 D + 2 F a token and 3 D a text
-    token; what fusion saves of that is the compiler's).
+    products; under 'none' the inputs of everything (19 D + 2 F a token and 4 D a text
+    token, F the hidden size of the MLP).
 
     Args:
       config: sizes.
@@ -213,7 +213,7 @@ def transformer_activation_bytes(
         "offload": size * d * tokens,
         "attention": size * 3 * d * tokens + log_sum_exp,
         "dots": size * ((8 * d + f) * tokens + 2 * d * text),
-        "none": size * ((17 * d + 2 * f) * tokens + 3 * d * text) + log_sum_exp,
+        "none": size * ((19 * d + 2 * f) * tokens + 4 * d * text) + log_sum_exp,
     }
     if config.remat not in kept:
         raise ValueError(
@@ -378,11 +378,12 @@ def autoencoder_activation_bytes(
 ) -> int:
     """Bytes kept for the backward pass of one video, without remat.
 
-    Every layer keeps its input, a norm also what its SiLU is given.
+    Every layer keeps its input, a norm also the two factors of the SiLU after it.
+    Convolutions that lay frames side by side may keep up to three times theirs.
     """
     layers = _autoencoder_layers(config, video)
     numbers = sum(
-        layer.positions * layer.channels[0] * (2 if layer.kernel == 0 else 1)
+        layer.positions * layer.channels[0] * (3 if layer.kernel == 0 else 1)
         for layer in layers
     )
     return bytes_per_number * numbers

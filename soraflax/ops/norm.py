@@ -1,7 +1,7 @@
 """Normalisation over the last axis, always computed in float32.
 
 The backward pass keeps the input alone and computes the rest again: as written, the
-square and the two quotients would be kept as well, three arrays for one.
+square and the quotient would be kept as well, three arrays for one.
 """
 
 import functools
@@ -11,17 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False)
 def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, "D"], *, eps: float = 1e-6
 ) -> Float[Array, "*batch D"]:
     """x / sqrt(mean(x^2) + eps) * scale (arXiv:1910.07467), in the dtype of `x`."""
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    return (y * scale).astype(x.dtype)
+    return _rms_norm(x, scale, eps)
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False)
 def layer_norm(
     x: Float[Array, "*batch D"],
     scale: Float[Array, "D"] | None = None,
@@ -30,11 +26,28 @@ def layer_norm(
     eps: float = 1e-6,
 ) -> Float[Array, "*batch D"]:
     """(x - mean) / sqrt(var + eps), then scale and bias where given."""
+    return _layer_norm(x, scale, bias, eps)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    return (_unit(x.astype(jnp.float32), eps) * scale).astype(x.dtype)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
+def _layer_norm(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, eps: float
+) -> jax.Array:
     y = x.astype(jnp.float32)
-    y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    y = _unit(y - jnp.mean(y, axis=-1, keepdims=True), eps)
     if scale is not None:
         y = y * scale
     if bias is not None:
         y = y + bias
     return y.astype(x.dtype)
+
+
+def _unit(x: jax.Array, eps: float) -> jax.Array:
+    """`x` with a root mean square of 1 over the last axis."""
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(mean_square + eps)

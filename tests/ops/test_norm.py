@@ -27,3 +27,10 @@ def test_low_precision_in_computes_in_float32(key):
     exact = norm.layer_norm(x.astype(jnp.float32))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+def test_the_backward_pass_keeps_the_input_alone(key):
+    x = jax.random.normal(key, (4, 64))
+    for f in (lambda x: norm.rms_norm(x, jnp.ones(64)), norm.layer_norm):
+        kept = jax.tree.leaves(jax.vjp(f, x)[1])
+        assert sum(leaf.shape == x.shape for leaf in kept) == 1
