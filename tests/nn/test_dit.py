@@ -23,7 +23,7 @@ from soraflax.nn import dit, transformer
 from soraflax.ops import packing, patch
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "partition_specs.json"
-TINY = dit.VARIANTS["tiny"]
+TINY = dataclasses.replace(dit.VARIANTS["tiny"], attention="blocks", attention_block=32)
 SHAPE = packing.RowShape(tokens=96, text=32, segments=5)
 # Six rows in every batch, some of them empty: everything compiles once.
 ROWS = 6
