@@ -183,12 +183,11 @@ def train(
             # One step stays in flight while the next batch is read. The first of each
             # shape, mostly compilation, is waited for and not timed.
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-            jax.block_until_ready(
-                window[-1] if window and shapes in compiled else values
-            )
-            if shapes in compiled:
-                run.meter.add(batch, time.perf_counter() - began)
+            timed = shapes in compiled
+            jax.block_until_ready(window[-1] if window and timed else values)
             compiled.add(shapes)
+            elapsed = time.perf_counter() - began
+            run.meter.add(batch, elapsed if timed else None)
             window.append(values)
             run.writer.advance()
             if _due(number + 1, run.config.log_every) or number + 1 == steps:

@@ -91,26 +91,32 @@ class Meter:
         """`measure` counts the work of this process's part of a batch."""
         self._measure = measure
         self._peak = peak
-        self._steps: list[tuple[Work, float]] = []
+        self._work: list[Work] = []
+        self._timed: list[tuple[Work, float]] = []
 
-    def add(self, batch: Any, seconds: float) -> None:
-        self._steps.append((self._measure(batch), seconds))
+    def add(self, batch: Any, seconds: float | None) -> None:
+        """Count a step; None where it was not timed."""
+        work = self._measure(batch)
+        self._work.append(work)
+        if seconds is not None:
+            self._timed.append((work, seconds))
 
     def clear(self) -> None:
-        self._steps.clear()
+        self._work.clear()
+        self._timed.clear()
 
     def summary(self) -> dict[str, float]:
-        """Rates since the last `clear`; empty if there was no step."""
-        if not self._steps:
-            return {}
-        processes = jax.process_count()
-        seconds = sum(s for _, s in self._steps)
-        tokens = sum(w.tokens for w, _ in self._steps)
-        flops = sum(w.flops for w, _ in self._steps) * processes
-        return {
-            "seconds_per_step": seconds / len(self._steps),
-            "useful_tokens_per_second": tokens * processes / seconds,
-            "packing_efficiency": tokens / sum(w.capacity for w, _ in self._steps),
+        """Since the last `clear`: packing, and rates where a step was timed."""
+        tokens = sum(w.tokens for w in self._work)
+        found = {"packing_efficiency": tokens / sum(w.capacity for w in self._work)}
+        if not self._timed:
+            return found
+        seconds = sum(s for _, s in self._timed)
+        tokens = sum(w.tokens for w, _ in self._timed) * jax.process_count()
+        flops = sum(w.flops for w, _ in self._timed) * jax.process_count()
+        return found | {
+            "seconds_per_step": seconds / len(self._timed),
+            "useful_tokens_per_second": tokens / seconds,
             "model_flops_utilisation": flops / (seconds * self._peak.flops),
         }
 

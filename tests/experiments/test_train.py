@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,11 +21,19 @@ MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 CONFIGS = pathlib.Path(command.CONFIGS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly() -> Iterator[None]:
+    """What is compiled here runs a few times only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A dozen clips of the embedded world."""
+    """A few clips of the embedded world."""
     path = tmp_path_factory.mktemp("data") / "dataset"
-    prepare.prepare_world("bodies", path, count=12, seed=0)
+    prepare.prepare_world("bodies", path, count=6, seed=0)
     return path
 
 
