@@ -1,0 +1,215 @@
+"""Packed attention beside dense attention, forward and backward, as JSON lines.
+
+    python -m experiments.benchmarks.attention [--tokens 4096 --heads 4 --head-size 64]
+
+Every ratio is of times taken in turns in one run, the least of `--repeats` each:
+
+    dense        blocks over each dense implementation, on a row of equal segments with
+                 sum(l^2) / N^2 = 0.2
+    skipping     visited fraction x time of the full row / time; 1 is a perfect skip
+    scaling      time of 1, 2, 4, ... segments over that of one, beside sum(l^2) / N^2
+    small rows   blocks over the reference on rows of 1,024 tokens and short segments
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soraflax.ops import attention
+
+Sizes = tuple[int, int]
+
+
+def equal_segments(tokens: int, count: int) -> np.ndarray:
+    """`[1, N]`: one row of `count` segments as equal as they can be."""
+    return (1 + np.arange(tokens) * count // tokens).astype(np.int32)[None]
+
+
+def short_segments(rows: int, tokens: int, *, seed: int = 0) -> np.ndarray:
+    """`[rows, N]`: rows filled with segments of 20 to 150 tokens."""
+    rng = np.random.default_rng(seed)
+    segments = np.zeros((rows, tokens), np.int32)
+    for row in segments:
+        start = number = 0
+        while start + (length := int(rng.integers(20, 151))) <= tokens:
+            number += 1
+            row[start : start + length] = number
+            start += length
+    return segments
+
+
+def square_fraction(segments: np.ndarray) -> float:
+    """sum(l^2) / N^2, over all rows."""
+    same = sum(int(np.square(np.bincount(row)[1:]).sum()) for row in segments)
+    return same / (segments.shape[0] * segments.shape[1] ** 2)
+
+
+def visited_fraction(segments: np.ndarray, block: int) -> float:
+    plan = attention.make_plan(segments, segments, block=block)
+    pairs = plan.keys_of.start.shape[1] * plan.queries_of.start.shape[1]
+    return float(jnp.sum(plan.visited)) / (pairs * segments.shape[0])
+
+
+def ours(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array,
+    *,
+    implementation: str,
+    block: int,
+) -> jax.Array:
+    plan = attention.make_plan(segments, segments, block=block)
+    return attention.attention(q, k, v, plan=plan, implementation=implementation)
+
+
+def stock(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+    mask = segments[:, None, :, None] == segments[:, None, None, :]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+def step(f: Callable[..., jax.Array], segments: np.ndarray, sizes: Sizes) -> Any:
+    """A call that runs `f` forward and backward on these rows."""
+    shape = (*segments.shape, *sizes)
+    arrays = [jax.random.normal(jax.random.key(i), shape) for i in range(4)]
+    ids = jnp.asarray(segments)
+
+    @jax.jit
+    def gradients(q: jax.Array, k: jax.Array, v: jax.Array, w: jax.Array) -> Any:
+        return jax.grad(lambda *x: jnp.vdot(f(*x, ids), w), argnums=(0, 1, 2))(q, k, v)
+
+    return lambda: jax.block_until_ready(gradients(*arrays))
+
+
+def least_seconds(calls: dict[Any, Any], repeats: int) -> dict[Any, float]:
+    """The least time of each call, the calls taking turns."""
+    for call in calls.values():
+        call()
+    least = dict.fromkeys(calls, float("inf"))
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            least[name] = min(least[name], time.perf_counter() - start)
+    return least
+
+
+def dense(tokens: int, sizes: Sizes, *, block: int, repeats: int) -> dict[str, Any]:
+    segments = equal_segments(tokens, 5)
+    use = functools.partial(ours, block=block)
+    seconds = least_seconds(
+        {
+            "blocks": step(
+                functools.partial(use, implementation="blocks"), segments, sizes
+            ),
+            "reference": step(
+                functools.partial(use, implementation="reference"), segments, sizes
+            ),
+            "jax.nn": step(stock, segments, sizes),
+        },
+        repeats,
+    )
+    return {
+        "figure": "dense",
+        "square_fraction": square_fraction(segments),
+        "seconds": seconds,
+        "blocks / reference": seconds["blocks"] / seconds["reference"],
+        "blocks / jax.nn": seconds["blocks"] / seconds["jax.nn"],
+    }
+
+
+def scaling(
+    tokens: int, sizes: Sizes, *, block: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Time against the number of segments, and how well skipping pays."""
+    counts = (1, 2, 4, 8, 16)
+    rows = {count: equal_segments(tokens, count) for count in counts}
+    use = functools.partial(ours, implementation="blocks", block=block)
+    seconds = least_seconds(
+        {n: step(use, row, sizes) for n, row in rows.items()}, repeats
+    )
+    lines = []
+    for count, row in rows.items():
+        visited = visited_fraction(row, block)
+        lines.append(
+            {
+                "figure": "scaling",
+                "segments": count,
+                "square_fraction": square_fraction(row),
+                "visited_fraction": visited,
+                "seconds": seconds[count],
+                "time / one segment": seconds[count] / seconds[1],
+                "skip_efficiency": visited * seconds[1] / seconds[count],
+            }
+        )
+    return lines
+
+
+def small_rows(sizes: Sizes, *, blocks: Sequence[int], repeats: int) -> dict[str, Any]:
+    segments = short_segments(8, 1024)
+    calls = {
+        f"blocks of {block}": step(
+            functools.partial(ours, implementation="blocks", block=block),
+            segments,
+            sizes,
+        )
+        for block in blocks
+    }
+    use = functools.partial(ours, implementation="reference", block=128)
+    calls["reference"] = step(use, segments, sizes)
+    seconds = least_seconds(calls, repeats)
+    return {
+        "figure": "small rows",
+        "square_fraction": square_fraction(segments),
+        "seconds": seconds,
+        "over reference": {n: s / seconds["reference"] for n, s in seconds.items()},
+    }
+
+
+def machine() -> str:
+    device = jax.devices()[0]
+    return f"{device.device_kind}, {platform.machine()}, {os.cpu_count()} cores"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=4096, help="length of a row")
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--head-size", type=int, default=64)
+    parser.add_argument("--block", type=int, default=128, help="tokens in a block")
+    parser.add_argument("--repeats", type=int, default=5, help="the least counts")
+    options = parser.parse_args(argv)
+    sizes = options.heads, options.head_size
+    shared = {"block": options.block, "repeats": options.repeats}
+    about = {
+        "machine": machine(),
+        "jax": jax.__version__,
+        "tokens": options.tokens,
+        "heads": options.heads,
+        "head_size": options.head_size,
+        "block": options.block,
+    }
+
+    def show(line: dict[str, Any]) -> None:
+        print(json.dumps({**line, **about}), flush=True)
+
+    show(dense(options.tokens, sizes, **shared))
+    for line in scaling(options.tokens, sizes, **shared):
+        show(line)
+    about.update(tokens=1024, block=(64, 128))
+    show(small_rows(sizes, blocks=(64, 128), repeats=options.repeats))
+
+
+if __name__ == "__main__":
+    main()
