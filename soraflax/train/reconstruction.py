@@ -37,7 +37,7 @@ class ReconstructionConfig:
     """
 
     l1: float = 1.0
-    l2: float = 1.0
+    l2: float = 2.0
     kl: float = 1e-4
     gradients: float = 1.0
     gradient_scales: tuple[int, ...] = (1, 2, 4)

