@@ -96,13 +96,8 @@ def prepare_folder(
       DatasetError: no usable clip or captions, or `output` is in the way.
     """
     records.check_output(output, overwrite=overwrite)
-    clips, report = _usable(
-        source,
-        captions,
-        keep_uncaptioned=keep_uncaptioned,
-        strict=strict,
-        quiet=quiet,
-    )
+    rules = {"keep_uncaptioned": keep_uncaptioned, "strict": strict}
+    clips, report = _usable(source, captions, **rules, quiet=quiet)
     splits = folder.split(clips, validation=validation.of(len(clips)), seed=seed)
     where = {clip.id: name for name, held in splits.items() for clip in held}
     for line in report:

@@ -96,8 +96,37 @@ class Clock:
 def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
     """The whole demo; returns what `report.json` holds."""
     clock = Clock()
+    quality = train(output, config, clock)
     world = bodies.VARIANTS["demo"]
-    dataset, encoder, video = (output / n for n in ("dataset", "autoencoder", "video"))
+    with clock.stage("generate"):
+        model = generator.Generator.load(output / "video")
+        samples = generate(model, world, output / "videos", config)
+    with clock.stage("judge"):
+        scores = judge(model.model.autoencoder, samples, world)
+    with clock.stage("draw"):
+        draw(output, samples)
+    report = {
+        "autoencoder_psnr_db": round(quality["validation/psnr_db"], 2),
+        "autoencoder_ssim": round(quality["validation/ssim"], 4),
+        **scores,
+        "packing_efficiency": packing_efficiency(output / "video"),
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
+        "checkpoint": str(output / "video"),
+        "videos": [
+            {"path": str(sample.path), "prompt": sample.prompt.text}
+            for sample in samples
+        ],
+        "settings": dataclasses.asdict(config),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"jax {jax.__version__} on {jax.default_backend()}",
+    }
+    (output / MARKER).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def train(output: pathlib.Path, config: DemoConfig, clock: Clock) -> dict[str, float]:
+    """World, autoencoder, latents, transformer; returns the autoencoder's quality."""
+    dataset, encoder = output / "dataset", output / "autoencoder"
     with clock.stage("render the world"):
         prepare.prepare_world(
             "bodies",
@@ -109,11 +138,13 @@ def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
             workers=len(os.sched_getaffinity(0)),
         )
     with clock.stage("train the autoencoder"):
-        values = autoencoder_small.get_config()
+        values: Any = autoencoder_small.get_config()
+        values.seed = config.seed
         values.data.path = str(dataset)
         quality = autoencoder_stage.run(values, encoder)
+    values: Any = video_small.get_config()
+    values.seed = config.seed
     with clock.stage("cache latents"):
-        values = video_small.get_config()
         latents.cache_latents(
             dataset,
             output / "latents",
@@ -123,32 +154,8 @@ def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
     with clock.stage("train the transformer"):
         values.data.path = str(output / "latents")
         values.autoencoder = str(encoder)
-        video_stage.run(values, video)
-    with clock.stage("generate"):
-        model = generator.Generator.load(video)
-        samples = generate(model, world, output / "videos", config)
-    with clock.stage("judge"):
-        scores = judge(model.model.autoencoder, samples, world, config)
-    with clock.stage("draw"):
-        draw(output, samples)
-    report = {
-        "autoencoder_psnr_db": round(quality["validation/psnr_db"], 2),
-        "autoencoder_ssim": round(quality["validation/ssim"], 4),
-        **scores,
-        "packing_efficiency": packing_efficiency(video),
-        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
-        "checkpoint": str(video),
-        "videos": [
-            {"path": str(sample.path), "prompt": sample.prompt.text}
-            for sample in samples
-        ],
-        "settings": dataclasses.asdict(config),
-        "machine": f"{platform.processor() or platform.machine()}, "
-        f"{len(os.sched_getaffinity(0))} cores, jax {jax.__version__} on "
-        f"{jax.default_backend()}",
-    }
-    (output / MARKER).write_text(json.dumps(report, indent=2) + "\n")
-    return report
+        video_stage.run(values, output / "video")
+    return quality
 
 
 def generate(
@@ -201,7 +208,6 @@ def judge(
     encoder: pretrained.AutoencoderModel,
     samples: Sequence[Sample],
     world: bodies.WorldConfig,
-    config: DemoConfig,
 ) -> dict[str, Any]:
     """Scores of the clips (`judge`) and of the still images (`judge_images`)."""
     scores = {}

@@ -14,8 +14,8 @@ jaxtyping.install_import_hook(
     ["soraflax.ops", "soraflax.diffusion"], "beartype.beartype"
 )
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -264,11 +264,7 @@ class DiT(nn.Module):
         """
         c = self.config
         dtype = DTYPES[c.dtype]
-        if packed.tokens.shape[-1] != c.patch_size:
-            raise ValueError(
-                f"tokens of {packed.tokens.shape[-1]} numbers; patches of {c.patch} "
-                f"with {c.latent_channels} channels have {c.patch_size}"
-            )
+        _check_tokens(packed, c)
         plans = make_plans(packed, c) if plans is None else plans
         packed = _clean(packed)
         e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
@@ -283,15 +279,7 @@ class DiT(nn.Module):
             kernel_init=layers.xavier,
             name="patch_embedding",
         )(packed.tokens)
-        x = transformer.Stack(
-            depth=c.depth,
-            heads=c.heads,
-            mlp=c.mlp,
-            dtype=dtype,
-            implementation=ATTENTION[c.attention],
-            remat=c.remat,
-            name="stack",
-        )(
+        x = self._stack()(
             sharding.constrain(x, "batch", "tokens", "embed"),
             modulation=modulation,
             level_ids=packed.level_ids,
@@ -304,6 +292,18 @@ class DiT(nn.Module):
         y = Head(c.patch_size, dtype, name="head")(x, e, packed.level_ids)
         y = jnp.where(packed.segments[..., None] > 0, y.astype(jnp.float32), 0.0)
         return sharding.constrain(y, "batch", "tokens", None)
+
+    def _stack(self) -> transformer.Stack:
+        c = self.config
+        return transformer.Stack(
+            depth=c.depth,
+            heads=c.heads,
+            mlp=c.mlp,
+            dtype=DTYPES[c.dtype],
+            implementation=ATTENTION[c.attention],
+            remat=c.remat,
+            name="stack",
+        )
 
     def _encode(self, packed: packing.Packed, plan: Any) -> jax.Array:
         """Text features `[B, M, text_width]`."""
@@ -322,6 +322,14 @@ class DiT(nn.Module):
             )
         encoder = text_encoder.TextEncoder(c.text, DTYPES[c.dtype], name="text_encoder")
         return encoder(packed.text, packed.text_segments, plan=plan)
+
+
+def _check_tokens(packed: packing.Packed, config: DiTConfig) -> None:
+    if packed.tokens.shape[-1] != config.patch_size:
+        raise ValueError(
+            f"tokens of {packed.tokens.shape[-1]} numbers; patches of {config.patch} "
+            f"with {config.latent_channels} channels have {config.patch_size}"
+        )
 
 
 def _clean(packed: packing.Packed) -> packing.Packed:
