@@ -79,7 +79,7 @@ def make_mesh(
     fsdp: int = -1,
     context: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh of Auto axes over `devices` (all of them by default).
 
@@ -106,7 +106,7 @@ def make_mesh(
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def _device_grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+def _device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """Devices in mesh order; slices, where there are several, along `data`."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:

@@ -124,4 +124,6 @@ class Embed(nn.Module):
             (self.size, self.features),
             jnp.float32,
         )
-        return jnp.take(table.astype(self.dtype), ids, axis=0)
+        # Gathered whole first: a lookup in a sharded table would move the activations.
+        table = sharding.constrain(table.astype(self.dtype), None, None)
+        return jnp.take(table, ids, axis=0)
