@@ -112,7 +112,6 @@ def test_sizes_that_do_not_divide_name_the_nearest_that_does():
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"fsdp": 8},
         {"data": 2, "fsdp": 2, "tensor": 2},
         {"fsdp": 2, "context": 2, "tensor": 2},
     ],

@@ -42,20 +42,19 @@ def attention(
         implementation that has none.
     """
     _check(q, k, plan, implementation, bias)
-    if scale is None:
-        scale = q.shape[-1] ** -0.5
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     q = _blank(q, plan.query_segments)
     k, v = _blank(k, plan.key_segments), _blank(v, plan.key_segments)
     if implementation is None:
         implementation = _choose(plan, bias)
     if implementation == "reference":
-        out = reference.attention(q, k, v, plan=plan, scale=scale, bias=bias)
+        out = reference.attention(q, k, v, plan=plan, scale=factor, bias=bias)
         return checkpoint_name(out, "attention_output")
 
     def local(
         q: jax.Array, k: jax.Array, v: jax.Array, plan: planning.AttentionPlan
     ) -> jax.Array:
-        return blocks.attention(q, k, v, plan, scale)
+        return blocks.attention(q, k, v, plan, factor)
 
     return parallel.over_rows_and_heads(local, q, k, v, plan=plan)
 
