@@ -60,7 +60,7 @@ class DemoConfig:
       seed: of everything.
     """
 
-    clips: int = 6000
+    clips: int = 3000
     held_out_clips: int = 64
     videos: int = 72
     images: int = 24

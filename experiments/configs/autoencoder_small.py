@@ -28,31 +28,30 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
     tiny = size == "tiny"
     crops = cropping.CropConfig(
-        shapes=((1, 64, 64), (9, 64, 64), (17, 64, 64)),
-        weights=(1.0, 1.0, 2.0),
-        max_side=128,
+        shapes=((9, 32, 32), (1, 32, 32)), weights=(0.85, 0.15), max_side=128
     )
     if tiny:
         crops = cropping.CropConfig(shapes=((5, 32, 32),))
     groups = {
         "data": pipeline.VideoDataConfig(crops=crops),
         "model": autoencoder.VARIANTS[size],
-        "loss": reconstruction.ReconstructionConfig(),
+        "loss": reconstruction.ReconstructionConfig(l2=2.0),
         "optimizer": optimizer.OptimizerConfig(
-            learning_rate=2e-3, warmup=50, weight_decay=0.01
+            learning_rate=3e-3, warmup=50, weight_decay=0.01
         ),
         "train": loop.TrainConfig(
-            steps=1000, log_every=20, checkpoint_every=250, ema_decay=0.99
+            steps=700, log_every=10, checkpoint_every=250, ema_decay=0.99
         ),
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),
     }
     config: Any = config_dict.ConfigDict(
-        {"stage": "autoencoder", "batch": 8, "seed": 0}
+        {"stage": "autoencoder", "batch": 16, "seed": 0}
         | {"distributed": False, "compilation_cache": ""}
         | {name: config_lib.to_dict(group) for name, group in groups.items()}
     )
     if tiny:
+        config.batch = 8
         config.train.update(steps=2, log_every=1)
         config.evaluation.update(clips=2, statistics=2, batch=1)
     return config

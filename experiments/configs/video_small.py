@@ -17,6 +17,7 @@ from data_pipelines import latents, pipeline, transforms
 from experiments.stages import common
 from experiments.stages import video as stage
 from soraflax import config as config_lib
+from soraflax.diffusion import schedule
 from soraflax.nn import dit
 from soraflax.ops import packing
 from soraflax.train import denoising, loop, optimizer
@@ -28,20 +29,25 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     if size not in SIZES:
         raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
     tiny = size == "tiny"
-    row = packing.RowShape(tokens=512, text=256, segments=16)
-    fit = transforms.FitConfig(max_tokens=256, max_frames=17)
+    row = packing.RowShape(tokens=1024, text=512, segments=32)
+    if tiny:
+        row = packing.RowShape(tokens=512, text=256, segments=16)
+    fit = transforms.FitConfig(max_tokens=256, max_frames=17, fps=8.0)
+    shift = schedule.TokenCountShift(base=2.0, base_tokens=120)
     groups = {
         "data": pipeline.PackedDataConfig(
-            rows=4, row=row, captions=transforms.CaptionConfig(dropout=0.1)
+            rows=4 if tiny else 2,
+            row=row,
+            captions=transforms.CaptionConfig(dropout=0.1, max_length=128),
         ),
         "cache": latents.CacheConfig(fit=fit),
         "model": dit.VARIANTS[size],
-        "loss": denoising.DenoisingConfig(),
+        "loss": denoising.DenoisingConfig(prediction="x0", shift=shift),
         "optimizer": optimizer.OptimizerConfig(
-            learning_rate=1e-3, warmup=100, weight_decay=0.01
+            learning_rate=1.5e-3, warmup=50, weight_decay=0.01
         ),
         "train": loop.TrainConfig(
-            steps=2000, log_every=20, checkpoint_every=500, ema_decay=0.995
+            steps=560, log_every=10, checkpoint_every=200, ema_decay=0.99
         ),
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),
