@@ -65,11 +65,10 @@ def _window_mean(x: jax.Array) -> jax.Array:
     weights = np.exp(-(offsets**2) / (2 * DEVIATION**2))
     weights /= weights.sum()
     height, width = (size - WINDOW + 1 for size in x.shape[-3:-1])
-    rows = sum(
-        float(weight) * x[..., at : at + height, :, :]
-        for at, weight in enumerate(weights)
-    )
-    return sum(
-        float(weight) * rows[..., at : at + width, :]
-        for at, weight in enumerate(weights)
-    )
+    rows = jnp.zeros((), x.dtype)
+    for at, weight in enumerate(weights.tolist()):
+        rows += weight * x[..., at : at + height, :, :]
+    mean = jnp.zeros((), x.dtype)
+    for at, weight in enumerate(weights.tolist()):
+        mean += weight * rows[..., at : at + width, :]
+    return mean

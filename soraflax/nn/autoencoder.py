@@ -157,7 +157,7 @@ class Encoder(nn.Module):
         config = self.config
         shared = _shared(config)
         block = _block_class(config)
-        end = (config.end_kernel,) * 3
+        end = (config.end_kernel, config.end_kernel, config.end_kernel)
         x = to_blocks(x, *config.patch)
         axes = (None, "channels_out")
         x = convolution.CausalConv(
@@ -278,18 +278,22 @@ class Autoencoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         z = config.latent_channels
-        point = {"kernel": (1, 1, 1), "axes": (None, None), **_shared(config)}
+        point: dict[str, Any] = {
+            "kernel": (1, 1, 1),
+            "axes": (None, None),
+            **_shared(config),
+        }
         linear = config.linear_path
-        start = {"kernel_init": layers.zeros} if linear else {}
         self.encoder = Encoder(config)
-        self.moments = convolution.CausalConv(2 * z, **point, **start)
+        init = layers.zeros if linear else layers.lecun
+        self.moments = convolution.CausalConv(2 * z, kernel_init=init, **point)
         self.embed = convolution.CausalConv(z, **point)
         self.decoder = Decoder(config)
         if linear:
             depth = 3 * config.temporal_ratio * config.spatial_ratio**2
-            keep = {"kernel_init": functools.partial(_keep_low, ratios=self._ratios)}
-            self.linear_in = convolution.CausalConv(z, **point, **keep)
-            self.linear_out = convolution.CausalConv(depth, **point, **keep)
+            keep = functools.partial(_keep_low, ratios=self._ratios)
+            self.linear_in = convolution.CausalConv(z, kernel_init=keep, **point)
+            self.linear_out = convolution.CausalConv(depth, kernel_init=keep, **point)
 
     def __call__(
         self, video: Float[Array, "B T H W 3"], key: jax.Array | None = None
@@ -365,11 +369,15 @@ class LatentStatistics:
 
     def normalize(self, latent: Any) -> Any:
         """(latent - mean) / std, numpy or JAX, `[..., z]`."""
-        return (latent - np.float32(self.mean)) / np.float32(self.std)
+        return (latent - np.asarray(self.mean, np.float32)) / np.asarray(
+            self.std, np.float32
+        )
 
     def denormalize(self, latent: Any) -> Any:
         """The inverse of `normalize`."""
-        return latent * np.float32(self.std) + np.float32(self.mean)
+        return latent * np.asarray(self.std, np.float32) + np.asarray(
+            self.mean, np.float32
+        )
 
 
 def latent_statistics(latents: Iterable[np.ndarray]) -> LatentStatistics:

@@ -64,7 +64,7 @@ def loss(
       The loss and the float32 scalars `loss l1 l2 kl gradients psnr`.
     """
     video = as_float(batch["video"])
-    result = module.apply({"params": params}, video, key)
+    result: Any = module.apply({"params": params}, video, key)
     error = result.video - video
     l1, l2 = jnp.mean(jnp.abs(error)), jnp.mean(jnp.square(error))
     kl = divergence(result.mean, result.log_variance)

@@ -154,8 +154,8 @@ def test_linear_path_starts_as_the_lowest_frequencies():
 
 
 def test_remat_changes_nothing():
-    module, params, video = _model(TINY)
-    saved = autoencoder.Autoencoder(dataclasses.replace(TINY, remat="full"))
+    module, params, video = _model(SMALL)
+    saved = autoencoder.Autoencoder(dataclasses.replace(SMALL, remat="full"))
 
     @functools.partial(jax.jit, static_argnums=1)
     @functools.partial(jax.grad, argnums=0)
@@ -179,10 +179,8 @@ def test_bfloat16_computes_near_float32():
     assert np.mean(np.abs(latent - full)) < 0.05 * np.mean(np.abs(full))
 
 
-@pytest.mark.parametrize("name", ["tiny", "wan"])
-def test_sharded_equals_one_device(name):
-    config = CONFIGS[name]
-    module = autoencoder.Autoencoder(config)
+def test_sharded_equals_one_device():
+    module = autoencoder.Autoencoder(TINY)
     video = jax.random.normal(jax.random.key(1), (2, 5, 16, 16, 3))
     key = jax.random.key(0)
     params, _ = sharding.init(module, key, video)
