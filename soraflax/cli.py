@@ -128,8 +128,11 @@ def _prompts(args: argparse.Namespace, model: Any) -> list[Any]:
     """One prompt per video that is asked for, their sizes checked."""
     from soraflax.generation import generator
 
-    fps = args.fps or model.model.config.reference_fps
+    fps = model.model.config.reference_fps if args.fps is None else args.fps
     frames = args.frames or DEFAULT_FRAMES
+    for name, value in (("fps", fps), ("seconds", args.seconds)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name} {value}: use a finite number above 0")
     if args.seconds is not None:
         frames = model.grid.nearest_frames(args.seconds, fps)
     prompts = [
