@@ -165,6 +165,11 @@ class Named(meta.AxisMetadata[Any]):
     def replace_boxed(self, val: Any) -> "Named":
         return self.replace(value=val)  # pyright: ignore[reportAttributeAccessIssue]
 
+    @staticmethod
+    def from_nnx_metadata(metadata: Mapping[str, Any]) -> "Named":
+        """What `flax.nnx.bridge.ToNNX` asks for, to call the module again."""
+        return Named(metadata["value"], metadata["names"])
+
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Named":
         names = list(self.names)
         names.insert(index, params[meta.PARTITION_NAME])
@@ -242,9 +247,8 @@ def init(
         zeros = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), args)
         return meta.unbox(boxed(key, *zeros))
 
-    # XLA on CPU takes ten times as long to optimise what runs only once.
     cpu = mesh.devices.flat[0].platform == "cpu"
-    options = {"xla_backend_optimization_level": 0} if cpu else None
+    options = _QUICK if cpu else None
     make = jax.jit(plain, out_shardings=shardings, compiler_options=options)
     return make(key), shardings
 
