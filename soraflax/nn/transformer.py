@@ -162,7 +162,6 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rope.apply_rope(q, angles), rope.apply_rope(k, angles)
         y = attention.attention(q, k, v, plan=plan, implementation=self.implementation)
-        y = y.reshape(*x.shape[:-1], width)
         return layers.Linear(
             width,
             axes=("heads", "embed"),
