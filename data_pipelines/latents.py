@@ -169,7 +169,11 @@ class LatentDataset(Sequence[LatentRecord]):
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"latent {index} of {size}")
-        return LatentRecord.from_example(self._source[int(index) % size])
+        try:
+            return LatentRecord.from_example(self._source[int(index) % size])
+        except (RuntimeError, ValueError) as error:
+            name = self.info.get("name")
+            raise records.DatasetError(f"{name}: latent {index} is damaged") from error
 
 
 def open_latents(

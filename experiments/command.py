@@ -68,10 +68,10 @@ def load(path: str) -> Any:
     if spec is None or spec.loader is None:
         raise config_lib.ConfigError(f"{file}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     try:
+        spec.loader.exec_module(module)
         return module.get_config(*arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, SyntaxError, AttributeError) as error:
         raise config_lib.ConfigError(f"{path}: {error}") from error
 
 

@@ -246,6 +246,8 @@ def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
         raise model_io.ModelError(
             f"{directory}: holds a model of kind {record.get('kind')!r}, not {kind!r}"
         )
+    if "model" not in record:
+        raise model_io.ModelError(f"{directory}: its configuration has no 'model'")
     return record["model"]
 
 
