@@ -34,12 +34,14 @@ from data_pipelines.worlds import bodies
 from experiments import figures, scoring
 from experiments.configs import autoencoder_small, video_small
 from experiments.stages import autoencoder as autoencoder_stage
+from experiments.stages import common
 from experiments.stages import video as video_stage
 from soraflax import config as config_lib
 from soraflax import media
 from soraflax.generation import generator, pretrained
 
-MARKER = "report.json"
+REPORT = "report.json"
+MARKER = ".soraflax-demo"
 HELD_OUT_SEED = 1_000_000
 FRAMES = 17
 SHEET_VIDEOS, SHEET_IMAGES = 12, 8
@@ -58,6 +60,7 @@ class DemoConfig:
       steps: sampler steps.
       guidance: scale of classifier-free guidance.
       seed: of everything.
+      size: which models, an argument of both configs: 'small', or 'tiny' for tests.
     """
 
     clips: int = 3000
@@ -67,6 +70,7 @@ class DemoConfig:
     steps: int = 20
     guidance: float = 3.0
     seed: int = 0
+    size: str = "small"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +124,7 @@ def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
         f"jax {jax.__version__} on {jax.default_backend()}",
     }
-    (output / MARKER).write_text(json.dumps(report, indent=2) + "\n")
+    (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
@@ -138,11 +142,11 @@ def train(output: pathlib.Path, config: DemoConfig, clock: Clock) -> dict[str, f
             workers=len(os.sched_getaffinity(0)),
         )
     with clock.stage("train the autoencoder"):
-        values: Any = autoencoder_small.get_config()
+        values: Any = autoencoder_small.get_config(config.size)
         values.seed = config.seed
         values.data.path = str(dataset)
         quality = autoencoder_stage.run(values, encoder)
-    values: Any = video_small.get_config()
+    values: Any = video_small.get_config(config.size)
     values.seed = config.seed
     with clock.stage("cache latents"):
         latents.cache_latents(
@@ -269,12 +273,17 @@ def draw(output: pathlib.Path, samples: Sequence[Sample]) -> None:
 
 
 def start_afresh(output: pathlib.Path) -> None:
-    """An empty folder; an earlier demo there is removed, anything else is refused."""
-    if output.exists() and any(output.iterdir()):
-        if not (output / "dataset").exists() and not (output / MARKER).exists():
-            raise ValueError(f"{output} is not empty and holds no demo; name another")
+    """An empty folder with a marker; only a folder with that marker is replaced.
+
+    Raises:
+      ValueError: something else is there.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not (output / MARKER).is_file():
+            raise ValueError(f"{output} holds something else; name another --output")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER).touch()
 
 
 def summary(report: dict[str, Any], output: pathlib.Path) -> str:
@@ -311,6 +320,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (common.Interrupted, KeyboardInterrupt):
+        print("demo: stopped; the next run starts afresh", file=sys.stderr)
+        return 1
     print(summary(report, arguments.output))
     return 0
 
