@@ -59,25 +59,6 @@ class Grid:
         over = max(0, frames - self.shortest)
         return self.shortest + over // step * step
 
-    def patches(self, frames: int, height: int, *, width: int) -> tuple[int, int, int]:
-        """Patches along time, height and width.
-
-        Raises:
-          ValueError: a size is not on the grid, naming the nearest that is.
-        """
-        below = self.frames_below(frames)
-        if frames != below:
-            above = below + self.temporal_ratio * self.temporal_patch
-            nearest = f"{below} or {above}" if frames > below else f"{below}"
-            raise ValueError(f"{frames} frames: use {nearest}")
-        for side, step in ((height, self.height), (width, self.width)):
-            if side < 1 or side % step:
-                nearest = max(1, round(side / step)) * step
-                raise ValueError(f"{side} pixels: use {nearest}, a multiple of {step}")
-        latent_frames = 1 + (frames - 1) // self.temporal_ratio
-        t = latent_frames // self.temporal_patch
-        return t, height // self.height, width // self.width
-
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:

@@ -24,7 +24,7 @@ renders, autoencoder reconstructions and generated videos alike.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -113,17 +113,6 @@ def agreement(
                 i in pairs and got[pairs[i]].get(key) == value for i, value in named
             )
     return result
-
-
-def chance(expected: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Per attribute, how often the best constant answer would agree."""
-    votes: dict[str, dict[Any, int]] = {}
-    for attributes in expected:
-        for key, value in attributes.items():
-            if key != "objects":
-                votes.setdefault(key, {}).setdefault(value, 0)
-                votes[key][value] += 1
-    return {key: max(v.values()) / sum(v.values()) for key, v in votes.items()}
 
 
 def _alike(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> int:

@@ -36,7 +36,7 @@ from jaxtyping import Array, Float
 
 from soraflax import sharding
 from soraflax.nn import convolution, layers
-from soraflax.ops import conv
+from soraflax.ops import conv, patch
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 LINEAR_LOG_VARIANCE = -4.0  # of the posterior that a linear path starts with
@@ -119,11 +119,9 @@ class AutoencoderConfig:
           ValueError: a size off the grid, with the nearest sizes on it.
         """
         r, s = self.temporal_ratio, self.spatial_ratio
-        if frames < 1 or (frames - 1) % r:
-            raise ValueError(f"{frames} frames: use {_nearest(frames, r, first=1)}")
+        patch.check_size(frames, r, first=1, unit="frames")
         for side in (height, width):
-            if side < 1 or side % s:
-                raise ValueError(f"{side} pixels: use {_nearest(side, s, first=s)}")
+            patch.check_size(side, s, first=s, unit="pixels")
         return 1 + (frames - 1) // r, height // s, width // s
 
     def video_shape(self, t: int, h: int, w: int) -> tuple[int, int, int]:
@@ -133,14 +131,6 @@ class AutoencoderConfig:
             h * self.spatial_ratio,
             w * self.spatial_ratio,
         )
-
-
-def _nearest(size: int, step: int, *, first: int) -> str:
-    """The legal sizes `first + k step` around `size`, in words."""
-    if size < first:
-        return str(first)
-    below = first + (size - first) // step * step
-    return f"{below} or {below + step}"
 
 
 class Encoder(nn.Module):

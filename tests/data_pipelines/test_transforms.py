@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from data_pipelines import transforms
 from soraflax import media
+from soraflax.generation import canvas
+from soraflax.ops import patch
 from tests.data_pipelines import clip_data
 
 GRIDS = (
@@ -40,7 +42,11 @@ def plans(draw):
 @hypothesis.given(plans())
 def test_every_clip_gets_a_legal_size_within_the_limits(plan):
     grid, config, fit = plan
-    assert grid.patches(fit.frames, fit.height, width=fit.width) == fit.grid
+    pixels = canvas.Grid(
+        grid.temporal_ratio, 1, 1, patch=(grid.temporal_patch, grid.height, grid.width)
+    )
+    latent = pixels.latent_shape(fit.frames, fit.height, fit.width)
+    assert patch.grid_of(latent, pixels.patch) == fit.grid
     assert 1 <= fit.tokens <= max(config.max_tokens, 1)
     assert fit.frames <= config.max_frames
     assert fit.spare >= 0 and fit.spare + min(fit.span, fit.native[0]) == fit.native[0]
@@ -92,20 +98,6 @@ def test_over_budget_frames_go_before_the_shorter_side_does():
     kept = transforms.FitConfig(max_tokens=64, max_frames=17, min_side=80)
     fit = _fit(17, 128, 128, config=kept)
     assert fit.frames < 17 and fit.height >= 80
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ((80, 64, 64), "80 frames: use 77 or 81"),
-        ((0, 64, 64), "0 frames: use 1$"),
-        ((17, 97, 64), "97 pixels: use 96"),
-        ((17, 64, 3), "3 pixels: use 16"),
-    ],
-)
-def test_impossible_sizes_name_the_nearest(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        transforms.Grid().patches(sizes[0], sizes[1], width=sizes[2])
 
 
 def test_limits_that_admit_nothing_and_empty_clips_are_refused():

@@ -100,11 +100,6 @@ def test_noise_alone_does_not_stop_the_judge():
     assert judge.read(video)["count"] >= 0
 
 
-def test_chance_is_the_best_constant_answer():
-    expected = [{"colour": c, "count": 1} for c in ("red", "red", "blue", "green")]
-    assert judge.chance(expected) == {"colour": 0.5, "count": 1.0}
-
-
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 8, 1)])
 def test_other_arrays_are_refused(shape):
     with pytest.raises(ValueError, match=r"use uint8 \[T, H, W, 3\]"):
