@@ -16,6 +16,9 @@ from soraflax.nn import autoencoder
 from soraflax.ops import packing
 from soraflax.ops import patch as patches
 
+# Of one video: 81 frames of 1280x720 take 75,600 tokens in the shapes of Wan 2.1.
+MAX_TOKENS = 2**17
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -41,15 +44,12 @@ class Grid:
         Raises:
           ValueError: a size off the grid, with the nearest sizes on it.
         """
-        legal = self.legal_frames(frames)
-        if frames not in legal:
-            raise ValueError(f"{frames} frames: use {_either(legal)}")
+        step, first = self._frame_steps
+        patches.check_size(frames, step, first=first, unit="frames")
         sides = zip(("high", "wide"), (height, width), self.patch[1:], strict=True)
         for name, side, cells in sides:
             step = self.spatial_ratio * cells
-            if side < 1 or side % step:
-                legal = _around(side, first=step, step=step)
-                raise ValueError(f"{side} pixels {name}: use {_either(legal)}")
+            patches.check_size(side, step, first=step, unit=f"pixels {name}")
         return (
             1 + (frames - 1) // self.temporal_ratio,
             height // self.spatial_ratio,
@@ -57,31 +57,43 @@ class Grid:
             self.channels,
         )
 
-    def legal_frames(self, frames: float) -> tuple[int, ...]:
-        """The one or two nearest frame counts that the grid allows."""
-        pt, r = self.patch[0], self.temporal_ratio
-        return _around(frames, first=1 + r * (pt - 1), step=r * pt)
-
     def nearest_frames(self, seconds: float, fps: float) -> int:
-        """The legal frame count that lasts nearest to `seconds`."""
+        """The legal frame count that lasts nearest to `seconds`.
+
+        Raises:
+          ValueError: no finite number of frames above 0.
+        """
         wanted = seconds * fps
-        return min(self.legal_frames(wanted), key=lambda legal: abs(legal - wanted))
+        if not 0 < wanted < math.inf:
+            raise ValueError(
+                f"{seconds} seconds at {fps} frames per second: use finite numbers "
+                "above 0"
+            )
+        step, first = self._frame_steps
+        legal = patches.nearest_sizes(wanted, step, first=first)
+        return min(legal, key=lambda frames: abs(frames - wanted))
 
-    def tokens(self, latent_shape: tuple[int, ...]) -> int:
-        """How many tokens a latent of this shape takes."""
-        return math.prod(patches.grid_of(latent_shape, self.patch))
+    def check_tokens(self, latent_shape: tuple[int, int, int, int]) -> None:
+        """Refuse a latent `(t, h, w, z)` of more than `MAX_TOKENS` tokens.
 
+        Raises:
+          ValueError: with the longest video of its size that is allowed.
+        """
+        t, h, w = patches.grid_of(latent_shape, self.patch)
+        if t * h * w <= MAX_TOKENS:
+            return
+        use = "use a smaller size"
+        if h * w <= MAX_TOKENS:
+            step, first = self._frame_steps
+            frames = first + (MAX_TOKENS // (h * w) - 1) * step
+            use = f"at this size use at most {frames} frames"
+        raise ValueError(f"{t * h * w} tokens, more than {MAX_TOKENS}: {use}")
 
-def _around(size: float, *, first: int, step: int) -> tuple[int, ...]:
-    """The members of first, first + step, ... nearest to `size`, below and above."""
-    if size <= first:
-        return (first,)
-    below = first + math.floor((size - first) / step) * step
-    return (below,) if below == size else (below, below + step)
-
-
-def _either(sizes: tuple[int, ...]) -> str:
-    return " or ".join(map(str, sizes))
+    @property
+    def _frame_steps(self) -> tuple[int, int]:
+        """Distance of two legal frame counts, and the least of them."""
+        pt, r = self.patch[0], self.temporal_ratio
+        return r * pt, 1 + r * (pt - 1)
 
 
 @dataclasses.dataclass(frozen=True)

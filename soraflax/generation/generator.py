@@ -146,10 +146,13 @@ class Generator:
         """The empty canvas of a prompt.
 
         Raises:
-          ValueError: a size off the grid, with the nearest on it, or a bad frame rate.
+          ValueError: a size off the grid, with the nearest on it, more tokens than
+            `canvas.MAX_TOKENS`, or a bad frame rate.
         """
         if prompt.fps is not None and not 0 < prompt.fps < float("inf"):
             raise ValueError(f"{prompt.fps} frames per second: use a rate above 0")
+        width, height = prompt.size
+        self.grid.check_tokens(self.grid.latent_shape(prompt.frames, height, width))
         if prompt.frames == 1:
             return tasks.text_to_image(self.grid, size=prompt.size)
         return tasks.text_to_video(

@@ -32,7 +32,6 @@ def test_sizes_off_the_grid_name_the_nearest(frames, height, width, message):
 def test_every_patch_grid_is_legal(t, h, w, pt):
     shape = GRID.latent_shape(1 + 4 * (t - 1), 16 * h, 16 * w)
     assert shape == (t, 2 * h, 2 * w, 3)
-    assert GRID.tokens(shape) == t * h * w
 
 
 def test_patches_of_several_frames():
@@ -49,6 +48,23 @@ def test_patches_of_several_frames():
 )
 def test_nearest_frames(seconds, frames):
     assert GRID.nearest_frames(seconds, fps=8.0) == frames
+
+
+@pytest.mark.parametrize("fps", [0.0, np.inf, np.nan])
+def test_no_number_of_frames(fps):
+    with pytest.raises(ValueError, match="seconds at"):
+        GRID.nearest_frames(2.0, fps)
+
+
+def test_more_tokens_than_the_limit_name_the_longest_video():
+    row, most = 256 * 256, canvases.MAX_TOKENS // 256**2
+    longest = GRID.latent_shape(1 + 4 * (most - 1), 16 * 256, 16 * 256)
+    GRID.check_tokens(longest)
+    message = f"^{row * (most + 1)} tokens, more than {canvases.MAX_TOKENS}: "
+    with pytest.raises(ValueError, match=f"{message}at this size use at most 5 frames"):
+        GRID.check_tokens((most + 1, *longest[1:]))
+    with pytest.raises(ValueError, match=r"^1000000 tokens.*: use a smaller size"):
+        GRID.check_tokens(GRID.latent_shape(1, 16000, 16000))
 
 
 def draw(seed, shape=(3, 4, 6, 3)):

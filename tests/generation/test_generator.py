@@ -134,6 +134,8 @@ def test_nothing_asked_nothing_made(generator):
     [
         ({"frames": 80}, "80 frames: use 77 or 81"),
         ({"size": (97, 64)}, "97 pixels wide: use 96 or 112"),
+        ({"size": (16000, 16000)}, "3000000 tokens, more than 131072: use a smaller"),
+        ({"frames": 10**6 + 1}, "at this size use at most 131069 frames"),
         ({"fps": 0.0}, "0.0 frames per second"),
         ({"seed": -1}, "seed -1: use one from 0"),
         ({"seed": 2**32}, "seed 4294967296"),
