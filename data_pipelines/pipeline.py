@@ -12,7 +12,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import grain
 import jax
@@ -73,6 +73,8 @@ class PackedDataConfig:
       row: capacity of a row.
       patch: latent frames, rows and columns of a patch.
       reference_fps: frame rate at which positions count latent frames.
+      deviation: what tokens are divided by, `token_deviation`: 'channel', each by its
+        own standard deviation, or 'shared', all by one.
       captions: which captions, how long, how often none.
       open_rows: rows that the packer keeps open.
       seed: of shuffles, captions and dropout.
@@ -91,6 +93,7 @@ class PackedDataConfig:
     )
     patch: tuple[int, int, int] = (1, 2, 2)
     reference_fps: float = 8.0
+    deviation: Literal["channel", "shared"] = "channel"
     captions: transforms.CaptionConfig = dataclasses.field(
         default_factory=transforms.CaptionConfig
     )
@@ -207,7 +210,7 @@ def make_dataset(
     transform = transforms.LatentTransform(
         patch=config.patch,
         mean=latents[0].mean,
-        std=latents[0].std,
+        std=token_deviation(latents[0].std, config.deviation),
         reference_fps=config.reference_fps,
         captions=config.captions,
         encode=encode or embedded_encode(),
@@ -238,6 +241,19 @@ def _check_source(
     for shape in source.shapes:
         t, h, w = patch.grid_of(shape, config.patch)
         packing.check_fits(t * h * w, config.captions.max_length, config.row)
+
+
+def token_deviation(std: np.ndarray, how: str) -> np.ndarray:
+    """What each channel of a latent is divided by.
+
+    'shared' is the root mean square of all channels' deviations. It leaves channels
+    their share of the latent's energy, so that noise covers fine detail first and the
+    loss weighs what is seen; 'channel' gives a channel that hardly varies, and that
+    the decoder hardly uses, the same weight as any other.
+    """
+    if how == "channel":
+        return std
+    return np.full_like(std, np.sqrt(np.mean(np.square(std))))
 
 
 def _segment(

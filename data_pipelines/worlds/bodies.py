@@ -391,21 +391,23 @@ def _launch(
 
 
 VARIANTS = {
-    # One or two bodies that move evenly and never leave or touch: what a transformer
-    # of a few million parameters learns in minutes on a CPU.
+    # One body that moves evenly and never leaves, many images, short clips: what a
+    # transformer of a few million parameters learns in minutes on a CPU.
     "demo": WorldConfig(
+        frames=(9, 9, 17),
+        image_share=0.4,
         colours=("red", "yellow", "green", "cyan", "blue", "purple"),
         shapes=("circle", "square", "triangle"),
         backgrounds=("black", "gray", "white", "tan"),
-        counts=(0.85, 0.15),
+        counts=(1.0,),
         twins=0.0,
         gravity=0.0,
         bounce=0.0,
         leave=0.0,
         separate=True,
         spin=0.0,
-        occluder=0.03,
-        pan=0.03,
+        occluder=0.0,
+        pan=0.0,
         dotted=0.0,
     ),
     "full": WorldConfig(

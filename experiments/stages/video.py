@@ -296,10 +296,11 @@ def export(
     if jax.process_index() != 0:
         return
     found = latents.open_latents(data.path, data.split)
+    std = pipeline.token_deviation(found.std, data.deviation)
     described = pretrained.VideoModelConfig(
         transformer=config.model,
         statistics=autoencoder.LatentStatistics(
-            tuple(found.mean.tolist()), tuple(found.std.tolist())
+            tuple(found.mean.tolist()), tuple(std.tolist())
         ),
         autoencoder=encoder.model.digest,
         row=data.row,
