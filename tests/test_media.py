@@ -254,11 +254,19 @@ def test_impossible_writes_leave_nothing(tmp_path: Path) -> None:
             media.write_video(tmp_path / "a.mp4", bad, 8.0)
     with pytest.raises(ValueError, match="fps=0"):
         media.write_video(tmp_path / "a.mp4", frames, 0)
+    with pytest.raises(media.MediaError, match=r"fps=2000: use 1000, .* 0.01 to 1000"):
+        media.write_video(tmp_path / "a.mp4", frames, 2000)
+    with pytest.raises(media.MediaError, match=r"fps=60: use 50, the nearest"):
+        media.write_video(tmp_path / "a.gif", frames, 60)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(media.MediaError, match="file"):
-        media.write_video(blocked / "a.mp4", frames, 8.0)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(media.MediaError, match=r"a\.mp4: .*file is a file, not a dir"):
+        media.write_video(blocked / "deep" / "a.mp4", frames, 8.0)
+    folder = tmp_path / "folder.mp4"
+    folder.mkdir()
+    with pytest.raises(media.MediaError, match=r"folder\.mp4: is a directory"):
+        media.write_video(folder, frames, 8.0)
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "folder.mp4"}
 
 
 def test_a_missing_extra_says_what_to_install() -> None:

@@ -19,6 +19,8 @@ _LOSSLESS = {"qp": "0", "preset": "medium"}
 _BT709 = 1
 WRITABLE = (".gif", ".mkv", ".mp4", ".png")
 _LIMITED_RANGE = 1
+# Frames per second; viewers slow a gif of shorter delays than two hundredths down.
+_SLOWEST, _FASTEST, _FASTEST_GIF = 0.01, 1000.0, 50.0
 
 
 def encode_lossless(frames: np.ndarray, fps: float) -> bytes:
@@ -48,10 +50,10 @@ def write_video(
       metadata: JSON values, stored in the file's comment; see `read_metadata`.
 
     Raises:
-      MediaError: unknown suffix, several frames to a png, or the disk refuses.
+      MediaError: as in `check_target`, or the disk refuses.
     """
     path, frames = Path(path), _checked(frames, fps)
-    check_target(path, frames=len(frames))
+    check_target(path, frames=len(frames), fps=fps)
     writers = {
         ".mp4": _write_mp4,
         ".mkv": _write_mkv,
@@ -69,13 +71,20 @@ def write_video(
         raise common.MediaError(f"{path}: {common.cause(error)}") from error
 
 
-def check_target(path: str | os.PathLike[str], *, frames: int) -> None:
+def check_target(path: str | os.PathLike[str], *, frames: int, fps: float) -> None:
     """Refuse a file that `write_video` could not write; ask before long work.
 
     Raises:
-      MediaError: unknown suffix, or several frames to a png.
+      MediaError: a directory, a path below a file, unknown suffix, several frames to
+        a png, or a frame rate that the container does not take.
     """
-    suffix = Path(path).suffix.lower()
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise common.MediaError(f"{path}: is a directory; name a file")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise common.MediaError(f"{path}: {parent} is a file, not a directory")
     if suffix not in WRITABLE:
         raise common.MediaError(
             f"{path}: cannot write {suffix or 'no suffix'!r}: {', '.join(WRITABLE)}"
@@ -84,6 +93,8 @@ def check_target(path: str | os.PathLike[str], *, frames: int) -> None:
         raise common.MediaError(
             f"{path}: a png holds one frame, not {frames}: use .gif"
         )
+    moving_gif = suffix == ".gif" and frames > 1
+    _check_rate(fps, fastest=_FASTEST_GIF if moving_gif else _FASTEST)
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
@@ -174,6 +185,13 @@ def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
             f"frames must be uint8 [T, H, W, 3], not empty; got {frames.dtype} "
             f"{list(shape)}"
         )
-    if not 0.01 <= fps <= 1000:
-        raise ValueError(f"fps={fps}: use a frame rate from 0.01 to 1000")
+    _check_rate(fps, fastest=_FASTEST)
     return np.ascontiguousarray(frames)
+
+
+def _check_rate(fps: float, *, fastest: float) -> None:
+    if not _SLOWEST <= fps <= fastest:
+        nearest = _SLOWEST if fps < _SLOWEST else fastest
+        raise common.MediaError(
+            f"fps={fps}: use {nearest:g}, the nearest from {_SLOWEST:g} to {fastest:g}"
+        )
