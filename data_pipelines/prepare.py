@@ -23,7 +23,7 @@ import tqdm
 from data_pipelines import records
 from data_pipelines.builders import folder, world
 from data_pipelines.worlds import bodies
-from soraflax import media
+from soraflax import cli, media
 
 _EXAMPLES = """examples:
   a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):
@@ -125,6 +125,8 @@ def _usable(
     quiet: bool,
 ) -> tuple[list[folder.Clip], list[dict[str, Any]]]:
     """The clips of a folder that can be records, at least one, and the report."""
+    if source.is_file():
+        raise records.DatasetError(f"{source}: is a file, not a folder of clips")
     if not source.is_dir():
         raise records.DatasetError(f"{source}: no such folder of clips")
     if not folder.clip_files(source):
@@ -227,7 +229,7 @@ def _contents(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m data_pipelines.prepare",
         description="Make a dataset from video files with captions, or from a world.",
         epilog=_EXAMPLES,

@@ -244,7 +244,7 @@ def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
       DatasetError: `output` is in the way: a file, a directory that holds something,
-        or with `overwrite` a directory that is no dataset.
+        or with `overwrite` a directory that is no dataset; or it is below a file.
     """
     output = Path(output).absolute()
     check_output(output, overwrite=overwrite)
@@ -264,6 +264,9 @@ def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 def check_output(output: str | Path, *, overwrite: bool = False) -> None:
     """Refuse an output that is in the way, before any work; errors as in `publish`."""
     output = Path(output)
+    for parent in output.parents:
+        if parent.exists() and not parent.is_dir():
+            raise DatasetError(f"{output}: {parent} is a file, not a directory")
     if not output.exists():
         return
     if not output.is_dir():

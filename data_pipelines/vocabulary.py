@@ -7,7 +7,6 @@ world and the plain sentences below, with a byte piece for every byte, so that a
 encodes. The text is neither normalised nor stripped: what is encoded decodes to itself.
 """
 
-import argparse
 import collections
 import io
 import itertools
@@ -19,6 +18,7 @@ import numpy as np
 import sentencepiece
 
 from data_pipelines.worlds import bodies
+from soraflax import cli
 
 SIZE = 1024
 _WORLD_CAPTIONS = 600
@@ -263,7 +263,7 @@ def train(*, size: int = SIZE) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m data_pipelines.vocabulary",
         description="Train the embedded vocabulary; the result is always the same.",
     )

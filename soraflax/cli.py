@@ -18,8 +18,8 @@ EXIT_BAD_INPUT = 2
 DEFAULT_FRAMES = 17
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
@@ -47,11 +47,11 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="soraflax", description="Generate videos and images from text."
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
     generate = commands.add_parser(
         "generate",
@@ -110,7 +110,8 @@ def _generate(args: argparse.Namespace) -> None:
     model = generator.Generator.load(args.checkpoint)
     prompts = _prompts(args, model)
     paths = _outputs(args.out, args.num_videos)
-    media.check_target(args.out, frames=prompts[0].frames)
+    for path in paths:
+        media.check_target(path, frames=prompts[0].frames, fps=prompts[0].fps)
     rules = {"euler": sampler.Euler, "heun": sampler.Heun, "ddim": sampler.DDIM}
     config = generator.SamplingConfig(
         steps=args.steps, guidance=args.guidance, sampler=rules[args.sampler]()
@@ -147,13 +148,13 @@ def _prompts(args: argparse.Namespace, model: Any) -> list[Any]:
         for number in range(args.num_videos)
     ]
     for prompt in prompts:
-        model.canvas(prompt)
+        model.request(prompt)
     return prompts
 
 
 def _outputs(out: pathlib.Path, count: int) -> list[pathlib.Path]:
     """`out` itself, or `out-0`, `out-1`, ... for several videos."""
-    if count == 1:
+    if count == 1 or not out.name:
         return [out]
     return [out.with_name(f"{out.stem}-{n}{out.suffix}") for n in range(count)]
 

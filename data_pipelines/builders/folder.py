@@ -150,11 +150,8 @@ def _match(folder: Path, source: Path, lines: Sequence[tuple[int, Any]]) -> Capt
             reason = row if isinstance(row, str) else "caption line without a `file`"
             failed.append({"input": where, "outcome": "failed", "reason": reason})
             continue
-        path = (folder / row["file"]).resolve()
-        reason = None
-        if not path.is_file():
-            reason = f"caption names a missing file: {row['file']}"
-        elif path in texts:
+        path, reason = _named(folder, row["file"])
+        if path in texts:
             reason = f"file captioned before: {row['file']}"
         if reason:
             failed.append({"input": where, "outcome": "failed", "reason": reason})
@@ -170,6 +167,17 @@ def _match(folder: Path, source: Path, lines: Sequence[tuple[int, Any]]) -> Capt
             f"{source}: none of its {len(lines)} lines names a file in {folder}{first}"
         )
     return Captions(source, texts, failed)
+
+
+def _named(folder: Path, name: str) -> tuple[Path, str | None]:
+    """The file that a caption names, and what is wrong with it."""
+    try:
+        path = (folder / name).resolve()
+        missing = not path.is_file()
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        return folder, f"caption names an impossible file {name[:80]!r}: {cause}"
+    return path, f"caption names a missing file: {name}" if missing else None
 
 
 def _sidecars(folder: Path, source: Path, *, needed: bool) -> Captions:

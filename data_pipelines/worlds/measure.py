@@ -6,7 +6,6 @@ prints one JSON line: per attribute the share read as it is, over the clips in w
 it is visible, that share of clips, and milliseconds per clip to render and to read.
 """
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -18,6 +17,7 @@ import tqdm
 from scipy import ndimage
 
 from data_pipelines.worlds import bodies, judge
+from soraflax import cli
 
 
 def accuracy(
@@ -67,7 +67,7 @@ def disturb(video: np.ndarray, *, seed: int, blur: float, noise: float) -> np.nd
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = cli.Parser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--variant", choices=list(bodies.VARIANTS), default="full")
     parser.add_argument("--count", type=int, default=500, help="clips to read")
     parser.add_argument("--seed", type=int, default=0)

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_pipelines import prepare, records
+from data_pipelines import prepare, records, vocabulary
 from data_pipelines.worlds import bodies
 from soraflax import media
 
@@ -124,6 +125,7 @@ def test_bad_folders_end_in_one_line(
     output = tmp_path / "data"
     cases = [
         (["--input", tmp_path / "gone"], "no such folder of clips"),
+        (["--input", wrong], "wrong.jsonl: is a file, not a folder of clips"),
         (["--input", empty], "no video or image files in it"),
         (["--input", clips, "--captions", wrong], "none of its 1 lines names a file"),
         (["--input", clips, "--captions", tmp_path / "no.csv"], "no such captions"),
@@ -134,12 +136,39 @@ def test_bad_folders_end_in_one_line(
         assert _run(*args, "--output", output) == 2
         assert message in _error(capsys)
         assert not output.exists()
+    assert _run("--input", clips, "--output", wrong / "x" / "data") == 2
+    captured = capsys.readouterr().err
+    assert captured.endswith("wrong.jsonl is a file, not a directory\n")
+    assert "probing" not in captured
     for path in clips.iterdir():
         if path.suffix != ".jsonl":
             path.write_bytes(b"damaged")
     assert _run("--input", clips, "--output", output) == 2
     assert "no clip can be used; first: av1_video.mkv: not a video" in _error(capsys)
     assert {p.name for p in tmp_path.iterdir()} == {"clips", "empty", "wrong.jsonl"}
+
+
+def test_names_that_no_file_can_have_are_reported(clips: Path, tmp_path: Path) -> None:
+    with (clips / "captions.jsonl").open("a") as file:
+        file.write('{"file": "a\\u0000.mp4", "caption": "x"}\n')
+        file.write(json.dumps({"file": "a" * 300 + ".mp4", "caption": "x"}) + "\n")
+    assert _run("--input", clips, "--output", tmp_path / "data") == 0
+    report = records.read_report(tmp_path / "data")
+    failed = [line["reason"] for line in report if line["outcome"] == "failed"]
+    assert len(failed) == 2
+    assert "impossible file 'a\\x00.mp4': embedded null" in failed[0]
+    assert "File name too long" in failed[1]
+
+
+@pytest.mark.parametrize("main", [prepare.main, vocabulary.main])
+def test_bad_arguments_are_one_line(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--count", "abc", "--world", "bodies", "--output", "x"])
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--help" in error
+    assert "abc" in error
 
 
 def test_an_output_in_the_way_is_kept_unless_told(
