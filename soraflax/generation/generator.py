@@ -162,6 +162,10 @@ class Generator:
             time_step=self.model.config.reference_fps / self.frame_rate(prompt),
         )
 
+    def request(self, prompt: Prompt) -> Request:
+        """A prompt as an empty canvas to be filled; errors as in `canvas`."""
+        return Request(self.canvas(prompt), prompt.text, prompt.negative, prompt.seed)
+
     def __call__(
         self,
         prompts: Sequence[Prompt],
@@ -179,9 +183,7 @@ class Generator:
         Raises:
           ValueError: a size off the grid, a text too long, a seed out of range.
         """
-        requests = [
-            Request(self.canvas(p), p.text, p.negative, p.seed) for p in prompts
-        ]
+        requests = [self.request(prompt) for prompt in prompts]
         config = config or SamplingConfig()
         latents = self.fill(requests, config, progress=progress)
         return self.decode(latents, batch=config.decode)

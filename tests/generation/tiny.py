@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -48,3 +49,19 @@ def model() -> pretrained.VideoModel:
         tokenizer=vocabulary,
         digest=model_io.digest(params),
     )
+
+
+def save(directory: pathlib.Path) -> pathlib.Path:
+    """The model as training exports it: `directory/ae` and, returned, the video's."""
+    tiny = model()
+    pretrained.save_autoencoder(
+        directory / "ae" / "model", tiny.autoencoder.params, tiny.autoencoder.config
+    )
+    pretrained.save_video_model(
+        directory / "video" / "model",
+        tiny.params,
+        tiny.config,
+        autoencoder_dir=directory / "ae",
+        vocabulary=tiny.tokenizer,
+    )
+    return directory / "video"
