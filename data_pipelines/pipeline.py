@@ -5,17 +5,15 @@
 
 Both are grain datasets: `iter(...)` gives an iterator whose `get_state` and `set_state`
 resume it bit for bit, plain JSON in between. All randomness comes from (seed, place in
-the stream). `prefetch_to_device` lays batches on a mesh ahead of their use.
+the stream). Batches are numpy arrays; training lays them on its mesh.
 """
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import grain
-import jax
 import numpy as np
 
 from data_pipelines import cropping, packing, records, sources, transforms
@@ -25,7 +23,6 @@ from soraflax.ops import packing as packed_rows
 from soraflax.ops import patch
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,72 +286,3 @@ def read_ahead(
     return grain.experimental.ThreadPrefetchIterDataset(
         dataset, prefetch_buffer_size=config.ahead
     )
-
-
-class Resumable(Protocol[T_co]):
-    """An iterator that knows where it stands."""
-
-    def __next__(self) -> T_co: ...
-
-    def get_state(self) -> Any: ...
-
-    def set_state(self, state: Any) -> None: ...
-
-
-class DevicePrefetch(Generic[T]):
-    """See `prefetch_to_device`."""
-
-    def __init__(self, iterator: Resumable[T], sharding: Any, *, size: int) -> None:
-        self._iterator = iterator
-        self._sharding = sharding
-        self._size = size
-        self._ready: collections.deque[tuple[T, Any]] = collections.deque()
-        self._state = iterator.get_state()
-
-    def __iter__(self) -> "DevicePrefetch[T]":
-        return self
-
-    def __next__(self) -> T:
-        while len(self._ready) < self._size:
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                break
-            self._ready.append((self._put(batch), self._iterator.get_state()))
-        if not self._ready:
-            raise StopIteration
-        batch, self._state = self._ready.popleft()
-        return batch
-
-    def get_state(self) -> Any:
-        """Where the last batch that was handed out left the data."""
-        return self._state
-
-    def set_state(self, state: Any) -> None:
-        self._ready.clear()
-        self._iterator.set_state(state)
-        self._state = state
-
-    def close(self) -> None:
-        """Stop the threads and processes behind the iterator, where it has any."""
-        self._ready.clear()
-        close = getattr(self._iterator, "close", None)
-        if close is not None:
-            close()
-
-    def _put(self, batch: T) -> T:
-        put = functools.partial(jax.make_array_from_process_local_data, self._sharding)
-        return jax.tree.map(put, batch)
-
-
-def prefetch_to_device(
-    iterator: Resumable[T], sharding: Any, *, size: int = 2
-) -> DevicePrefetch[T]:
-    """Batches as global arrays, `size` of them under way to the devices.
-
-    Args:
-      iterator: this process's batches.
-      sharding: of the first axis of every array (`sharding.batch_sharding(mesh)`).
-      size: batches on their way or waiting; 2 hides the copy behind the step.
-    """
-    return DevicePrefetch(iterator, sharding, size=max(1, size))

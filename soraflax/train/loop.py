@@ -18,8 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from soraflax import sharding
-from soraflax.train import checkpoint, metrics, optimizer, state, step
+from soraflax.train import checkpoint, metrics, optimizer, prefetch, state, step
 
 Evaluate = Callable[[Any], dict[str, float]]
 
@@ -68,7 +67,8 @@ class Job:
       shardings: NamedSharding of every parameter.
       mesh: where it runs.
       key: PRNG key of the run; every step folds its number into it.
-      iterator: batches of this process, numpy arrays with their rows first.
+      iterator: batches of this process, numpy arrays with their rows first; read
+        ahead of the steps, so it stands further than they do.
       measure: the work in one such batch, for the metrics.
       identity: the configuration that checkpoints are stamped with; a checkpoint of
         another one is refused.
@@ -91,9 +91,10 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A job under way: its course, and the open files that record it."""
+    """A job under way: its data, its course, and the open files that record it."""
 
     job: Job
+    data: prefetch.DevicePrefetch
     config: TrainConfig
     checkpointer: checkpoint.Checkpointer
     writer: metrics.Writer
@@ -133,13 +134,15 @@ def fit(
         )
         keeper = checkpoint.Checkpointer(workdir / "checkpoints", keep=config.keep)
         stack.enter_context(keeper)
-        current = _resume(current, places, job, keeper)
+        data = prefetch.DevicePrefetch(job.iterator, job.mesh)
+        current = _resume(current, places, job, keeper, data)
         start, peak = int(current.step), metrics.device_peak()
         writer = metrics.Writer(workdir, start=start, steps=config.steps, name=job.name)
         stack.enter_context(writer)
         writer.say(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
         meter = metrics.Meter(job.measure, peak=peak)
-        return train(current, train_step, run=Run(job, config, keeper, writer, meter))
+        run = Run(job, data, config, keeper, writer, meter)
+        return train(current, train_step, run=run)
 
 
 def _resume(
@@ -147,13 +150,14 @@ def _resume(
     places: state.TrainState,
     job: Job,
     keeper: checkpoint.Checkpointer,
+    data: prefetch.DevicePrefetch,
 ) -> state.TrainState:
     """The state of the last checkpoint; `current` if there is none."""
     if keeper.latest() is None:
         return current
     return keeper.restore(
         state.abstract(current, places),
-        iterator=job.iterator,
+        iterator=data,
         config=job.identity,
         may_differ=job.may_differ,
     )
@@ -177,10 +181,9 @@ def train(
             if number > start and _due(number, run.config.checkpoint_every):
                 save(current, run)
             began = time.perf_counter()
-            batch = next_batch(run, number)
-            on_device = put_batch(batch, run.job.mesh)
+            batch, on_device = next_batch(run, number)
             current, values = train_step(current, on_device, run.job.key)
-            # One step stays in flight while the next batch is read. The first of each
+            # One step stays in flight while batches are read ahead. The first of each
             # shape, mostly compilation, is waited for and not timed.
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
             timed = shapes in compiled
@@ -208,13 +211,14 @@ def evaluate(current: state.TrainState, run: Run) -> None:
 
 def save(current: state.TrainState, run: Run) -> None:
     run.checkpointer.save(
-        int(current.step), current, iterator=run.job.iterator, config=run.job.identity
+        int(current.step), current, iterator=run.data, config=run.job.identity
     )
 
 
-def next_batch(run: Run, number: int) -> Any:
+def next_batch(run: Run, number: int) -> tuple[Any, Any]:
+    """This process's rows, and the batch on the mesh."""
     try:
-        return next(run.job.iterator)
+        return next(run.data)
     except StopIteration:
         raise ValueError(
             f"the data ended after {number} of {run.config.steps} steps; repeat it"
@@ -232,23 +236,6 @@ def log(number: int, window: list[dict[str, jax.Array]], run: Run) -> None:
             f"loss or gradient not finite in steps {number - len(window) + 1} to "
             f"{number}; lower optimizer.learning_rate or optimizer.clip_norm"
         )
-
-
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a batch, as arrays over the whole mesh.
-
-    Raises:
-      ValueError: the rows of all processes do not divide over the mesh's batch axes.
-    """
-    place = sharding.batch_sharding(mesh)
-
-    def put(x: Any) -> jax.Array:
-        rows = x.shape[0] * jax.process_count()
-        shape = (rows, *x.shape[1:])
-        sharding.check_divides(shape, place.spec, mesh, what="batch")
-        return jax.make_array_from_process_local_data(place, np.asarray(x), shape)
-
-    return jax.tree.map(put, batch)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import pytest
 
 from data_pipelines import cropping, packing, pipeline, transforms
 from soraflax import config as configs
-from soraflax import sharding
 from soraflax.ops import packing as packed_rows
 from tests.data_pipelines import clip_data
 
@@ -140,33 +139,6 @@ def test_video_batches_resume():
     assert {batch["video"].shape[1] for batch in due} == {1, 5}
     it.close()
     again.close()
-
-
-def test_prefetched_batches_are_sharded_and_resume_after_the_last_consumed():
-    mesh = sharding.make_mesh(data=2, fsdp=1, devices=jax.devices()[:2])
-    place = sharding.batch_sharding(mesh)
-    it = pipeline.prefetch_to_device(iter(make()), place)
-    start = it.get_state()
-    host = take(iter(make()), 6)
-    first = take(it, 3)
-    assert equal(first, host[:3])
-    assert first[0].tokens.sharding.is_equivalent_to(place, 3)
-    state = clip_data.plain(it.get_state())
-    assert equal(take(it, 3), host[3:])
-    again = pipeline.prefetch_to_device(iter(make()), place)
-    again.set_state(state)
-    assert equal(take(again, 3), host[3:])
-    again.set_state(start)
-    assert equal(next(again), host[0])
-    it.close()
-    again.close()
-
-
-def test_prefetch_ends_with_the_data():
-    mesh = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
-    place = sharding.batch_sharding(mesh)
-    it = pipeline.prefetch_to_device(iter(make(config(passes=1))), place)
-    assert len(list(it)) == len(list(make(config(passes=1))))
 
 
 def test_a_worker_process_gives_the_same_batches(tmp_path):

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from soraflax.train import loop, optimizer, state, step
+from soraflax.train import optimizer, prefetch, state, step
 from tests.train import toy
 
 
@@ -37,7 +37,7 @@ def _run(count: int, steps: int, **options: Any) -> Any:
         train_step, current, _ = _step(where, **options)
         data, values = toy.Data(), []
         for _ in range(steps):
-            batch = loop.put_batch(next(data), where)
+            batch = prefetch.put_batch(next(data), where)
             current, metrics = train_step(current, batch, jax.random.key(1))
             values.append(float(metrics["loss"]))
     return jax.device_get(current), values
@@ -55,7 +55,7 @@ def test_state_lives_where_its_parameter_does() -> None:
     where = toy.mesh(8)
     train_step, first, places = _step(where)
     with jax.set_mesh(where):
-        batch = loop.put_batch(next(toy.Data()), where)
+        batch = prefetch.put_batch(next(toy.Data()), where)
         after, _ = train_step(first, batch, jax.random.key(0))
     moments = after.opt_state[1][0].mu
     for tree in (after.params, after.ema, moments):
@@ -136,8 +136,3 @@ def test_decay_spares_norms_and_biases() -> None:
     updates, _ = chain.update(still, chain.init(params), params)
     assert optax.tree.norm(updates["Linear_0"]["kernel"]) > 0
     assert optax.tree.norm(updates["RMSNorm_0"]) == 0
-
-
-def test_a_batch_that_does_not_divide_names_both_numbers() -> None:
-    with pytest.raises(ValueError, match="size 6 does not divide over 4 shards"):
-        loop.put_batch(next(toy.Data(rows=6)), toy.mesh(8))

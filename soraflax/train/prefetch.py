@@ -1,0 +1,77 @@
+"""Batches on their way to the devices while the step before them runs.
+
+`DevicePrefetch` reads ahead of the loop, but says where the loop is: the state it gives
+is that of the last batch handed out, so a run that resumes there sees every batch once.
+"""
+
+import collections
+import copy
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from soraflax import sharding
+from soraflax.train import checkpoint
+
+
+class DevicePrefetch:
+    """Pairs `(batch, batch on the mesh)`; itself a `checkpoint.DataIterator`."""
+
+    def __init__(
+        self, iterator: checkpoint.DataIterator, mesh: Mesh, *, size: int = 2
+    ) -> None:
+        """Read `iterator`, which nobody else may move from here on.
+
+        Args:
+          iterator: this process's batches, numpy arrays with their rows first.
+          mesh: where they go.
+          size: batches on their way, the one being handed out included; 2 hides the
+            reading and the copy behind the step.
+        """
+        self._iterator = iterator
+        self._mesh = mesh
+        self._size = max(1, size)
+        self._ready: collections.deque[tuple[Any, Any, Any]] = collections.deque()
+        self._state: Any = None
+
+    def __next__(self) -> tuple[Any, Any]:
+        """The next pair; errors as in `put_batch`."""
+        while len(self._ready) < self._size:
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                break
+            state = copy.deepcopy(self._iterator.get_state())
+            self._ready.append((batch, put_batch(batch, self._mesh), state))
+        if not self._ready:
+            raise StopIteration
+        batch, on_device, self._state = self._ready.popleft()
+        return batch, on_device
+
+    def get_state(self) -> Any:
+        """Where the data stood after the last batch that was handed out."""
+        return self._iterator.get_state() if self._state is None else self._state
+
+    def set_state(self, state: Any) -> None:
+        self._ready.clear()
+        self._iterator.set_state(state)
+        self._state = state
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's rows of a batch, as arrays over the whole mesh.
+
+    Raises:
+      ValueError: the rows of all processes do not divide over the mesh's batch axes.
+    """
+    place = sharding.batch_sharding(mesh)
+
+    def put(x: Any) -> jax.Array:
+        rows = x.shape[0] * jax.process_count()
+        shape = (rows, *x.shape[1:])
+        sharding.check_divides(shape, place.spec, mesh, what="batch")
+        return jax.make_array_from_process_local_data(place, np.asarray(x), shape)
+
+    return jax.tree.map(put, batch)
