@@ -1,15 +1,31 @@
+"""Causal in time, the same by any road, sharded as on one device.
+
+`tests/golden/autoencoder_partition_specs.json` holds the PartitionSpec of every
+parameter of the tiny model. Regenerate it when a parameter is added, renamed or
+deliberately sharded otherwise, and read the difference:
+
+    REGENERATE_GOLDEN=1 python -m pytest tests/nn/test_autoencoder.py -k golden
+"""
+
 import dataclasses
 import functools
+import json
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from jax.sharding import PartitionSpec as P
 
 from soraflax import sharding
 from soraflax.nn import autoencoder
 
+GOLDEN = (
+    pathlib.Path(__file__).parents[1] / "golden" / "autoencoder_partition_specs.json"
+)
 TINY = autoencoder.VARIANTS["tiny"]
 WAN = autoencoder.AutoencoderConfig(
     latent_channels=4, width=8, multipliers=(1, 1, 1, 1), blocks=1
@@ -179,23 +195,57 @@ def test_bfloat16_computes_near_float32():
     assert np.mean(np.abs(latent - full)) < 0.05 * np.mean(np.abs(full))
 
 
-def test_sharded_equals_one_device():
-    module = autoencoder.Autoencoder(TINY)
-    video = jax.random.normal(jax.random.key(1), (2, 5, 16, 16, 3))
-    key = jax.random.key(0)
-    params, _ = sharding.init(module, key, video)
-    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    split, shardings = sharding.init(module, key, video, mesh=mesh)
-    spec = shardings["decoder"]["middle"]["block1"]["conv1"]["kernel"].spec
-    assert spec == jax.sharding.PartitionSpec(None, None, None, "fsdp", "tensor")
-    kernel = split["decoder"]["middle"]["block1"]["conv1"]["kernel"]
-    assert kernel.sharding.spec == spec
-    one = jax.jit(module.apply)({"params": params}, video)
+def _boxed_shapes(module):
+    video = jax.ShapeDtypeStruct((1, 5, 8, 8, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), video)["params"]
+
+
+def test_sharded_equals_one_device_outputs_and_gradients():
+    module, params, _ = _model(TINY)
+    first, second = jax.random.split(jax.random.key(4))
+    video = jax.random.normal(first, (4, 5, 8, 8, 3))
+    weight = jax.random.normal(second, video.shape)
+
+    def total(params, video, weight):
+        result = module.apply({"params": params}, video)
+        return jnp.sum(result.video * weight) + jnp.sum(result.log_variance), result
+
+    gradient = jax.grad(total, has_aux=True)
+    expected = jax.jit(gradient)(params, video, weight)
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    shardings = sharding.param_shardings(_boxed_shapes(module), mesh)
+    rows = sharding.batch_sharding(mesh)
+    step = jax.jit(gradient, out_shardings=(shardings, None))
     with jax.set_mesh(mesh):
-        local = jax.device_put(video, sharding.batch_sharding(mesh))
-        four = jax.jit(module.apply)({"params": split}, local)
-    np.testing.assert_allclose(four.video, one.video, atol=1e-4)
-    np.testing.assert_allclose(four.mean, one.mean, atol=1e-4)
+        found = step(
+            jax.device_put(params, shardings),
+            jax.device_put(video, rows),
+            jax.device_put(weight, rows),
+        )
+    kernel = found[0]["decoder"]["middle"]["block1"]["conv1"]["kernel"]
+    assert kernel.sharding.spec == P(None, None, None, "fsdp", "tensor")
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+    assert found[1].video.sharding.is_equivalent_to(rows, 5)
+
+    def check(path, a, b):
+        error = np.linalg.norm(np.subtract(a, b)) / np.linalg.norm(b)
+        assert error <= 1e-4, (jax.tree_util.keystr(path), error)
+
+    jax.tree_util.tree_map_with_path(check, jax.device_get(found), expected)
+
+
+def test_partition_specs_match_golden():
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    boxed = _boxed_shapes(autoencoder.Autoencoder(TINY))
+    found = {
+        "/".join(part.key for part in path): str(leaf.spec)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            sharding.param_shardings(boxed, mesh)
+        )
+    }
+    if os.environ.get("REGENERATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    assert found == json.loads(GOLDEN.read_text())
 
 
 def test_width_that_does_not_divide_is_refused():
