@@ -32,6 +32,7 @@ from data_pipelines import latents, prepare
 from experiments import figures
 from experiments.configs import autoencoder_small, video_small
 from experiments.stages import autoencoder as autoencoder_stage
+from experiments.stages import common
 from experiments.stages import video as video_stage
 from soraflax.evaluation import metrics
 from soraflax.generation import generator
@@ -58,6 +59,7 @@ class Steps:
 def run(output: pathlib.Path, clips: pathlib.Path, steps: Steps) -> dict[str, Any]:
     """Everything; returns what `real_clips.json` holds."""
     start = time.perf_counter()
+    check_clips(clips)
     dataset, encoder = output / "dataset", output / "autoencoder"
     prepare.prepare_folder(clips, dataset, validation=prepare.Validation(fraction=0.15))
     values: Any = autoencoder_small.get_config()
@@ -74,6 +76,20 @@ def run(output: pathlib.Path, clips: pathlib.Path, steps: Steps) -> dict[str, An
     }
     (output / "real_clips.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def check_clips(clips: pathlib.Path) -> None:
+    """Refuse a folder without the four clips, before anything is trained.
+
+    Raises:
+      FileNotFoundError: naming the first that is missing.
+    """
+    for name in ("captions.jsonl", *MEMORISED):
+        if not (clips / name).is_file():
+            raise FileNotFoundError(
+                f"{clips / name}: missing; --input needs captions.jsonl and "
+                f"{', '.join(MEMORISED)}, as {CLIPS} has them"
+            )
 
 
 def memorise(
@@ -157,6 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"real_clips: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except common.Interrupted as stop:
+        reason = str(stop).split(";")[0]
+        print(
+            f"real_clips: {reason}; name a new folder to start again", file=sys.stderr
+        )
+        return 1
     print(json.dumps(report, indent=2))
     return 0
 
