@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from jax.sharding import PartitionSpec as P
 
 from soraflax import sharding
 from soraflax.nn import dit, transformer
@@ -311,13 +312,16 @@ def test_sharded_equals_one_device(model, apply, gradient, params):
     step = jax.jit(
         jax.grad(total, has_aux=True),
         in_shardings=(shardings, rows),
-        out_shardings=(shardings, rows),
+        out_shardings=(shardings, None),
         compiler_options=QUICK,
     )
     with jax.set_mesh(mesh):
         found, out = step(
             jax.device_put(params, shardings), jax.device_put(packed, rows)
         )
+    # The module's own constraint, not the jit's.
+    assert out.sharding.spec == P(("data", "fsdp"))
+    assert out.addressable_shards[0].data.shape == (1, *out.shape[1:])
     assert relative(out, apply(params, packed)) <= 1e-5
     assert_close(jax.device_get(found), gradient(params, packed, weight))
     kernel = found["stack"]["blocks"]["mlp"]["up"]["kernel"]
@@ -379,6 +383,11 @@ def test_variants_have_their_published_size(name, parameters):
         ({"attention": "flash"}, "unknown attention 'flash'; known: auto"),
         ({"text_width": 17}, "text_width 17 is not the width 16"),
         ({"frequency_width": 255}, "255 is odd; use 254 or 256"),
+        ({"frequency_width": 0}, "frequency_width 0: use 2 or more"),
+        ({"depth": 0}, "depth 0: use 1 or more"),
+        ({"mlp": -1}, "mlp -1: use 1 or more"),
+        ({"patch": (1, 0, 2)}, r"patch \(1, 0, 2\): use \(1, 1, 2\)"),
+        ({"attention_block": 0}, "attention_block 0: use 1 or more"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):
