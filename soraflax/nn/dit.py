@@ -48,6 +48,8 @@ class DiTConfig:
       text: the encoder trained with the model; None where text comes as features.
       frequency_width: F of equation (1).
       theta: base of the rotary frequencies.
+      gate: what the gates of a block start from. 0 is adaLN-Zero, for long training;
+        with 1 every block works from the first step, which pays in short training.
       dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
       remat: a name in `transformer.REMAT_POLICIES`.
       attention: 'auto', 'reference' or 'blocks'.
@@ -64,6 +66,7 @@ class DiTConfig:
     text: text_encoder.TextEncoderConfig | None = None
     frequency_width: int = 256
     theta: float = 10000.0
+    gate: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
@@ -73,6 +76,16 @@ class DiTConfig:
         transformer.check_remat(self.remat)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("attention", self.attention, ATTENTION)
+        for field in ("latent_channels", "width", "depth", "mlp", "text_width"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} {getattr(self, field)}: use 1 or more")
+        if min(self.patch) < 1:
+            nearest = tuple(max(1, size) for size in self.patch)
+            raise ValueError(f"patch {self.patch}: use {nearest}")
+        if self.attention_block < 1:
+            raise ValueError(f"attention_block {self.attention_block}: use 1 or more")
+        if self.frequency_width < 2:
+            raise ValueError(f"frequency_width {self.frequency_width}: use 2 or more")
         _check_heads(self.width, self.heads)
         if self.text is not None and self.text.width != self.text_width:
             raise ValueError(
@@ -165,8 +178,7 @@ class LevelEmbedding(nn.Module):
     @nn.compact
     def __call__(self, levels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """`[B, L]` -> `[B, L, D]` and `[B, L, 6, D]`."""
-        normal = nn.initializers.normal(0.02)
-        linear = functools.partial(layers.Linear, self.width, kernel_init=normal)
+        linear = functools.partial(layers.Linear, self.width)
         e = linear(axes=(None, "mlp"), name="in")(
             frequencies(levels, self.frequency_width)
         )
@@ -197,12 +209,7 @@ class TextProjection(nn.Module):
 
     @nn.compact
     def __call__(self, text: jax.Array) -> jax.Array:
-        linear = functools.partial(
-            layers.Linear,
-            self.width,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.normal(0.02),
-        )
+        linear = functools.partial(layers.Linear, self.width, dtype=self.dtype)
         y = jax.nn.gelu(linear(axes=(None, "mlp"), name="in")(text), approximate=True)
         y = linear(axes=("mlp", "embed"), name="out")(y)
         return sharding.constrain(y, "batch", "text", "embed")
@@ -299,6 +306,7 @@ class DiT(nn.Module):
             depth=c.depth,
             heads=c.heads,
             mlp=c.mlp,
+            gate=c.gate,
             dtype=DTYPES[c.dtype],
             implementation=ATTENTION[c.attention],
             remat=c.remat,
@@ -366,6 +374,8 @@ SMALL = DiTConfig(
     mlp=768,
     text=text_encoder.VARIANTS["small"],
     text_width=128,
+    theta=100.0,
+    gate=1.0,
     attention_block=64,
 )
 # Widths, depths and heads of DiT-B and DiT-L (arXiv:2212.09748, table 1).
@@ -377,6 +387,8 @@ BASE = dataclasses.replace(
     mlp=3072,
     text=text_encoder.VARIANTS["base"],
     text_width=512,
+    theta=10000.0,
+    gate=0.0,
     dtype="bfloat16",
     attention_block=128,
 )

@@ -14,10 +14,10 @@ backward pass, so no `[B, N, 6, D]` array exists and none of `[B, N, D]` is kept
 
 Queries and keys are RMS-normalised over the full width, before the split into heads.
 
-Initial values make every block the identity: the table and the shared projection are
-zero (adaLN-Zero, arXiv:2212.09748, section 3.2), and so is the output of
-cross-attention, which has no gate (PixArt-alpha, arXiv:2310.00426, section 2.3). Wan
-draws the table from N(0, 1/D); that matters only to its own pretraining.
+Initial values make every block the identity, unless `gate` is set: the table and the
+shared projection are zero (adaLN-Zero, arXiv:2212.09748, section 3.2), and so is the
+output of cross-attention, which has no gate (PixArt-alpha, arXiv:2310.00426, section
+2.3). Wan draws the table from N(0, 1/D); that matters only to its own pretraining.
 """
 
 import functools
@@ -203,18 +203,31 @@ class MLP(nn.Module):
         return linear(x.shape[-1], axes=("mlp", "embed"), name="down")(y)
 
 
+def _gates(value: float) -> layers.Initializer:
+    """The table of equation (1): shifts and scales 0, gates `value`."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        del key
+        rows = jnp.asarray([0.0, 0.0, value] * 2, dtype)
+        return jnp.broadcast_to(rows[:, None], shape)
+
+    return init
+
+
 class Block(nn.Module):
     """Equations (1) to (5).
 
     Attributes:
       heads: number of heads.
       mlp: hidden size of the MLP.
+      gate: what the gates start from.
       dtype: compute dtype.
       implementation: as in `attention.attention`.
     """
 
     heads: int
     mlp: int
+    gate: float = 0.0
     dtype: Any = jnp.float32
     implementation: str | None = None
 
@@ -230,7 +243,7 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, None]:
         table = self.param(
             "modulation",
-            sharding.named(layers.zeros, None, "embed"),
+            sharding.named(_gates(self.gate), None, "embed"),
             (6, x.shape[-1]),
             jnp.float32,
         )
@@ -262,6 +275,7 @@ class Stack(nn.Module):
       depth: number of blocks.
       heads: number of heads.
       mlp: hidden size of the MLPs.
+      gate: what the gates start from.
       dtype: compute dtype, and that of the residual stream.
       implementation: as in `attention.attention`.
       remat: a name in `REMAT_POLICIES`.
@@ -270,6 +284,7 @@ class Stack(nn.Module):
     depth: int
     heads: int
     mlp: int
+    gate: float = 0.0
     dtype: Any = jnp.float32
     implementation: str | None = None
     remat: str = "none"
@@ -298,6 +313,7 @@ class Stack(nn.Module):
         blocks = scan(remat(Block, self.remat), self.depth)(
             heads=self.heads,
             mlp=self.mlp,
+            gate=self.gate,
             dtype=self.dtype,
             implementation=self.implementation,
             name="blocks",
