@@ -99,6 +99,11 @@ class PackedDataConfig:
     passes: int = 0
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "open_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoDataConfig:

@@ -44,6 +44,11 @@ class EvaluationConfig:
     )
     batch: int = 4
 
+    def __post_init__(self) -> None:
+        for name in ("clips", "statistics", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -74,6 +79,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.data.path:
             raise ValueError("data.path is empty: give --config.data.path=DATASET")
+        if self.batch < 1:
+            raise ValueError(f"batch {self.batch}: use 1 or more")
         for frames, height, width in self.data.crops.shapes:
             self.model.latent_grid(frames, height, width)
 
