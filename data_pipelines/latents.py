@@ -4,14 +4,13 @@
     encode  clips of one fitted size together, so that few shapes are compiled
     write   one ArrayRecord example per window, the files of `data_pipelines.records`
 
-The digest of the encoder and the statistics of each latent channel are stored beside
-the latents; whoever opens them may name the encoder it expects, and is refused if they
-are another's.
+The digests of the encoder and of the clips' manifest, and the statistics of each latent
+channel, are stored beside the latents; whoever opens them may name the encoder it
+expects, and is refused if they are another's.
 """
 
 import collections
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,35 +45,6 @@ class Encoder:
         return transforms.Grid.of(self.temporal_ratio, self.spatial_ratio, patch=patch)
 
 
-def model_encoder(config: Any, params: Any, *, digest: str) -> Encoder:
-    """The encoder of an autoencoder, compiled once per fitted size.
-
-    Args:
-      config: `nn.autoencoder.AutoencoderConfig`.
-      params: its parameters.
-      digest: of the parameters (`model_io.digest`).
-    """
-    import jax
-
-    from soraflax import config as configs
-    from soraflax.nn import autoencoder
-
-    module = autoencoder.Autoencoder(config)
-
-    @jax.jit
-    def encode(params: Any, video: Any) -> Any:
-        mean, _ = module.apply({"params": params}, video, method=module.encode)
-        return mean
-
-    return Encoder(
-        functools.partial(encode, params),
-        digest,
-        temporal_ratio=config.temporal_ratio,
-        spatial_ratio=config.spatial_ratio,
-        config=configs.to_dict(config),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
     """How clips are fitted and encoded.
@@ -98,6 +68,11 @@ class CacheConfig:
     chunk: int = 512
     seed: int = 0
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "batch", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +219,10 @@ def cache_latents(
         facts = {
             "kind": "latents",
             "name": info.get("name", ""),
+            "source": {
+                "path": str(dataset),
+                "digest": records.dataset_digest(dataset),
+            },
             "encoder": {"digest": encoder.digest, "config": dict(encoder.config)},
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),

@@ -190,6 +190,18 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
+def dataset_digest(path: str | Path) -> str:
+    """SHA-256 of the manifest, which names the SHA-256 of every shard.
+
+    Raises:
+      DatasetError: there is no manifest.
+    """
+    manifest = Path(path) / MANIFEST
+    if not manifest.is_file():
+        raise DatasetError(f"{manifest}: missing; make the dataset again")
+    return _digest(manifest)
+
+
 def read_report(path: str | Path) -> list[dict[str, Any]]:
     """The lines of report.jsonl: what became of every input."""
     text = (Path(path) / REPORT).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -36,6 +37,10 @@ class EvaluationConfig:
     """
 
     batches: int = 2
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"batches {self.batches}: use 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,17 @@ class Config:
                 raise ValueError(
                     f"{key}.patch {patch} is not model.patch; use {self.model.patch}"
                 )
+        row, tokens = self.data.row, self.cache.fit.max_tokens
+        if tokens > row.tokens:
+            raise ValueError(
+                f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
+                f"{row.tokens} or less"
+            )
+        if self.data.captions.max_length > row.text:
+            raise ValueError(
+                f"data.captions.max_length {self.data.captions.max_length} is more "
+                f"than data.row.text; use {row.text} or less"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +192,8 @@ def find_latents(
 
     Raises:
       DatasetError: no dataset, or latents of another encoder.
-      ConfigError: `workdir/latents` was cached under other settings.
+      ConfigError: `workdir/latents` was cached under other settings, or from other
+        clips.
     """
     source = pathlib.Path(config.data.path)
     if records.read_info(source).get("kind") == "latents":
@@ -190,6 +207,7 @@ def find_latents(
             )
     common.barrier("latents")
     found = latents.open_latents(target, config.data.split, digest=encoder.model.digest)
+    check_source(source, target, made_from=found.info.get("source", {}))
     difference = config_lib.first_difference(config.cache, found.info["config"])
     if difference:
         key, ours, theirs = difference
@@ -198,6 +216,23 @@ def find_latents(
             f"use {theirs!r} or another workdir"
         )
     return target
+
+
+def check_source(
+    source: pathlib.Path, target: pathlib.Path, *, made_from: Mapping[str, str]
+) -> None:
+    """Refuse latents that were made from other clips than those of `source`.
+
+    Raises:
+      ConfigError: naming both datasets.
+    """
+    ours, theirs = records.dataset_digest(source), made_from.get("digest", "unknown")
+    if ours != theirs:
+        path = made_from.get("path", "an unknown dataset")
+        raise config_lib.ConfigError(
+            f"config.data.path {source} holds clips {ours[:12]}, but {target} was made "
+            f"from {path} with clips {theirs[:12]}; use those or another workdir"
+        )
 
 
 def make_job(

@@ -1,12 +1,7 @@
-import json
-
-import jax
 import numpy as np
 import pytest
-from flax.core import meta
 
 from data_pipelines import latents, packing, pipeline, records, transforms
-from soraflax.nn import autoencoder
 from soraflax.ops import packing as packed_rows
 from tests.data_pipelines import clip_data
 
@@ -115,6 +110,19 @@ def test_clips_are_not_latents_and_latents_not_clips(clips, cached):
         records.open_dataset(cached)
 
 
+def test_latents_name_the_clips_they_were_made_from(clips, cached, tmp_path):
+    source = latents.open_latents(cached).info["source"]
+    assert source == {"path": str(clips), "digest": records.dataset_digest(clips)}
+    other = clip_data.write_clips(tmp_path / "other", train=2, validation=1)
+    assert records.dataset_digest(other) != source["digest"]
+
+
+@pytest.mark.parametrize("name", ["batch", "chunk", "windows"])
+def test_nothing_at_a_time_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} 0: use 1 or more"):
+        latents.CacheConfig(**{name: 0})
+
+
 def test_a_truncated_shard_is_refused(clips, tmp_path):
     out = tmp_path / "out"
     latents.cache_latents(clips, out, encoder=clip_data.encoder(), config=CONFIG)
@@ -156,21 +164,3 @@ def test_cached_latents_feed_packed_batches(cached):
     cells = inside.reshape(-1, 5)
     np.testing.assert_allclose(cells.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(cells.std(0), 1, atol=1e-3)
-
-
-def test_the_autoencoder_is_an_encoder(key):
-    config = autoencoder.VARIANTS["tiny"]
-    module = autoencoder.Autoencoder(config)
-    grid = transforms.Grid.of(
-        config.temporal_ratio, config.spatial_ratio, patch=(1, 2, 2)
-    )
-    shape = (1, grid.frames_below(5), 2 * grid.height, grid.width, 3)
-    boxed = jax.eval_shape(module.init, key, jax.ShapeDtypeStruct(shape, np.float32))
-    params = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype), meta.unbox(boxed)["params"]
-    )
-    encoder = latents.model_encoder(config, params, digest="e" * 64)
-    latent = encoder.encode(np.zeros(shape, np.float32))
-    t, h, w = config.latent_grid(*shape[1:4])
-    assert latent.shape == (1, t, h, w, config.latent_channels)
-    json.dumps(encoder.config)
