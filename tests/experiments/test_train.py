@@ -1,24 +1,31 @@
 """Every shipped config, shrunk, trains; bad input is one line, and leaves nothing."""
 
+import functools
+import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import chex
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from data_pipelines import prepare
 from experiments import command
-from experiments.configs import autoencoder_small, video_small
 from experiments.stages import autoencoder, common, video
 from soraflax import config as config_lib
 from soraflax import model_io
-from soraflax.train import checkpoint, metrics
+from soraflax.train import checkpoint, loop, metrics
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 CONFIGS = pathlib.Path(command.CONFIGS)
+STAGES = {"autoencoder": autoencoder, "video": video}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,28 +45,63 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def trained(
+def train(
     dataset: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-    """The shrunk autoencoder, after two steps on a mesh of eight devices."""
-    path = tmp_path_factory.mktemp("runs") / "autoencoder"
-    autoencoder.run(_autoencoder(dataset), path)
-    return path
+) -> Callable[[str], pathlib.Path]:
+    """Trains a shipped config by name, shrunk, two steps on eight devices, once."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    @functools.cache
+    def run(name: str) -> pathlib.Path:
+        values = _shrunk(name, dataset)
+        if values.stage == "video":
+            values.autoencoder = str(run("autoencoder_small"))
+        STAGES[values.stage].run(values, folder / name)
+        return folder / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train: Callable[[str], pathlib.Path]) -> pathlib.Path:
+    """The autoencoder."""
+    return train("autoencoder_small")
+
+
+def _shrunk(name: str, dataset: pathlib.Path) -> Any:
+    config = command.load(f"{CONFIGS / name}.py:tiny")
+    config.data.path = str(dataset)
+    config.mesh.update(MESH)
+    if config.stage == "autoencoder":
+        config.evaluation.update(clips=1, statistics=1)
+    return config
 
 
 def _autoencoder(dataset: pathlib.Path) -> Any:
-    config = autoencoder_small.get_config("tiny")
-    config.data.path = str(dataset)
-    config.mesh.update(MESH)
-    config.evaluation.update(clips=1, statistics=1)
-    return config
+    return _shrunk("autoencoder_small", dataset)
 
 
 def _video(dataset: pathlib.Path, trained: pathlib.Path) -> Any:
-    config = video_small.get_config("tiny")
-    config.data.path, config.autoencoder = str(dataset), str(trained)
-    config.mesh.update(MESH)
+    config = _shrunk("video_small", dataset)
+    config.autoencoder = str(trained)
     return config
+
+
+def _saved(workdir: pathlib.Path, step: int) -> tuple[Any, str]:
+    """The state in a checkpoint as numpy arrays, and where its data stood."""
+    folder = workdir.absolute() / "checkpoints" / str(step)
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder / "state").item_metadata.tree
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(folder / "state", restore_args=numpy)
+    return state, (folder / "iterator" / "metadata").read_text()
+
+
+@pytest.mark.parametrize("config", sorted(p.stem for p in CONFIGS.glob("[!_]*.py")))
+def test_every_config_trains(config: str, train: Callable[[str], pathlib.Path]) -> None:
+    steps = [line for line in metrics.read(train(config)) if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2]
+    assert all(np.isfinite(line["loss"]) and not line["skipped"] for line in steps)
 
 
 def test_autoencoder_stage(trained: pathlib.Path) -> None:
@@ -70,26 +112,82 @@ def test_autoencoder_stage(trained: pathlib.Path) -> None:
     assert (trained / "result.json").exists()
 
 
-def test_video_stage_resumes_and_exports(
-    dataset: pathlib.Path, trained: pathlib.Path, tmp_path: pathlib.Path
+def test_video_stage_resumes_bit_for_bit(
+    train: Callable[[str], pathlib.Path],
+    trained: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = _video(dataset, trained)
-    config.train.steps = 1
-    video.run(config, tmp_path / "video")
-    config.train.steps = 2
-    result = video.run(config, tmp_path / "video")
-    assert result["validation/loss"] > 0
-    steps = [line for line in metrics.read(tmp_path / "video") if "loss" in line]
-    assert [line["step"] for line in steps] == [1, 2]
-    assert 0 < steps[-1]["packing_efficiency"] <= 1
-    model = tmp_path / "video" / "model"
-    assert (model / "vocabulary.model").exists()
-    assert model_io.model_digest(model / "autoencoder") == model_io.model_digest(
-        trained
+    whole, parts = train("video_small"), tmp_path / "video"
+    config = _video(whole / "latents", trained)
+    with monkeypatch.context() as patched:
+        log = loop.log
+
+        def log_and_stop(*arguments: Any) -> None:
+            log(*arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        patched.setattr(loop, "log", log_and_stop)
+        with pytest.raises(common.Interrupted, match="stopped at step 1 of 2"):
+            video.run(config, parts)
+    result = video.run(config, parts)
+    assert result == json.loads((whole / "result.json").read_text())
+    (state, position), (expected, expected_position) = (
+        _saved(parts, 2),
+        _saved(whole, 2),
     )
+    assert {"params", "opt_state", "ema", "step"} <= set(state)
+    chex.assert_trees_all_equal(state, expected)
+    assert position == expected_position != _saved(parts, 1)[1]
+    lines = [line for line in metrics.read(parts) if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2]
     config.model.depth = 1
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.depth=2.*has 1"):
+        video.run(config, parts)
+
+
+def test_video_stage_exports(
+    train: Callable[[str], pathlib.Path], trained: pathlib.Path
+) -> None:
+    path = train("video_small")
+    assert json.loads((path / "result.json").read_text())["validation/loss"] > 0
+    assert 0 < metrics.read(path)[0]["packing_efficiency"] <= 1
+    assert (path / "model" / "vocabulary.model").exists()
+    assert model_io.model_digest(
+        path / "model" / "autoencoder"
+    ) == model_io.model_digest(trained)
+
+
+def test_latents_of_other_clips_are_refused(
+    train: Callable[[str], pathlib.Path], trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    other = tmp_path / "other"
+    prepare.prepare_world("bodies", other, count=2, seed=1)
+    message = r"data\.path .*other holds clips .* was made from .*dataset with clips"
+    with pytest.raises(config_lib.ConfigError, match=message) as caught:
+        video.run(_video(other, trained), train("video_small"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.rows", 0, r"config\.data: rows 0: use 1 or more"),
+        ("cache.batch", 0, r"config\.cache: batch 0: use 1 or more"),
+        ("cache.chunk", 0, r"config\.cache: chunk 0: use 1 or more"),
+        ("model.depth", 0, r"config\.model: depth 0: use 1 or more"),
+        ("cache.fit.max_tokens", 513, r"max_tokens 513 .*row\.tokens; use 512 or less"),
+        ("data.captions.max_length", 257, r"max_length 257 .*row\.text; use 256 or"),
+    ],
+)
+def test_sizes_of_the_video_stage_are_checked_before_anything_is_read(
+    tmp_path: pathlib.Path, key: str, value: int, message: str
+) -> None:
+    config = _video(tmp_path / "nowhere", tmp_path / "nowhere")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(config_lib.ConfigError, match=message):
         video.run(config, tmp_path / "video")
+    assert not (tmp_path / "video").exists()
 
 
 def test_a_transformer_of_other_channels_is_refused(
@@ -118,6 +216,8 @@ def _mesh(**sizes: int) -> dict[str, int]:
         ({"mesh": _mesh(tensor=8), "model.width": 12}, "size 12 does not divide over"),
         ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),
         ({"train.steps": 0}, "use 1 or more"),
+        ({"batch": 0}, "config: batch 0: use 1 or more"),
+        ({"evaluation.batch": 0}, "config.evaluation: batch 0: use 1 or more"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -159,13 +259,12 @@ def test_unknown_keys_and_files_name_the_nearest() -> None:
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("[!_]*.py")))
 def test_every_config_converts_strictly(config: pathlib.Path) -> None:
-    stages = {"autoencoder": autoencoder.Config, "video": video.Config}
     for argument in ("", ":tiny"):
         values = command.load(f"{config}{argument}")
         values.data.path = "DATASET"
         if values.stage == "video":
             values.autoencoder = "AE"
-        made = config_lib.to_dataclass(values, stages[values.stage])
+        made = config_lib.to_dataclass(values, STAGES[values.stage].Config)
         again = config_lib.to_dataclass(config_lib.to_dict(made), type(made))
         assert again == made
 
