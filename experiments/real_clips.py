@@ -173,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"real_clips: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except common.Interrupted as stop:
-        reason = str(stop).split(";")[0]
+    except (common.Interrupted, KeyboardInterrupt) as stop:
+        reason = str(stop).split(";")[0] or "stopped"
         print(
             f"real_clips: {reason}; name a new folder to start again", file=sys.stderr
         )

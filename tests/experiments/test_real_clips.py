@@ -25,17 +25,27 @@ def test_a_missing_clip_is_refused_before_anything_is_made(
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (
+            common.Interrupted("stopped at step 3 of 7; the same"),
+            "stopped at step 3 of 7",
+        ),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+)
 def test_a_stop_is_one_line(
+    stop: BaseException,
+    said: str,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stopped(*_: object) -> None:
-        common.require_end(3, 700)
+        raise stop
 
     monkeypatch.setattr(real_clips, "run", stopped)
     assert real_clips.main([f"--output={tmp_path / 'out'}"]) == 1
     error = capsys.readouterr().err
-    assert error == (
-        "real_clips: stopped at step 3 of 700; name a new folder to start again\n"
-    )
+    assert error == f"real_clips: {said}; name a new folder to start again\n"
