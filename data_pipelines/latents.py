@@ -218,18 +218,25 @@ def cache_latents(
         directory = builder.Latents(data_dir=work, examples=examples).write()
         facts = {
             "kind": "latents",
-            "name": info.get("name", ""),
-            "source": {
-                "path": str(dataset),
-                "digest": records.dataset_digest(dataset),
-            },
-            "encoder": {"digest": encoder.digest, "config": dict(encoder.config)},
+            **_origin(dataset, info, encoder),
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
             "shapes": sorted(run.shapes),
             **_statistics(work / directory),
         }
         return records.finish(work, directory, info=facts, report=_report(plans))
+
+
+def _origin(
+    dataset: str | Path, info: Mapping[str, Any], encoder: Encoder
+) -> dict[str, Any]:
+    """What dataset.json says of where the latents come from."""
+    digest = records.dataset_digest(dataset)
+    return {
+        "name": info.get("name", ""),
+        "source": {"path": str(dataset), "digest": digest},
+        "encoder": {"digest": encoder.digest, "config": dict(encoder.config)},
+    }
 
 
 def _report(plans: Mapping[str, Sequence["Window"]]) -> Iterator[dict[str, Any]]:
