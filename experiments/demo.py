@@ -63,10 +63,10 @@ class DemoConfig:
       size: which models, an argument of both configs: 'small', or 'tiny' for tests.
     """
 
-    clips: int = 3000
+    clips: int = 4000
     held_out_clips: int = 64
     videos: int = 72
-    images: int = 24
+    images: int = 16
     steps: int = 20
     guidance: float = 3.0
     seed: int = 0

@@ -38,16 +38,17 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "data": pipeline.PackedDataConfig(
             rows=4 if tiny else 2,
             row=row,
+            deviation="shared",
             captions=transforms.CaptionConfig(dropout=0.1, max_length=128),
         ),
         "cache": latents.CacheConfig(fit=fit),
         "model": dit.VARIANTS[size],
         "loss": denoising.DenoisingConfig(prediction="x0", shift=shift),
         "optimizer": optimizer.OptimizerConfig(
-            learning_rate=1.5e-3, warmup=50, weight_decay=0.01
+            learning_rate=1e-3, warmup=50, weight_decay=0.01
         ),
         "train": loop.TrainConfig(
-            steps=560, log_every=10, checkpoint_every=200, ema_decay=0.99
+            steps=600, log_every=10, checkpoint_every=200, ema_decay=0.99
         ),
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),
