@@ -68,7 +68,7 @@ class DemoConfig:
     videos: int = 72
     images: int = 16
     steps: int = 20
-    guidance: float = 3.0
+    guidance: float = 2.0
     seed: int = 0
     size: str = "small"
 

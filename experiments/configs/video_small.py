@@ -36,7 +36,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     shift = schedule.TokenCountShift(base=2.0, base_tokens=120)
     groups = {
         "data": pipeline.PackedDataConfig(
-            rows=4 if tiny else 2,
+            rows=8 if tiny else 2,
             row=row,
             deviation="shared",
             captions=transforms.CaptionConfig(dropout=0.1, max_length=128),
@@ -48,7 +48,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
             learning_rate=1e-3, warmup=50, weight_decay=0.01
         ),
         "train": loop.TrainConfig(
-            steps=600, log_every=10, checkpoint_every=200, ema_decay=0.99
+            steps=540, log_every=10, checkpoint_every=200, ema_decay=0.99
         ),
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),
