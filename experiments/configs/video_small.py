@@ -1,10 +1,12 @@
 """A small packed text-to-video transformer that trains on a laptop.
 
-Claim     clips and images of mixed sizes, one packed sequence, captions followed.
+Claim     clips and images of mixed sizes train in one packed sequence.
 Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
 Command   python -m experiments.train --config=experiments/configs/video_small.py
               --config.data.path=DATASET --config.autoencoder=AE --workdir=VIDEO
-Result    VIDEO/result.json: validation loss at fixed noise levels.
+Result    after 510 s on two cores (`make demo`) the judge reads the background
+          right in 0.93 of clips, colour in 0.40, direction in 0.22: a recipe
+          to improve. VIDEO/result.json: validation loss at fixed noise levels.
 
 `:tiny` is the size that tests train.
 """
