@@ -148,7 +148,7 @@ def _prompts(args: argparse.Namespace, model: Any) -> list[Any]:
         for number in range(args.num_videos)
     ]
     for prompt in prompts:
-        model.request(prompt)
+        model.check(model.request(prompt))
     return prompts
 
 

@@ -67,6 +67,7 @@ def place(tmp_path, monkeypatch):
         (["--out", ".", "--num-videos", "2"], ".: is a directory"),
         (["--out", "file/deep/a.mp4"], "file is a file, not a directory"),
         (["--seed", "-1"], "seed -1: use one from 0"),
+        (["--negative-prompt", "a red " * 99], "tokens, at most"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_sampling(

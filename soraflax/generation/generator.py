@@ -166,6 +166,14 @@ class Generator:
         """A prompt as an empty canvas to be filled; errors as in `canvas`."""
         return Request(self.canvas(prompt), prompt.text, prompt.negative, prompt.seed)
 
+    def check(self, request: Request) -> None:
+        """Refuse what cannot be filled, before any work is done.
+
+        Raises:
+          ValueError: a text too long, or more tokens than `canvas.MAX_TOKENS`.
+        """
+        self._item(request)
+
     def __call__(
         self,
         prompts: Sequence[Prompt],
@@ -195,7 +203,11 @@ class Generator:
         *,
         progress: Progress | None = None,
     ) -> list[np.ndarray]:
-        """Filled latents `[t, h, w, z]`, in the order of the requests."""
+        """Filled latents `[t, h, w, z]`, in the order of the requests.
+
+        Raises:
+          ValueError: as `check` for any of them.
+        """
         config = config or SamplingConfig()
         items = [self._item(request) for request in requests]
         if not items:
@@ -244,6 +256,7 @@ class Generator:
         return videos
 
     def _item(self, request: Request) -> rows_lib.Item:
+        self.grid.check_tokens(request.canvas.latent.shape)
         length = self.model.config.text_length
         encode = functools.partial(self.model.tokenizer.encode, max_length=length)
         segment = canvases.to_segment(

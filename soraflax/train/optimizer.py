@@ -1,4 +1,4 @@
-"""AdamW (arXiv:1711.05101) with warm-up, decay of the rate, and clipping.
+"""AdamW (arXiv:1711.05101) or Muon, with warm-up, decay of the rate, and clipping.
 
     rate(k) = peak * min(1, (k + 1) / warmup) * decay(k)                      (1)
     decay(k) = final + (1 - final) * (1 + cos(pi * progress(k))) / 2          (2)
@@ -6,6 +6,11 @@
 `progress` runs from 0 at the end of the warm-up to 1 at the last step; a constant
 schedule has decay 1. Weight decay acts on kernels alone: norms, biases, embeddings
 and modulation tables are free of it.
+
+Muon (https://kellerjordan.github.io/posts/muon, 2024) makes the update of a matrix
+orthogonal; here it acts on the kernels of scanned layers, `[depth, in, out]`, and AdamW
+on everything else. Updates are scaled to the root mean square that AdamW's have, 0.2
+(arXiv:2502.16982, equation 4), so that both take the same rate and the same decay.
 """
 
 import dataclasses
@@ -18,9 +23,10 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Hyperparameters of AdamW.
+    """Hyperparameters.
 
     Attributes:
+      name: 'adamw' or 'muon'.
       learning_rate: the peak of equation (1).
       schedule: shape of the decay after the warm-up.
       warmup: steps of linear warm-up.
@@ -33,6 +39,7 @@ class OptimizerConfig:
       clip_norm: gradients are scaled down to this global norm; 0 leaves them alone.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 100
@@ -72,9 +79,20 @@ def make_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, *, steps: int
 ) -> optax.GradientTransformation:
-    """Clip, AdamW, schedule; for a run of `steps`."""
+    """Clip, AdamW or Muon, schedule; for a run of `steps`."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None
-    adamw = optax.adamw(
+    rule = (_muon if config.name == "muon" else _adamw)(config, steps)
+    chain = optax.chain(clip, rule) if clip else rule
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax: decay ** int32 count
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def _adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    return optax.adamw(
         make_schedule(config, steps=steps),
         b1=config.beta1,
         b2=config.beta2,
@@ -82,13 +100,34 @@ def make_optimizer(
         weight_decay=config.weight_decay,
         mask=decayed,
     )
-    chain = optax.chain(clip, adamw) if clip else adamw
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax: decay ** int32 count
-            return chain.update(updates, state, params)
 
-    return optax.GradientTransformation(chain.init, update)
+def _muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    # The rule subtracts, so the decay that joins it is negative as well; both then
+    # follow the schedule.
+    rule = optax.contrib.muon(
+        1.0,
+        eps=config.epsilon,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=scanned,
+        consistent_rms=0.2,
+    )
+    return optax.chain(
+        rule,
+        optax.add_decayed_weights(-config.weight_decay, mask=decayed),
+        optax.scale_by_schedule(make_schedule(config, steps=steps)),
+    )
+
+
+def scanned(params: Any) -> Any:
+    """For kernels `[depth, in, out]` which axes form the matrix; None for the rest."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree.map(
+        lambda decays, leaf: matrix if decays and leaf.ndim == 3 else None,
+        decayed(params),
+        params,
+    )
 
 
 def decayed(params: Any) -> Any:

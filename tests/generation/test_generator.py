@@ -148,6 +148,13 @@ def test_impossible_prompts_are_refused(generator, change, message):
         generator([dataclasses.replace(PROMPTS[0], **change)], FAST)
 
 
+def test_impossible_canvas_is_refused(generator):
+    side = 2 * int(canvases.MAX_TOKENS**0.5) + 2
+    canvas = canvases.Canvas.empty((1, side, side, generator.grid.channels))
+    with pytest.raises(ValueError, match="use a smaller size"):
+        generator.fill([generators.Request(canvas)], FAST)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
