@@ -117,7 +117,7 @@ class LatentRecord:
         )
 
 
-class LatentDataset(Sequence[LatentRecord]):
+class LatentDataset(records.RecordDataset[LatentRecord]):
     """Random access to the latents of one split; made by `open_latents`.
 
     Attributes:
@@ -128,27 +128,11 @@ class LatentDataset(Sequence[LatentRecord]):
     """
 
     def __init__(self, source: Any, info: Mapping[str, Any]) -> None:
-        self._source = source
-        self.info = info
+        super().__init__(source, info, parse=LatentRecord.from_example)
         self.digest: str = info["encoder"]["digest"]
         self.mean = np.array(info["mean"], np.float32)
         self.std = np.array(info["std"], np.float32)
         self.shapes = [tuple(shape) for shape in info["shapes"]]
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        size = len(self)
-        if not -size <= index < size:
-            raise IndexError(f"latent {index} of {size}")
-        try:
-            return LatentRecord.from_example(self._source[int(index) % size])
-        except (RuntimeError, ValueError) as error:
-            name = self.info.get("name")
-            raise records.DatasetError(f"{name}: latent {index} is damaged") from error
 
 
 def open_latents(

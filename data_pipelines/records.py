@@ -15,9 +15,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
@@ -25,6 +25,7 @@ from array_record.python import (
 
 FORMAT = 1
 INFO, MANIFEST, REPORT = "dataset.json", "manifest.json", "report.jsonl"
+Record = TypeVar("Record")
 
 
 class DatasetError(ValueError):
@@ -77,11 +78,17 @@ class ClipRecord:
         )
 
 
-class ClipDataset(Sequence[ClipRecord]):
-    """Random access to the clips of one split; made by `open_dataset`."""
+class RecordDataset(Sequence[Record]):
+    """Random access to the records of one split.
 
-    def __init__(self, source: Any, info: Mapping[str, Any]) -> None:
-        self._source = source
+    Attributes:
+      info: dataset.json.
+    """
+
+    def __init__(
+        self, source: Any, info: Mapping[str, Any], *, parse: Callable[[Any], Record]
+    ) -> None:
+        self._source, self._parse = source, parse
         self.info = info
 
     def __len__(self) -> int:
@@ -94,7 +101,7 @@ class ClipDataset(Sequence[ClipRecord]):
         if not -size <= index < size:
             raise IndexError(f"record {index} of {size}")
         try:
-            return ClipRecord.from_example(self._source[int(index) % size])
+            return self._parse(self._source[int(index) % size])
         except (RuntimeError, ValueError) as error:
             name = self.info.get("name")
             raise DatasetError(f"{name}: record {index} is damaged") from error
@@ -102,12 +109,13 @@ class ClipDataset(Sequence[ClipRecord]):
 
 def open_dataset(
     path: str | Path, split: str = "train", *, verify: bool = False
-) -> ClipDataset:
+) -> RecordDataset[ClipRecord]:
     """Open one split of a dataset of clips; errors as in `open_source`."""
     info = read_info(path)
     if info.get("kind") != "clips":
         raise DatasetError(f"{path}: holds {info.get('kind')}, not clips")
-    return ClipDataset(open_source(path, split, verify=verify), info)
+    source = open_source(path, split, verify=verify)
+    return RecordDataset(source, info, parse=ClipRecord.from_example)
 
 
 def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:

@@ -44,6 +44,7 @@ REPORT = "report.json"
 MARKER = ".soraflax-demo"
 HELD_OUT_SEED = 1_000_000
 FRAMES = 17
+ROW_TEXT = 256  # the world's captions are short: half of what the config keeps free
 SHEET_VIDEOS, SHEET_IMAGES = 12, 8
 
 
@@ -158,6 +159,7 @@ def train(output: pathlib.Path, config: DemoConfig, clock: Clock) -> dict[str, f
     with clock.stage("train the transformer"):
         values.data.path = str(output / "latents")
         values.autoencoder = str(encoder)
+        values.data.row.text = ROW_TEXT
         video_stage.run(values, output / "video")
     return quality
 

@@ -62,6 +62,10 @@ class TransformerSizes(Protocol):
     @property
     def text(self) -> Any: ...
     @property
+    def skip(self) -> bool: ...
+    @property
+    def pooled_text(self) -> bool: ...
+    @property
     def dtype(self) -> str: ...
     @property
     def remat(self) -> str: ...
@@ -167,10 +171,12 @@ def transformer_parameters(config: TransformerSizes) -> int:
     mlp = _linear(d, config.mlp) + _linear(config.mlp, d)
     block = 6 * d + 2 * attention + 2 * d + mlp
     levels = _linear(config.frequency_width, d) + _linear(d, d) + _linear(d, 6 * d)
+    if config.pooled_text:
+        levels += _linear(config.text_width, d)
     text = _linear(config.text_width, d) + _linear(d, d)
     if config.text is not None:
         text += text_encoder_parameters(config.text)
-    ends = _linear(p, d) + 2 * d + _linear(d, p)
+    ends = _linear(p, d) + 2 * d + (2 if config.skip else 1) * _linear(d, p)
     return config.depth * block + levels + text + ends
 
 
@@ -179,7 +185,10 @@ def transformer_flops(config: TransformerSizes, sizes: Lengths) -> int:
     d, n, m = config.width, sum(sizes.tokens), sum(sizes.text)
     products = 2 * d * (n * (6 * d + 2 * config.mlp) + m * 2 * d)
     block = products + 4 * d * (sizes.self_pairs + sizes.cross_pairs)
-    levels = 4 * len(sizes.tokens) * d * (config.frequency_width + 7 * d)
+    entry = config.frequency_width + 7 * d
+    entry += config.patch_size if config.skip else 0
+    entry += config.text_width if config.pooled_text else 0
+    levels = 4 * len(sizes.tokens) * d * entry
     text = 2 * m * d * (config.text_width + d)
     if config.text is not None:
         text += text_encoder_flops(config.text, sizes)

@@ -394,8 +394,8 @@ VARIANTS = {
     # One body that moves evenly and never leaves, many images, short clips: what a
     # transformer of a few million parameters learns in minutes on a CPU.
     "demo": WorldConfig(
-        frames=(9, 9, 17),
-        image_share=0.4,
+        frames=(9, 17, 17),
+        image_share=0.25,
         colours=("red", "yellow", "green", "cyan", "blue", "purple"),
         shapes=("circle", "square", "triangle"),
         backgrounds=("black", "gray", "white", "tan"),

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from data_pipelines import latents, pipeline, records, transforms
 from experiments.stages import common
 from soraflax import config as config_lib
-from soraflax import flops, model_io, sharding
+from soraflax import flops, sharding
 from soraflax.evaluation import metrics as video_metrics
+from soraflax.generation import pretrained
 from soraflax.nn import autoencoder
 from soraflax.train import loop, metrics, optimizer, reconstruction
 
@@ -115,13 +116,10 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         statistics = latent_statistics(module, state.ema, config, mesh)
         params = common.to_host(state.ema, mesh)
         if jax.process_index() == 0:
-            export = {
-                "kind": "autoencoder",
-                "model": config_lib.to_dict(config.model),
-                "latents": dataclasses.asdict(statistics),
-                "validation": result,
-            }
-            model_io.save_model(path / "model", params, export)
+            facts = {"latents": dataclasses.asdict(statistics), "validation": result}
+            pretrained.save_autoencoder(
+                path / "model", params, config.model, facts=facts
+            )
         common.write_json(path / "result.json", result)
         common.barrier("exported")
     return result

@@ -16,7 +16,8 @@ equations (5) and (8) of `process`,
     lambda = g sigma^2 / alpha^2  on an epsilon prediction                      (5)
     lambda = g                    on an x0 prediction                           (6)
 
-and min-SNR (arXiv:2303.09556) is g = min(alpha^2 / sigma^2, gamma).
+where g = 1 is the error of x0 itself, and g = min(alpha^2 / sigma^2, gamma) is min-SNR
+(arXiv:2303.09556).
 """
 
 import dataclasses
@@ -50,6 +51,16 @@ class Unweighted:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataError:
+    """Equations (4)-(6) with g = 1: the error of x0, whatever is predicted."""
+
+    def __call__(
+        self, process: process_lib.Process, t: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        return _on_prediction(jnp.ones_like(t), process, t)
+
+
+@dataclasses.dataclass(frozen=True)
 class MinSNR:
     """min-SNR, equations (4)-(6).
 
@@ -62,15 +73,29 @@ class MinSNR:
     def __call__(
         self, process: process_lib.Process, t: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
-        floor = process_lib.SMALLEST
-        alpha2 = jnp.square(jnp.maximum(process.alpha(t), floor))
-        sigma2 = jnp.square(jnp.maximum(process.sigma(t), floor))
-        weight = jnp.minimum(alpha2 / sigma2, self.gamma)
-        if process.prediction == "velocity":
-            return weight * sigma2
-        if process.prediction == "epsilon":
-            return weight * sigma2 / alpha2
-        return weight
+        alpha2, sigma2 = _squares(process, t)
+        return _on_prediction(jnp.minimum(alpha2 / sigma2, self.gamma), process, t)
+
+
+def _squares(
+    process: process_lib.Process, t: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """alpha^2 and sigma^2, neither of them 0."""
+    floor = process_lib.SMALLEST
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return jnp.maximum(alpha, floor) ** 2, jnp.maximum(sigma, floor) ** 2
+
+
+def _on_prediction(
+    g: Float[Array, "*shape"], process: process_lib.Process, t: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Equations (4)-(6): lambda from g."""
+    alpha2, sigma2 = _squares(process, t)
+    if process.prediction == "velocity":
+        return g * sigma2
+    if process.prediction == "epsilon":
+        return g * sigma2 / alpha2
+    return g
 
 
 def token_weights(

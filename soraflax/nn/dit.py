@@ -9,6 +9,18 @@ with a noise level per token instead of one per clip. With t a level of the row'
     x          = Linear(tokens),   text = Linear(GELU(Linear(text)))              (4)
     prediction = Linear(LN(x) (1 + scale) + shift), [shift, scale] = table + e(t) (5)
 
+Two options that Wan does not have. With `skip` the head adds what is linear in its own
+input,
+
+    prediction += gain * tokens,   gain = Linear(SiLU(e(t)))      one per number  (6)
+
+so that the residual stream need not carry a copy of the noise: for Gaussian data (6)
+alone is the best prediction (arXiv:2206.00364, appendix B.6, where the gain is fixed).
+With `pooled_text` a segment's text reaches every block through the modulation as well
+(as in arXiv:2403.03206, section 4),
+
+    e(t)       += Linear(mean of the segment's text)                              (7)
+
 (1) to (3) run in float32 on the table of levels, which has two entries per segment.
 """
 
@@ -50,6 +62,11 @@ class DiTConfig:
       theta: base of the rotary frequencies.
       gate: what the gates of a block start from. 0 is adaLN-Zero, for long training;
         with 1 every block works from the first step, which pays in short training.
+      locality: what the biases of queries and keys start from, growing from 0 in the
+        first head to this in the last; above 0, near tokens attend to each other from
+        the first step, which pays in short training too.
+      skip: whether the head adds equation (6).
+      pooled_text: whether the modulation has equation (7).
       dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
       remat: a name in `transformer.REMAT_POLICIES`.
       attention: 'auto', 'reference' or 'blocks'.
@@ -67,6 +84,9 @@ class DiTConfig:
     frequency_width: int = 256
     theta: float = 10000.0
     gate: float = 0.0
+    locality: float = 0.0
+    skip: bool = False
+    pooled_text: bool = False
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
@@ -165,7 +185,7 @@ def frequencies(levels: jax.Array, width: int) -> jax.Array:
 
 
 class LevelEmbedding(nn.Module):
-    """Equations (2) and (3), in float32.
+    """Equations (2) and (3), and (7) where there is pooled text, in float32.
 
     Attributes:
       width: D.
@@ -176,13 +196,17 @@ class LevelEmbedding(nn.Module):
     frequency_width: int
 
     @nn.compact
-    def __call__(self, levels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """`[B, L]` -> `[B, L, D]` and `[B, L, 6, D]`."""
+    def __call__(
+        self, levels: jax.Array, pooled: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """`[B, L]` and perhaps `[B, L, E]` -> `[B, L, D]` and `[B, L, 6, D]`."""
         linear = functools.partial(layers.Linear, self.width)
         e = linear(axes=(None, "mlp"), name="in")(
             frequencies(levels, self.frequency_width)
         )
         e = linear(axes=("mlp", "embed"), name="out")(jax.nn.silu(e))
+        if pooled is not None:
+            e = e + linear(axes=(None, "embed"), name="pooled")(pooled)
         modulation = layers.Linear(
             6 * self.width,
             axes=("embed", "mlp"),
@@ -216,18 +240,22 @@ class TextProjection(nn.Module):
 
 
 class Head(nn.Module):
-    """Equation (5). The kernel starts at zero, and so does the prediction.
+    """Equation (5), and (6) where it skips. The prediction starts at zero.
 
     Attributes:
       features: P.
+      skip: whether equation (6) is added.
       dtype: compute dtype.
     """
 
     features: int
+    skip: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, e: jax.Array, level_ids: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, e: jax.Array, level_ids: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
         table = self.param(
             "modulation",
             sharding.named(layers.zeros, None, "embed"),
@@ -235,13 +263,17 @@ class Head(nn.Module):
             jnp.float32,
         )
         x = transformer.modulate(x, table[0] + e, table[1] + e, level_ids)
-        return layers.Linear(
+        linear = functools.partial(
+            layers.Linear,
             self.features,
             axes=("embed", None),
-            dtype=self.dtype,
             kernel_init=layers.zeros,
-            name="out",
-        )(x)
+        )
+        y = linear(dtype=self.dtype, name="out")(x).astype(jnp.float32)
+        if not self.skip:
+            return y
+        gain = linear(name="gain")(jax.nn.silu(e))
+        return y + transformer.gather(gain, level_ids) * tokens
 
 
 class DiT(nn.Module):
@@ -274,10 +306,10 @@ class DiT(nn.Module):
         _check_tokens(packed, c)
         plans = make_plans(packed, c) if plans is None else plans
         packed = _clean(packed)
-        e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
-            packed.levels
-        )
         text = self._encode(packed, plans.text)
+        e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
+            packed.levels, _pool(text, packed) if c.pooled_text else None
+        )
         text = TextProjection(c.width, dtype, name="text_projection")(text)
         x = layers.Linear(
             c.width,
@@ -296,8 +328,10 @@ class DiT(nn.Module):
             text=text,
             plans=plans,
         )
-        y = Head(c.patch_size, dtype, name="head")(x, e, packed.level_ids)
-        y = jnp.where(packed.segments[..., None] > 0, y.astype(jnp.float32), 0.0)
+        y = Head(c.patch_size, c.skip, dtype, name="head")(
+            x, e, packed.level_ids, packed.tokens
+        )
+        y = jnp.where(packed.segments[..., None] > 0, y, 0.0)
         return sharding.constrain(y, "batch", "tokens", None)
 
     def _stack(self) -> transformer.Stack:
@@ -307,6 +341,7 @@ class DiT(nn.Module):
             heads=c.heads,
             mlp=c.mlp,
             gate=c.gate,
+            locality=c.locality,
             dtype=DTYPES[c.dtype],
             implementation=ATTENTION[c.attention],
             remat=c.remat,
@@ -330,6 +365,16 @@ class DiT(nn.Module):
             )
         encoder = text_encoder.TextEncoder(c.text, DTYPES[c.dtype], name="text_encoder")
         return encoder(packed.text, packed.text_segments, plan=plan)
+
+
+def _pool(text: jax.Array, packed: packing.Packed) -> jax.Array:
+    """The mean of equation (7) for every entry of the table of levels, `[B, L, E]`."""
+    pooled = packing.segment_mean(
+        text.astype(jnp.float32),
+        packed.text_segments,
+        max_segments=packed.max_segments,
+    )
+    return jnp.repeat(pooled, 2, axis=1)
 
 
 def _check_tokens(packed: packing.Packed, config: DiTConfig) -> None:
@@ -374,8 +419,11 @@ SMALL = DiTConfig(
     mlp=768,
     text=text_encoder.VARIANTS["small"],
     text_width=128,
-    theta=100.0,
+    theta=10.0,
     gate=1.0,
+    locality=4.0,
+    skip=True,
+    pooled_text=True,
     attention_block=64,
 )
 # Widths, depths and heads of DiT-B and DiT-L (arXiv:2212.09748, table 1).
@@ -389,6 +437,7 @@ BASE = dataclasses.replace(
     text_width=512,
     theta=10000.0,
     gate=0.0,
+    locality=0.0,
     dtype="bfloat16",
     attention_block=128,
 )

@@ -96,6 +96,16 @@ def segment_sum(
     return jnp.einsum("bn,bns->bs", values, one_hot)
 
 
+def segment_mean(
+    values: Float[Array, "B N D"], segments: Int[Array, "B N"], *, max_segments: int
+) -> Float[Array, "B S1 D"]:
+    """Mean of `values` over each segment, 0 for an empty one and for the padding."""
+    one_hot = jax.nn.one_hot(segments, max_segments + 1, dtype=values.dtype)
+    one_hot = one_hot.at[..., 0].set(0)
+    counts = jnp.maximum(jnp.sum(one_hot, axis=1), 1)
+    return jnp.einsum("bnd,bns->bsd", values, one_hot) / counts[..., None]
+
+
 def spread(
     values: Float[Array, "B S1"], segments: Int[Array, "B N"]
 ) -> Float[Array, "B N"]:

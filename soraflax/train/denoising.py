@@ -18,7 +18,7 @@ Draws depend on the key, the row and the segment's id, not on what else is in th
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,9 @@ class DenoisingConfig:
       levels: how levels are drawn, before the shift.
       shift: the shift of a segment by its token count.
       weighting: 'segment' or 'token'; who counts.
-      min_snr: gamma of min-SNR weighting; 0 weighs every level alike.
+      error: 'prediction' counts the error of what the model outputs, 'x0' that of the
+        clean tokens it means.
+      min_snr: gamma of min-SNR weighting, which takes the place of `error`; 0 for none.
       canvases: how often part of a clip is known.
     """
 
@@ -76,6 +78,7 @@ class DenoisingConfig:
         default_factory=schedule.TokenCountShift
     )
     weighting: str = "segment"
+    error: Literal["prediction", "x0"] = "prediction"
     min_snr: float = 0.0
     canvases: CanvasRates = CanvasRates()
 
@@ -87,7 +90,9 @@ class DenoisingConfig:
 
     @property
     def level_weight(self) -> losses.LevelWeight:
-        return losses.MinSNR(self.min_snr) if self.min_snr else losses.Unweighted()
+        if self.min_snr:
+            return losses.MinSNR(self.min_snr)
+        return losses.DataError() if self.error == "x0" else losses.Unweighted()
 
 
 def loss(

@@ -60,15 +60,20 @@ def create(
 
     abstract = jax.eval_shape(build, params)
     everywhere = sharding.replicated(mesh)
-    opt_shardings = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, place: place,
-        abstract.opt_state,
-        shardings,
-        transform_non_params=lambda _: everywhere,
-    )
+    opt_shardings = _follow(abstract.opt_state, shardings, otherwise=everywhere)
     places = TrainState(everywhere, shardings, opt_shardings, shardings)
     return jax.jit(build, out_shardings=places)(params), places
+
+
+def _follow(opt_state: Any, shardings: Any, *, otherwise: Any) -> Any:
+    """For every leaf the sharding of the parameter whose path its own path ends in."""
+    places = dict(jax.tree_util.tree_flatten_with_path(shardings)[0])
+
+    def place(path: tuple[Any, ...], _: Any) -> Any:
+        tails = (path[start:] for start in range(len(path)))
+        return next((places[tail] for tail in tails if tail in places), otherwise)
+
+    return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
 def abstract(state: TrainState, shardings: TrainState) -> TrainState:

@@ -49,7 +49,8 @@ def test_uncounted_tokens_do_not_matter(key):
 
 
 @pytest.mark.parametrize("name", tuple(process_lib.PROCESSES))
-def test_min_snr_weighs_the_same_error_alike_in_every_prediction(name, key):
+@pytest.mark.parametrize("weight", (loss.MinSNR(), loss.DataError()))
+def test_the_same_error_weighs_alike_in_every_prediction(name, weight, key):
     """An error of x0 costs the same whichever prediction it is expressed in."""
     t = jnp.linspace(0.1, 0.9, 5)[:, None]
     x0, noise, wrong = (jax.random.normal(k, (5, 3)) for k in jax.random.split(key, 3))
@@ -61,7 +62,7 @@ def test_min_snr_weighs_the_same_error_alike_in_every_prediction(name, key):
             process, x0 + 0.1 * wrong, x_t, t, source="x0", destination=prediction
         )
         error = output - process_lib.target(process, x0, noise, t)
-        costs.append(loss.MinSNR()(process, t) * jnp.square(error))
+        costs.append(weight(process, t) * jnp.square(error))
     np.testing.assert_allclose(costs[0], costs[2], rtol=2e-2, atol=1e-5)
     np.testing.assert_allclose(costs[1], costs[2], rtol=2e-2, atol=1e-5)
 

@@ -24,7 +24,14 @@ from soraflax.nn import dit, transformer
 from soraflax.ops import packing, patch
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "partition_specs.json"
-TINY = dataclasses.replace(dit.VARIANTS["tiny"], attention="blocks", attention_block=32)
+TINY = dataclasses.replace(
+    dit.VARIANTS["tiny"],
+    attention="blocks",
+    attention_block=32,
+    locality=1.0,
+    skip=True,
+    pooled_text=True,
+)
 SHAPE = packing.RowShape(tokens=96, text=32, segments=5)
 # Six rows in every batch, some of them empty: everything compiles once.
 ROWS = 6
@@ -328,6 +335,21 @@ def test_sharded_equals_one_device(model, apply, gradient, params):
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
 
 
+def test_the_skip_adds_tokens_times_the_gain_of_their_level(apply, params):
+    packed = pack(random_rows(np.random.default_rng(5)), [[0.2, 0.5, 0.9]] * 2)
+    with_gain = apply(params, packed)
+    no_gain = jax.tree.map(np.zeros_like, params["head"]["gain"])
+    without = apply(params | {"head": params["head"] | {"gain": no_gain}}, packed)
+    added = np.asarray(with_gain - without)
+    tokens, gains = np.asarray(packed.tokens), []
+    for row, level in [(0, 2), (0, 4), (0, 6), (1, 2)]:
+        same = (np.arange(ROWS)[:, None] == row) & (packed.level_ids == level)
+        gain = np.sum(added[same] * tokens[same], 0) / np.sum(tokens[same] ** 2, 0)
+        np.testing.assert_allclose(added[same], gain * tokens[same], atol=1e-4)
+        gains.append(gain)
+    assert np.ptp(gains, axis=0).max() > 0.01
+
+
 def test_partition_specs_match_golden(model):
     rng = np.random.default_rng(0)
     packed = pack(random_rows(rng), [[1.0]] * 2)
@@ -362,7 +384,7 @@ def count(config):
     ("name", "parameters"),
     [
         ("tiny", 58_944),
-        ("small", 4_423_168),
+        ("small", 4_460_288),
         ("wan2_1_t2v_1_3b", 1_418_996_800),
         ("wan2_1_t2v_14b", 14_288_491_584),
     ],

@@ -132,3 +132,21 @@ def test_fresh_block_is_the_identity(inputs):
 def test_unknown_remat_policy_is_refused():
     with pytest.raises(ValueError, match="unknown remat policy 'half'; known: none"):
         transformer.remat(transformer.Block, "half")
+
+
+def test_with_locality_near_tokens_agree_before_anything_is_learned():
+    places = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (1, 6, 3))
+    angles = rope.rope_angles(places, 24, theta=10.0)
+    ids = jnp.ones((1, 6), jnp.int32)
+    layer = transformer.Attention(heads=2, locality=2.0)
+    x = jnp.zeros((1, 6, 48))
+    plan = attention.make_plan(ids, ids)
+    params = meta.unbox(layer.init(jax.random.key(0), x, x, plan, angles)["params"])
+    for name in ("q", "k"):
+        np.testing.assert_array_equal(params[name]["bias"], [0.0] * 24 + [2.0] * 24)
+    bias = jnp.broadcast_to(params["q"]["bias"].reshape(2, 24), (1, 6, 2, 24))
+    rotated = rope.apply_rope(bias, angles)
+    scores = jnp.einsum("bnhk,bmhk->hnm", rotated, rotated)
+    np.testing.assert_array_equal(scores[0], 0.0)
+    assert np.all(np.diff(scores[1, 0, :4]) < 0)
+    assert np.all(np.argmax(scores[1], axis=-1) == np.arange(6))

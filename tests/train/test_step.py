@@ -136,3 +136,59 @@ def test_decay_spares_norms_and_biases() -> None:
     updates, _ = chain.update(still, chain.init(params), params)
     assert optax.tree.norm(updates["Linear_0"]["kernel"]) > 0
     assert optax.tree.norm(updates["RMSNorm_0"]) == 0
+
+
+def test_muon_makes_the_updates_of_scanned_kernels_orthogonal() -> None:
+    config = optimizer.OptimizerConfig(
+        name="muon", learning_rate=0.5, warmup=1, weight_decay=0.0, clip_norm=0.0
+    )
+    key = jax.random.key(0)
+    params = {
+        "scanned": {"kernel": jax.random.normal(key, (3, 16, 8))},
+        "single": {"kernel": jax.random.normal(key, (4, 4)), "bias": jnp.ones((4,))},
+    }
+    chain = optimizer.make_optimizer(config, steps=10)
+    updates, _ = chain.update(params, chain.init(params), params)
+    kernel = np.asarray(updates["scanned"]["kernel"])
+    for matrix in kernel:
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() / values.min() < 2.0
+    rms = np.sqrt(np.mean(np.square(kernel)))
+    np.testing.assert_allclose(rms, 0.5 * 0.2, rtol=0.3)
+    sign = -np.sign(params["single"]["kernel"])
+    assert np.all(np.sign(updates["single"]["kernel"]) == sign)
+
+
+def test_muon_decays_what_adamw_decays() -> None:
+    config = dataclasses.replace(toy.OPTIMIZER, name="muon")
+    params = toy.job(toy.mesh(1)).params
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates = []
+    for rule in (config, toy.OPTIMIZER):
+        chain = optimizer.make_optimizer(rule, steps=10)
+        updates.append(chain.update(still, chain.init(params), params)[0])
+    chex.assert_trees_all_close(*updates, rtol=1e-5)
+
+
+def test_the_moments_of_muon_live_where_their_parameter_does() -> None:
+    where = toy.mesh(8)
+    config = optimizer.OptimizerConfig(name="muon")
+    kernel = jax.device_put(
+        jnp.ones((2, 8, 8)), jax.NamedSharding(where, P(None, "fsdp", "tensor"))
+    )
+    params = {"kernel": kernel, "bias": jax.device_put(jnp.ones(8), where_none(where))}
+    first, places = state.create(
+        params,
+        optimizer.make_optimizer(config, steps=10),
+        shardings=jax.tree.map(lambda x: x.sharding, params),
+        mesh=where,
+    )
+    for leaf, place in zip(
+        jax.tree.leaves(first), jax.tree.leaves(places), strict=True
+    ):
+        assert leaf.sharding == place
+        assert (leaf.shape != kernel.shape) or place == kernel.sharding
+
+
+def where_none(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
+    return jax.NamedSharding(mesh, P())
