@@ -35,12 +35,10 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     if tiny:
         row = packing.RowShape(tokens=512, text=256, segments=16)
     fit = transforms.FitConfig(max_tokens=256, max_frames=17, fps=8.0)
-    # Levels close to pure noise are where the text alone decides; a logit-normal
-    # density hardly ever draws them.
     objective = denoising.DenoisingConfig(
         process="variance_preserving",
-        levels=schedule.Uniform(),
-        shift=schedule.TokenCountShift(base=3.0, base_tokens=120),
+        levels=schedule.LogitNormal(even=0.2),
+        shift=schedule.TokenCountShift(base=2.5, base_tokens=120),
     )
     groups = {
         "data": pipeline.PackedDataConfig(
@@ -53,10 +51,10 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "model": dit.VARIANTS[size],
         "loss": objective,
         "optimizer": optimizer.OptimizerConfig(
-            name="muon", learning_rate=3e-3, warmup=50, weight_decay=0.01
+            name="muon", learning_rate=3e-3, warmup=50, final_fraction=0.02
         ),
         "train": loop.TrainConfig(
-            steps=1400, log_every=10, checkpoint_every=500, ema_decay=0.99
+            steps=1600, log_every=10, checkpoint_every=500, ema_decay=0.99
         ),
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),

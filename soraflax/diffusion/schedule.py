@@ -3,7 +3,10 @@
 Training draws a level per segment. The logit-normal density of arXiv:2403.03206
 (equation 19) puts weight on the middle levels:
 
-    t = sigmoid(u),   u ~ Normal(mean, std).                                    (1)
+    t = sigmoid(u),   u ~ Normal(mean, std),                                    (1)
+
+and next to none on levels close to 1, where sampling starts; a share of even draws
+mends that.
 
 A large clip keeps more of its structure than a small one under the same noise, for its
 tokens are redundant, so its levels are shifted towards noise (arXiv:2403.03206,
@@ -40,20 +43,29 @@ class LogitNormal:
     Attributes:
       mean: of the logit; above 0 favours noise.
       std: of the logit.
+      even: share of levels that are drawn evenly from (0, 1) instead.
     """
 
     mean: float = 0.0
     std: float = 1.0
+    even: float = 0.0
 
     def __post_init__(self) -> None:
         if self.std <= 0:
             raise ValueError(f"std {self.std} must be above 0")
+        if not 0 <= self.even <= 1:
+            raise ValueError(f"even {self.even}: use a share, 0 to 1")
 
     def __call__(
         self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
     ) -> Float[Array, "..."]:
         normal = jax.random.normal(key, shape, jnp.float32)
-        return jax.nn.sigmoid(self.mean + self.std * normal)
+        t = jax.nn.sigmoid(self.mean + self.std * normal)
+        if not self.even:
+            return t
+        chance, level = jax.random.split(jax.random.fold_in(key, 1))
+        uniform = jax.random.uniform(level, shape, jnp.float32)
+        return jnp.where(jax.random.uniform(chance, shape) < self.even, uniform, t)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,14 @@ def test_logit_normal_has_the_moments_it_names(key):
     assert t.min() > 0 and t.max() < 1
 
 
+def test_an_even_share_reaches_the_ends(key):
+    narrow = schedule.LogitNormal(std=0.1)(key, (20_000,))
+    mixed = schedule.LogitNormal(std=0.1, even=0.25)(key, (20_000,))
+    assert not np.any(narrow > 0.75)
+    assert abs(np.mean(mixed > 0.75) - 0.25 * 0.25) < 0.01
+    assert abs(np.mean(mixed < 0.25) - 0.25 * 0.25) < 0.01
+
+
 def test_uniform_stays_in_its_range(key):
     t = schedule.Uniform(0.2, 0.6)(key, (1000,))
     assert t.min() >= 0.2 and t.max() < 0.6
@@ -60,6 +68,7 @@ def test_inference_times_fall_to_zero_for_each_segment():
     [
         (lambda: schedule.inference_times(0, jnp.ones(())), "0 steps: use 1 or more"),
         (lambda: schedule.LogitNormal(0.0, 0.0), "std 0.0 must be above 0"),
+        (lambda: schedule.LogitNormal(even=2.0), "use a share, 0 to 1"),
         (lambda: schedule.Uniform(0.5, 0.5), "low < high"),
         (lambda: schedule.TokenCountShift(base=0.0), "above 0"),
     ],
