@@ -27,7 +27,7 @@ from soraflax import cli, media
 
 _EXAMPLES = """examples:
   a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):
-    python -m data_pipelines.prepare --input CLIPS --captions CLIPS/captions.jsonl \\
+    python -m data_pipelines.prepare --input CLIPS --captions captions.jsonl \\
         --output DATASET
   a folder in which a.txt captions a.mp4, one clip in five held out:
     python -m data_pipelines.prepare --input CLIPS --output DATASET \\
@@ -243,8 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--captions",
         type=Path,
-        help="jsonl or csv with a `file` field, or a folder of .txt files; default: "
-        "captions.jsonl or captions.csv in the input folder, else .txt beside clips",
+        help="jsonl or csv with a `file` field, or a folder of .txt files, here or in "
+        "the input folder; default: captions.jsonl or captions.csv there, else .txt "
+        "beside clips",
     )
     add("--variant", default="demo", help=f"of the world: {', '.join(bodies.VARIANTS)}")
     add("--count", type=int, default=1000, help="clips to render, in all splits")

@@ -99,8 +99,9 @@ def find_captions(
 
     Args:
       folder: where file names in the captions start from.
-      given: a jsonl or csv file, or a folder of .txt files; by default captions.jsonl
-        or captions.csv in `folder`, else a .txt beside each clip.
+      given: a jsonl or csv file, or a folder of .txt files; a relative path that is not
+        there is looked for in `folder`. By default captions.jsonl or captions.csv in
+        `folder`, else a .txt beside each clip.
       needed: refuse a folder without any .txt.
 
     Raises:
@@ -109,6 +110,8 @@ def find_captions(
     """
     found = [folder / name for name in _NAMES if (folder / name).is_file()]
     source = given or (found[0] if found else folder)
+    if not source.exists() and (folder / source).exists():
+        source = folder / source
     if source.is_dir():
         return _sidecars(folder, source, needed=needed)
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
@@ -120,7 +123,9 @@ def find_captions(
         with source.open(encoding="utf-8-sig", newline="") as file:
             return _match(folder, source, list(readers[source.suffix.lower()](file)))
     except FileNotFoundError as error:
-        raise records.DatasetError(f"{source}: no such captions file") from error
+        raise records.DatasetError(
+            f"{source}: no such captions file, nor one in {folder}"
+        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise records.DatasetError(f"{source}: {error}") from error
 

@@ -92,6 +92,12 @@ def test_caption_lines_that_fail_are_named(clips: Path) -> None:
     assert "not JSON" in reasons["captions.jsonl:6"]
 
 
+def test_captions_given_by_name_are_found_beside_the_clips(clips: Path) -> None:
+    (clips / "words.jsonl").write_text('{"file": "a.png", "caption": "first"}\n')
+    found = folder.find_captions(clips, Path("words.jsonl"))
+    assert _by_name(clips, found) == {"a.png": {"caption": "first"}}
+
+
 def test_captions_that_name_nothing_are_refused(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(records.DatasetError, match=r"no captions\.jsonl"):
         folder.find_captions(clips)
