@@ -9,30 +9,55 @@ frame k is the last one shown at time
     t_k = t_0 + k / fps,   fps = 1 / median gap,                                  (1)
 
 so that motion keeps its speed. More than 8 bits are reduced to 8 without tone mapping.
+
+`open_frames` and `write_frames` stream: their memory does not grow with the duration.
+So do `open_array` and `write_array`, for `.npy` files of float32 frames in [-1, 1].
 """
 
-from soraflax.media.common import MAX_PIXELS, SUFFIXES, MediaError, Probe, Video
+from soraflax.media.arrays import check_array_target, open_array, write_array
+from soraflax.media.common import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    SUFFIXES,
+    FrameStream,
+    MediaError,
+    Probe,
+    Video,
+)
 from soraflax.media.reading import (
     decode,
+    open_frames,
     probe,
     read_bytes,
     read_metadata,
     read_video,
 )
-from soraflax.media.writing import check_target, encode_lossless, write_video
+from soraflax.media.writing import (
+    check_target,
+    encode_lossless,
+    write_frames,
+    write_video,
+)
 
 __all__ = [
     "MAX_PIXELS",
+    "MAX_SIDE",
     "SUFFIXES",
+    "FrameStream",
     "MediaError",
     "Probe",
     "Video",
+    "check_array_target",
     "check_target",
     "decode",
     "encode_lossless",
+    "open_array",
+    "open_frames",
     "probe",
     "read_bytes",
     "read_metadata",
     "read_video",
+    "write_array",
+    "write_frames",
     "write_video",
 ]

@@ -3,14 +3,19 @@
 FFmpeg returns what it could decode from a damaged file without complaint, so a full
 read is held against the container: the frame count in its header, its packets, and the
 duration it declares where there is no count.
+
+The packets of a file are scanned before any is decoded, since (1) needs their times. A
+clip's are kept for decoding; `open_frames` drops them and reads the file twice, so that
+its memory does not grow with the duration.
 """
 
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,21 +26,35 @@ _DEMUXERS = "mov,matroska,avi,gif,png_pipe,jpeg_pipe"
 
 
 @dataclasses.dataclass(frozen=True)
+class _Scan:
+    """What the packets say: their number, those never shown, when the others are."""
+
+    packets: int
+    hidden: int
+    times: np.ndarray
+    fps: float
+    order: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Stream:
-    """A video stream and everything known of it before decoding."""
+    """A video stream, its packets yet to be decoded, and what is known of them."""
 
     name: str
     container: Any
     stream: Any
-    packets: Sequence[Any]
-    times: np.ndarray
-    fps: float
-    order: np.ndarray | None
+    packets: Iterable[Any]
+    scan: _Scan
 
     @property
     def size(self) -> tuple[int, int]:
         context = self.stream.codec_context
         return context.width, context.height
+
+    @property
+    def promised(self) -> int:
+        """Frames that the header and the packets promise, before equation (1)."""
+        return max(self.stream.frames, self.scan.packets) - self.scan.hidden
 
 
 def read_video(
@@ -83,10 +102,46 @@ def decode(
         )
     stop = None if max_frames is None else start + step * max_frames
     with _stream(io.BytesIO(data), name, max_pixels) as stream:
-        kept = _select(stream, slice(start, stop, step), size)
+        kept = list(_select(stream, slice(start, stop, step), size))
         if not kept:
             raise common.MediaError(f"{name}: no frames from frame {start} on")
-        return common.Video(np.stack(kept), stream.fps / step)
+        return common.Video(np.stack(kept), stream.scan.fps / step)
+
+
+@contextlib.contextmanager
+def open_frames(
+    path: str | os.PathLike[str], *, max_pixels: int = common.MAX_PIXELS
+) -> Iterator[common.FrameStream]:
+    """A video or image file whose frames are decoded one at a time.
+
+        with open_frames("long.mp4") as stream:
+            for frame in stream: ...                       # [H, W, 3] uint8
+
+    The frames are those of `read_video`; memory does not grow with their number. What
+    the header and the packets tell of a damaged file is refused at once, the rest when
+    its frame is due; the last frame is followed by the checks of a full read.
+
+    Raises:
+      MediaError: unreadable, truncated, or frames of more than `max_pixels`, of a
+        side of one pixel, or of one longer than `common.MAX_SIDE`.
+    """
+    name = os.fspath(path)
+    with _opened(path) as file, _stream(file, name, max_pixels, keep=False) as stream:
+        _check_whole(stream, stream.scan.packets - stream.scan.hidden)
+        order = stream.scan.order
+        frames = stream.promised if order is None else len(order)
+        pixels = _exactly(_select(stream, slice(0, None, 1)), frames, name)
+        first = next(pixels)
+        height, width = first.shape[:2]
+        common.check_sides(name, height, width)
+        yield common.FrameStream(
+            name=name,
+            frames=frames,
+            height=height,
+            width=width,
+            fps=stream.scan.fps,
+            pixels=itertools.chain((first,), pixels),
+        )
 
 
 def probe(
@@ -110,10 +165,10 @@ def probe(
         if turns % 2:
             width, height = height, width
         return common.Probe(
-            frames=count if stream.order is None else len(stream.order),
+            frames=count if stream.scan.order is None else len(stream.scan.order),
             height=height,
             width=width,
-            fps=stream.fps,
+            fps=stream.scan.fps,
             container=stream.container.format.name,
             codec=stream.stream.codec_context.name,
         )
@@ -158,8 +213,27 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _stream(file: BinaryIO, name: str, max_pixels: int) -> Iterator[_Stream]:
-    """Open, check the size, and read the packets of the first video stream."""
+def _stream(
+    file: BinaryIO, name: str, max_pixels: int, *, keep: bool = True
+) -> Iterator[_Stream]:
+    """The first video stream, scanned; its packets are kept, or read once more."""
+    with _container(file, name, max_pixels) as (container, stream):
+        packets = _packets(container, stream, name)
+        if keep:
+            packets = list(packets)
+        scan = _scan(packets, container, stream)
+        if keep:
+            yield _Stream(name, container, stream, packets, scan)
+            return
+    file.seek(0)
+    with _container(file, name, max_pixels) as (container, stream):
+        packets = _packets(container, stream, name)
+        yield _Stream(name, container, stream, packets, scan)
+
+
+@contextlib.contextmanager
+def _container(file: BinaryIO, name: str, max_pixels: int) -> Iterator[tuple[Any, Any]]:
+    """Open a file, find its first video stream, and check its size."""
     pyav = common.pyav()
     try:
         container = pyav.open(file, options={"format_whitelist": _DEMUXERS})
@@ -174,22 +248,19 @@ def _stream(file: BinaryIO, name: str, max_pixels: int) -> Iterator[_Stream]:
         context = stream.codec_context
         if context is None:
             raise common.MediaError(f"{name}: its video codec is not supported")
-        if context.width * context.height > max_pixels:
-            raise common.MediaError(
-                f"{name}: {context.width} x {context.height} frames are more than "
-                f"max_pixels={max_pixels}"
-            )
+        common.check_pixels(name, context.height, context.width, max_pixels=max_pixels)
         # Threads inside a data worker deadlock, and clips are short.
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"max_pixels": str(max_pixels)}
         _check_gif_end(file, container, name)
-        try:
-            packets = [p for p in container.demux(stream) if p.size]
-        except pyav.FFmpegError as error:
-            raise common.MediaError(f"{name}: {common.cause(error)}") from error
-        times, last = _times(packets, stream)
-        fps, order = _timeline(times, last, _declared_rate(container, stream))
-        yield _Stream(name, container, stream, packets, times, fps, order)
+        yield container, stream
+
+
+def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except common.pyav().FFmpegError as error:
+        raise common.MediaError(f"{name}: {common.cause(error)}") from error
 
 
 def _check_gif_end(file: BinaryIO, container: Any, name: str) -> None:
@@ -204,16 +275,30 @@ def _check_gif_end(file: BinaryIO, container: Any, name: str) -> None:
         raise common.MediaError(f"{name}: truncated (no end marker)")
 
 
-def _times(packets: Sequence[Any], stream: Any) -> tuple[np.ndarray, float]:
-    """When frames are shown, sorted, and how long the last one is (0: not known)."""
+def _scan(packets: Iterable[Any], container: Any, stream: Any) -> _Scan:
+    """Count packets and sort the times of those that are shown."""
     base = float(stream.time_base or 1)
+    vp8 = stream.codec_context.name in ("vp8", "libvpx")
     shown: dict[float, float] = {}
+    count = hidden = 0
     for packet in packets:
+        count += 1
+        if packet.is_discard or (vp8 and not _vp8_is_shown(packet)):
+            hidden += 1
+            continue
         stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None and not packet.is_discard:
+        if stamp is not None:
             shown[stamp * base] = (packet.duration or 0) * base
     times = sorted(shown)
-    return np.asarray(times, np.float64), shown[times[-1]] if times else 0.0
+    last = shown[times[-1]] if times else 0.0
+    stamps = np.asarray(times, np.float64)
+    fps, order = _timeline(stamps, last, _declared_rate(container, stream))
+    return _Scan(count, hidden, stamps, fps, order)
+
+
+def _vp8_is_shown(packet: Any) -> bool:
+    """VP8 keeps hidden reference frames as packets (RFC 6386, section 9.1)."""
+    return bool(memoryview(packet)[0] >> 4 & 1)
 
 
 def _declared_rate(container: Any, stream: Any) -> float | None:
@@ -254,7 +339,7 @@ def _frames(stream: _Stream) -> Iterator[Any]:
     pyav = common.pyav()
     name, count, size = stream.name, 0, None
     try:
-        for packet in (*stream.packets, None):
+        for packet in itertools.chain(stream.packets, (None,)):
             for frame in stream.stream.codec_context.decode(packet):
                 if frame.is_corrupt:
                     raise common.MediaError(f"{name}: frame {count} is damaged")
@@ -275,21 +360,16 @@ def _frames(stream: _Stream) -> Iterator[Any]:
 def _check_whole(stream: _Stream, count: int) -> None:
     if not count:
         raise common.MediaError(f"{stream.name}: no frames in it")
-    skipped = sum(p.is_discard for p in stream.packets)
-    held = max(stream.stream.frames, len(stream.packets)) - skipped
-    # VP8 stores hidden reference frames as packets of their own.
-    if stream.stream.codec_context.name in ("vp8", "libvpx"):
-        held = stream.stream.frames
-    if count < held:
+    if count < stream.promised:
         raise common.MediaError(
-            f"{stream.name}: holds {held} frames but {count} decode; "
+            f"{stream.name}: holds {stream.promised} frames but {count} decode; "
             "truncated or damaged"
         )
-    declared = _declared_seconds(stream)
-    if declared is None or len(stream.times) < 2:
+    declared, times = _declared_seconds(stream), stream.scan.times
+    if declared is None or len(times) < 2:
         return
-    gap = float(np.diff(stream.times).max())
-    covered = float(stream.times[-1] - stream.times[0]) + gap
+    gap = float(np.diff(times).max())
+    covered = float(times[-1] - times[0]) + gap
     # Headers of whole files are off by as much as a frame.
     if covered + 1.5 * gap < declared:
         raise common.MediaError(
@@ -315,16 +395,15 @@ def _declared_seconds(stream: _Stream) -> float | None:
 
 
 def _select(
-    stream: _Stream, wanted: slice, size: tuple[int, int] | None
-) -> list[np.ndarray]:
+    stream: _Stream, wanted: slice, size: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
     """The frames of a slice; decoding stops after the last of them."""
-    counts = None
-    if stream.order is not None:
-        counts = np.bincount(stream.order[wanted], minlength=1)
+    counts, order = None, stream.scan.order
+    if order is not None:
+        counts = np.bincount(order[wanted], minlength=1)
     stop = wanted.stop if counts is None else len(counts)
-    if counts is not None and stop == len(stream.times):
+    if counts is not None and stop == len(stream.scan.times):
         stop = None
-    kept: list[np.ndarray] = []
     for index, frame in enumerate(_frames(stream)):
         if stop is not None and index >= stop:
             break
@@ -334,8 +413,21 @@ def _select(
             since = index - wanted.start
             repeats = int(since >= 0 and since % wanted.step == 0)
         if repeats:
-            kept.extend([_to_rgb(frame, size)] * repeats)
-    return kept
+            yield from itertools.repeat(_to_rgb(frame, size), repeats)
+
+
+def _exactly(pixels: Iterator[np.ndarray], count: int, name: str) -> Iterator[Any]:
+    """The same frames; as many as were promised, all of one size."""
+    found, shape = 0, None
+    for frame in pixels:
+        shape = shape or frame.shape
+        if frame.shape != shape or found == count:
+            change = "turns its picture" if found < count else "holds more"
+            raise common.MediaError(f"{name}: {change} at frame {found} of {count}")
+        found += 1
+        yield frame
+    if found < count:
+        raise common.MediaError(f"{name}: {found} of {count} frames decode; damaged")
 
 
 def _quarter_turns(frame: Any) -> int:

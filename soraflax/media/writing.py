@@ -1,10 +1,10 @@
 """Encode frames into files and bytes."""
 
 import io
+import itertools
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,12 +21,14 @@ WRITABLE = (".gif", ".mkv", ".mp4", ".png")
 _LIMITED_RANGE = 1
 # Frames per second; viewers slow a gif of shorter delays than two hundredths down.
 _SLOWEST, _FASTEST, _FASTEST_GIF = 0.01, 1000.0, 50.0
+# A gif is held in memory until it is whole, a byte a pixel.
+MAX_GIF_PIXELS = 2**30
 
 
 def encode_lossless(frames: np.ndarray, fps: float) -> bytes:
     """Bytes from which `decode` gives back exactly these frames (H.264 RGB, mkv)."""
     buffer = io.BytesIO()
-    _write_mkv(buffer, _checked(frames, fps), fps, "")
+    _write_mkv(buffer, iter(_checked(frames, fps)), fps, "")
     return buffer.getvalue()
 
 
@@ -52,8 +54,30 @@ def write_video(
     Raises:
       MediaError: as in `check_target`, or the disk refuses.
     """
-    path, frames = Path(path), _checked(frames, fps)
-    check_target(path, frames=len(frames), fps=fps)
+    frames = _checked(frames, fps)
+    check_target(path, frames=len(frames), fps=fps, size=frames.shape[1:3])
+    write_frames(path, frames, fps, metadata=metadata)
+
+
+def write_frames(
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    fps: float,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write frames as they come; the file appears whole or not at all.
+
+    Formats and arguments are those of `write_video`, and so are the bytes written; the
+    frames, `[H, W, 3]` uint8, are drawn one at a time and not kept, but for a gif's.
+    Whatever drawing them raises leaves no file and is raised here.
+
+    Raises:
+      MediaError: as in `check_target`, or the disk refuses.
+      ValueError: no frames, or frames of different sizes.
+    """
+    path = Path(path)
+    check_target(path, frames=1, fps=fps)
     writers = {
         ".mp4": _write_mp4,
         ".mkv": _write_mkv,
@@ -61,30 +85,39 @@ def write_video(
         ".png": _write_png,
     }
     comment = json.dumps(metadata or {}, sort_keys=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".write-", dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            writers[path.suffix.lower()](part, frames, fps, comment)
-            os.replace(part, path)
-    except OSError as error:
-        raise common.MediaError(f"{path}: {common.cause(error)}") from error
+    source = _fitting(path, frames, fps)
+    with common.whole_file(path) as part:
+        writers[path.suffix.lower()](part, source, fps, comment)
 
 
-def check_target(path: str | os.PathLike[str], *, frames: int, fps: float) -> None:
+def check_target(
+    path: str | os.PathLike[str],
+    *,
+    frames: int,
+    fps: float,
+    size: tuple[int, int] | None = None,
+) -> None:
     """Refuse a file that `write_video` could not write; ask before long work.
+
+    Args:
+      path: where to.
+      frames: how many.
+      fps: frames per second.
+      size: (height, width) of a frame, where it is known.
 
     Raises:
       MediaError: a directory, a path below a file, unknown suffix, several frames to
-        a png, or a frame rate that the container does not take.
+        a png, too many to a gif, or a frame rate that the container does not take.
     """
     path = Path(path)
+    common.check_place(path)
+    _check_format(path, frames, fps, size)
+
+
+def _check_format(
+    path: Path, frames: int, fps: float, size: tuple[int, int] | None
+) -> None:
     suffix = path.suffix.lower()
-    if path.is_dir():
-        raise common.MediaError(f"{path}: is a directory; name a file")
-    for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
-            raise common.MediaError(f"{path}: {parent} is a file, not a directory")
     if suffix not in WRITABLE:
         raise common.MediaError(
             f"{path}: cannot write {suffix or 'no suffix'!r}: {', '.join(WRITABLE)}"
@@ -95,22 +128,54 @@ def check_target(path: str | os.PathLike[str], *, frames: int, fps: float) -> No
         )
     moving_gif = suffix == ".gif" and frames > 1
     _check_rate(fps, fastest=_FASTEST_GIF if moving_gif else _FASTEST)
+    if suffix == ".gif" and size and frames * size[0] * size[1] > MAX_GIF_PIXELS:
+        most = MAX_GIF_PIXELS // (size[0] * size[1])
+        raise common.MediaError(
+            f"{path}: {frames} frames are too many for a gif of this size: use at "
+            f"most {most}, or .mp4"
+        )
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
-    height, width = frames.shape[1:3]
-    pad = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+def _fitting(
+    path: Path, frames: Iterable[np.ndarray], fps: float
+) -> Iterator[np.ndarray]:
+    """The same frames, refused once they are too many or not of one kind."""
+    shape = None
+    for number, frame in enumerate(frames):
+        shape = shape or frame.shape
+        if frame.dtype != np.uint8 or frame.shape != shape or shape[2:] != (3,):
+            raise ValueError(
+                f"frame {number} is {frame.dtype} {list(frame.shape)}: frames must be "
+                f"uint8 [H, W, 3], all of one size"
+            )
+        _check_format(path, number + 1, fps, frame.shape[:2])
+        yield np.ascontiguousarray(frame)
+    if shape is None:
+        raise ValueError("no frames to write: at least one is needed")
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """The last row or column repeated where a side is odd."""
+    height, width = frame.shape[:2]
     if height % 2 or width % 2:
-        frames = np.pad(frames, pad, mode="edge")
+        pad = ((0, height % 2), (0, width % 2), (0, 0))
+        return np.pad(frame, pad, mode="edge")
+    return frame
+
+
+def _write_mp4(
+    path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
+) -> None:
     options = {"movflags": "+faststart"} | _BITEXACT
     with common.pyav().open(str(path), "w", format="mp4", options=options) as out:
         out.metadata["comment"] = comment
         options = {"crf": "12", "preset": "medium"}
-        _encode(out, frames, fps, codec="libx264", form="yuv420p", options=options)
+        even = map(_even, frames)
+        _encode(out, even, fps, codec="libx264", form="yuv420p", options=options)
 
 
 def _write_mkv(
-    path: Path | BinaryIO, frames: np.ndarray, fps: float, comment: str
+    path: Path | BinaryIO, frames: Iterator[np.ndarray], fps: float, comment: str
 ) -> None:
     target = str(path) if isinstance(path, Path) else path
     with common.pyav().open(target, "w", format="matroska", options=_BITEXACT) as out:
@@ -121,7 +186,7 @@ def _write_mkv(
 
 def _encode(
     out: Any,
-    frames: np.ndarray,
+    frames: Iterator[np.ndarray],
     fps: float,
     *,
     codec: str,
@@ -130,17 +195,18 @@ def _encode(
 ) -> None:
     """Encode RGB frames into an open container, on one thread."""
     pyav = common.pyav()
+    first = next(frames)
     stream = out.add_stream(
         codec, rate=Fraction(fps).limit_denominator(1001), options=options
     )
-    stream.height, stream.width = frames.shape[1:3]
+    stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = form
     context = stream.codec_context
     context.thread_count = 1
     if form == "yuv420p":
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
-    for index, pixels in enumerate(frames):
+    for index, pixels in enumerate(itertools.chain((first,), frames)):
         frame = pyav.VideoFrame.from_ndarray(pixels, format="rgb24")
         if form == "yuv420p":
             frame = frame.reformat(format=form, dst_colorspace=_BT709, threads=1)
@@ -149,12 +215,13 @@ def _encode(
     out.mux(stream.encode(None))
 
 
-def _write_gif(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
+def _write_gif(
+    path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
+) -> None:
     from PIL import Image
 
-    images = [
-        Image.fromarray(f).quantize(256, dither=Image.Dither.NONE) for f in frames
-    ]
+    none = Image.Dither.NONE
+    images = [Image.fromarray(f).quantize(256, dither=none) for f in frames]
     # A gif counts hundredths of a second: round the times, not each gap.
     ends = np.round(np.arange(len(images) + 1) * 100 / fps).astype(int)
     images[0].save(
@@ -168,13 +235,16 @@ def _write_gif(path: Path, frames: np.ndarray, fps: float, comment: str) -> None
     )
 
 
-def _write_png(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
+def _write_png(
+    path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
+) -> None:
     del fps
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
     info.add_text("comment", comment)
-    Image.fromarray(frames[0]).save(path, pnginfo=info)
+    for frame in frames:
+        Image.fromarray(frame).save(path, pnginfo=info)
 
 
 def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
