@@ -15,7 +15,7 @@ activation `('batch', 'tokens', 'embed')` gives `fsdp` to its batch, a parameter
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 # Initialisation runs once: LLVM would spend a minute on what takes milliseconds.
 _QUICK = {"xla_backend_optimization_level": 0}
 MESH_AXES = ("data", "fsdp", "context", "tensor")
+SIDE_AXIS = "context"  # what `height` or `width` of a frame is split over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ DEFAULT_RULES = AxisRules(
         "batch": ("data", "fsdp"),
         "tokens": ("context",),
         "text": (),
-        "height": ("context",),
+        "height": (SIDE_AXIS,),
+        "width": (SIDE_AXIS,),
         "layers": (),
         "embed": ("fsdp",),
         "mlp": ("tensor",),
@@ -150,6 +152,56 @@ def constrain(
     spec = rules.spec(names)
     check_divides(x.shape, spec, mesh, what=f"activation {names}")
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def side_shards() -> int:
+    """Into how many pieces the longer side of a frame is split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[SIDE_AXIS]
+
+
+def map_side(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    axis: int,
+    halo: tuple[int, int],
+) -> jax.Array:
+    """`function(x, kernel)` on every piece of a side, with its neighbours' edges.
+
+    Args:
+      function: takes a piece of `x` with `halo` places more, and the whole kernel;
+        returns the piece of the result.
+      x: split along `axis` over `SIDE_AXIS`.
+      kernel: any array; the same for all pieces.
+      axis: the axis of `x` and of the result that is split.
+      halo: places taken from the piece before and the piece after; zeros at the ends.
+    """
+    spec = P(*(SIDE_AXIS if at == axis else None for at in range(x.ndim)))
+
+    def piece(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return function(_with_halo(x, axis=axis, halo=halo), kernel)
+
+    mapped = jax.shard_map(
+        piece, in_specs=(spec, P()), out_specs=spec, axis_names={SIDE_AXIS}
+    )
+    return mapped(x, kernel)
+
+
+def _with_halo(x: jax.Array, *, axis: int, halo: tuple[int, int]) -> jax.Array:
+    count = jax.lax.axis_size(SIDE_AXIS)
+    before, after = halo
+    pieces = [x]
+    if before:
+        edge = jax.lax.slice_in_dim(x, x.shape[axis] - before, None, axis=axis)
+        down = [(at, at + 1) for at in range(count - 1)]
+        pieces.insert(0, jax.lax.ppermute(edge, SIDE_AXIS, down))
+    if after:
+        edge = jax.lax.slice_in_dim(x, 0, after, axis=axis)
+        up = [(at + 1, at) for at in range(count - 1)]
+        pieces.append(jax.lax.ppermute(edge, SIDE_AXIS, up))
+    return jax.numpy.concatenate(pieces, axis=axis)
 
 
 @struct.dataclass

@@ -20,7 +20,14 @@ network corrects a linear autoencoder of such blocks at the full ratios (r, s, s
 
 which starts as the z lowest frequencies; both corrections start at zero.
 
+The larger form is Wan 2.2's: the ends meet the video in patches of 2 x 2 pixels, and
+parameter-free shortcuts around whole stages average or repeat values to the stage's
+resolution and channels.
+
 The posterior is a diagonal Gaussian; without a key its mean is taken.
+
+A long video goes through in chunks (`nn.convolution` says what is carried): the first
+of 1 + r k frames, later ones of r k, `first` telling them apart.
 """
 
 import dataclasses
@@ -34,7 +41,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from soraflax import sharding
 from soraflax.nn import convolution, layers
 from soraflax.ops import conv, patch
 
@@ -49,13 +55,16 @@ class AutoencoderConfig:
     Attributes:
       latent_channels: z, channels of the latent.
       patch: (time, side) of the blocks that become channels; (1, 1) is none.
+      cosine: whether such blocks become their cosine coefficients or stay pixels.
       width: channels of the first encoder stage and of the last decoder stage.
+      decoder_width: the same of the decoder alone; None takes `width`.
       multipliers: channels of each stage in units of `width`, encoder order.
       spatial_downsample: after each stage but the last: do the sides halve?
       temporal_downsample: after each stage but the last: do the frames halve?
       blocks: residual blocks per encoder stage; a decoder stage has one more.
       end_kernel: side of the kernels that meet the video, in time and space.
       attention: whether the middle attends inside each frame.
+      shortcuts: whether every stage is bypassed, as in Wan 2.2.
       linear_path: equations (2) and (3).
       dtype: compute dtype; parameters are float32.
       remat: 'none' keeps activations, 'full' recomputes every residual block.
@@ -64,13 +73,16 @@ class AutoencoderConfig:
 
     latent_channels: int = 16
     patch: tuple[int, int] = (1, 1)
+    cosine: bool = True
     width: int = 96
+    decoder_width: int | None = None
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     spatial_downsample: tuple[bool, ...] = (True, True, True)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     blocks: int = 2
     end_kernel: int = 3
     attention: bool = True
+    shortcuts: bool = False
     linear_path: bool = False
     dtype: str = "float32"
     remat: str = "none"
@@ -90,12 +102,11 @@ class AutoencoderConfig:
             raise ValueError(f"autoencoder sizes must be positive: {self}")
         if self.remat not in ("none", "full"):
             raise ValueError(f"remat {self.remat!r}: use 'none' or 'full'")
-        for at, multiplier in enumerate(self.multipliers[1:]):
-            if self.spatial_downsample[at] and multiplier * self.width % 2:
-                raise ValueError(
-                    f"{multiplier * self.width} channels do not halve: "
-                    f"use {multiplier * self.width + 1}"
-                )
+        widths = self.decoder_widths
+        for at, wide in enumerate(widths[:-1]):
+            doubles = self.spatial_downsample[::-1][at] and not self.shortcuts
+            if doubles and wide % 2:
+                raise ValueError(f"{wide} channels do not halve: use {wide + 1}")
 
     @property
     def temporal_ratio(self) -> int:
@@ -112,17 +123,26 @@ class AutoencoderConfig:
         """Channels of each encoder stage."""
         return tuple(self.width * multiplier for multiplier in self.multipliers)
 
-    def latent_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Sizes `(t, h, w)` of the latent of a video, equation (1).
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels of each decoder stage, in the decoder's order."""
+        width = self.decoder_width or self.width
+        return tuple(width * multiplier for multiplier in self.multipliers[::-1])
+
+    def latent_grid(
+        self, frames: int, height: int, width: int, *, first: bool = True
+    ) -> tuple[int, int, int]:
+        """Sizes `(t, h, w)` of the latent of a video, (1), or of a later chunk.
 
         Raises:
           ValueError: a size off the grid, with the nearest sizes on it.
         """
         r, s = self.temporal_ratio, self.spatial_ratio
-        patch.check_size(frames, r, first=1, unit="frames")
+        patch.check_size(frames, r, first=1 if first else r, unit="frames")
         for side in (height, width):
             patch.check_size(side, s, first=s, unit="pixels")
-        return 1 + (frames - 1) // r, height // s, width // s
+        t = 1 + (frames - 1) // r if first else frames // r
+        return t, height // s, width // s
 
     def video_shape(self, t: int, h: int, w: int) -> tuple[int, int, int]:
         """Sizes `(frames, height, width)` of what a latent decodes to."""
@@ -143,32 +163,41 @@ class Encoder(nn.Module):
     config: AutoencoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, first: bool = True) -> jax.Array:
         config = self.config
         shared = _shared(config)
-        block = _block_class(config)
-        end = (config.end_kernel, config.end_kernel, config.end_kernel)
-        x = to_blocks(x, *config.patch)
+        end = (config.end_kernel,) * 3
+        x = conv.to_blocks(x, *config.patch, cosine=config.cosine, first=first)
         axes = (None, "channels_out")
         x = convolution.CausalConv(
             config.width, end, axes=axes, name="conv_in", **shared
-        )(x)
-        for stage, width in enumerate(config.stage_widths):
-            for at in range(config.blocks):
-                x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
-            if stage < len(config.spatial_downsample):
-                halve = (
-                    config.spatial_downsample[stage],
-                    config.temporal_downsample[stage],
-                )
-                x = convolution.Downsample(*halve, name=f"stage{stage}_down", **shared)(
-                    x
-                )
+        )(convolution.place(x))
+        for stage in range(len(config.multipliers)):
+            x = self._stage(x, stage, first=first)
+        block = _block_class(config)
         x = convolution.Middle(block, config.attention, name="middle", **shared)(x)
         x = nn.silu(convolution.channel_norm("norm_out")(x))
         axes = ("channels_in", None)
         z = 2 * config.latent_channels
         return convolution.CausalConv(z, axes=axes, name="conv_out", **shared)(x)
+
+    def _stage(self, x: jax.Array, stage: int, *, first: bool) -> jax.Array:
+        config, before = self.config, x
+        shared = _shared(config)
+        width, last = config.stage_widths[stage], stage + 1 == len(config.multipliers)
+        for at in range(config.blocks):
+            name = f"stage{stage}_block{at}"
+            x = _block_class(config)(width, name=name, **shared)(x)
+        spatial = not last and config.spatial_downsample[stage]
+        temporal = not last and config.temporal_downsample[stage]
+        if not last:
+            x = convolution.Downsample(
+                spatial, temporal, name=f"stage{stage}_down", **shared
+            )(x, first=first)
+        if config.shortcuts:
+            ratios = (1 + temporal, 1 + spatial, 1 + spatial)
+            x = x + convolution.shrink(before, ratios, width, first=first)
+        return x
 
 
 class Decoder(nn.Module):
@@ -181,22 +210,17 @@ class Decoder(nn.Module):
     config: AutoencoderConfig
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: jax.Array, *, first: bool = True) -> jax.Array:
         config = self.config
         shared = _shared(config)
-        block = _block_class(config)
-        widths = config.stage_widths[::-1]
-        spatial = config.spatial_downsample[::-1]
-        temporal = config.temporal_downsample[::-1]
         axes = (None, "channels_out")
-        x = convolution.CausalConv(widths[0], axes=axes, name="conv_in", **shared)(z)
+        x = convolution.CausalConv(
+            config.decoder_widths[0], axes=axes, name="conv_in", **shared
+        )(convolution.place(z))
+        block = _block_class(config)
         x = convolution.Middle(block, config.attention, name="middle", **shared)(x)
-        for stage, width in enumerate(widths):
-            for at in range(config.blocks + 1):
-                x = block(width, name=f"stage{stage}_block{at}", **shared)(x)
-            if stage < len(spatial):
-                double = (spatial[stage], temporal[stage])
-                x = convolution.Upsample(*double, name=f"stage{stage}_up", **shared)(x)
+        for stage in range(len(config.multipliers)):
+            x = self._stage(x, stage, first=first)
         x = nn.silu(convolution.channel_norm("norm_out")(x))
         frames, side = config.patch
         end = {"kernel": (config.end_kernel,) * 3, "axes": ("channels_in", None)}
@@ -204,25 +228,27 @@ class Decoder(nn.Module):
             end["kernel_init"] = layers.zeros
         depth = 3 * frames * side * side
         x = convolution.CausalConv(depth, name="conv_out", **end, **shared)(x)
-        return from_blocks(x, *config.patch)
+        return conv.from_blocks(x, *config.patch, cosine=config.cosine, first=first)
 
-
-def to_blocks(video: jax.Array, frames: int, side: int) -> jax.Array:
-    """Cosine coefficients of blocks that end at frame 0, p, 2 p, ...; p = `frames`."""
-    if (frames, side) == (1, 1):
-        return video
-    first = jnp.repeat(video[:, :1], frames - 1, axis=1)
-    video = jnp.concatenate([first, video], axis=1)
-    return conv.block_cosine(video, (frames, side, side))
-
-
-def from_blocks(blocks: jax.Array, frames: int, side: int) -> jax.Array:
-    """The inverse of `to_blocks`, float32."""
-    blocks = blocks.astype(jnp.float32)
-    if (frames, side) == (1, 1):
-        return blocks
-    video = conv.block_cosine_inverse(blocks, (frames, side, side))
-    return video[:, frames - 1 :]
+    def _stage(self, x: jax.Array, stage: int, *, first: bool) -> jax.Array:
+        config, before = self.config, x
+        shared = _shared(config)
+        width, last = config.decoder_widths[stage], stage + 1 == len(config.multipliers)
+        for at in range(config.blocks + 1):
+            name = f"stage{stage}_block{at}"
+            x = _block_class(config)(width, name=name, **shared)(x)
+        if last:
+            return x
+        spatial = config.spatial_downsample[::-1][stage]
+        temporal = config.temporal_downsample[::-1][stage]
+        out = width // 2 if spatial and not config.shortcuts else width
+        x = convolution.Upsample(
+            out, spatial, temporal, name=f"stage{stage}_up", **shared
+        )(x, first=first)
+        if config.shortcuts:
+            ratios = (1 + temporal, 1 + spatial, 1 + spatial)
+            x = x + convolution.grow(before, ratios, width, first=first)
+        return x
 
 
 def _shared(config: AutoencoderConfig) -> dict[str, Any]:
@@ -297,30 +323,44 @@ class Autoencoder(nn.Module):
         return Reconstruction(self.decode(z), mean, log_variance)
 
     def encode(
-        self, video: Float[Array, "B T H W 3"]
+        self, video: Float[Array, "B T H W 3"], *, first: bool = True
     ) -> tuple[Float[Array, "B t h w z"], Float[Array, "B t h w z"]]:
         """Mean and log variance, float32, of the posterior of a video in [-1, 1].
+
+        With the collection `convolution.STREAM` mutable the video is a chunk, and all
+        but the first of a video come with `first=False`.
 
         Raises:
           ValueError: a size off the grid, with the nearest sizes on it.
         """
-        self.config.latent_grid(*video.shape[1:4])
-        video = sharding.constrain(video, "batch", None, None, None, None)
-        moments = self.moments(self.encoder(video)).astype(jnp.float32)
+        self._check_chunk(first)
+        self.config.latent_grid(*video.shape[1:4], first=first)
+        video = convolution.place(video)
+        moments = self.moments(self.encoder(video, first=first)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         if self.config.linear_path:
-            linear = self.linear_in(to_blocks(video, *self._ratios))
+            linear = self.linear_in(conv.to_blocks(video, *self._ratios, first=first))
             mean = mean + linear.astype(jnp.float32)
             log_variance = log_variance + LINEAR_LOG_VARIANCE
         return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
 
-    def decode(self, latent: Float[Array, "B t h w z"]) -> Float[Array, "B T H W 3"]:
-        """The video of a latent, float32; not clipped to [-1, 1]."""
-        latent = sharding.constrain(latent, "batch", None, None, None, None)
-        video = self.decoder(self.embed(latent))
+    def decode(
+        self, latent: Float[Array, "B t h w z"], *, first: bool = True
+    ) -> Float[Array, "B T H W 3"]:
+        """The video of a latent, or of a chunk of one; float32, not clipped."""
+        self._check_chunk(first)
+        latent = convolution.place(latent)
+        video = self.decoder(self.embed(latent), first=first)
         if self.config.linear_path:
-            video = video + from_blocks(self.linear_out(latent), *self._ratios)
+            linear = self.linear_out(latent)
+            video = video + conv.from_blocks(linear, *self._ratios, first=first)
         return video
+
+    def _check_chunk(self, first: bool) -> None:
+        if not first and not self.is_mutable_collection(convolution.STREAM):
+            raise ValueError(
+                f"first=False continues a stream: make {convolution.STREAM!r} mutable"
+            )
 
     @property
     def _ratios(self) -> tuple[int, int]:
@@ -415,4 +455,12 @@ VARIANTS: dict[str, AutoencoderConfig] = {
         linear_path=True,
     ),
     "wan2_1": AutoencoderConfig(),
+    "wan2_2": AutoencoderConfig(
+        latent_channels=48,
+        patch=(1, 2),
+        cosine=False,
+        width=160,
+        decoder_width=256,
+        shortcuts=True,
+    ),
 }

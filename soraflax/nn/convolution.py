@@ -1,14 +1,19 @@
-"""Convolutional blocks of the autoencoder: causal in time, `[B, T, H, W, C]`.
+"""The blocks of a causal video autoencoder.
 
-The names of parameters and the order of operations follow Wan 2.1 (arXiv:2503.20314).
+Shapes of parameters and the order of operations follow Wan 2.1 (arXiv:2503.20314).
 Halving the frames keeps the first and convolves the others with stride 2, a window
 that starts one frame early (1); doubling them keeps the first and splits the channels
 of a convolution that has never seen the first into two frames (2):
 
     y = concat(x[0], conv(x[0..2], x[2..4], ...)),                                (1)
     y = concat(x[0], unfold(conv(x[1:]))).                                        (2)
+
+A long video may come in chunks. What a layer needs of the frames before, its last one
+or two inputs, it keeps in the Linen collection `STREAM` whenever that is mutable: the
+first chunk holds frame 0, later ones do not, and chunks give what the whole gives.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,8 +23,39 @@ from flax import linen as nn
 from soraflax import sharding
 from soraflax.nn import layers
 from soraflax.ops import conv
+from soraflax.ops.attention import dense
 
 NORM_EPS = 1e-8
+STREAM = "stream"
+
+
+def place(x: jax.Array) -> jax.Array:
+    """Video features `[B, T, H, W, C]` over the mesh: batch, and the longer side."""
+    names: list[str | None] = ["batch", None, None, None, None]
+    side = longer_side(x)
+    names[side] = ("height", "width")[side - 2]
+    return sharding.constrain(x, *names)
+
+
+def longer_side(x: jax.Array) -> int:
+    """The axis of the side that is split over devices."""
+    return 2 if x.shape[2] >= x.shape[3] else 3
+
+
+def carried(module: nn.Module, x: jax.Array, frames: int) -> jax.Array | None:
+    """The last `frames` inputs of the chunks before; keeps those of this chunk.
+
+    Zeros stand for frames before the first. None where nothing is streamed.
+    """
+    if module.is_initializing() or not module.is_mutable_collection(STREAM):
+        return None
+    if module.has_variable(STREAM, "past"):
+        past = module.get_variable(STREAM, "past")
+    else:
+        past = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype)
+    kept = jnp.concatenate([past, x[:, -frames:]], axis=1)[:, -frames:]
+    module.put_variable(STREAM, "past", kept)
+    return past
 
 
 class CausalConv(nn.Module):
@@ -59,14 +95,31 @@ class CausalConv(nn.Module):
             (self.features,),
             jnp.float32,
         )
-        y = conv.causal_conv3d(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
+        x = x.astype(self.dtype)
+        front = self.kernel[0] - 1 if self.front is None else self.front
+        past = carried(self, x, front) if front else None
+        if past is not None:
+            x, front = jnp.concatenate([past, x], axis=1), 0
+        y = self._convolve(x, kernel.astype(self.dtype), front)
+        return y + bias.astype(self.dtype)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array, front: int) -> jax.Array:
+        """The convolution, piece by piece where the mesh splits a side."""
+        run = functools.partial(
+            conv.causal_conv3d,
             strides=self.strides,
-            front=self.front,
+            front=front,
             implementation=self.implementation,
         )
-        return y + bias.astype(self.dtype)
+        side = longer_side(x)
+        sides = conv.same(x.shape[2:4], self.kernel[1:], self.strides[1:])
+        halo = sides[side - 2]
+        if sharding.side_shards() == 1 or halo == (0, 0):
+            return run(x, kernel)
+        inner = tuple((0, 0) if at == side - 2 else pad for at, pad in enumerate(sides))
+        return sharding.map_side(
+            functools.partial(run, sides=inner), place(x), kernel, axis=side, halo=halo
+        )
 
 
 def channel_norm(name: str) -> layers.RMSNorm:
@@ -98,7 +151,7 @@ class ResidualBlock(nn.Module):
         y = CausalConv(self.features, kernel_init=zero, name="conv2", **shared)(y)
         if x.shape[-1] != self.features:
             x = CausalConv(self.features, (1, 1, 1), name="shortcut", **shared)(x)
-        return x + y
+        return place(x + y)
 
 
 class FrameAttention(nn.Module):
@@ -114,15 +167,15 @@ class FrameAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, frames, height, width, channels = x.shape
         axes = ("channels_in", "channels_out")
-        y = channel_norm("norm")(x).reshape(batch * frames, height * width, 1, channels)
+        y = channel_norm("norm")(x).reshape(batch * frames, height * width, channels)
         y = layers.Linear(3 * channels, axes, dtype=self.dtype, name="qkv")(y)
         q, k, v = jnp.split(y, 3, axis=-1)
-        y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        y = dense.attend(q, k, v).reshape(x.shape)
         zero = layers.zeros
         out = layers.Linear(
             channels, axes, dtype=self.dtype, kernel_init=zero, name="out"
         )
-        return x + out(y)
+        return place(x + out(y))
 
 
 class Middle(nn.Module):
@@ -149,6 +202,54 @@ class Middle(nn.Module):
         return self.block(*sizes, name="block2")(x)
 
 
+class HalveFrames(nn.Module):
+    """Equation (1).
+
+    Attributes:
+      dtype: compute dtype.
+      implementation: of `ops.conv`.
+    """
+
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, first: bool) -> jax.Array:
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        halve = CausalConv(x.shape[-1], (3, 1, 1), (2, 1, 1), 0, name="conv", **shared)
+        if self.is_initializing():
+            halve(jnp.repeat(x[:, :1], 3, axis=1))
+        past = carried(self, x, 1)
+        if not first:
+            return halve(jnp.concatenate([past, x], axis=1))
+        later = [halve(x)] if x.shape[1] > 1 else []
+        return jnp.concatenate([x[:, :1], *later], axis=1)
+
+
+class DoubleFrames(nn.Module):
+    """Equation (2).
+
+    Attributes:
+      dtype: compute dtype.
+      implementation: of `ops.conv`.
+    """
+
+    dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, first: bool) -> jax.Array:
+        shared = {"dtype": self.dtype, "implementation": self.implementation}
+        double = CausalConv(2 * x.shape[-1], (3, 1, 1), name="conv", **shared)
+        if self.is_initializing():
+            double(x)
+        kept, later = (x[:, :1], x[:, 1:]) if first else (x[:, :0], x)
+        if not later.shape[1]:
+            return kept
+        later = conv.depth_to_space(double(later), (2, 1, 1))
+        return jnp.concatenate([kept, later], axis=1)
+
+
 class Downsample(nn.Module):
     """Halves the sides by a convolution, then the frames by equation (1).
 
@@ -165,46 +266,56 @@ class Downsample(nn.Module):
     implementation: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, first: bool) -> jax.Array:
         shared = {"dtype": self.dtype, "implementation": self.implementation}
-        width = x.shape[-1]
         if self.spatial:
-            halve = CausalConv(width, (1, 3, 3), (1, 2, 2), name="space", **shared)
-            x = halve(x)
+            kernel, strides = (1, 3, 3), (1, 2, 2)
+            x = CausalConv(x.shape[-1], kernel, strides, name="space", **shared)(x)
         if self.temporal:
-            halve = CausalConv(width, (3, 1, 1), (2, 1, 1), 0, name="time", **shared)
-            if x.shape[1] > 1 or self.is_initializing():
-                later = halve(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
-                x = jnp.concatenate([x[:, :1], later[:, : x.shape[1] // 2]], axis=1)
-        return x
+            x = HalveFrames(name="time", **shared)(x, first=first)
+        return place(x)
 
 
 class Upsample(nn.Module):
-    """Doubles the frames by equation (2), then the sides, which halves the channels.
+    """Doubles the frames by equation (2), then the sides by repetition and convolution.
 
     Attributes:
+      features: channels once the sides are doubled.
       spatial: whether the sides double.
       temporal: whether the frames double.
       dtype: compute dtype.
       implementation: of `ops.conv`.
     """
 
+    features: int
     spatial: bool
     temporal: bool
     dtype: Any = jnp.float32
     implementation: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, first: bool) -> jax.Array:
         shared = {"dtype": self.dtype, "implementation": self.implementation}
-        width = x.shape[-1]
         if self.temporal:
-            double = CausalConv(2 * width, (3, 1, 1), name="time", **shared)
-            if x.shape[1] > 1 or self.is_initializing():
-                later = double(x[:, 1:] if x.shape[1] > 1 else x)
-                later = conv.depth_to_space(later, (2, 1, 1))[:, : 2 * x.shape[1] - 2]
-                x = jnp.concatenate([x[:, :1], later], axis=1)
+            x = DoubleFrames(name="time", **shared)(x, first=first)
         if self.spatial:
             x = conv.repeat_nearest(x, (1, 2, 2))
-            x = CausalConv(width // 2, (1, 3, 3), name="space", **shared)(x)
-        return x
+            x = CausalConv(self.features, (1, 3, 3), name="space", **shared)(x)
+        return place(x)
+
+
+def shrink(
+    x: jax.Array, block: tuple[int, int, int], features: int, *, first: bool
+) -> jax.Array:
+    """The shortcut around an encoder stage: `average_down`, zeros before frame 0."""
+    if first:
+        x = jnp.pad(x, [(0, 0), (block[0] - 1, 0), (0, 0), (0, 0), (0, 0)])
+    return conv.average_down(x, block, features)
+
+
+def grow(
+    x: jax.Array, block: tuple[int, int, int], features: int, *, first: bool
+) -> jax.Array:
+    """The shortcut around a decoder stage: `duplicate_up`, without frames before 0."""
+    y = conv.duplicate_up(x, block, features)
+    return y[:, block[0] - 1 :] if first else y

@@ -23,10 +23,16 @@ falls off as 1 / f:
     c[k] = (1 + |k|) mean_n x[n] prod_a u_a(k_a) cos(pi k_a (n_a + 1/2) / N_a),   (3)
 
 with u_a = 1 for k_a = 0 and sqrt(2) otherwise.
+
+`average_down` and `duplicate_up` change resolution and channels at once, without
+parameters: a block's values, channel by channel, are averaged in runs of equal length;
+or each channel is repeated until a block can be filled (the shortcuts of Wan 2.2, after
+DC-AE, arXiv:2410.10733).
 """
 
 import functools
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +53,7 @@ def causal_conv3d(
     *,
     strides: tuple[int, int, int] = (1, 1, 1),
     front: int | None = None,
+    sides: tuple[tuple[int, int], tuple[int, int]] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T2 H2 W2 O"]:
     """Equation (1): causal in time, SAME in space.
@@ -56,6 +63,7 @@ def causal_conv3d(
       kernel: time, height, width, channels in, channels out.
       strides: of time, height and width.
       front: zero frames before the first; kernel size in time - 1 by default.
+      sides: zeros before and after height and width; SAME by default.
       implementation: `reference` is (1), `stacked` is (2); None chooses by backend.
 
     Raises:
@@ -68,29 +76,38 @@ def causal_conv3d(
             f"{x.shape[1]} frames with {front} in front: a kernel of {taps} frames "
             f"needs at least {taps - front}"
         )
+    sides = sides or same(x.shape[2:4], kernel.shape[1:3], strides[1:])
     implementation = implementation or default_implementation()
     if implementation == "reference":
         return jax.lax.conv_general_dilated(
             x,
             kernel,
             strides,
-            [(front, 0), *_same(x.shape[2:4], kernel.shape[1:3], strides[1:])],
+            [(front, 0), *sides],
             dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
         )
     if implementation == "stacked":
-        return _stacked(x, kernel, strides=strides, front=front)
+        return _stacked(x, kernel, strides=strides, front=front, sides=sides)
     raise ValueError(f"convolution {implementation!r}: use 'reference' or 'stacked'")
 
 
-def _same(
+def same(
     sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
-) -> list[tuple[int, int]]:
-    """XLA's SAME padding; at stride 2 and even sizes all of it is at the end."""
-    return jax.lax.padtype_to_pads(sizes, kernel, strides, "SAME")
+) -> Any:
+    """Zeros before and after each side that make SAME convolutions of `sizes`.
+
+    At stride 2 and even sizes all of them are at the end.
+    """
+    return tuple(jax.lax.padtype_to_pads(sizes, kernel, strides, "SAME"))
 
 
 def _stacked(
-    x: jax.Array, kernel: jax.Array, *, strides: tuple[int, int, int], front: int
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: tuple[int, int, int],
+    front: int,
+    sides: tuple[tuple[int, int], tuple[int, int]],
 ) -> jax.Array:
     """Equation (2)."""
     taps, _, _, channels, features = kernel.shape
@@ -106,7 +123,7 @@ def _stacked(
             *kernel.shape[1:3], taps * channels, features
         ),
         strides[1:],
-        "SAME",
+        sides,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y.reshape(batch, frames, *y.shape[1:])
@@ -175,6 +192,41 @@ def block_cosine_inverse(
     return depth_to_space(y.reshape(x.shape), block)
 
 
+def to_blocks(
+    video: jax.Array, frames: int, side: int, *, cosine: bool = True, first: bool = True
+) -> jax.Array:
+    """Blocks that end at frame 0, p, 2 p, ... as channels; p = `frames`.
+
+    With `cosine` the channels are the block's cosine coefficients. A chunk that is not
+    the first begins after a frame n p.
+    """
+    if (frames, side) == (1, 1):
+        return video
+    if first:
+        before = jnp.repeat(video[:, :1], frames - 1, axis=1)
+        video = jnp.concatenate([before, video], axis=1)
+    block = (frames, side, side)
+    return block_cosine(video, block) if cosine else space_to_depth(video, block)
+
+
+def from_blocks(
+    blocks: jax.Array,
+    frames: int,
+    side: int,
+    *,
+    cosine: bool = True,
+    first: bool = True,
+) -> jax.Array:
+    """The inverse of `to_blocks`, float32."""
+    blocks = blocks.astype(jnp.float32)
+    if (frames, side) == (1, 1):
+        return blocks
+    block = (frames, side, side)
+    inverse = block_cosine_inverse if cosine else depth_to_space
+    video = inverse(blocks, block)
+    return video[:, frames - 1 :] if first else video
+
+
 @functools.cache
 def _cosines(n: int) -> np.ndarray:
     """Rows sqrt(2 - [k = 0]) cos(pi k (m + 1/2) / n): orthogonal, of squared norm n."""
@@ -186,6 +238,40 @@ def block_frequencies(block: tuple[int, int, int]) -> np.ndarray:
     """|k| of every coefficient of equation (3), shaped as `block`."""
     k = np.stack(np.meshgrid(*(np.arange(n) for n in block), indexing="ij"))
     return np.sqrt(np.square(k).sum(axis=0))
+
+
+def average_down(
+    x: Float[Array, "*b T H W C"], block: tuple[int, int, int], features: int
+) -> Float[Array, "*b T2 H2 W2 features"]:
+    """Blocks of (time, height, width) to `features` means of equally many values.
+
+    Raises:
+      ValueError: `features` does not divide the values of a block.
+    """
+    values = math.prod(block) * x.shape[-1]
+    if values % features:
+        raise ValueError(f"{values} values do not average to {features} channels")
+    y = space_to_depth(x, block)
+    y = y.reshape(*y.shape[:-1], -1, x.shape[-1])
+    y = jnp.einsum("...bc->...cb", y)
+    return jnp.mean(y.reshape(*y.shape[:-2], features, -1), axis=-1)
+
+
+def duplicate_up(
+    x: Float[Array, "*b T H W C"], block: tuple[int, int, int], features: int
+) -> Float[Array, "*b T2 H2 W2 features"]:
+    """Channels repeated to fill blocks of (time, height, width) of `features` each.
+
+    Raises:
+      ValueError: the channels do not divide the values of a block.
+    """
+    values = math.prod(block) * features
+    if values % x.shape[-1]:
+        raise ValueError(f"{x.shape[-1]} channels do not repeat to {values} values")
+    y = jnp.repeat(x, values // x.shape[-1], axis=-1)
+    y = y.reshape(*y.shape[:-1], features, -1)
+    y = jnp.einsum("...cb->...bc", y)
+    return depth_to_space(y.reshape(*y.shape[:-2], values), block)
 
 
 def average_pool(
