@@ -101,7 +101,7 @@ def save_model(
     """
     directory = pathlib.Path(directory)
     flat = flatten(params)
-    _check_finite(flat, directory)
+    check_finite(flat, where=directory)
     for name in files or {}:
         if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
             raise ModelError(f"{name}: not a name inside the model directory")
@@ -154,7 +154,7 @@ def load_model(
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
     if like is not None:
         check_like(flat, like, where=path)
-    _check_finite(flat, path)
+    check_finite(flat, where=path)
     if _digest(flat) != header["digest"]:
         raise ModelError(
             f"{path}: does not match the digest in {CONFIG}; copy it again"
@@ -207,7 +207,12 @@ def check_like(flat: Mapping[str, Any], like: Any, *, where: Any) -> None:
     _refuse(missing + extra + shapes, where)
 
 
-def _check_finite(flat: Mapping[str, np.ndarray], where: Any) -> None:
+def check_finite(flat: Mapping[str, np.ndarray], *, where: Any) -> None:
+    """Refuse parameters that are not finite.
+
+    Raises:
+      ModelError: naming the first few.
+    """
     bad = [
         f"{name} is not finite"
         for name, array in flat.items()

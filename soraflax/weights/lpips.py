@@ -1,0 +1,141 @@
+"""LPIPS weights from safetensors files, onto the parameters of `nn.perceptual`.
+
+Two things are needed: the convolutions of a VGG16 and the five linear heads. They may
+be in one file or in several of one directory, under the names that are in use:
+
+    features.N.weight, features.N.bias          VGG16 as torchvision names it; or
+    net.sliceK.N.weight, net.sliceK.N.bias      inside the lpips package; N is the same
+    lin{k}.model.1.weight                       heads k = 0..4; or lins.{k}.model.1...
+
+A classifier's last layers and the package's own constants may be there and are not
+needed; anything else is refused. Pickled checkpoints are never read.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from soraflax import model_io
+from soraflax.nn import perceptual
+
+PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+CONVERT = (
+    'convert it once, where PyTorch is: python -c "import torch, safetensors.torch as '
+    "s; w = torch.load('{name}', weights_only=True, map_location='cpu'); s.save_file("
+    "{{k: v.clone().contiguous() for k, v in w.items()}}, '{stem}.safetensors')\""
+)
+_CONVOLUTION = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)")
+_HEAD = re.compile(r"(?:lin|lins\.)(\d)\.model\.1\.weight")
+_UNUSED = re.compile(r"(classifier|pre_logits|head|scaling_layer)\..*")
+
+
+def load_lpips(path: str | os.PathLike[str]) -> Any:
+    """Read LPIPS parameters, float32 numpy arrays, as `perceptual.distance` takes them.
+
+    Args:
+      path: a safetensors file, or a directory of such files.
+
+    Raises:
+      FileNotFoundError: nothing there.
+      ModelError: pickled or damaged files, or tensors missing, unknown, given twice
+        and unequal, of another shape, or not finite; the first few are named.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for file in _files(pathlib.Path(path)):
+        for name, tensor in _canonical(_read(file)):
+            known = tensors.setdefault(name, tensor)
+            if known is not tensor and not np.array_equal(known, tensor):
+                raise model_io.ModelError(f"{file}: {name} is given twice, and differs")
+    model_io.check_like(tensors, _expected(), where=path)
+    model_io.check_finite(tensors, where=path)
+    stages = [
+        [
+            {
+                "kernel": np.ascontiguousarray(
+                    np.einsum("oihw->hwio", tensors[f"features.{at}.weight"])
+                ),
+                "bias": tensors[f"features.{at}.bias"],
+            }
+            for at in stage
+        ]
+        for stage in _positions()
+    ]
+    heads = [tensors[f"lin{k}.model.1.weight"].reshape(-1) for k in range(len(stages))]
+    return {"stages": stages, "heads": heads}
+
+
+def _positions() -> list[list[int]]:
+    """N of each convolution: two places each with its rectifier, one for a pool."""
+    stages, at = [], 0
+    for widths in perceptual.STAGES:
+        stages.append([at + 2 * k for k in range(len(widths))])
+        at += 2 * len(widths) + 1
+    return stages
+
+
+def _expected() -> dict[str, jax.ShapeDtypeStruct]:
+    """What the files must hold, by the first of the names in the module docstring."""
+
+    def leaf(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.float32)
+
+    expected, channels = {}, 3
+    for k, (widths, stage) in enumerate(
+        zip(perceptual.STAGES, _positions(), strict=True)
+    ):
+        for at, width in zip(stage, widths, strict=True):
+            expected[f"features.{at}.weight"] = leaf(width, channels, 3, 3)
+            expected[f"features.{at}.bias"] = leaf(width)
+            channels = width
+        expected[f"lin{k}.model.1.weight"] = leaf(1, channels, 1, 1)
+    return expected
+
+
+def _canonical(
+    tensors: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Tensors under the first of the names in the module docstring, in float32."""
+    for name, tensor in tensors.items():
+        if _UNUSED.fullmatch(name):
+            continue
+        if match := _CONVOLUTION.fullmatch(name):
+            name = f"features.{match[1]}.{match[2]}"
+        elif match := _HEAD.fullmatch(name):
+            name = f"lin{match[1]}.model.1.weight"
+        yield name, tensor.astype(np.float32)
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    if path.suffix.lower() in PICKLED:
+        raise model_io.ModelError(f"{path}: {_pickled(path)}")
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or directory")
+    if found := sorted(path.glob("*.safetensors")):
+        return found
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() in PICKLED:
+            raise model_io.ModelError(f"{file}: {_pickled(file)}")
+    raise FileNotFoundError(f"{path}: no .safetensors files in it")
+
+
+def _pickled(path: pathlib.Path) -> str:
+    hint = CONVERT.format(name=path, stem=path.with_suffix(""))
+    return f"pickled files can run code and are not read; {hint}"
+
+
+def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(file)
+    except (safetensors.SafetensorError, OSError, KeyError) as error:
+        raise model_io.ModelError(
+            f"{file}: not a readable safetensors file ({error})"
+        ) from None
