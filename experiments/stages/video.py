@@ -113,7 +113,7 @@ class Encoder:
         """What `cache_latents` asks for; it runs on one device."""
         return latents.Encoder(
             encode=self.model.encode,
-            digest=self.model.digest,
+            digest=self.model.encoder_digest,
             temporal_ratio=self.model.config.temporal_ratio,
             spatial_ratio=self.model.config.spatial_ratio,
             config=json.loads(config_lib.to_json(self.model.config)),
@@ -197,7 +197,7 @@ def find_latents(
     """
     source = pathlib.Path(config.data.path)
     if records.read_info(source).get("kind") == "latents":
-        latents.open_latents(source, config.data.split, digest=encoder.model.digest)
+        latents.open_latents(source, config.data.split, digest=encoder.model.encoder_digest)
         return source
     target = workdir / "latents"
     if not target.exists() and jax.process_index() == 0:
@@ -206,7 +206,7 @@ def find_latents(
                 source, target, encoder=encoder.for_cache(), config=config.cache
             )
     common.barrier("latents")
-    found = latents.open_latents(target, config.data.split, digest=encoder.model.digest)
+    found = latents.open_latents(target, config.data.split, digest=encoder.model.encoder_digest)
     check_source(source, target, made_from=found.info.get("source", {}))
     difference = config_lib.first_difference(config.cache, found.info["config"])
     if difference:
@@ -241,7 +241,7 @@ def make_job(
     """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
     module = dit.DiT(config.model)
     dataset = pipeline.make_dataset(
-        data, digest=encoder.model.digest, host=common.host()
+        data, digest=encoder.model.encoder_digest, host=common.host()
     )
     key = jax.random.key(config.seed)
     with jax.set_mesh(mesh):
@@ -261,7 +261,7 @@ def make_job(
         key=jax.random.fold_in(key, 1),
         iterator=iter(dataset),
         measure=functools.partial(work, config.model),
-        identity=config_lib.to_dict(config) | {"encoder": encoder.model.digest},
+        identity=config_lib.to_dict(config) | {"encoder": encoder.model.encoder_digest},
         may_differ=common.MAY_DIFFER,
         evaluate=make_validation(config, data, predict),
     )
@@ -337,7 +337,7 @@ def export(
         statistics=autoencoder.LatentStatistics(
             tuple(found.mean.tolist()), tuple(std.tolist())
         ),
-        autoencoder=encoder.model.digest,
+        autoencoder=encoder.model.encoder_digest,
         row=data.row,
         text_length=data.captions.max_length,
         reference_fps=data.reference_fps,

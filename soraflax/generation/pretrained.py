@@ -29,6 +29,7 @@ from soraflax.ops import packing
 
 VOCABULARY = "vocabulary.model"
 AUTOENCODER = "autoencoder"
+ENCODER = ("encoder", "moments", "linear_in")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class VideoModelConfig:
     Attributes:
       transformer: its sizes.
       statistics: of the latents it was trained on; its tokens are normalised by them.
-      autoencoder: digest of the autoencoder those latents are of.
+      autoencoder: digest of the encoder those latents are of (`encoder_digest`).
       row: capacity of a row in training; generation packs rows alike.
       text_length: most tokens of a caption, end-of-text included.
       reference_fps: frame rate at which positions count latent frames.
@@ -73,12 +74,19 @@ class AutoencoderModel:
     Attributes:
       config: its sizes.
       params: its parameters.
-      digest: of its parameters; latents are stamped with it.
+      digest: of its parameters.
+      statistics: of its latents; None if they were not measured.
     """
 
     config: autoencoder.AutoencoderConfig
     params: Any
     digest: str
+    statistics: autoencoder.LatentStatistics | None = None
+
+    @functools.cached_property
+    def encoder_digest(self) -> str:
+        """Of what makes the latents, which are stamped with it; see below."""
+        return encoder_digest(self.params)
 
     @functools.cached_property
     def encode(self) -> Any:
@@ -88,7 +96,7 @@ class AutoencoderModel:
         def encode(params: Any, video: Any) -> Any:
             return module.apply({"params": params}, video, method="encode")[0]
 
-        return functools.partial(jax.jit(encode), self._on_device)
+        return functools.partial(jax.jit(encode), self.on_device)
 
     @functools.cached_property
     def decode(self) -> Any:
@@ -100,10 +108,11 @@ class AutoencoderModel:
             video = jnp.clip((video + 1.0) * 127.5, 0.0, 255.0)
             return jnp.round(video).astype(jnp.uint8)
 
-        return functools.partial(jax.jit(decode), self._on_device)
+        return functools.partial(jax.jit(decode), self.on_device)
 
     @functools.cached_property
-    def _on_device(self) -> Any:
+    def on_device(self) -> Any:
+        """The parameters, where computation takes place."""
         return jax.device_put(self.params)
 
 
@@ -124,6 +133,15 @@ class VideoModel:
     autoencoder: AutoencoderModel
     tokenizer: tokenizer.Tokenizer
     digest: str
+
+
+def encoder_digest(params: Any) -> str:
+    """Digest of the parameters that make latents.
+
+    A decoder trained further on the same encoder leaves it, and with it the latents and
+    the transformers trained on them, as they were.
+    """
+    return model_io.digest({name: params[name] for name in ENCODER if name in params})
 
 
 def save_autoencoder(
@@ -159,8 +177,14 @@ def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
     config = config_lib.to_dataclass(
         record, autoencoder.AutoencoderConfig, path="autoencoder"
     )
-    params, _ = model_io.load_model(directory, like=autoencoder_shapes(config))
-    return AutoencoderModel(config, params, model_io.model_digest(directory))
+    params, facts = model_io.load_model(directory, like=autoencoder_shapes(config))
+    statistics = facts.get("latents")
+    if statistics is not None:
+        statistics = config_lib.to_dataclass(
+            statistics, autoencoder.LatentStatistics, path="latents"
+        )
+    digest = model_io.model_digest(directory)
+    return AutoencoderModel(config, params, digest, statistics)
 
 
 def save_video_model(
@@ -180,7 +204,7 @@ def save_video_model(
       ModelError: the autoencoder is not the one its latents came from.
     """
     found = model_io.find_model(autoencoder_dir)
-    _check_autoencoder(found, config)
+    _check_encoder(found, load_autoencoder(found), config)
     record = {"kind": "video", "model": config_lib.to_dict(config)}
     files = {VOCABULARY: vocabulary.model, AUTOENCODER: found}
     return model_io.save_model(directory, params, record, files=files)
@@ -196,13 +220,14 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
     directory = model_io.find_model(directory)
     record = _config_of(directory, kind="video")
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
-    _check_autoencoder(directory / AUTOENCODER, config)
+    codec = load_autoencoder(directory / AUTOENCODER)
+    _check_encoder(directory / AUTOENCODER, codec, config)
     shapes = transformer_shapes(config.transformer)
     params, _ = model_io.load_model(directory, like=shapes)
     return VideoModel(
         config=config,
         params=params,
-        autoencoder=load_autoencoder(directory / AUTOENCODER),
+        autoencoder=codec,
         tokenizer=tokenizer.Tokenizer.load(directory / VOCABULARY),
         digest=model_io.model_digest(directory),
     )
@@ -251,10 +276,11 @@ def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
     return record["model"]
 
 
-def _check_autoencoder(directory: pathlib.Path, config: VideoModelConfig) -> None:
-    found = model_io.model_digest(directory)
-    if found != config.autoencoder:
+def _check_encoder(
+    directory: pathlib.Path, codec: AutoencoderModel, config: VideoModelConfig
+) -> None:
+    if codec.encoder_digest != config.autoencoder:
         raise model_io.ModelError(
-            f"{directory}: autoencoder {found[:12]}, but the transformer was trained "
-            f"on latents of {config.autoencoder[:12]}"
+            f"{directory}: encoder {codec.encoder_digest[:12]}, but the transformer "
+            f"was trained on latents of {config.autoencoder[:12]}"
         )

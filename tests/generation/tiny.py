@@ -37,7 +37,7 @@ def model() -> pretrained.VideoModel:
     config = pretrained.VideoModelConfig(
         transformer=transformer,
         statistics=autoencoder.LatentStatistics((0.5,) * z, (2.0,) * z),
-        autoencoder=model_io.digest(ae_params),
+        autoencoder=pretrained.encoder_digest(ae_params),
         row=ROW,
         text_length=32,
         shift=schedule.TokenCountShift(base=2.0, base_tokens=32),
@@ -45,7 +45,9 @@ def model() -> pretrained.VideoModel:
     return pretrained.VideoModel(
         config=config,
         params=params,
-        autoencoder=pretrained.AutoencoderModel(encoder, ae_params, config.autoencoder),
+        autoencoder=pretrained.AutoencoderModel(
+            encoder, ae_params, model_io.digest(ae_params)
+        ),
         tokenizer=vocabulary,
         digest=model_io.digest(params),
     )

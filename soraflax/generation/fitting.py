@@ -1,0 +1,68 @@
+"""Make any video fit an autoencoder's grid, and take what was added off again.
+
+A grid holds frame counts `T = 1 + r k` and sides that are multiples of s. Padding
+repeats the last frame, the last row and the last column up to the next sizes on it,
+which an autoencoder spends little on: nothing moves there and no edge is new.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from soraflax.nn import autoencoder
+
+Rule = Literal["refuse", "pad"]
+Size = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a video meets the grid.
+
+    Attributes:
+      size: (frames, height, width) of the video.
+      grid: of what the autoencoder sees; on its grid and nowhere smaller than `size`.
+    """
+
+    size: Size
+    grid: Size
+
+    def pad(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Frames `[H, W, 3]` of `size` to frames of `grid`, one at a time."""
+        rows, columns = (
+            g - s for g, s in zip(self.grid[1:], self.size[1:], strict=True)
+        )
+        widths = ((0, rows), (0, columns), (0, 0))
+        last = None
+        for frame in frames:
+            last = np.pad(frame, widths, mode="edge") if rows or columns else frame
+            yield last
+        if last is not None:
+            for _ in range(self.grid[0] - self.size[0]):
+                yield last
+
+    def crop(self, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Chunks `[T, H, W, 3]` of `grid` to chunks of `size`; every chunk is drawn."""
+        left, height, width = self.size
+        for chunk in chunks:
+            if left:
+                kept = chunk[:left, :height, :width]
+                left -= len(kept)
+                yield kept
+
+
+def fit(config: autoencoder.AutoencoderConfig, size: Size, *, rule: Rule) -> Fit:
+    """Hold a video of `size` (frames, height, width) against the grid.
+
+    Raises:
+      ValueError: off the grid and the rule is 'refuse', with the nearest sizes on it.
+    """
+    if rule == "pad":
+        r, s = config.temporal_ratio, config.spatial_ratio
+        frames, height, width = size
+        up = (1 - (1 - frames) // r * r, -(-height // s) * s, -(-width // s) * s)
+        return Fit(size, up)
+    config.latent_grid(*size)
+    return Fit(size, size)

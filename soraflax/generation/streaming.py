@@ -1,0 +1,209 @@
+"""Long and large videos through an autoencoder, in memory that does not grow.
+
+A video goes through in temporal chunks: the first of 1 + r k frames, the others of r k.
+What the convolutions need of the frames before is carried from chunk to chunk
+(`nn.convolution`), so the result is that of the whole video at once. Frames too large
+for the device are cut into tiles, each with a state of its own (`generation.tiling`),
+or split over a mesh's `context` axis, with halos (`jax.set_mesh`).
+
+    latents = encode(model, frames)          lazily: iterables in, iterables out
+    video = decode(model, latents)
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from soraflax.generation import pretrained, tiling
+from soraflax.nn import autoencoder, convolution
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """How a video is taken apart.
+
+    Attributes:
+      chunk: latent frames in a step; the first step has one more.
+      tile: (height, width) of a tile in pixels; None takes whole frames.
+      overlap: pixels that neighbouring tiles share, at least.
+    """
+
+    chunk: int = 2
+    tile: tuple[int, int] | None = None
+    overlap: int = 64
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"chunk {self.chunk}: use 1 latent frame or more")
+        if self.overlap < 0:
+            raise ValueError(f"overlap {self.overlap}: use 0 pixels or more")
+
+
+@functools.partial(
+    jax.jit, static_argnames=("module", "first"), donate_argnames="state"
+)
+def encode_chunk(
+    module: autoencoder.Autoencoder, params: Any, state: Any, video: Any, *, first: bool
+) -> tuple[jax.Array, Any]:
+    """Posterior mean of a chunk `[B, T, H, W, 3]`, and the state for the next."""
+    (mean, _), kept = module.apply(
+        {"params": params, convolution.STREAM: state},
+        video,
+        first=first,
+        method="encode",
+        mutable=[convolution.STREAM],
+    )
+    return mean, kept.get(convolution.STREAM, {})
+
+
+@functools.partial(
+    jax.jit, static_argnames=("module", "first"), donate_argnames="state"
+)
+def decode_chunk(
+    module: autoencoder.Autoencoder,
+    params: Any,
+    state: Any,
+    latent: Any,
+    *,
+    first: bool,
+) -> tuple[jax.Array, Any]:
+    """Video of a chunk of latents `[B, t, h, w, z]`, and the state for the next."""
+    video, kept = module.apply(
+        {"params": params, convolution.STREAM: state},
+        latent,
+        first=first,
+        method="decode",
+        mutable=[convolution.STREAM],
+    )
+    return video, kept.get(convolution.STREAM, {})
+
+
+def encode(
+    model: pretrained.AutoencoderModel,
+    frames: Iterable[np.ndarray],
+    *,
+    config: StreamConfig | None = None,
+) -> Iterator[np.ndarray]:
+    """Latents `[t, h, w, z]`, float32, chunk by chunk.
+
+    Args:
+      model: a trained autoencoder.
+      frames: `[H, W, 3]`, float in [-1, 1], one by one; 1 + r n of them.
+      config: how to take the video apart.
+
+    Raises:
+      ValueError: a side off the grid at once, a number of frames off it at the end,
+        with the nearest values on it.
+    """
+    config, sizes = config or StreamConfig(), model.config
+    run = _Tiled(model, config, encode_chunk)
+    ratio, count = sizes.temporal_ratio, 0
+    lengths = itertools.chain([1], itertools.repeat(0))
+    stream = iter(frames)
+    for extra in lengths:
+        part = list(itertools.islice(stream, extra + ratio * config.chunk))
+        count += len(part)
+        if not part:
+            return
+        chunk = np.stack(part).astype(np.float32, copy=False)
+        if count == len(part):
+            sizes.latent_grid(1, *chunk.shape[1:3])
+        sizes.latent_grid(count, *chunk.shape[1:3])
+        yield run(chunk)
+
+
+def decode(
+    model: pretrained.AutoencoderModel,
+    latents: Iterable[np.ndarray],
+    *,
+    config: StreamConfig | None = None,
+) -> Iterator[np.ndarray]:
+    """Video `[T, H, W, 3]`, float32, not clipped, chunk by chunk.
+
+    Args:
+      model: a trained autoencoder.
+      latents: `[t, h, w, z]`, of any lengths; together one video.
+      config: how to take it apart.
+    """
+    config = config or StreamConfig()
+    run = _Tiled(model, config, decode_chunk)
+    for chunk in _rechunked(latents, config.chunk):
+        yield run(chunk)
+
+
+def reconstruct(
+    model: pretrained.AutoencoderModel,
+    frames: Iterable[np.ndarray],
+    *,
+    config: StreamConfig | None = None,
+) -> Iterator[np.ndarray]:
+    """What is left of a video, chunk by chunk; arguments as in `encode`."""
+    return decode(model, encode(model, frames, config=config), config=config)
+
+
+def _rechunked(latents: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same frames, 1 + `size` first, then `size` at a time."""
+    stream = (frame for part in latents for frame in part)
+    wanted = 1 + size
+    while part := list(itertools.islice(stream, wanted)):
+        yield np.stack(part)
+        wanted = size
+
+
+class _Tiled:
+    """One direction of the autoencoder, tile by tile, with what each tile carries."""
+
+    def __init__(
+        self, model: pretrained.AutoencoderModel, config: StreamConfig, step: Any
+    ) -> None:
+        self.module = autoencoder.Autoencoder(model.config)
+        self.params = model.on_device
+        self.config = config
+        self.step = step
+        self.encodes = step is encode_chunk
+        self.states: list[Any] | None = None
+        self.places: list[tiling.Tile] = []
+
+    def __call__(self, chunk: np.ndarray) -> np.ndarray:
+        first = self.states is None
+        ratio = self.module.config.spatial_ratio
+        if self.states is None:
+            height, width = chunk.shape[1:3]
+            grid = (
+                (height // ratio, width // ratio) if self.encodes else (height, width)
+            )
+            self.places = self._tiles(grid)
+            self.states = [{} for _ in self.places]
+        inside, outside = (ratio, 1) if self.encodes else (1, ratio)
+        parts = []
+        for at, tile in enumerate(self.places):
+            part = tiling.cut(chunk, (tile[0].scaled(inside), tile[1].scaled(inside)))
+            y, state = self.step(
+                self.module, self.params, self.states[at], part[None], first=first
+            )
+            parts.append(np.asarray(y[0]))
+            self.states[at] = self._kept(state)
+        places = [(a.scaled(outside), b.scaled(outside)) for a, b in self.places]
+        return tiling.blend(parts, places, self.config.overlap // ratio * outside)
+
+    def _tiles(self, grid: tuple[int, int]) -> list[tiling.Tile]:
+        ratio = self.module.config.spatial_ratio
+        if self.config.tile is None:
+            return tiling.tiles(grid, None, 0)
+        height, width = (side // ratio for side in self.config.tile)
+        if min(height, width) < 1:
+            raise ValueError(
+                f"tile of {self.config.tile}: use sides of {ratio} or more"
+            )
+        return tiling.tiles(grid, (height, width), self.config.overlap // ratio)
+
+    def _kept(self, state: Any) -> Any:
+        """What a tile carries; the host holds it where there are several tiles."""
+        if len(self.places) == 1 or jax.default_backend() == "cpu":
+            return state
+        return jax.device_get(state)

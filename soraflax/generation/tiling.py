@@ -1,0 +1,86 @@
+"""Frames too large for the device, taken in overlapping tiles with blended seams.
+
+Tiles of one size cover a side at nearly even distances. Where tiles overlap, their
+results are averaged with weights that fall linearly towards the edge that another tile
+covers (1), so a seam has no step and a constant stays what it is:
+
+    y = sum_i w_i y_i / sum_i w_i,                                                (1)
+    w_i(n) = min(n - start_i + 1, stop_i - n, ramp).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Part of a side, `[start, stop)`, and the side's length."""
+
+    start: int
+    stop: int
+    side: int
+
+    def scaled(self, ratio: int) -> "Span":
+        """The same part at a finer resolution."""
+        return Span(self.start * ratio, self.stop * ratio, self.side * ratio)
+
+    def weights(self, ramp: int) -> np.ndarray:
+        """Equation (1); an edge of the frame has no ramp."""
+        n = np.arange(self.start, self.stop)
+        before = n - self.start + 1 if self.start else np.full(len(n), ramp)
+        after = self.stop - n if self.stop < self.side else np.full(len(n), ramp)
+        return np.minimum(np.minimum(before, after), ramp).astype(np.float32)
+
+
+Tile = tuple[Span, Span]
+
+
+def spans(side: int, size: int, overlap: int) -> list[Span]:
+    """Parts of `size` that cover `side` and share at least `overlap`.
+
+    Raises:
+      ValueError: the parts would not get ahead.
+    """
+    if size >= side:
+        return [Span(0, side, side)]
+    if not 0 <= overlap < size:
+        raise ValueError(
+            f"overlap of {overlap} in tiles of {size} latent cells: use 0 to {size - 1}"
+        )
+    count = -(-(side - overlap) // (size - overlap))
+    starts = np.round(np.linspace(0, side - size, count)).astype(int).tolist()
+    return [Span(start, start + size, side) for start in starts]
+
+
+def tiles(
+    grid: tuple[int, int], size: tuple[int, int] | None, overlap: int
+) -> list[Tile]:
+    """Tiles of a latent grid `(h, w)`; one, if `size` is None."""
+    sizes = grid if size is None else size
+    sides = [spans(n, m, overlap) for n, m in zip(grid, sizes, strict=True)]
+    return list(itertools.product(*sides))
+
+
+def cut(video: np.ndarray, tile: Tile) -> np.ndarray:
+    """The part of `[T, H, W, C]` under a tile of its resolution."""
+    rows, columns = tile
+    return video[:, rows.start : rows.stop, columns.start : columns.stop]
+
+
+def blend(parts: Sequence[np.ndarray], places: Sequence[Tile], ramp: int) -> np.ndarray:
+    """Equation (1): parts `[T, h, w, C]` at `places` to one `[T, H, W, C]`."""
+    if len(parts) == 1:
+        return parts[0]
+    rows, columns = places[0]
+    frames, channels = parts[0].shape[0], parts[0].shape[-1]
+    total = np.zeros((frames, rows.side, columns.side, channels), np.float32)
+    weight = np.zeros((rows.side, columns.side, 1), np.float32)
+    for part, tile in zip(parts, places, strict=True):
+        row, column = (span.weights(max(ramp, 1)) for span in tile)
+        w = (row[:, None] * column[None, :])[..., None]
+        total[:, tile[0].start : tile[0].stop, tile[1].start : tile[1].stop] += part * w
+        weight[tile[0].start : tile[0].stop, tile[1].start : tile[1].stop] += w
+    return total / weight
