@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from soraflax import cli, media
+from soraflax.commands import generate
 from tests.generation import tiny
 
 
@@ -73,7 +74,7 @@ def place(tmp_path, monkeypatch):
 def test_what_cannot_be_made_is_refused_before_sampling(
     capsys, monkeypatch, checkpoint, place, words, says
 ):
-    monkeypatch.setattr(cli, "_with_bar", None)
+    monkeypatch.setattr(generate, "_with_bar", None)
     before = sorted(place.rglob("*"))
     command = ["generate", "a red circle", "--checkpoint", str(checkpoint)]
     status, output = run(capsys, *command, *words)

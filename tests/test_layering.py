@@ -27,6 +27,7 @@ FLOORS = {
     "soraflax.generation": 2,
     "soraflax.train": 3,
     "soraflax.planning": 3,
+    "soraflax.commands": 4,
     "soraflax.cli": 4,
     "data_pipelines": 5,
     "experiments": 6,

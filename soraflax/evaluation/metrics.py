@@ -9,7 +9,12 @@ With values in a range of L = 2,
 SSIM with c1 = (0.01 L)^2, c2 = (0.03 L)^2 and means, variances and the covariance
 under a Gaussian window of 11 pixels and deviation 1.5 (Wang et al. 2004, section III),
 averaged over windows, channels and frames.
+
+`Quality` adds up the same numbers over a video that comes in chunks.
 """
+
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +59,63 @@ def ssim(
     return jnp.mean(similarity, axis=(-4, -3, -2, -1))
 
 
-def _check_same(a: jax.Array, b: jax.Array) -> None:
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """PSNR and SSIM of one long video, from sums over its frames.
+
+    Equal to `psnr` and `ssim` of the whole video, whatever the chunks: PSNR is that of
+    the mean squared error over all frames, not the mean of the frames' PSNR, and SSIM
+    is the mean over frames.
+
+    Attributes:
+      frames: how many were added.
+      squared_error: sum of their mean squared errors.
+      similarity: sum of their SSIM; None if they are smaller than its window.
+    """
+
+    frames: int = 0
+    squared_error: float = 0.0
+    similarity: float | None = 0.0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> "Quality":
+        """With the frames of a pair of chunks `[T, H, W, C]` in [-1, 1] added."""
+        _check_same(a, b)
+        error, similarity = self.squared_error, self.similarity
+        for frame_a, frame_b in zip(a, b, strict=True):
+            error += float(_frame_error(frame_a, frame_b))
+            if min(frame_a.shape[:2]) < WINDOW:
+                similarity = None
+            elif similarity is not None:
+                similarity += float(_frame_ssim(frame_a, frame_b))
+        return Quality(self.frames + len(a), error, similarity)
+
+    @property
+    def psnr(self) -> float:
+        """Equation (1) in dB; infinite for equal videos, NaN before any frame."""
+        if not self.frames:
+            return math.nan
+        mean = self.squared_error / self.frames
+        return 10.0 * math.log10(RANGE**2 / mean) if mean else math.inf
+
+    @property
+    def ssim(self) -> float | None:
+        """Equation (2); None for frames smaller than its window, NaN before any."""
+        if self.similarity is None:
+            return None
+        return self.similarity / self.frames if self.frames else math.nan
+
+
+@jax.jit
+def _frame_error(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32)))
+
+
+@jax.jit
+def _frame_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
+    return ssim(a[None], b[None])
+
+
+def _check_same(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> None:
     if a.shape != b.shape:
         raise ValueError(f"videos of different shapes: {a.shape} and {b.shape}")
 

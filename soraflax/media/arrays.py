@@ -32,7 +32,7 @@ def open_array(
     Raises:
       MediaError: not such a file, shorter or longer than its header says, or frames of
         more than `max_pixels`, of a side of one pixel, or of one longer than
-        `common.MAX_SIDE`; while iterating, pixels that are not finite or not in [-1, 1].
+        `common.MAX_SIDE`; while iterating, a pixel that is not a number in [-1, 1].
     """
     name = os.fspath(path)
     with contextlib.ExitStack() as stack:

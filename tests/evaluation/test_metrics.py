@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +67,27 @@ def test_impossible_pairs_are_refused(key):
         metrics.psnr(a, b[:, :1])
     with pytest.raises(ValueError, match="11 or more"):
         metrics.ssim(a[:, :, :8], b[:, :, :8])
+
+
+@pytest.mark.parametrize("ends", [(0, 3), (0, 1, 3), (0, 1, 2, 3)])
+def test_quality_of_chunks_is_that_of_the_whole(key, ends):
+    a, b = (np.asarray(x[1]) for x in _pair(key))
+    quality = metrics.Quality()
+    for start, end in itertools.pairwise(ends):
+        quality = quality.add(a[start:end], b[start:end])
+    assert quality.frames == 3
+    np.testing.assert_allclose(quality.psnr, metrics.psnr(a, b), rtol=1e-5)
+    np.testing.assert_allclose(quality.ssim, metrics.ssim(a, b), rtol=1e-5)
+
+
+def test_quality_of_equal_of_small_and_of_no_frames(key):
+    a, b = (np.asarray(x[1]) for x in _pair(key))
+    equal = metrics.Quality().add(a, a)
+    assert equal.psnr == np.inf
+    assert equal.ssim == pytest.approx(1.0)
+    small = metrics.Quality().add(a[:, :8], b[:, :8])
+    assert small.ssim is None and small.add(a, b).ssim is None
+    assert np.isfinite(small.psnr)
+    assert np.isnan(metrics.Quality().psnr) and np.isnan(metrics.Quality().ssim)
+    with pytest.raises(ValueError, match="different shapes"):
+        small.add(a, b[:2])
