@@ -21,8 +21,8 @@ from soraflax import media
 from soraflax.commands import checkpoints
 from soraflax.evaluation import metrics
 from soraflax.generation import fitting, pretrained, streaming
+from soraflax.media import arrays
 
-ARRAY = ".npy"
 ARRAY_FPS = 24.0
 
 
@@ -130,7 +130,7 @@ def as_bytes(frame: np.ndarray) -> np.ndarray:
 def _opened(
     path: pathlib.Path,
 ) -> contextlib.AbstractContextManager[media.FrameStream]:
-    if path.suffix.lower() == ARRAY:
+    if path.suffix.lower() == arrays.SUFFIX:
         return media.open_array(path)
     return media.open_frames(path)
 
@@ -140,7 +140,7 @@ def _check_out(
 ) -> None:
     if out.exists() and os.path.samefile(out, source):
         raise ValueError(f"--out {out}: is the clip itself; choose another name")
-    if out.suffix.lower() == ARRAY:
+    if out.suffix.lower() == arrays.SUFFIX:
         media.check_array_target(out)
     else:
         size = (clip.height, clip.width)
@@ -168,7 +168,7 @@ def _write(
             yield from made
 
     with bar:
-        if out.suffix.lower() == ARRAY:
+        if out.suffix.lower() == arrays.SUFFIX:
             media.write_array(out, frames(), count=clip.frames)
         else:
             made_by = {"generator": "soraflax", "autoencoder": model.digest}

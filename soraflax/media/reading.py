@@ -156,7 +156,10 @@ def probe(
       MediaError: as `read_video` would.
     """
     name = name or ("video bytes" if isinstance(source, bytes) else str(source))
-    with _opened(source) as file, _stream(file, name, max_pixels) as stream:
+    with (
+        _opened(source) as file,
+        _stream(file, name, max_pixels, keep=False) as stream,
+    ):
         count = turns = 0
         for frame in _frames(stream):
             count += 1
@@ -186,7 +189,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `write_video` was given as metadata; empty where there is none."""
-    with _opened(path) as file, _stream(file, str(path), common.MAX_PIXELS) as stream:
+    name, most = str(path), common.MAX_PIXELS
+    with _opened(path) as file, _stream(file, name, most, keep=False) as stream:
         tags = dict(stream.stream.metadata) | dict(stream.container.metadata)
         if not tags.get("comment") and not tags.get("COMMENT"):
             tags |= dict(next(_frames(stream)).metadata)

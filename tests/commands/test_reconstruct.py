@@ -1,6 +1,7 @@
 """`soraflax reconstruct`: what it writes and says, and what it refuses."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -59,11 +60,16 @@ def last_line(output):
     return output.err.strip().replace("\r", "\n").split("\n")[-1].strip()
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def whole(module, params, video):
+    return module.apply({"params": params}, video).video
+
+
 def one_shot(checkpoint, video):
     model = checkpoints.load_autoencoder(checkpoint)
     module = autoencoder.Autoencoder(model.config)
-    made = jax.jit(module.apply)({"params": model.on_device}, jnp.asarray(video)[None])
-    return np.clip(np.asarray(made.video[0]), -1, 1)
+    made = whole(module, model.on_device, jnp.asarray(video)[None])
+    return np.clip(np.asarray(made[0]), -1, 1)
 
 
 def test_an_array_comes_out_as_the_one_shot_result(capsys, checkpoint, place):
