@@ -9,7 +9,7 @@ from soraflax.weights import wan
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, read the soraflax side once more, and print one line about it."""
+    """Convert, and print one line about what was."""
     way, needed, other = "from", "weights", "checkpoint"
     if args.source is None:
         way, needed, other = "to", other, needed
@@ -18,12 +18,10 @@ def run(args: argparse.Namespace) -> None:
     if getattr(args, other) is not None:
         raise ValueError(f"--{way} reads --{needed}: leave --{other} out")
     if args.source is not None:
-        wan.convert_autoencoder(args.weights, args.out, family=args.source)
-        model = checkpoints.load_autoencoder(args.out)
+        model = wan.convert_autoencoder(args.weights, args.out, family=args.source)
     else:
         directory = checkpoints.autoencoder_directory(args.checkpoint)
-        model = checkpoints.load_autoencoder(directory)
-        wan.export_autoencoder(directory, args.out, family=args.target)
+        model = wan.export_autoencoder(directory, args.out, family=args.target)
     count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     known = "no" if model.statistics is None else "with"
     family = args.source or args.target

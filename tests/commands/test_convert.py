@@ -1,10 +1,15 @@
 """`soraflax convert`: what it calls and says, and what it refuses."""
 
+import dataclasses
+
+import jax
 import pytest
 
 from soraflax import cli
+from soraflax.generation import pretrained
 from soraflax.weights import wan
 from tests.generation import tiny
+from tests.golden import wan_autoencoder as judge
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +27,42 @@ def run(capsys, *words):
     return status, capsys.readouterr()
 
 
-def test_from_wan(capsys, models, tmp_path, monkeypatch):
-    calls = []
+@pytest.mark.parametrize("family", wan.FAMILIES)
+@pytest.mark.parametrize("measured", [True, False])
+def test_there_and_back(capsys, tmp_path, family, measured):
+    values = judge.config(judge.SMALL[family])
+    if not measured:
+        values = {k: v for k, v in values.items() if not k.startswith("latents_")}
+    config, statistics = wan.parse_config(values)
+    params = tiny.randomised(pretrained.autoencoder_shapes(config), scale=0.1)
+    facts = {"latents": dataclasses.asdict(statistics)} if statistics else {}
+    ours, theirs, again = (tmp_path / name for name in ("ours", "theirs", "again"))
+    digest = pretrained.save_autoencoder(ours, params, config, facts=facts)
+    for words in (
+        ["--to", family, "--checkpoint", ours, "--out", theirs],
+        ["--from", family, "--weights", theirs, "--out", again],
+    ):
+        status, output = run(capsys, *words)
+        assert status == 0 and output.err == ""
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        (line,) = output.out.splitlines()
+        assert line.startswith(f"{words[-1]}: {family}, {count:,} parameters, ")
+        assert ("with mean" in line) == (statistics is not None)
+    model = pretrained.load_autoencoder(again)
+    assert (model.digest, model.config) == (digest, config)
+    assert model.statistics == statistics
 
-    def convert(weights, out, *, family):
-        calls.append((weights.name, family))
-        tiny.save(out.parent)
 
-    monkeypatch.setattr(wan, "convert_autoencoder", convert)
-    words = ["--from", "wan2.1", "--weights", "vae", "--out", tmp_path / "ae"]
+def test_a_video_model_s_autoencoder_is_found(capsys, models, tmp_path):
+    """It is refused for its form, not for being inside a video model."""
+    words = ["--to", "wan2.1", "--checkpoint", models / "video", "--out", "new"]
     status, output = run(capsys, *words)
-    assert status == 0 and calls == [("vae", "wan2.1")]
-    assert len(output.out.splitlines()) == 1
-    assert "parameters, no mean and standard deviation of the 4" in output.out
+    assert status == 2 and len(output.err.splitlines()) == 1
+    assert "Wan's form" in output.err
 
 
-@pytest.mark.parametrize("which", ["ae", "video"])
-def test_to_wan(capsys, models, tmp_path, monkeypatch, which):
-    calls = []
-
-    def export(checkpoint, out, *, family):
-        calls.append((checkpoint, out, family))
-
-    monkeypatch.setattr(wan, "export_autoencoder", export)
-    out = tmp_path / "vae"
-    words = ["--to", "wan2.2", "--checkpoint", models / which, "--out", out]
-    status, output = run(capsys, *words)
-    inside = {"ae": "ae/model", "video": "video/model/autoencoder"}[which]
-    assert status == 0 and calls == [(models / inside, out, "wan2.2")]
-    assert output.out.startswith(f"{out}: wan2.2, ")
+def test_the_parser_knows_the_families():
+    assert set(cli.FAMILIES) == set(wan.FAMILIES)
 
 
 @pytest.mark.parametrize(
