@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -119,7 +120,7 @@ def save_model(
         (draft / CONFIG).write_text(text)
         for name, source in (files or {}).items():
             _add(draft / name, source)
-        _replace(draft, directory)
+        replace(draft, directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return header["digest"]
@@ -187,16 +188,21 @@ def find_model(directory: str | os.PathLike[str]) -> pathlib.Path:
     raise FileNotFoundError(f"{directory}: no trained model in it (no model/{CONFIG})")
 
 
+def flat_shapes(like: Any) -> dict[str, Any]:
+    """The leaves of a tree of anything with a shape, by their path."""
+    return {
+        SEPARATOR.join(str(getattr(k, "key", k)) for k in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+
+
 def check_like(flat: Mapping[str, Any], like: Any, *, where: Any) -> None:
     """Refuse parameters that are not exactly those of `like`.
 
     Raises:
       ModelError: naming what is missing, left over or of another shape.
     """
-    expected = {
-        SEPARATOR.join(str(getattr(k, "key", k)) for k in path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-    }
+    expected = flat_shapes(like)
     missing = [f"{name} is missing" for name in sorted(expected.keys() - flat.keys())]
     extra = [f"{name} is unknown" for name in sorted(flat.keys() - expected.keys())]
     shapes = [
@@ -216,7 +222,7 @@ def check_finite(flat: Mapping[str, np.ndarray], *, where: Any) -> None:
     bad = [
         f"{name} is not finite"
         for name, array in flat.items()
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+        if jnp.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
     ]
     _refuse(bad, where)
 
@@ -249,8 +255,12 @@ def _add(target: pathlib.Path, source: bytes | pathlib.Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _replace(draft: pathlib.Path, directory: pathlib.Path) -> None:
-    """Put `draft` where `directory` is or will be."""
+def replace(draft: pathlib.Path, directory: pathlib.Path) -> None:
+    """Put `draft` where `directory` is or will be.
+
+    Raises:
+      ModelError: something else than a model is there.
+    """
     if not directory.exists():
         draft.rename(directory)
         return

@@ -12,25 +12,17 @@ needed; anything else is refused. Pickled checkpoints are never read.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from soraflax import model_io
 from soraflax.nn import perceptual
+from soraflax.weights import files
 
-PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
-CONVERT = (
-    'convert it once, where PyTorch is: python -c "import torch, safetensors.torch as '
-    "s; w = torch.load('{name}', weights_only=True, map_location='cpu'); s.save_file("
-    "{{k: v.clone().contiguous() for k, v in w.items()}}, '{stem}.safetensors')\""
-)
 _CONVOLUTION = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)")
 _HEAD = re.compile(r"(?:lin|lins\.)(\d)\.model\.1\.weight")
 _UNUSED = re.compile(r"(classifier|pre_logits|head|scaling_layer)\..*")
@@ -48,8 +40,8 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
         and unequal, of another shape, or not finite; the first few are named.
     """
     tensors: dict[str, np.ndarray] = {}
-    for file in _files(pathlib.Path(path)):
-        for name, tensor in _canonical(_read(file)):
+    for file in files.find(path):
+        for name, tensor in _canonical(files.read(file)):
             known = tensors.setdefault(name, tensor)
             if known is not tensor and not np.array_equal(known, tensor):
                 raise model_io.ModelError(f"{file}: {name} is given twice, and differs")
@@ -110,32 +102,3 @@ def _canonical(
         elif match := _HEAD.fullmatch(name):
             name = f"lin{match[1]}.model.1.weight"
         yield name, tensor.astype(np.float32)
-
-
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    if path.suffix.lower() in PICKLED:
-        raise model_io.ModelError(f"{path}: {_pickled(path)}")
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or directory")
-    if found := sorted(path.glob("*.safetensors")):
-        return found
-    for file in sorted(path.iterdir()):
-        if file.suffix.lower() in PICKLED:
-            raise model_io.ModelError(f"{file}: {_pickled(file)}")
-    raise FileNotFoundError(f"{path}: no .safetensors files in it")
-
-
-def _pickled(path: pathlib.Path) -> str:
-    hint = CONVERT.format(name=path, stem=path.with_suffix(""))
-    return f"pickled files can run code and are not read; {hint}"
-
-
-def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(file)
-    except (safetensors.SafetensorError, OSError, KeyError) as error:
-        raise model_io.ModelError(
-            f"{file}: not a readable safetensors file ({error})"
-        ) from None
