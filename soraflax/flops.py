@@ -81,8 +81,6 @@ class AutoencoderSizes(Protocol):
     @property
     def width(self) -> int: ...
     @property
-    def multipliers(self) -> tuple[int, ...]: ...
-    @property
     def spatial_downsample(self) -> tuple[bool, ...]: ...
     @property
     def temporal_downsample(self) -> tuple[bool, ...]: ...
@@ -93,7 +91,13 @@ class AutoencoderSizes(Protocol):
     @property
     def attention(self) -> bool: ...
     @property
+    def shortcuts(self) -> bool: ...
+    @property
     def linear_path(self) -> bool: ...
+    @property
+    def stage_widths(self) -> tuple[int, ...]: ...
+    @property
+    def decoder_widths(self) -> tuple[int, ...]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,11 +311,10 @@ def _places(config: AutoencoderSizes, video: Places) -> list[Places]:
 def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolution]:
     """Every layer of the encoder for a video of `(frames, height, width)`."""
     stages = _places(config, video)
-    widths = [m * config.width for m in config.multipliers]
     block, taps = _ends(config)
     yield Convolution(math.prod(stages[0]), taps, (block, config.width))
     c = config.width
-    for at, (places, width) in enumerate(zip(stages, widths, strict=True)):
+    for at, (places, width) in enumerate(zip(stages, config.stage_widths, strict=True)):
         for _ in range(config.blocks):
             yield from _residual(places, c, width)
             c = width
@@ -333,7 +336,7 @@ def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
 def decoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolution]:
     """Every layer of the decoder for a video of `(frames, height, width)`."""
     stages = _places(config, video)[::-1]
-    widths = [m * config.width for m in config.multipliers][::-1]
+    widths = config.decoder_widths
     z, c = config.latent_channels, widths[0]
     yield Convolution(math.prod(stages[0]), 1, (z, z))
     yield Convolution(math.prod(stages[0]), 27, (z, c))
@@ -346,8 +349,9 @@ def decoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
             later = (places[0] - 1, *places[1:])
             yield Convolution(math.prod(later), 3, (c, 2 * c))
         if at + 1 < len(stages) and config.spatial_downsample[::-1][at]:
-            yield Convolution(math.prod(stages[at + 1]), 9, (c, c // 2))
-            c //= 2
+            out = c if config.shortcuts else c // 2
+            yield Convolution(math.prod(stages[at + 1]), 9, (c, out))
+            c = out
     block, taps = _ends(config)
     yield _norm(stages[-1], c)
     yield Convolution(math.prod(stages[-1]), taps, (c, block))

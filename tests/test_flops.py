@@ -42,7 +42,7 @@ def test_transformer_parameters(name):
     assert flops.transformer_parameters(config) == count(params)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "wan2_1"])
+@pytest.mark.parametrize("name", ["tiny", "small", "wan2_1", "wan2_2"])
 def test_autoencoder_parameters(name):
     config = autoencoder.VARIANTS[name]
     r, s = config.temporal_ratio, config.spatial_ratio
