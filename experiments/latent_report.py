@@ -33,7 +33,7 @@ import tqdm
 from data_pipelines import latents as windows_lib
 from data_pipelines import records, transforms
 from experiments import latent_figure
-from experiments.stages import autoencoder as stage
+from experiments.stages import codec
 from soraflax import cli
 from soraflax.evaluation import fidelity, frechet, latents, metrics
 from soraflax.generation import pretrained
@@ -60,7 +60,7 @@ class ReportConfig:
     split: str = "validation"
     clips: int = 64
     fit: transforms.FitConfig = dataclasses.field(
-        default_factory=lambda: stage.EvaluationConfig().fit
+        default_factory=lambda: codec.EvaluationConfig().fit
     )
     batch: int = 4
     lpips: str = ""

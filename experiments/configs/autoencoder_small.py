@@ -15,8 +15,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from data_pipelines import cropping, pipeline
-from experiments.stages import autoencoder as stage
-from experiments.stages import common
+from experiments.stages import codec, common
 from soraflax import config as config_lib
 from soraflax.nn import autoencoder
 from soraflax.train import loop, optimizer, reconstruction
@@ -43,7 +42,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "train": loop.TrainConfig(
             steps=700, log_every=10, checkpoint_every=250, ema_decay=0.99
         ),
-        "evaluation": stage.EvaluationConfig(),
+        "evaluation": codec.EvaluationConfig(),
         "mesh": common.MeshConfig(),
     }
     config: Any = config_dict.ConfigDict(

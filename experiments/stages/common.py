@@ -28,6 +28,7 @@ MAY_DIFFER = (
     "data.read.threads",
     "distributed",
     "evaluation",
+    "loss.lpips_path",
     "mesh",
     "train.checkpoint_every",
     "train.evaluate_every",

@@ -197,7 +197,9 @@ def find_latents(
     """
     source = pathlib.Path(config.data.path)
     if records.read_info(source).get("kind") == "latents":
-        latents.open_latents(source, config.data.split, digest=encoder.model.encoder_digest)
+        latents.open_latents(
+            source, config.data.split, digest=encoder.model.encoder_digest
+        )
         return source
     target = workdir / "latents"
     if not target.exists() and jax.process_index() == 0:
@@ -206,7 +208,9 @@ def find_latents(
                 source, target, encoder=encoder.for_cache(), config=config.cache
             )
     common.barrier("latents")
-    found = latents.open_latents(target, config.data.split, digest=encoder.model.encoder_digest)
+    found = latents.open_latents(
+        target, config.data.split, digest=encoder.model.encoder_digest
+    )
     check_source(source, target, made_from=found.info.get("source", {}))
     difference = config_lib.first_difference(config.cache, found.info["config"])
     if difference:

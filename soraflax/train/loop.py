@@ -10,7 +10,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -62,7 +62,7 @@ class Job:
 
     Attributes:
       name: what the progress bar calls it.
-      loss: `(params, batch, key) -> (scalar, metrics)`.
+      loss: `(params, batch, key) -> (scalar, metrics)`, or one with a context.
       params: as `sharding.init` made them.
       shardings: NamedSharding of every parameter.
       mesh: where it runs.
@@ -77,7 +77,7 @@ class Job:
     """
 
     name: str
-    loss: step.Loss
+    loss: step.Loss | step.Contextual
     params: Any
     shardings: Any
     mesh: Mesh
@@ -106,11 +106,13 @@ def fit(
     *,
     workdir: str | pathlib.Path,
     config: TrainConfig,
-    optimizer_config: optimizer.OptimizerConfig,
+    optimizer_config: optimizer.OptimizerConfig
+    | Mapping[str, optimizer.OptimizerConfig],
 ) -> state.TrainState:
     """Train a job in `workdir`, from where it was left.
 
-    `workdir` holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+    `workdir` holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`. The optimizer is
+    one for all parameters, or one for each of their groups.
 
     Returns:
       The state where it stopped; `state.step` says whether that was the end.
@@ -127,7 +129,7 @@ def fit(
         train_step = step.make_train_step(
             job.loss,
             chain,
-            schedule=optimizer.make_schedule(optimizer_config, steps=config.steps),
+            schedule=optimizer.make_schedules(optimizer_config, steps=config.steps),
             ema_decay=config.ema_decay,
             shardings=places,
             accumulate=config.accumulate,

@@ -11,10 +11,14 @@ Muon (https://kellerjordan.github.io/posts/muon, 2024) makes the update of a mat
 orthogonal; here it acts on the kernels of scanned layers, `[depth, in, out]`, and AdamW
 on everything else. Updates are scaled to the root mean square that AdamW's have, 0.2
 (arXiv:2502.16982, equation 4), so that both take the same rate and the same decay.
+
+Networks that train side by side are groups, the top-level keys of their parameters:
+each has its own rule, schedule and gradient norm, and none sees another's.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -26,7 +30,7 @@ class OptimizerConfig:
     """Hyperparameters.
 
     Attributes:
-      name: 'adamw' or 'muon'.
+      name: 'adamw', 'muon', or 'sgd', which has no moments.
       learning_rate: the peak of equation (1).
       schedule: shape of the decay after the warm-up.
       warmup: steps of linear warm-up.
@@ -39,7 +43,7 @@ class OptimizerConfig:
       clip_norm: gradients are scaled down to this global norm; 0 leaves them alone.
     """
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "muon", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 100
@@ -76,19 +80,53 @@ def make_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
     return rate
 
 
+def make_schedules(
+    config: OptimizerConfig | Mapping[str, OptimizerConfig], *, steps: int
+) -> optax.Schedule | dict[str, optax.Schedule]:
+    """`make_schedule` of all parameters, or of each of their groups."""
+    if not isinstance(config, Mapping):
+        return make_schedule(config, steps=steps)
+    return {name: make_schedule(group, steps=steps) for name, group in config.items()}
+
+
 def make_optimizer(
-    config: OptimizerConfig, *, steps: int
+    config: OptimizerConfig | Mapping[str, OptimizerConfig], *, steps: int
 ) -> optax.GradientTransformation:
-    """Clip, AdamW or Muon, schedule; for a run of `steps`."""
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None
-    rule = (_muon if config.name == "muon" else _adamw)(config, steps)
-    chain = optax.chain(clip, rule) if clip else rule
+    """Clip, rule, schedule; for a run of `steps`.
+
+    Args:
+      config: of all parameters, or of each group of them by its name, the top-level
+        key; every group must have one.
+      steps: length of the run.
+    """
+    if isinstance(config, Mapping):
+        chain = optax.partition(
+            {name: _rule(group, steps) for name, group in config.items()},
+            lambda params: {name: name for name in params},
+        )
+    else:
+        chain = _rule(config, steps)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):  # optax: decay ** int32 count
             return chain.update(updates, state, params)
 
     return optax.GradientTransformation(chain.init, update)
+
+
+def _rule(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    rules = {"adamw": _adamw, "muon": _muon, "sgd": _sgd}
+    rule = rules[config.name](config, steps)
+    if not config.clip_norm:
+        return rule
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+
+
+def _sgd(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.sgd(make_schedule(config, steps=steps)),
+    )
 
 
 def _adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

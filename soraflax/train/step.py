@@ -8,7 +8,9 @@ k counts steps from 0; the ramp of (3) keeps the average near the parameters whi
 move fast. A step whose gradient is not finite changes nothing but the step count.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,11 +25,38 @@ Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Step = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a loss may need besides parameters, batch and key.
+
+    Attributes:
+      step: int32 scalar, updates made before this one.
+      constants: arrays that training reads and leaves alone, as frozen networks.
+    """
+
+    step: Any
+    constants: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Contextual:
+    """A loss that changes in the course of a run, or reads frozen networks.
+
+    Attributes:
+      loss: `(params, batch, key, context) -> (scalar, metrics)`.
+      constants: of every context; on the mesh. They are neither saved nor averaged.
+    """
+
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    constants: Any = dataclasses.field(default_factory=dict)
+
+
 def make_train_step(
-    loss: Loss,
+    loss: Loss | Contextual,
     optimizer: optax.GradientTransformation,
     *,
-    schedule: optax.Schedule,
+    schedule: optax.Schedule | Mapping[str, optax.Schedule],
     ema_decay: float,
     shardings: TrainState,
     accumulate: int = 1,
@@ -35,38 +64,81 @@ def make_train_step(
     """Compile `(state, batch, key) -> (state, metrics)`.
 
     Args:
-      loss: `(params, batch, key) -> (scalar, metrics)`, a mean over the batch.
+      loss: `(params, batch, key) -> (scalar, metrics)`, a mean over the batch; or one
+        that also takes a context.
       optimizer: equation (2).
-      schedule: the learning rate, for the metrics.
+      schedule: the learning rate, for the metrics; or that of every group of parameters
+        (`optimizer.make_optimizer`).
       ema_decay: `decay` of equation (3).
       shardings: where the state lives, before and after.
       accumulate: microbatches a batch is split into.
 
     Returns:
       The step. `key` is the run's; the step folds its own number into it. Metrics are
-      those of `loss` plus loss, gradient_norm, parameter_norm, learning_rate, skipped.
+      those of `loss` plus loss, gradient_norm, parameter_norm, learning_rate, skipped;
+      of groups gradient_norm/GROUP and learning_rate/GROUP.
     """
+    contextual = loss if isinstance(loss, Contextual) else Contextual(_plain(loss))
 
-    def step(state: TrainState, batch: Any, key: jax.Array):
+    def step(state: TrainState, batch: Any, key: jax.Array, constants: Any):
         key = jax.random.fold_in(key, state.step)
-        (value, extra), grads = _gradients(loss, state.params, batch, key, accumulate)
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(value)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = _average(state.ema, params, state.step, decay=ema_decay)
-        new = TrainState(state.step + 1, params, opt_state, ema)
-        held = TrainState(state.step + 1, state.params, state.opt_state, state.ema)
-        metrics = extra | {
-            "loss": value,
-            "gradient_norm": norm,
-            "parameter_norm": optax.tree.norm(params),
-            "learning_rate": schedule(state.step),
-            "skipped": 1.0 - finite.astype(jnp.float32),
-        }
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, held), metrics
+        context = Context(state.step, constants)
+        objective = functools.partial(_in_context, contextual.loss, context)
+        (value, extra), grads = _gradients(
+            objective, state.params, batch, key, accumulate
+        )
+        new, metrics = _update(state, value, grads, optimizer, ema_decay)
+        return new, extra | metrics | _rates(grads, schedule, state.step)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return lambda state, batch, key: compiled(state, batch, key, contextual.constants)
+
+
+def _update(
+    state: TrainState,
+    value: jax.Array,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Equations (2) and (3), where everything is finite."""
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(value)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = _average(state.ema, params, state.step, decay=ema_decay)
+    new = TrainState(state.step + 1, params, opt_state, ema)
+    held = TrainState(state.step + 1, state.params, state.opt_state, state.ema)
+    metrics = {
+        "loss": value,
+        "gradient_norm": norm,
+        "parameter_norm": optax.tree.norm(params),
+        "skipped": 1.0 - finite.astype(jnp.float32),
+    }
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, held), metrics
+
+
+def _plain(loss: Loss) -> Callable[..., Any]:
+    """A loss that has no use for a context."""
+    return lambda params, batch, key, _: loss(params, batch, key)
+
+
+def _in_context(
+    loss: Callable[..., Any], context: Context, params: Any, batch: Any, key: jax.Array
+) -> Any:
+    return loss(params, batch, key, context)
+
+
+def _rates(
+    grads: Any,
+    schedule: optax.Schedule | Mapping[str, optax.Schedule],
+    count: jax.Array,
+) -> dict[str, Any]:
+    """The learning rate; with groups those of all, and the norms of their gradients."""
+    if not isinstance(schedule, Mapping):
+        return {"learning_rate": schedule(count)}
+    norms = {f"gradient_norm/{name}": optax.tree.norm(grads[name]) for name in schedule}
+    return norms | {f"learning_rate/{n}": rate(count) for n, rate in schedule.items()}
 
 
 def _average(ema: Any, params: Any, step: jax.Array, *, decay: float) -> Any:
