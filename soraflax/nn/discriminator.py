@@ -10,7 +10,7 @@ any size, an image being one frame:
 for n stages of which a halve the frames. It has no norm layers: a norm ties the logits
 of a batch or of a clip together, and the gradient penalty R1, which asks how one video
 changes its own logits, is stable without (arXiv:1801.04406). Instead every leaky
-rectifier is scaled by sqrt 2, so that variances start and stay near one
+rectifier is scaled by sqrt 2, which keeps activations at the scale of the video
 (arXiv:1912.04958).
 """
 
