@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from soraflax import sharding
-from soraflax.nn import autoencoder
+from soraflax.nn import autoencoder, perceptual
 from soraflax.train import reconstruction
+from tests.nn import lpips_params
 
 
 @functools.cache
@@ -94,3 +95,94 @@ def test_gradient_error_sees_edges_and_not_levels(key, frames):
     # Of 7 (then 3) neighbours along width one differs, by 1, in one of the axes.
     axes = 2 if frames == 1 else 3
     np.testing.assert_allclose(error(edge), (1 / 7 + 1 / 3) / (2 * axes), rtol=1e-5)
+
+
+@functools.cache
+def _streamed():
+    """Halves frames twice over, with no convolution that starts at zero."""
+    sizes = autoencoder.AutoencoderConfig(
+        latent_channels=2,
+        patch=(2, 4),
+        width=8,
+        multipliers=(1, 1),
+        spatial_downsample=(False,),
+        temporal_downsample=(True,),
+        blocks=1,
+        attention=False,
+    )
+    module = autoencoder.Autoencoder(sizes)
+    params, _ = sharding.init(module, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    noisy = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape)
+        for leaf, k in zip(leaves, keys, strict=True)
+    ]
+    return module, jax.tree.unflatten(tree, noisy)
+
+
+@functools.partial(jax.jit, static_argnames=("chunks", "after"))
+def _late(video, key, *, chunks, after):
+    """The gradient of frames from `after` on, and the reconstruction."""
+    module, params = _streamed()
+
+    def loss(video):
+        result = reconstruction.reconstruct(module, params, video, key, chunks=chunks)
+        return jnp.sum(jnp.square(result.video[:, after:])), result
+
+    return jax.grad(loss, has_aux=True)(video)
+
+
+def _clip(frames):
+    return jax.random.uniform(jax.random.key(3), (1, frames, 8, 8, 3), minval=-1.0)
+
+
+def test_chunks_give_the_whole_and_carry_no_gradient(key):
+    # Latent frames 0 to 2, and one more.
+    slope, whole = _late(_clip(13), key, chunks=(), after=9)
+    cut, parts = _late(_clip(13), key, chunks=(2,), after=9)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.any(slope[:, :9])
+    assert not np.any(cut[:, :9]) and np.any(cut[:, 9:])
+
+
+def test_the_length_of_chunks_is_drawn(key):
+    """Both lengths occur: one cuts the gradient, the other holds the whole clip."""
+    keys = jax.random.split(key, 8)
+    slopes = [_late(_clip(9), k, chunks=(1, 5), after=5)[0] for k in keys]
+    assert {bool(np.any(slope[:, :5])) for slope in slopes} == {True, False}
+
+
+def test_an_image_is_one_chunk(key):
+    one, other = (
+        _late(_clip(1), key, chunks=chunks, after=0)[1] for chunks in ((), (1, 2))
+    )
+    np.testing.assert_array_equal(one.video, other.video)
+
+
+def test_lpips_counts_with_its_weight():
+    weights = lpips_params.random()
+    x, y = jax.random.uniform(jax.random.key(0), (2, 1, 1, 16, 16, 3))
+    config = reconstruction.ReconstructionConfig(lpips=2.0, lpips_path="FILE")
+    plain = reconstruction.ReconstructionConfig()
+    total, terms = reconstruction.pixel_loss(y, x, config=config, lpips=weights)
+    without, _ = reconstruction.pixel_loss(y, x, config=plain)
+    np.testing.assert_allclose(
+        terms["lpips"], perceptual.distance(weights, y, x)[0], rtol=1e-5
+    )
+    np.testing.assert_allclose(total, without + 2.0 * terms["lpips"], rtol=1e-5)
+    with pytest.raises(ValueError, match="the LPIPS term needs parameters"):
+        reconstruction.pixel_loss(y, x, config=config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lpips": 0.5}, "lpips 0.5 has no weights: give lpips_path=FILE, or use 0"),
+        ({"chunks": (2, 0)}, "use 1 latent frame or more"),
+    ],
+)
+def test_impossible_losses_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        reconstruction.ReconstructionConfig(**values)

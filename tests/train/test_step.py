@@ -192,3 +192,109 @@ def test_the_moments_of_muon_live_where_their_parameter_does() -> None:
 
 def where_none(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
     return jax.NamedSharding(mesh, P())
+
+
+def test_a_loss_sees_the_step_and_its_constants() -> None:
+    where = toy.mesh(1)
+
+    def counted(params: Any, batch: Any, key: jax.Array, context: step.Context) -> Any:
+        value, scalars = toy.loss(params, batch, key)
+        seen = {"step": context.step, "constant": jnp.sum(context.constants["bias"])}
+        return value, scalars | jax.tree.map(jnp.float32, seen)
+
+    contextual = step.Contextual(counted, {"bias": jnp.ones(3)})
+    for accumulate in (1, 2):
+        train_step, current, _ = _step(where, loss=contextual, accumulate=accumulate)
+        with jax.set_mesh(where):
+            for number in range(3):
+                batch = next(toy.Data())
+                current, values = train_step(current, batch, jax.random.key(1))
+                assert (values["step"], values["constant"]) == (number, 3.0)
+
+
+GROUPS = {
+    "first": toy.OPTIMIZER,
+    "second": optimizer.OptimizerConfig(name="muon", learning_rate=1e-3, warmup=5),
+    "third": optimizer.OptimizerConfig(
+        name="sgd", learning_rate=0.25, schedule="constant", warmup=0, weight_decay=0.0
+    ),
+}
+
+
+def _group_params(where: jax.sharding.Mesh) -> tuple[Any, Any]:
+    made = toy.job(where)
+    return (
+        {name: jax.tree.map(jnp.copy, made.params) for name in GROUPS},
+        {name: made.shardings for name in GROUPS},
+    )
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_is_optimized_as_if_alone(name: str) -> None:
+    """The others' gradients are a thousand times larger, and do not clip its own."""
+    params, _ = _group_params(toy.mesh(1))
+    grads = jax.tree.map(lambda x: x + 0.1, params)
+    grads = {
+        group: optax.tree.scale(1.0 if group == name else 1e3, tree)
+        for group, tree in grads.items()
+    }
+    together = optimizer.make_optimizer(GROUPS, steps=10)
+    updates, _ = together.update(grads, together.init(params), params)
+    alone = optimizer.make_optimizer(GROUPS[name], steps=10)
+    expected, _ = alone.update(grads[name], alone.init(params[name]), params[name])
+    chex.assert_trees_all_close(updates[name], expected, rtol=1e-5, atol=1e-8)
+
+
+def test_sgd_is_the_gradient_times_the_rate() -> None:
+    rule = optimizer.make_optimizer(GROUPS["third"], steps=10)
+    grads = {"x": jnp.asarray([0.6, -0.8])}
+    updates, _ = rule.update(grads, rule.init(grads), grads)
+    np.testing.assert_allclose(updates["x"], [-0.15, 0.2], rtol=1e-6)
+
+
+def test_every_group_needs_an_optimizer() -> None:
+    params, _ = _group_params(toy.mesh(1))
+    chain = optimizer.make_optimizer({"first": toy.OPTIMIZER}, steps=10)
+    with pytest.raises(ValueError, match="second"):
+        chain.init(params)
+
+
+def test_groups_train_sharded_and_are_logged_apart() -> None:
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
+        values = [toy.loss(tree, batch, key)[0] for tree in params.values()]
+        return sum(values, start=jnp.zeros(())), {}
+
+    states = []
+    for count in (1, 8):
+        where = toy.mesh(count)
+        params, shardings = _group_params(where)
+        chain = optimizer.make_optimizer(GROUPS, steps=10)
+        with jax.set_mesh(where):
+            current, places = state.create(
+                params, chain, shardings=shardings, mesh=where
+            )
+            train_step = step.make_train_step(
+                loss,
+                chain,
+                schedule=optimizer.make_schedules(GROUPS, steps=10),
+                ema_decay=0.9,
+                shardings=places,
+            )
+            batch = prefetch.put_batch(next(toy.Data()), where)
+            current, values = train_step(current, batch, jax.random.key(1))
+        states.append(current)
+        for name, config in GROUPS.items():
+            rate = optimizer.make_schedule(config, steps=10)(0)
+            np.testing.assert_allclose(values[f"learning_rate/{name}"], rate)
+            assert values[f"gradient_norm/{name}"] > 0
+        assert "learning_rate" not in values
+    chex.assert_trees_all_close(states[0].params, states[1].params, atol=1e-5)
+    kernel = ("Linear_0", "kernel")
+    found = {
+        jax.tree_util.keystr(path): leaf.sharding.spec
+        for path, leaf in jax.tree_util.tree_flatten_with_path(states[1].opt_state)[0]
+        if tuple(getattr(k, "key", None) for k in path[-2:]) == kernel
+    }
+    # Two moments of AdamW, one or two of Muon's two rules, none of gradient descent.
+    assert len(found) >= 3
+    assert set(found.values()) == {P("fsdp", "tensor")}
