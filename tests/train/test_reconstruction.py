@@ -121,16 +121,19 @@ def _streamed():
     return module, jax.tree.unflatten(tree, noisy)
 
 
-@functools.partial(jax.jit, static_argnames=("chunks", "after"))
-def _late(video, key, *, chunks, after):
-    """The gradient of frames from `after` on, and the reconstruction."""
-    module, params = _streamed()
-
+@functools.partial(jax.jit, static_argnames=("module", "chunks", "after"))
+def _slope(params, video, key, *, module, chunks, after):
     def loss(video):
         result = reconstruction.reconstruct(module, params, video, key, chunks=chunks)
         return jnp.sum(jnp.square(result.video[:, after:])), result
 
     return jax.grad(loss, has_aux=True)(video)
+
+
+def _late(video, key, *, chunks, after):
+    """The gradient of frames from `after` on, and the reconstruction."""
+    module, params = _streamed()
+    return _slope(params, video, key, module=module, chunks=chunks, after=after)
 
 
 def _clip(frames):
