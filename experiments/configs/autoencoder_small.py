@@ -28,7 +28,9 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
     tiny = size == "tiny"
     crops = cropping.CropConfig(
-        shapes=((9, 32, 32), (1, 32, 32)), weights=(0.85, 0.15), max_side=128
+        shapes=((1, 48, 48), (5, 32, 48), (9, 32, 32), (17, 32, 32)),
+        weights=(0.15, 0.15, 0.5, 0.2),
+        max_side=128,
     )
     if tiny:
         crops = cropping.CropConfig(shapes=((5, 32, 32),))

@@ -21,6 +21,7 @@ from experiments import command
 from experiments.stages import adversarial, autoencoder, common, video
 from soraflax import config as config_lib
 from soraflax import model_io
+from soraflax.generation import pretrained
 from soraflax.train import checkpoint, loop, metrics
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
@@ -87,6 +88,12 @@ def _video(dataset: pathlib.Path, trained: pathlib.Path) -> Any:
     return config
 
 
+def _adversarial(dataset: pathlib.Path, trained: pathlib.Path) -> Any:
+    config = _shrunk("autoencoder_adversarial", dataset)
+    config.autoencoder = str(trained)
+    return config
+
+
 def _saved(workdir: pathlib.Path, step: int) -> tuple[Any, str]:
     """The state in a checkpoint as numpy arrays, and where its data stood."""
     folder = workdir.absolute() / "checkpoints" / str(step)
@@ -112,15 +119,11 @@ def test_autoencoder_stage(trained: pathlib.Path) -> None:
     assert (trained / "result.json").exists()
 
 
-def test_video_stage_resumes_bit_for_bit(
-    train: Callable[[str], pathlib.Path],
-    trained: pathlib.Path,
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole, parts = train("video_small"), tmp_path / "video"
-    config = _video(whole / "latents", trained)
-    with monkeypatch.context() as patched:
+def _resumed(
+    config: Any, stage: Any, workdir: pathlib.Path, patch: pytest.MonkeyPatch
+) -> dict[str, float]:
+    """Runs a stage of two steps that is stopped after the first, and resumed."""
+    with patch.context() as patched:
         log = loop.log
 
         def log_and_stop(*arguments: Any) -> None:
@@ -129,8 +132,19 @@ def test_video_stage_resumes_bit_for_bit(
 
         patched.setattr(loop, "log", log_and_stop)
         with pytest.raises(common.Interrupted, match="stopped at step 1 of 2"):
-            video.run(config, parts)
-    result = video.run(config, parts)
+            stage.run(config, workdir)
+    return stage.run(config, workdir)
+
+
+def test_video_stage_resumes_bit_for_bit(
+    train: Callable[[str], pathlib.Path],
+    trained: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, parts = train("video_small"), tmp_path / "video"
+    config = _video(whole / "latents", trained)
+    result = _resumed(config, video, parts, monkeypatch)
     assert result == json.loads((whole / "result.json").read_text())
     (state, position), (expected, expected_position) = (
         _saved(parts, 2),
@@ -144,6 +158,115 @@ def test_video_stage_resumes_bit_for_bit(
     config.model.depth = 1
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.depth=2.*has 1"):
         video.run(config, parts)
+
+
+def test_adversarial_stage_resumes_bit_for_bit(
+    dataset: pathlib.Path,
+    train: Callable[[str], pathlib.Path],
+    trained: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, parts = train("autoencoder_adversarial"), tmp_path / "adversarial"
+    config = _adversarial(dataset, trained)
+    result = _resumed(config, adversarial, parts, monkeypatch)
+    assert result == json.loads((whole / "result.json").read_text())
+    chex.assert_trees_all_equal(_saved(parts, 2), _saved(whole, 2))
+    other = tmp_path / "other"
+    pretrained.save_autoencoder(
+        other,
+        jax.tree.map(lambda x: x + 1.0, pretrained.load_autoencoder(trained).params),
+        pretrained.load_autoencoder(trained).config,
+    )
+    config.autoencoder = str(other)
+    with pytest.raises(checkpoint.CheckpointError, match="trained with start="):
+        adversarial.run(config, parts)
+
+
+def test_adversarial_stage_trains_the_decoder_alone(
+    train: Callable[[str], pathlib.Path], trained: pathlib.Path
+) -> None:
+    path = train("autoencoder_adversarial")
+    before, after = (pretrained.load_autoencoder(p) for p in (trained, path))
+    assert after.encoder_digest == before.encoder_digest
+    assert after.statistics == before.statistics
+    assert after.config == before.config
+    for name, tree in after.params.items():
+        same = jax.tree.map(np.array_equal, tree, before.params[name])
+        assert jax.tree.all(same) == (name in pretrained.ENCODER)
+
+
+def test_adversarial_stage_logs_both_sides(
+    train: Callable[[str], pathlib.Path],
+) -> None:
+    lines = metrics.read(train("autoencoder_adversarial"))
+    steps = [line for line in lines if "loss" in line]
+    terms = {"l1", "l2", "kl", "gradients", "psnr", "reconstruction"}
+    game = {"adversarial", "adversarial_weight", "discriminator", "r1", "lecam"}
+    groups = ("autoencoder", "discriminator", "anchors")
+    rates = {
+        f"{name}/{group}"
+        for name in ("gradient_norm", "learning_rate")
+        for group in groups
+    }
+    for line in steps:
+        assert terms | game | rates | {"logits_real", "logits_fake"} <= set(line)
+    assert [line["adversarial_weight"] > 0 for line in steps] == [False, True]
+
+
+def test_adversarial_stage_can_train_the_encoder(
+    dataset: pathlib.Path, trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = _adversarial(dataset, trained)
+    config.train_encoder = True
+    config.adversarial.lecam = 0.0
+    config.train.steps = 1
+    config.data.crops.shapes = ((1, 16, 16),)
+    adversarial.run(config, tmp_path / "run")
+    before, after = (
+        pretrained.load_autoencoder(p) for p in (trained, tmp_path / "run")
+    )
+    assert after.encoder_digest != before.encoder_digest
+    assert after.statistics != before.statistics
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("autoencoder", "", r"autoencoder is empty: give --config\.autoencoder=AE"),
+        ("autoencoder", "/nowhere", "/nowhere"),
+        ("data.path", "", "data.path is empty"),
+        ("data.crops.shapes", ((8, 32, 32),), r"crops\.shapes: 8 frames: use 5 or 9"),
+        ("batch", 6, "size 6 does not divide over 4 shards"),
+        ("loss.lpips", 0.5, r"lpips 0\.5 has no weights: give lpips_path=FILE"),
+        ("adversarial.discriminator_start", 9, "9 is after start 0; use 0 or less"),
+        ("discriminator.multipliers", (1,), "2 flags for 1 stages: give 1"),
+    ],
+)
+def test_bad_input_of_the_adversarial_stage(
+    dataset: pathlib.Path,
+    trained: pathlib.Path,
+    tmp_path: pathlib.Path,
+    key: str,
+    value: Any,
+    message: str,
+) -> None:
+    config = _adversarial(dataset, trained)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        adversarial.run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_lpips_weights_that_are_not_there(
+    dataset: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = _autoencoder(dataset)
+    config.loss.update(lpips=1.0, lpips_path="/nowhere.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"/nowhere\.safetensors: no such file"):
+        autoencoder.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_video_stage_exports(
