@@ -6,7 +6,7 @@ endif
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test parity lint format clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,6 +22,14 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
+
+# Against PyTorch and diffusers, which only this target installs.
+parity: .venv/parity
+	SORAFLAX_PARITY=1 $(BIN)/python -m pytest tests/parity
+
+.venv/parity: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[parity,dev]'
+	@touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -48,6 +48,7 @@ ONLY = {
     "libtpu": ("soraflax.planning",),
     "tensorflow": (),
     "torch": ("experiments.benchmarks",),
+    "diffusers": ("experiments.benchmarks",),
     "pickle": (),
 }
 # What a room may not import, whatever its floor.

@@ -60,8 +60,8 @@ def tiles(
 ) -> list[Tile]:
     """Tiles of a latent grid `(h, w)`; one, if `size` is None."""
     sizes = grid if size is None else size
-    sides = [spans(n, m, overlap) for n, m in zip(grid, sizes, strict=True)]
-    return list(itertools.product(*sides))
+    rows, columns = (spans(n, m, overlap) for n, m in zip(grid, sizes, strict=True))
+    return list(itertools.product(rows, columns))
 
 
 def cut(video: np.ndarray, tile: Tile) -> np.ndarray:

@@ -166,7 +166,7 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, *, first: bool = True) -> jax.Array:
         config = self.config
         shared = _shared(config)
-        end = (config.end_kernel,) * 3
+        end = (config.end_kernel, config.end_kernel, config.end_kernel)
         x = conv.to_blocks(x, *config.patch, cosine=config.cosine, first=first)
         axes = (None, "channels_out")
         x = convolution.CausalConv(

@@ -116,7 +116,7 @@ class CausalConv(nn.Module):
         halo = sides[side - 2]
         if sharding.side_shards() == 1 or halo == (0, 0):
             return run(x, kernel)
-        inner = tuple((0, 0) if at == side - 2 else pad for at, pad in enumerate(sides))
+        inner = ((0, 0), sides[1]) if side == 2 else (sides[0], (0, 0))
         return sharding.map_side(
             functools.partial(run, sides=inner), place(x), kernel, axis=side, halo=halo
         )
@@ -220,7 +220,7 @@ class HalveFrames(nn.Module):
         if self.is_initializing():
             halve(jnp.repeat(x[:, :1], 3, axis=1))
         past = carried(self, x, 1)
-        if not first:
+        if past is not None and not first:
             return halve(jnp.concatenate([past, x], axis=1))
         later = [halve(x)] if x.shape[1] > 1 else []
         return jnp.concatenate([x[:, :1], *later], axis=1)

@@ -32,7 +32,7 @@ DC-AE, arXiv:2410.10733).
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,8 @@ def causal_conv3d(
             f"{x.shape[1]} frames with {front} in front: a kernel of {taps} frames "
             f"needs at least {taps - front}"
         )
-    sides = sides or same(x.shape[2:4], kernel.shape[1:3], strides[1:])
+    if sides is None:
+        sides = same(x.shape[2:4], kernel.shape[1:3], strides[1:])
     implementation = implementation or default_implementation()
     if implementation == "reference":
         return jax.lax.conv_general_dilated(
@@ -93,12 +94,13 @@ def causal_conv3d(
 
 def same(
     sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
-) -> Any:
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Zeros before and after each side that make SAME convolutions of `sizes`.
 
     At stride 2 and even sizes all of them are at the end.
     """
-    return tuple(jax.lax.padtype_to_pads(sizes, kernel, strides, "SAME"))
+    height, width = jax.lax.padtype_to_pads(sizes, kernel, strides, "SAME")
+    return height, width
 
 
 def _stacked(

@@ -1,0 +1,230 @@
+"""The autoencoder beside Wan's in diffusers, as JSON lines.
+
+    python -m experiments.benchmarks.autoencoder [--only parity speed memory]
+
+Needs the extra `parity` (PyTorch and diffusers). Every ratio is of times taken in turns
+in one run, same threads, same weights, the least of `--repeats` each:
+
+    parity   relative error of posterior mean and decoded video against diffusers, both
+             families, reduced and full width: images, 5, 17 and 33 frames, odd shapes
+    speed    encode + decode, and a training step (mean squared error, gradients of all
+             parameters), over PyTorch eager; 1 is as fast
+    memory   peak resident memory of a process that streams so many frames, over that
+             of the shortest; flat is 1
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soraflax import flops, model_io
+from soraflax.generation import pretrained, streaming
+from soraflax.nn import autoencoder
+
+FAMILIES = {"wan2.1": "wan2_1", "wan2.2": "wan2_2"}
+REDUCED = 16
+PARITY = ((1, 3, 2), (5, 2, 3), (17, 1, 3), (33, 3, 1))
+SPEED = {"small": (32, (17, 64, 96)), "full": (96, (9, 64, 96))}
+MEMORY_FRAMES = (17, 65, 257, 1025)
+MEMORY_SIDE = 128
+Line = dict[str, Any]
+
+
+def relative(found: Any, expected: Any) -> float:
+    """Norm of the difference over the norm of what was expected."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def parity() -> Iterator[Line]:
+    from experiments.benchmarks import wan_peer
+
+    for family, variant in FAMILIES.items():
+        full = autoencoder.VARIANTS[variant]
+        for config in (wan_peer.narrowed(full, REDUCED), full):
+            pair = wan_peer.make(config)
+            run = jax.jit(pair.module.apply)
+            for frames, height, width in PARITY:
+                side = config.spatial_ratio
+                pixels = wan_peer.video((frames, height * side, width * side))
+                theirs = pair.encode_and_decode(wan_peer.channels_first(pixels))
+                mean, decoded = map(wan_peer.channels_last, theirs)
+                ours: Any = run({"params": pair.params}, pixels)
+                yield {
+                    "benchmark": "parity",
+                    "family": family,
+                    "width": config.width,
+                    "video": pixels.shape[1:4],
+                    "mean": relative(ours.mean, mean),
+                    "decoded": relative(jnp.clip(ours.video, -1, 1), decoded),
+                }
+
+
+def least_seconds(
+    calls: dict[str, Callable[[], Any]], repeats: int
+) -> dict[str, float]:
+    """The least time of each call, taken in turns after one that warms up."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(found) for name, found in times.items()}
+
+
+def speed(repeats: int) -> Iterator[Line]:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from experiments.benchmarks import wan_peer
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for width, shape in SPEED.values():
+        config = wan_peer.narrowed(autoencoder.VARIANTS["wan2_1"], width)
+        pair = wan_peer.make(config)
+        pixels = wan_peer.video(shape)
+        forward = flops.autoencoder_flops(config, video=shape)
+        tasks = {
+            "encode + decode": (_run_both(pair, pixels), forward),
+            "training step": (_train_both(pair, pixels), flops.training(forward)),
+        }
+        for task, (calls, work) in tasks.items():
+            seconds = least_seconds(calls, repeats)
+            yield {
+                "benchmark": "speed",
+                "task": task,
+                "width": width,
+                "video": shape,
+                "seconds": {name: round(s, 3) for name, s in seconds.items()},
+                "ratio": round(seconds["soraflax"] / seconds["diffusers"], 3),
+                "gigaflops_per_second": round(work / seconds["soraflax"] / 1e9),
+            }
+
+
+def _run_both(pair: Any, pixels: np.ndarray) -> dict[str, Callable[[], Any]]:
+    from experiments.benchmarks import wan_peer
+
+    x = wan_peer.channels_first(pixels)
+    run = jax.jit(pair.module.apply)
+    return {
+        "diffusers": lambda: pair.encode_and_decode(x),
+        "soraflax": lambda: jax.block_until_ready(run({"params": pair.params}, pixels)),
+    }
+
+
+def _train_both(pair: Any, pixels: np.ndarray) -> dict[str, Callable[[], Any]]:
+    from experiments.benchmarks import wan_peer
+
+    x = wan_peer.channels_first(pixels)
+
+    def theirs() -> None:
+        pair.theirs.zero_grad(set_to_none=True)
+        latent = pair.theirs.encode(x).latent_dist.mode()
+        (pair.theirs.decode(latent).sample - x).square().mean().backward()
+
+    def loss(params: Any) -> jax.Array:
+        result: Any = pair.module.apply({"params": params}, pixels)
+        return jnp.mean(jnp.square(jnp.clip(result.video, -1, 1) - pixels))
+
+    gradient = jax.jit(jax.grad(loss))
+    return {
+        "diffusers": theirs,
+        "soraflax": lambda: jax.block_until_ready(gradient(pair.params)),
+    }
+
+
+def memory() -> Iterator[Line]:
+    """Each duration in a process of its own: a peak is of a whole process.
+
+    Once as glibc allocates by default, and once with a fixed size above which blocks
+    are mapped and given back: by default it grows with the blocks that are freed, and
+    leaves holes.
+    """
+    for threshold in ("", "65536"):
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": threshold}
+        if not threshold:
+            del environment["MALLOC_MMAP_THRESHOLD_"]
+        first = None
+        for frames in MEMORY_FRAMES:
+            peak = _peak_of(frames, environment)
+            first = first or peak
+            yield {
+                "benchmark": "memory",
+                "map_blocks_above": int(threshold) if threshold else "default",
+                "frames": frames,
+                "side": MEMORY_SIDE,
+                "peak_mib": round(peak),
+                "ratio": round(peak / first, 3),
+            }
+
+
+def _peak_of(frames: int, environment: dict[str, str]) -> float:
+    """MiB that a fresh process reaches."""
+    name = "experiments.benchmarks.autoencoder"
+    command = [sys.executable, "-m", name, "--stream", str(frames)]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment
+    )
+    return float(done.stdout.split()[-1])
+
+
+def stream(frames: int) -> float:
+    """Encode and decode so many frames lazily; the process's peak, MiB."""
+    config = dataclasses.replace(autoencoder.VARIANTS["wan2_1"], width=16)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: 0.02 * rng.standard_normal(leaf.shape).astype(np.float32),
+        pretrained.autoencoder_shapes(config),
+    )
+    model = pretrained.AutoencoderModel(config, params, model_io.digest(params))
+    shape = (MEMORY_SIDE, MEMORY_SIDE, 3)
+    video = (rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(frames))
+    made = sum(len(chunk) for chunk in streaming.reconstruct(model, video))
+    if made != frames:
+        raise RuntimeError(f"{made} of {frames} frames came back")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    names = ("parity", "speed", "memory")
+    add("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    add("--repeats", type=int, default=3)
+    add("--stream", type=int, metavar="FRAMES", help="stream, print the peak in MiB")
+    arguments = parser.parse_args(argv)
+    if arguments.stream is not None:
+        print(stream(arguments.stream))
+        return
+    about = {"machine": f"{platform.machine()} x {len(os.sched_getaffinity(0))}"}
+    about["jax"] = jax.__version__
+    parts = {
+        "parity": parity,
+        "speed": lambda: speed(arguments.repeats),
+        "memory": memory,
+    }
+    try:
+        for name in arguments.only:
+            for line in parts[name]():
+                print(json.dumps(line | about), flush=True)
+    except ModuleNotFoundError as error:
+        parser.exit(2, f"{parser.prog}: {error}; pip install -e '.[parity]'\n")
+
+
+if __name__ == "__main__":
+    main()
