@@ -32,7 +32,7 @@ DC-AE, arXiv:2410.10733).
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Implementation = Literal["reference", "stacked"]
+Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after height and width
 
 
 def default_implementation() -> Implementation:
@@ -53,7 +54,7 @@ def causal_conv3d(
     *,
     strides: tuple[int, int, int] = (1, 1, 1),
     front: int | None = None,
-    sides: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    sides: Sides | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T2 H2 W2 O"]:
     """Equation (1): causal in time, SAME in space.
@@ -88,13 +89,13 @@ def causal_conv3d(
             dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
         )
     if implementation == "stacked":
-        return _stacked(x, kernel, strides=strides, front=front, sides=sides)
+        return _stacked(x, kernel, strides, front, sides)
     raise ValueError(f"convolution {implementation!r}: use 'reference' or 'stacked'")
 
 
 def same(
     sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[tuple[int, int], tuple[int, int]]:
+) -> Sides:
     """Zeros before and after each side that make SAME convolutions of `sizes`.
 
     At stride 2 and even sizes all of them are at the end.
@@ -103,32 +104,109 @@ def same(
     return height, width
 
 
-def _stacked(
+def _stack_frames(x: jax.Array, taps: int, stride: int, front: int) -> jax.Array:
+    """The images of equation (2), `[B * T2, H, W, taps * C]`."""
+    x = jnp.pad(x, [(0, 0), (front, 0), (0, 0), (0, 0), (0, 0)])
+    last = (x.shape[1] - taps) // stride * stride + 1
+    stack = [x[:, i : i + last : stride] for i in range(taps)]
+    images = jnp.concatenate(stack, axis=-1)
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _plain_stacked(
     x: jax.Array,
     kernel: jax.Array,
-    *,
     strides: tuple[int, int, int],
     front: int,
-    sides: tuple[tuple[int, int], tuple[int, int]],
+    sides: Sides,
 ) -> jax.Array:
     """Equation (2)."""
-    taps, _, _, channels, features = kernel.shape
-    batch, _, height, width, _ = x.shape
-    x = jnp.pad(x, [(0, 0), (front, 0), (0, 0), (0, 0), (0, 0)])
-    frames = (x.shape[1] - taps) // strides[0] + 1
-    last = (frames - 1) * strides[0] + 1
-    stack = [x[:, i : i + last : strides[0]] for i in range(taps)]
-    images = jnp.concatenate(stack, axis=-1)
+    taps, kh, kw, channels, features = kernel.shape
+    images = _stack_frames(x, taps, strides[0], front)
     y = jax.lax.conv_general_dilated(
-        images.reshape(batch * frames, height, width, taps * channels),
-        jnp.einsum("thwio->hwtio", kernel).reshape(
-            *kernel.shape[1:3], taps * channels, features
-        ),
+        images,
+        jnp.einsum("thwio->hwtio", kernel).reshape(kh, kw, taps * channels, features),
         strides[1:],
         sides,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y.reshape(batch, frames, *y.shape[1:])
+    return y.reshape(x.shape[0], -1, *y.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _stacked(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int, int],
+    front: int,
+    sides: Sides,
+) -> jax.Array:
+    """Equation (2); keeps `x` alone for the backward pass, not the shifted copies."""
+    return _plain_stacked(x, kernel, strides, front, sides)
+
+
+def _stacked_forward(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int, int],
+    front: int,
+    sides: Sides,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _plain_stacked(x, kernel, strides, front, sides), (x, kernel)
+
+
+def _stacked_backward(
+    strides: tuple[int, int, int],
+    front: int,
+    sides: Sides,
+    kept: tuple[jax.Array, jax.Array],
+    dy: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    run = functools.partial(_plain_stacked, strides=strides, front=front, sides=sides)
+    (dx,) = jax.vjp(lambda x: run(x, kernel), x)[1](dy)
+    if strides[1:] != (1, 1):
+        (dkernel,) = jax.vjp(lambda kernel: run(x, kernel), kernel)[1](dy)
+        return dx, dkernel
+    images = _stack_frames(x, kernel.shape[0], strides[0], front)
+    return dx, _kernel_gradient(images, dy, kernel, sides)
+
+
+_stacked.defvjp(_stacked_forward, _stacked_backward)
+
+
+def _kernel_gradient(
+    images: jax.Array, dy: jax.Array, kernel: jax.Array, sides: Sides
+) -> jax.Array:
+    """Of a convolution with stride 1, as one product for each place of the kernel.
+
+    An image at a time, so that it stays in the cache: the products of all images at
+    once, and XLA's own gradient, wait for memory.
+    """
+    taps, kh, kw, channels, features = kernel.shape
+    images = jnp.pad(images, [(0, 0), *sides, (0, 0)])
+    dy = dy.reshape(-1, *dy.shape[2:])
+    height, width = dy.shape[1:3]
+    places = [(i, j) for i in range(kh) for j in range(kw)]
+
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> Any:
+        image, dy = pair
+        dy = dy.reshape(-1, features).T
+        windows = [image[i : i + height, j : j + width] for i, j in places]
+        each = [
+            jnp.matmul(
+                dy,
+                window.reshape(-1, taps * channels),
+                preferred_element_type=jnp.float32,
+            )
+            for window in windows
+        ]
+        return total + jnp.stack(each), None
+
+    start = jnp.zeros((kh * kw, features, taps * channels), jnp.float32)
+    total, _ = jax.lax.scan(add, start, (images, dy))
+    total = total.reshape(kh, kw, features, taps, channels)
+    return jnp.einsum("hwotc->thwco", total).astype(kernel.dtype)
 
 
 def space_to_depth(
