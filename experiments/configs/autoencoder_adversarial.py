@@ -40,8 +40,10 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     groups = {
         "data": pipeline.VideoDataConfig(crops=crops),
         "discriminator": discriminator.VARIANTS[size],
-        "loss": reconstruction.ReconstructionConfig(l2=2.0, chunks=(1, 2)),
-        "adversarial": adversarial.AdversarialConfig(start=100, ramp=100),
+        "loss": reconstruction.ReconstructionConfig(l2=2.0, chunks=(2, 4)),
+        "adversarial": adversarial.AdversarialConfig(
+            start=100, ramp=100, r1=0.1, r1_every=4
+        ),
         "optimizer": optimizer.OptimizerConfig(
             learning_rate=3e-4, beta1=0.5, warmup=50, weight_decay=0.0
         ),
@@ -62,7 +64,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     if tiny:
         config.batch = 8
         config.loss.chunks = (1,)
-        config.adversarial.update(start=0, ramp=1, lecam=0.1)
+        config.adversarial.update(start=0, ramp=1, r1_every=2, lecam=0.1)
         config.train.update(steps=2, log_every=1)
         config.evaluation.update(clips=2, statistics=2, batch=1)
     return config

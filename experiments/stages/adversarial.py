@@ -210,7 +210,7 @@ def work(
 
     In forward passes: 3 of a network that is trained and 1 of a frozen encoder; of the
     discriminator 6, for real and decoded crops, 1 for the gradient of equation (2) of
-    `train.adversarial`, and 3 for that of its penalty R1.
+    `train.adversarial`, and 3 for that of its penalty R1, of the crops it is taken of.
     """
     rows, *shape = batch["video"].shape[:4]
     video = tuple(shape)
@@ -218,7 +218,8 @@ def work(
     encoder = sum(layer.flops for layer in flops.encoder_layers(sizes, video))
     decoder = sum(layer.flops for layer in flops.decoder_layers(sizes, video))
     layers = discriminator.layers(config.discriminator, video)
-    passes = 10 if config.adversarial.r1 else 7
+    game = config.adversarial
+    passes = 7 + (3 / game.r1_every if game.r1 else 0)
     one = encoder * (3 if config.train_encoder else 1) + 3 * decoder
     one += passes * sum(layer.flops for layer in layers)
     return metrics.Work(cells, cells, rows * one)

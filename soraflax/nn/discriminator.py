@@ -131,7 +131,7 @@ def layers(
 
 VARIANTS: dict[str, DiscriminatorConfig] = {
     "tiny": DiscriminatorConfig(width=8, multipliers=(1, 2), temporal=(False, True)),
-    "small": DiscriminatorConfig(width=32),
+    "small": DiscriminatorConfig(width=24),
     "base": DiscriminatorConfig(
         multipliers=(1, 2, 4, 8), temporal=(False, True, True, False)
     ),

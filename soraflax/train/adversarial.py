@@ -57,6 +57,8 @@ class AdversarialConfig:
       ramp: steps in which its weight then grows from 0 to `weight`.
       discriminator_start: step at which the discriminator begins to learn.
       r1: weight of equation (5).
+      r1_every: one clip in so many of a batch is penalised; second derivatives cost
+        more than all the rest of the discriminator.
       lecam: weight of equation (6).
       lecam_decay: of the running averages of equation (6).
       max_weight: bound of w, for a discriminator that says the same of everything.
@@ -66,7 +68,8 @@ class AdversarialConfig:
     start: int = 500
     ramp: int = 500
     discriminator_start: int = 0
-    r1: float = 1.0
+    r1: float = 0.1
+    r1_every: int = 1
     lecam: float = 0.0
     lecam_decay: float = 0.99
     max_weight: float = 1e4
@@ -81,6 +84,8 @@ class AdversarialConfig:
             )
         if min(self.weight, self.r1, self.lecam) < 0:
             raise ValueError("weight, r1 and lecam: use 0 or more")
+        if self.r1_every < 1:
+            raise ValueError(f"r1_every {self.r1_every}: use 1 or more")
         if not 0 <= self.lecam_decay < 1:
             raise ValueError(f"lecam_decay {self.lecam_decay}: use one in [0, 1)")
 
@@ -212,7 +217,7 @@ def discriminator_loss(
     }
     total, follow = hinge, jnp.zeros(())
     if config.r1:
-        scalars["r1"] = gradient_penalty(game.judge, own, real)
+        scalars["r1"] = gradient_penalty(game.judge, own, real[:: config.r1_every])
         total += config.r1 * scalars["r1"]
     if config.lecam:
         anchor = params[ANCHORS]

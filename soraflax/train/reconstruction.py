@@ -14,12 +14,13 @@ taken over scales and over time). LPIPS does need one (`nn.perceptual`).
 
 A clip may go through in chunks, as a stream does (`nn.convolution`). What is carried
 from one chunk to the next has no gradient: truncated back-propagation. The result is
-that of the whole clip; activations are kept for one chunk at a time and recomputed.
+that of the whole clip; activations are recomputed, for one chunk at a time.
 """
 
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,46 +135,36 @@ def reconstruct(
 ) -> autoencoder.Reconstruction:
     """Encode, sample the posterior, decode; in chunks if there are lengths to draw.
 
-    All branches of the draw are compiled into one program. Lengths of which one chunk
-    holds the whole clip count as one.
+    One program serves all lengths: it goes by their greatest common divisor, and at
+    those bounds where the drawn length has none, what is carried keeps its gradient.
+    (In a branch of a conditional, XLA's CPU backend ran convolutions 30 times slower.)
     """
-    frames, *_ = module.config.latent_grid(*video.shape[1:4])
-    lengths = sorted({min(length, frames - 1) for length in chunks})
-    if not lengths or frames == 1:
-        result: Any = module.apply({"params": params}, video, key)
-        return result
-    branches = [functools.partial(_in_chunks, module, length) for length in lengths]
-    if len(branches) == 1:
-        return branches[0](params, video, key)
-    drawn = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(branches))
-    return jax.lax.switch(drawn, branches, params, video, key)
-
-
-def _in_chunks(
-    module: autoencoder.Autoencoder,
-    length: int,
-    params: Any,
-    video: jax.Array,
-    key: jax.Array,
-) -> autoencoder.Reconstruction:
-    """A clip in chunks of `length` latent frames, the first of one more."""
     sizes = module.config
     t, h, w = sizes.latent_grid(*video.shape[1:4])
-    shape = (video.shape[0], t, h, w, sizes.latent_channels)
-    noise = jax.random.normal(key, shape, jnp.float32)
-    bounds = [0, *range(1 + length, t, length), t]
+    if not chunks or t == 1:
+        result: Any = module.apply({"params": params}, video, key)
+        return result
+    noise = jax.random.normal(key, (len(video), t, h, w, sizes.latent_channels))
+    draw = jax.random.fold_in(key, 1)
+    length = jax.random.choice(draw, jnp.asarray(chunks, jnp.int32))
+    apart = math.gcd(*chunks)
+    bounds = [0, *range(1 + apart, t, apart), t]
     parts, carried = [], ({}, {})
     for start, stop in itertools.pairwise(bounds):
-        frames = slice(
-            *(max(0, 1 + (n - 1) * sizes.temporal_ratio) for n in (start, stop))
+        first, last = (
+            max(0, 1 + (n - 1) * sizes.temporal_ratio) for n in (start, stop)
         )
-        of_chunk = functools.partial(_chunk, module, first=start == 0)
-        part, carried = jax.checkpoint(of_chunk)(
-            params, video[:, frames], noise[:, start:stop], carried
-        )
-        carried = jax.lax.stop_gradient(carried)
+        carried = _cut(carried, (start - 1) % length == 0)
+        part, carried = jax.checkpoint(
+            functools.partial(_chunk, module, first=start == 0)
+        )(params, video[:, first:last], noise[:, start:stop], carried)
         parts.append(part)
     return jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *parts)
+
+
+def _cut(carried: Any, here: jax.Array) -> Any:
+    """The same values, without their gradient if `here`."""
+    return jax.tree.map(lambda x: jnp.where(here, jax.lax.stop_gradient(x), x), carried)
 
 
 def _chunk(

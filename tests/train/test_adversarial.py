@@ -238,6 +238,7 @@ def test_a_frozen_part_has_no_gradient_and_changes_no_value() -> None:
         ({"start": 100, "discriminator_start": 200}, "after start 100; use 100 or"),
         ({"ramp": -1}, "use 0 or more"),
         ({"r1": -1.0}, "use 0 or more"),
+        ({"r1_every": 0}, "r1_every 0: use 1 or more"),
         ({"lecam_decay": 1.0}, r"use one in \[0, 1\)"),
     ],
 )
