@@ -1,6 +1,6 @@
 """The autoencoder beside Wan's in diffusers, as JSON lines.
 
-    python -m experiments.benchmarks.autoencoder [--only parity speed memory]
+    python -m experiments.benchmarks.autoencoder [--only parity speed memory quality]
 
 Needs the extra `parity` (PyTorch and diffusers). Every ratio is of times taken in turns
 in one run, same threads, same weights, the least of `--repeats` each:
@@ -11,16 +11,19 @@ in one run, same threads, same weights, the least of `--repeats` each:
              parameters), over PyTorch eager; 1 is as fast
     memory   peak resident memory of a process that streams so many frames, over that
              of the shortest; flat is 1
+    quality  PSNR and SSIM for the same training FLOPs: `autoencoder_quality`
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import pathlib
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -198,12 +201,19 @@ def stream(frames: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def quality() -> Iterator[Line]:
+    from experiments.benchmarks import autoencoder_quality
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield from autoencoder_quality.compare(pathlib.Path(folder) / "quality")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    names = ("parity", "speed", "memory")
+    names = ("parity", "speed", "memory", "quality")
     add("--only", nargs="+", choices=names, default=names, metavar="NAME")
     add("--repeats", type=int, default=3)
     add("--stream", type=int, metavar="FRAMES", help="stream, print the peak in MiB")
@@ -217,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "parity": parity,
         "speed": lambda: speed(arguments.repeats),
         "memory": memory,
+        "quality": quality,
     }
     try:
         for name in arguments.only:
