@@ -42,7 +42,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "discriminator": discriminator.VARIANTS[size],
         "loss": reconstruction.ReconstructionConfig(l2=2.0, chunks=(2, 4)),
         "adversarial": adversarial.AdversarialConfig(
-            start=100, ramp=100, r1=0.1, r1_every=4
+            start=150, ramp=150, r1=0.1, r1_every=4
         ),
         "optimizer": optimizer.OptimizerConfig(
             learning_rate=3e-4, beta1=0.5, warmup=50, weight_decay=0.0
