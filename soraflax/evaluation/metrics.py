@@ -50,12 +50,12 @@ def ssim(
         )
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     mean_a, mean_b = _window_mean(a), _window_mean(b)
-    var_a = _window_mean(jnp.square(a)) - jnp.square(mean_a)
-    var_b = _window_mean(jnp.square(b)) - jnp.square(mean_b)
-    covariance = _window_mean(a * b) - mean_a * mean_b
+    squares, product = jnp.square(mean_a) + jnp.square(mean_b), mean_a * mean_b
+    variances = _window_mean(jnp.square(a) + jnp.square(b)) - squares
+    covariance = _window_mean(a * b) - product
     c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    similarity /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    similarity = (2 * product + c1) * (2 * covariance + c2)
+    similarity /= (squares + c1) * (variances + c2)
     return jnp.mean(similarity, axis=(-4, -3, -2, -1))
 
 
@@ -121,15 +121,19 @@ def _check_same(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> None:
 
 
 def _window_mean(x: jax.Array) -> jax.Array:
-    """The Gaussian mean around each pixel that a whole window fits around."""
+    """The Gaussian mean around each pixel that a whole window fits around.
+
+    Pixels and channels of a row lie side by side, which is what vector units want.
+    """
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * DEVIATION**2))
-    weights /= weights.sum()
+    weights = (weights / weights.sum()).tolist()
     height, width = (size - WINDOW + 1 for size in x.shape[-3:-1])
-    rows = jnp.zeros((), x.dtype)
-    for at, weight in enumerate(weights.tolist()):
-        rows += weight * x[..., at : at + height, :, :]
-    mean = jnp.zeros((), x.dtype)
-    for at, weight in enumerate(weights.tolist()):
-        mean += weight * rows[..., at : at + width, :]
-    return mean
+    channels = x.shape[-1]
+    flat = x.reshape(*x.shape[:-2], -1)
+    rows, mean = jnp.zeros((), x.dtype), jnp.zeros((), x.dtype)
+    for at, weight in enumerate(weights):
+        rows += weight * flat[..., at : at + height, :]
+    for at, weight in enumerate(weights):
+        mean += weight * rows[..., at * channels : (at + width) * channels]
+    return jnp.reshape(mean, (*x.shape[:-3], height, width, channels))
