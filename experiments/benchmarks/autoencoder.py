@@ -39,7 +39,11 @@ from soraflax.nn import autoencoder
 FAMILIES = {"wan2.1": "wan2_1", "wan2.2": "wan2_2"}
 REDUCED = 16
 PARITY = ((1, 3, 2), (5, 2, 3), (17, 1, 3), (33, 3, 1))
-SPEED = {"small": (32, (17, 64, 96)), "full": (96, (9, 64, 96))}
+SPEED = (
+    ("wan2.1", 32, (17, 64, 96)),
+    ("wan2.1", 96, (9, 64, 96)),
+    ("wan2.2", 48, (9, 96, 128)),
+)
 MEMORY_FRAMES = (17, 65, 257, 1025)
 MEMORY_SIDE = 128
 Line = dict[str, Any]
@@ -95,8 +99,9 @@ def speed(repeats: int) -> Iterator[Line]:
     from experiments.benchmarks import wan_peer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    for width, shape in SPEED.values():
-        config = wan_peer.narrowed(autoencoder.VARIANTS["wan2_1"], width)
+    for family, width, shape in SPEED:
+        full = autoencoder.VARIANTS[FAMILIES[family]]
+        config = wan_peer.narrowed(full, width)
         pair = wan_peer.make(config)
         pixels = wan_peer.video(shape)
         forward = flops.autoencoder_flops(config, video=shape)
@@ -108,6 +113,7 @@ def speed(repeats: int) -> Iterator[Line]:
             seconds = least_seconds(calls, repeats)
             yield {
                 "benchmark": "speed",
+                "family": family,
                 "task": task,
                 "width": width,
                 "video": shape,
