@@ -13,6 +13,7 @@ activation `('batch', 'tokens', 'embed')` gives `fsdp` to its batch, a parameter
 `('embed', 'mlp')` gives it to `embed`.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -152,6 +153,11 @@ def constrain(
     spec = rules.spec(names)
     check_divides(x.shape, spec, mesh, what=f"activation {names}")
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def no_mesh() -> contextlib.AbstractContextManager[Any]:
+    """Inside, nothing is sharded: for the shapes of what need not fit a mesh."""
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def side_shards() -> int:

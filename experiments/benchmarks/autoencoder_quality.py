@@ -125,12 +125,12 @@ def compare(
     if output.exists():
         raise ValueError(f"{output} exists; name a new folder")
     data = datasets(output)
-    ours, wan = values_of(OURS, data, rate=0.0), wan_of_as_many_parameters()
+    shipped: Any = autoencoder_small.get_config()
+    rate: float = shipped.optimizer.learning_rate
+    ours, wan = values_of(OURS, data, rate=rate), wan_of_as_many_parameters()
     budget = steps * flops_of_a_step(ours, OURS)
     its_steps = round(budget / flops_of_a_step(ours, wan))
-    runs = [
-        ("ours", OURS, steps, autoencoder_small.get_config().optimizer.learning_rate)
-    ]
+    runs = [("ours", OURS, steps, rate)]
     runs += [("wan", wan, its_steps, rate) for rate in rates]
     for name, sizes, count, rate in runs:
         workdir = output / f"{name}-{rate:g}"

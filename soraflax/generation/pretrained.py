@@ -21,7 +21,7 @@ import numpy as np
 from flax.core import meta
 
 from soraflax import config as config_lib
-from soraflax import model_io, tokenizer
+from soraflax import model_io, sharding, tokenizer
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.nn import autoencoder, dit
@@ -262,7 +262,8 @@ def autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:
 
 
 def _shapes(init: Any) -> Any:
-    return jax.eval_shape(lambda: meta.unbox(init(jax.random.key(0))))
+    with sharding.no_mesh():
+        return jax.eval_shape(lambda: meta.unbox(init(jax.random.key(0))))
 
 
 def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
