@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tqdm
 
-from soraflax import media
+from soraflax import media, sharding
 from soraflax.commands import checkpoints
 from soraflax.evaluation import metrics
 from soraflax.generation import fitting, pretrained, streaming
@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"{args.clip}: {error}; or say --fit pad") from None
         start = time.perf_counter()
-        quality = _write(args.out, clip, model, fit=fit, config=config, fps=fps)
+        with _split_over(args.devices):
+            quality = _write(args.out, clip, model, fit=fit, config=config, fps=fps)
         seconds = time.perf_counter() - start
     report = _report(args.out, model, fit, quality, fps=fps, seconds=seconds)
     print(json.dumps(dataclasses.asdict(report)) if args.json else _text(report))
@@ -125,6 +126,15 @@ def as_float(frame: np.ndarray) -> np.ndarray:
 def as_bytes(frame: np.ndarray) -> np.ndarray:
     """The inverse of `as_float`, to the nearest of 256 levels."""
     return np.round((frame + np.float32(1.0)) * np.float32(127.5)).astype(np.uint8)
+
+
+def _split_over(count: int) -> contextlib.AbstractContextManager[Any]:
+    """Frames are split along their longer side over the first `count` devices."""
+    devices = jax.devices()
+    if count > len(devices):
+        raise ValueError(f"--devices {count}: there are {len(devices)}")
+    mesh = sharding.make_mesh(fsdp=1, context=count, devices=devices[:count])
+    return jax.set_mesh(mesh) if count > 1 else contextlib.nullcontext()
 
 
 def _opened(

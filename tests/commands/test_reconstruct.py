@@ -93,6 +93,27 @@ def test_an_array_comes_out_as_the_one_shot_result(capsys, checkpoint, place):
     assert report["frames_per_second"] * report["seconds"] == pytest.approx(SIZE[0])
 
 
+def test_frames_split_over_devices_come_out_the_same(capsys, checkpoint, place):
+    np.save("wide.npy", np.repeat(np.load("clip.npy"), 2, axis=2))
+    found = []
+    for devices in (1, 2):
+        words = ["wide.npy", "--checkpoint", checkpoint, "--out", "out.npy"]
+        assert run(capsys, *words, "--devices", devices)[0] == 0
+        found.append(np.load("out.npy"))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [(2, "size 3 does not divide over 2 shards"), (99, "--devices 99: there are 8")],
+)
+def test_impossible_splits_are_refused(capsys, checkpoint, place, devices, says):
+    words = ["clip.npy", "--checkpoint", checkpoint, "--out", "out.npy"]
+    status, output = run(capsys, *words, "--devices", devices)
+    assert status == 2 and says in last_line(output)
+    assert not (place / "out.npy").exists()
+
+
 @pytest.mark.parametrize("which", ["video", "ae"])
 @pytest.mark.parametrize("out", ["out.mp4", "out.mkv", "out.gif", "out.npy"])
 def test_every_output_is_written_and_reported(capsys, checkpoint, place, which, out):

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from soraflax import model_io
 from soraflax.diffusion import sampler as samplers
 from soraflax.generation import canvas as canvases
 from soraflax.generation import generator as generators
