@@ -334,7 +334,8 @@ class Autoencoder(nn.Module):
           ValueError: a size off the grid, with the nearest sizes on it.
         """
         self._check_chunk(first)
-        self.config.latent_grid(*video.shape[1:4], first=first)
+        grid = self.config.latent_grid(*video.shape[1:4], first=first)
+        convolution.check_split(*grid[1:])
         video = convolution.place(video)
         moments = self.moments(self.encoder(video, first=first)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
@@ -349,6 +350,7 @@ class Autoencoder(nn.Module):
     ) -> Float[Array, "B T H W 3"]:
         """The video of a latent, or of a chunk of one; float32, not clipped."""
         self._check_chunk(first)
+        convolution.check_split(*latent.shape[2:4])
         latent = convolution.place(latent)
         video = self.decoder(self.embed(latent), first=first)
         if self.config.linear_path:

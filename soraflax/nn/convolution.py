@@ -37,6 +37,21 @@ def place(x: jax.Array) -> jax.Array:
     return sharding.constrain(x, *names)
 
 
+def check_split(height: int, width: int) -> None:
+    """Refuse a latent whose longer side the mesh does not split into whole cells.
+
+    Raises:
+      ValueError: naming the nearest side that does.
+    """
+    shards, side = sharding.side_shards(), max(height, width)
+    if side % shards:
+        nearest = max(shards, round(side / shards) * shards)
+        raise ValueError(
+            f"a longer side of {side} latent cells does not divide over {shards} "
+            f"devices; nearest that does: {nearest}"
+        )
+
+
 def longer_side(x: jax.Array) -> int:
     """The axis of the side that is split over devices."""
     return 2 if x.shape[2] >= x.shape[3] else 3

@@ -105,7 +105,10 @@ def test_frames_split_over_devices_come_out_the_same(capsys, checkpoint, place):
 
 @pytest.mark.parametrize(
     ("devices", "says"),
-    [(2, "size 3 does not divide over 2 shards"), (99, "--devices 99: there are 8")],
+    [
+        (2, "3 latent cells does not divide over 2 devices; nearest that does: 4"),
+        (99, "--devices 99: there are 8"),
+    ],
 )
 def test_impossible_splits_are_refused(capsys, checkpoint, place, devices, says):
     words = ["clip.npy", "--checkpoint", checkpoint, "--out", "out.npy"]
