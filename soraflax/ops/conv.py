@@ -40,6 +40,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Implementation = Literal["reference", "stacked"]
+WIDE = 96  # channels from which the sum in (1) is faster than the stack in (2)
 Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after height and width
 
 
@@ -104,13 +105,12 @@ def same(
     return height, width
 
 
-def _stack_frames(x: jax.Array, taps: int, stride: int, front: int) -> jax.Array:
-    """The images of equation (2), `[B * T2, H, W, taps * C]`."""
+def _shifted(x: jax.Array, taps: int, stride: int, front: int) -> list[jax.Array]:
+    """x[s t + i - front] of equation (1) for each i, as images `[B * T2, H, W, C]`."""
     x = jnp.pad(x, [(0, 0), (front, 0), (0, 0), (0, 0), (0, 0)])
     last = (x.shape[1] - taps) // stride * stride + 1
-    stack = [x[:, i : i + last : stride] for i in range(taps)]
-    images = jnp.concatenate(stack, axis=-1)
-    return images.reshape(-1, *images.shape[2:])
+    frames = [x[:, i : i + last : stride] for i in range(taps)]
+    return [part.reshape(-1, *part.shape[2:]) for part in frames]
 
 
 def _plain_stacked(
@@ -120,16 +120,21 @@ def _plain_stacked(
     front: int,
     sides: Sides,
 ) -> jax.Array:
-    """Equation (2)."""
-    taps, kh, kw, channels, features = kernel.shape
-    images = _stack_frames(x, taps, strides[0], front)
-    y = jax.lax.conv_general_dilated(
-        images,
-        jnp.einsum("thwio->hwtio", kernel).reshape(kh, kw, taps * channels, features),
-        strides[1:],
-        sides,
+    """Equation (2), or (1) where frames are wide enough to fill the vector units."""
+    taps, channels = kernel.shape[0], kernel.shape[3]
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=strides[1:],
+        padding=sides,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    shifted = _shifted(x, taps, strides[0], front)
+    if channels >= WIDE:
+        first, *later = map(convolve, shifted, kernel)
+        y = sum(later, start=first)
+    else:
+        stacked = jnp.concatenate(shifted, axis=-1)
+        y = convolve(stacked, jnp.concatenate(list(kernel), axis=-2))
     return y.reshape(x.shape[0], -1, *y.shape[1:])
 
 
@@ -168,7 +173,8 @@ def _stacked_backward(
     if strides[1:] != (1, 1):
         (dkernel,) = jax.vjp(lambda kernel: run(x, kernel), kernel)[1](dy)
         return dx, dkernel
-    images = _stack_frames(x, kernel.shape[0], strides[0], front)
+    shifted = _shifted(x, kernel.shape[0], strides[0], front)
+    images = jnp.concatenate(shifted, axis=-1)
     return dx, _kernel_gradient(images, dy, kernel, sides)
 
 

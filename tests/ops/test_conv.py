@@ -24,7 +24,11 @@ def _inputs(key, *, kernel=(3, 3, 3), frames=5):
         ((3, 3, 3), (2, 2, 2), 2),
     ],
 )
-def test_stacked_equals_reference_forward_and_backward(key, kernel, strides, front):
+@pytest.mark.parametrize("wide", [1, conv.WIDE])
+def test_stacked_equals_reference_forward_and_backward(
+    key, monkeypatch, kernel, strides, front, wide
+):
+    monkeypatch.setattr(conv, "WIDE", wide)
     x, weights = _inputs(key, kernel=kernel)
 
     def run(implementation):
@@ -112,3 +116,39 @@ def test_average_undoes_repeat(key):
     assert large.shape == (2, 6, 12, 5, 2)
     np.testing.assert_array_equal(large[:, ::2, ::3], x)
     np.testing.assert_allclose(conv.average_pool(large, (2, 3, 1)), x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("features", [2, 8])
+def test_averages_and_duplicates_keep_constants_and_totals(key, features):
+    x = jax.random.normal(key, (1, 4, 6, 8, 4))
+    small = conv.average_down(x, (2, 2, 2), features)
+    assert small.shape == (1, 2, 3, 4, features)
+    np.testing.assert_allclose(jnp.mean(small), jnp.mean(x), atol=1e-6)
+    large = conv.duplicate_up(small, (2, 2, 2), 4)
+    assert large.shape == x.shape
+    np.testing.assert_allclose(jnp.mean(large), jnp.mean(x), atol=1e-6)
+    np.testing.assert_allclose(
+        conv.average_down(large, (2, 2, 2), features), small, atol=1e-6
+    )
+
+
+def test_values_that_do_not_average_or_repeat_are_refused(key):
+    x = jax.random.normal(key, (1, 2, 2, 2, 3))
+    with pytest.raises(ValueError, match="24 values do not average to 5 channels"):
+        conv.average_down(x, (2, 2, 2), 5)
+    with pytest.raises(ValueError, match="3 channels do not repeat to 8 values"):
+        conv.duplicate_up(x, (2, 2, 2), 1)
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_blocks_of_chunks_are_blocks_of_the_whole(key, cosine):
+    video = jax.random.normal(key, (1, 9, 4, 4, 3))
+    whole = conv.to_blocks(video, 4, 2, cosine=cosine)
+    first = conv.to_blocks(video[:, :5], 4, 2, cosine=cosine)
+    later = conv.to_blocks(video[:, 5:], 4, 2, cosine=cosine, first=False)
+    np.testing.assert_allclose(jnp.concatenate([first, later], 1), whole, atol=1e-6)
+    back = [
+        conv.from_blocks(first, 4, 2, cosine=cosine),
+        conv.from_blocks(later, 4, 2, cosine=cosine, first=False),
+    ]
+    np.testing.assert_allclose(jnp.concatenate(back, 1), video, atol=1e-5)
