@@ -14,13 +14,15 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from soraflax.generation import pretrained, tiling
 from soraflax.nn import autoencoder, convolution
+
+Method = Literal["encode", "decode"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,42 +47,38 @@ class StreamConfig:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("module", "first"), donate_argnames="state"
+    jax.jit, static_argnames=("module", "method", "first"), donate_argnames="state"
 )
-def encode_chunk(
-    module: autoencoder.Autoencoder, params: Any, state: Any, video: Any, *, first: bool
-) -> tuple[jax.Array, Any]:
-    """Posterior mean of a chunk `[B, T, H, W, 3]`, and the state for the next."""
-    (mean, _), kept = module.apply(
-        {"params": params, convolution.STREAM: state},
-        video,
-        first=first,
-        method="encode",
-        mutable=[convolution.STREAM],
-    )
-    return mean, kept.get(convolution.STREAM, {})
-
-
-@functools.partial(
-    jax.jit, static_argnames=("module", "first"), donate_argnames="state"
-)
-def decode_chunk(
+def run_chunk(
     module: autoencoder.Autoencoder,
     params: Any,
     state: Any,
-    latent: Any,
+    x: Any,
     *,
+    method: Method,
     first: bool,
 ) -> tuple[jax.Array, Any]:
-    """Video of a chunk of latents `[B, t, h, w, z]`, and the state for the next."""
-    video, kept = module.apply(
+    """One chunk through the encoder or the decoder.
+
+    Args:
+      module: the autoencoder.
+      params: its parameters.
+      state: what the chunk before left; `{}` for the first. It is donated.
+      x: video `[B, T, H, W, 3]` to encode, latents `[B, t, h, w, z]` to decode.
+      method: which of the two.
+      first: whether this is the first chunk.
+
+    Returns:
+      The posterior's mean or the video, and the state for the next chunk.
+    """
+    y, kept = module.apply(
         {"params": params, convolution.STREAM: state},
-        latent,
+        x,
         first=first,
-        method="decode",
+        method=method,
         mutable=[convolution.STREAM],
     )
-    return video, kept.get(convolution.STREAM, {})
+    return y[0] if method == "encode" else y, kept.get(convolution.STREAM, {})
 
 
 def encode(
@@ -101,7 +99,7 @@ def encode(
         with the nearest values on it.
     """
     config, sizes = config or StreamConfig(), model.config
-    run = _Tiled(model, config, encode_chunk)
+    run = _Tiled(model, config, "encode")
     ratio, count = sizes.temporal_ratio, 0
     lengths = itertools.chain([1], itertools.repeat(0))
     stream = iter(frames)
@@ -131,7 +129,7 @@ def decode(
       config: how to take it apart.
     """
     config = config or StreamConfig()
-    run = _Tiled(model, config, decode_chunk)
+    run = _Tiled(model, config, "decode")
     for chunk in _rechunked(latents, config.chunk):
         yield run(chunk)
 
@@ -159,13 +157,12 @@ class _Tiled:
     """One direction of the autoencoder, tile by tile, with what each tile carries."""
 
     def __init__(
-        self, model: pretrained.AutoencoderModel, config: StreamConfig, step: Any
+        self, model: pretrained.AutoencoderModel, config: StreamConfig, method: Method
     ) -> None:
         self.module = autoencoder.Autoencoder(model.config)
         self.params = model.on_device
         self.config = config
-        self.step = step
-        self.encodes = step is encode_chunk
+        self.method: Method = method
         self.states: list[Any] | None = None
         self.places: list[tiling.Tile] = []
 
@@ -183,8 +180,13 @@ class _Tiled:
         parts = []
         for at, tile in enumerate(self.places):
             part = tiling.cut(chunk, (tile[0].scaled(inside), tile[1].scaled(inside)))
-            y, state = self.step(
-                self.module, self.params, self.states[at], part[None], first=first
+            y, state = run_chunk(
+                self.module,
+                self.params,
+                self.states[at],
+                part[None],
+                method=self.method,
+                first=first,
             )
             parts.append(np.asarray(y[0]))
             self.states[at] = self._kept(state)

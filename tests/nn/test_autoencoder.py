@@ -234,6 +234,60 @@ def test_sharded_equals_one_device_outputs_and_gradients():
     jax.tree_util.tree_map_with_path(check, jax.device_get(found), expected)
 
 
+@pytest.mark.parametrize("size", [(32, 16), (16, 64)])
+def test_a_split_side_exchanges_halos_and_gathers_nothing(size):
+    config = dataclasses.replace(WAN, attention=False)
+    module, params, _ = _model(config)
+    video = jax.random.normal(jax.random.key(5), (2, 5, *size, 3))
+
+    def total(params, video):
+        result = module.apply({"params": params}, video)
+        return jnp.sum(jnp.square(result.video)), result.mean
+
+    gradient = jax.grad(total, has_aux=True)
+    expected = jax.jit(gradient)(params, video)
+    devices = jax.devices()[:2]
+    mesh = sharding.make_mesh(fsdp=1, context=2, devices=devices)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(gradient).lower(params, video).compile()
+    text = compiled.as_text()
+    assert "collective-permute" in text and "all-gather" not in text
+    whole = jax.sharding.NamedSharding(mesh, P())
+    found = compiled(*jax.device_put((params, video), whole))
+    assert found[1].addressable_shards[0].data.size * 2 == found[1].size
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (1920, 1080)])
+def test_high_definition_splits_over_eight_devices(size):
+    module = autoencoder.Autoencoder(autoencoder.VARIANTS["wan2_1"])
+    video = jax.ShapeDtypeStruct((1, 5, *size, 3), jnp.float32)
+    with jax.set_mesh(sharding.make_mesh(fsdp=1, context=8)):
+        result = jax.eval_shape(
+            lambda v: module.init_with_output(jax.random.key(0), v)[0], video
+        )
+    assert result.mean.shape == (1, 2, size[0] // 8, size[1] // 8, 16)
+    assert result.video.shape == video.shape
+
+
+def test_a_side_that_splits_inside_a_cell_is_refused():
+    module, params, _ = _model(TINY)
+    with (
+        jax.set_mesh(sharding.make_mesh(fsdp=1, data=4, context=2)),
+        pytest.raises(ValueError, match="3 latent cells does not divide over 2"),
+    ):
+        module.apply({"params": params}, jnp.zeros((4, 1, 16, 24, 3)))
+
+
+def test_a_later_chunk_needs_a_stream():
+    module, params, _ = _model(TINY)
+    with pytest.raises(ValueError, match="make 'stream' mutable"):
+        module.apply(
+            {"params": params}, jnp.zeros((1, 4, 8, 8, 3)), first=False, method="encode"
+        )
+
+
 def test_partition_specs_match_golden():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     boxed = _boxed_shapes(autoencoder.Autoencoder(TINY))
