@@ -100,17 +100,10 @@ def encode(
     """
     config, sizes = config or StreamConfig(), model.config
     run = _Tiled(model, config, "encode")
-    ratio, count = sizes.temporal_ratio, 0
-    lengths = itertools.chain([1], itertools.repeat(0))
-    stream = iter(frames)
-    for extra in lengths:
-        part = list(itertools.islice(stream, extra + ratio * config.chunk))
+    length, count, stream = sizes.temporal_ratio * config.chunk, 0, iter(frames)
+    while part := list(itertools.islice(stream, length + (not count))):
         count += len(part)
-        if not part:
-            return
         chunk = np.stack(part).astype(np.float32, copy=False)
-        if count == len(part):
-            sizes.latent_grid(1, *chunk.shape[1:3])
         sizes.latent_grid(count, *chunk.shape[1:3])
         yield run(chunk)
 
@@ -169,14 +162,11 @@ class _Tiled:
     def __call__(self, chunk: np.ndarray) -> np.ndarray:
         first = self.states is None
         ratio = self.module.config.spatial_ratio
+        inside, outside = (ratio, 1) if self.method == "encode" else (1, ratio)
         if self.states is None:
-            height, width = chunk.shape[1:3]
-            grid = (
-                (height // ratio, width // ratio) if self.encodes else (height, width)
-            )
-            self.places = self._tiles(grid)
+            height, width = (side // inside for side in chunk.shape[1:3])
+            self.places = self._tiles((height, width))
             self.states = [{} for _ in self.places]
-        inside, outside = (ratio, 1) if self.encodes else (1, ratio)
         parts = []
         for at, tile in enumerate(self.places):
             part = tiling.cut(chunk, (tile[0].scaled(inside), tile[1].scaled(inside)))
