@@ -16,7 +16,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -100,7 +100,7 @@ def save_model(
     Raises:
       ModelError: a parameter that is not finite, or a name that leaves the directory.
     """
-    directory = pathlib.Path(directory)
+    directory = pathlib.Path(directory).absolute()
     flat = flatten(params)
     check_finite(flat, where=directory)
     for name in files or {}:
@@ -120,7 +120,7 @@ def save_model(
         (draft / CONFIG).write_text(text)
         for name, source in (files or {}).items():
             _add(draft / name, source)
-        replace(draft, directory)
+        replace(draft, directory, ours=is_model)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return header["digest"]
@@ -255,16 +255,35 @@ def _add(target: pathlib.Path, source: bytes | pathlib.Path) -> None:
         shutil.copyfile(source, target)
 
 
-def replace(draft: pathlib.Path, directory: pathlib.Path) -> None:
+def is_model(directory: pathlib.Path) -> bool:
+    """Whether a directory is one that `save_model` wrote."""
+    try:
+        _read_header(directory)
+    except (ModelError, OSError):
+        return False
+    return (directory / PARAMS).is_file()
+
+
+def replace(
+    draft: pathlib.Path,
+    directory: pathlib.Path,
+    *,
+    ours: Callable[[pathlib.Path], bool],
+) -> None:
     """Put `draft` where `directory` is or will be.
 
+    Args:
+      draft: a complete directory beside it.
+      directory: missing, empty, or one that may be replaced.
+      ours: whether an existing directory may be.
+
     Raises:
-      ModelError: something else than a model is there.
+      ModelError: something else is there.
     """
     if not directory.exists():
         draft.rename(directory)
         return
-    if any(directory.iterdir()) and not (directory / CONFIG).is_file():
+    if any(directory.iterdir()) and not ours(directory):
         raise ModelError(f"{directory}: exists and is not a model; choose another name")
     old = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     directory.rename(old)

@@ -160,6 +160,12 @@ def no_mesh() -> contextlib.AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
+def batch_shards() -> int:
+    """Into how many pieces a batch is split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def side_shards() -> int:
     """Into how many pieces the longer side of a frame is split."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -187,6 +193,7 @@ def map_side(
     spec = P(*(SIDE_AXIS if at == axis else None for at in range(x.ndim)))
 
     def piece(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        kernel = jax.lax.pcast(kernel, SIDE_AXIS, to="varying")
         return function(_with_halo(x, axis=axis, halo=halo), kernel)
 
     mapped = jax.shard_map(

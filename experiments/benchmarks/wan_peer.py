@@ -68,6 +68,11 @@ def make(config: autoencoder.AutoencoderConfig, *, seed: int = 0) -> Pair:
     return Pair(theirs, autoencoder.Autoencoder(config), params)
 
 
+def adamw(module: Any, *, rate: float) -> Any:
+    """PyTorch's optimizer of all parameters of a module."""
+    return torch.optim.AdamW(module.parameters(), lr=rate)
+
+
 def video(shape: Shape, *, seed: int = 0) -> np.ndarray:
     """`[1, T, H, W, 3]`, float32 in [-1, 1]: moving waves and some noise."""
     rng = np.random.default_rng(seed)

@@ -40,7 +40,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     groups = {
         "data": pipeline.VideoDataConfig(crops=crops),
         "discriminator": discriminator.VARIANTS[size],
-        "loss": reconstruction.ReconstructionConfig(l2=2.0, chunks=(2, 4)),
+        "loss": reconstruction.ReconstructionConfig(l2=2.0, chunks=(1, 2, 4)),
         "adversarial": adversarial.AdversarialConfig(
             start=150, ramp=150, r1=0.1, r1_every=4
         ),

@@ -43,7 +43,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
             learning_rate=3e-3, warmup=50, weight_decay=0.01
         ),
         "train": loop.TrainConfig(
-            steps=700, log_every=10, checkpoint_every=250, ema_decay=0.99
+            steps=500, log_every=10, checkpoint_every=250, ema_decay=0.99
         ),
         "evaluation": codec.EvaluationConfig(),
         "mesh": common.MeshConfig(),

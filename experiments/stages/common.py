@@ -1,4 +1,4 @@
-"""What both stages share: the mesh of a run, its process's data, its folder."""
+"""What all stages share: the mesh of a run, its process's data, its folder."""
 
 import contextlib
 import dataclasses

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"{args.clip}: {error}; or say --fit pad") from None
         start = time.perf_counter()
-        with _split_over(args.devices):
+        with _split_over(args.devices), _memory_errors():
             quality = _write(args.out, clip, model, fit=fit, config=config, fps=fps)
         seconds = time.perf_counter() - start
     report = _report(args.out, model, fit, quality, fps=fps, seconds=seconds)
@@ -126,6 +126,20 @@ def as_float(frame: np.ndarray) -> np.ndarray:
 def as_bytes(frame: np.ndarray) -> np.ndarray:
     """The inverse of `as_float`, to the nearest of 256 levels."""
     return np.round((frame + np.float32(1.0)) * np.float32(127.5)).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Says what to do where memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise ValueError(
+                "out of memory: try --chunk 1, --tile 512x512, --devices N or "
+                "--dtype bfloat16"
+            ) from None
+        raise
 
 
 def _split_over(count: int) -> contextlib.AbstractContextManager[Any]:

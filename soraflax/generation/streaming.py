@@ -96,16 +96,19 @@ def encode(
 
     Raises:
       ValueError: a side off the grid at once, a number of frames off it at the end,
-        with the nearest values on it.
+        with the nearest values on it; no frames, or pixels that are not float or not
+        finite.
     """
     config, sizes = config or StreamConfig(), model.config
     run = _Tiled(model, config, "encode")
     length, count, stream = sizes.temporal_ratio * config.chunk, 0, iter(frames)
     while part := list(itertools.islice(stream, length + (not count))):
+        chunk = _checked(part, count)
         count += len(part)
-        chunk = np.stack(part).astype(np.float32, copy=False)
         sizes.latent_grid(count, *chunk.shape[1:3])
         yield run(chunk)
+    if not count:
+        raise ValueError("a video of no frames: give 1 or more")
 
 
 def decode(
@@ -120,11 +123,21 @@ def decode(
       model: a trained autoencoder.
       latents: `[t, h, w, z]`, of any lengths; together one video.
       config: how to take it apart.
+
+    Raises:
+      ValueError: no latents, or of another number of channels.
     """
     config = config or StreamConfig()
-    run = _Tiled(model, config, "decode")
+    run, chunk = _Tiled(model, config, "decode"), None
     for chunk in _rechunked(latents, config.chunk):
+        if chunk.shape[-1] != model.config.latent_channels:
+            raise ValueError(
+                f"latents of {chunk.shape[-1]} channels; this autoencoder's have "
+                f"{model.config.latent_channels}"
+            )
         yield run(chunk)
+    if chunk is None:
+        raise ValueError("no latents: give 1 or more")
 
 
 def reconstruct(
@@ -135,6 +148,17 @@ def reconstruct(
 ) -> Iterator[np.ndarray]:
     """What is left of a video, chunk by chunk; arguments as in `encode`."""
     return decode(model, encode(model, frames, config=config), config=config)
+
+
+def _checked(frames: list[np.ndarray], start: int) -> np.ndarray:
+    """Frames `start` and after as one float32 array."""
+    if not all(np.issubdtype(frame.dtype, np.floating) for frame in frames):
+        raise ValueError(f"frames of {frames[0].dtype}: give float in [-1, 1]")
+    chunk = np.stack(frames).astype(np.float32, copy=False)
+    if not np.isfinite(chunk).all():
+        end = start + len(frames) - 1
+        raise ValueError(f"frames {start} to {end}: pixels that are not finite")
+    return chunk
 
 
 def _rechunked(latents: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -181,18 +205,26 @@ class _Tiled:
             parts.append(np.asarray(y[0]))
             self.states[at] = self._kept(state)
         places = [(a.scaled(outside), b.scaled(outside)) for a, b in self.places]
-        return tiling.blend(parts, places, self.config.overlap // ratio * outside)
+        return tiling.blend(parts, places, self._overlap * outside)
 
     def _tiles(self, grid: tuple[int, int]) -> list[tiling.Tile]:
         ratio = self.module.config.spatial_ratio
         if self.config.tile is None:
             return tiling.tiles(grid, None, 0)
         height, width = (side // ratio for side in self.config.tile)
-        if min(height, width) < 1:
+        cuts = [n for n, side in zip((height, width), grid, strict=True) if n < side]
+        if min(cuts, default=self._overlap + 1) <= self._overlap:
+            least = (self._overlap + 1) * ratio
             raise ValueError(
-                f"tile of {self.config.tile}: use sides of {ratio} or more"
+                f"tiles of {self.config.tile[1]} x {self.config.tile[0]} pixels that "
+                f"share {self.config.overlap}: use sides of {least} or more"
             )
-        return tiling.tiles(grid, (height, width), self.config.overlap // ratio)
+        return tiling.tiles(grid, (height, width), self._overlap)
+
+    @property
+    def _overlap(self) -> int:
+        """Latent cells that tiles share; none less than the pixels asked for."""
+        return -(-self.config.overlap // self.module.config.spatial_ratio)
 
     def _kept(self, state: Any) -> Any:
         """What a tile carries; the host holds it where there are several tiles."""

@@ -127,6 +127,7 @@ def open_frames(
     """
     name = os.fspath(path)
     with _opened(path) as file, _stream(file, name, max_pixels, keep=False) as stream:
+        common.check_sides(name, *stream.size[::-1])
         _check_whole(stream, stream.scan.packets - stream.scan.hidden)
         order = stream.scan.order
         frames = stream.promised if order is None else len(order)

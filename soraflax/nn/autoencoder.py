@@ -98,6 +98,7 @@ class AutoencoderConfig:
                     f"give {between}"
                 )
         sizes = (self.latent_channels, self.width, self.blocks, self.end_kernel)
+        sizes += (1 if self.decoder_width is None else self.decoder_width,)
         if min(*sizes, *self.patch, *self.multipliers, between + 1) < 1:
             raise ValueError(f"autoencoder sizes must be positive: {self}")
         if self.remat not in ("none", "full"):

@@ -32,7 +32,7 @@ DC-AE, arXiv:2410.10733).
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,8 @@ def _stacked_backward(
     x, kernel = kept
     run = functools.partial(_plain_stacked, strides=strides, front=front, sides=sides)
     (dx,) = jax.vjp(lambda x: run(x, kernel), x)[1](dy)
-    if strides[1:] != (1, 1):
+    mesh = jax.sharding.get_abstract_mesh()
+    if strides[1:] != (1, 1) or not (mesh.empty or mesh.size == 1):
         (dkernel,) = jax.vjp(lambda kernel: run(x, kernel), kernel)[1](dy)
         return dx, dkernel
     shifted = _shifted(x, kernel.shape[0], strides[0], front)
@@ -188,7 +189,8 @@ def _kernel_gradient(
     """Of a convolution with stride 1, as one product for each place of the kernel.
 
     Taken over as many images at a time as stay in the cache: the products of all at
-    once, and XLA's own gradient, wait for memory.
+    once, and XLA's own gradient, wait for memory. For one device: a loop over images
+    would gather those that a mesh has apart.
     """
     taps, kh, kw, channels, features = kernel.shape
     images = jnp.pad(images, [(0, 0), *sides, (0, 0)])
@@ -198,17 +200,21 @@ def _kernel_gradient(
     group = max(n for n in range(1, count + 1) if count % n == 0 and n <= fitting)
     places = [(i, j) for i in range(kh) for j in range(kw)]
 
-    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> Any:
-        image, dy = pair
+    def products(image: jax.Array, dy: jax.Array) -> jax.Array:
         dy = dy.reshape(-1, features).T
         windows = [image[:, i : i + height, j : j + width] for i, j in places]
         flat = [window.reshape(-1, taps * channels) for window in windows]
         each = [jnp.matmul(dy, w, preferred_element_type=jnp.float32) for w in flat]
-        return total + jnp.stack(each), None
+        return jnp.stack(each)
 
-    start = jnp.zeros((kh * kw, features, taps * channels), jnp.float32)
     first, second = (x.reshape(-1, group, *x.shape[1:]) for x in (images, dy))
-    total, _ = jax.lax.scan(add, start, (first, second))
+    total = products(first[0], second[0])
+    if len(first) > 1:
+        total, _ = jax.lax.scan(
+            lambda total, pair: (total + products(*pair), None),
+            total,
+            (first[1:], second[1:]),
+        )
     total = total.reshape(kh, kw, features, taps, channels)
     return jnp.einsum("hwotc->thwco", total).astype(kernel.dtype)
 

@@ -33,12 +33,14 @@ saved, sharded and resumed like all others.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from soraflax import sharding
 from soraflax.nn import autoencoder, discriminator
 from soraflax.train import optimizer, reconstruction, step
 
@@ -57,8 +59,8 @@ class AdversarialConfig:
       ramp: steps in which its weight then grows from 0 to `weight`.
       discriminator_start: step at which the discriminator begins to learn.
       r1: weight of equation (5).
-      r1_every: one clip in so many of a batch is penalised; second derivatives cost
-        more than all the rest of the discriminator.
+      r1_every: at least one clip in so many of a batch is penalised; second
+        derivatives cost more than all the rest of the discriminator.
       lecam: weight of equation (6).
       lecam_decay: of the running averages of equation (6).
       max_weight: bound of w, for a discriminator that says the same of everything.
@@ -217,7 +219,7 @@ def discriminator_loss(
     }
     total, follow = hinge, jnp.zeros(())
     if config.r1:
-        scalars["r1"] = gradient_penalty(game.judge, own, real[:: config.r1_every])
+        scalars["r1"] = gradient_penalty(game.judge, own, _some(real, config.r1_every))
         total += config.r1 * scalars["r1"]
     if config.lecam:
         anchor = params[ANCHORS]
@@ -287,6 +289,11 @@ def anchor_optimizer(config: AdversarialConfig) -> optimizer.OptimizerConfig:
         weight_decay=0.0,
         clip_norm=0.0,
     )
+
+
+def _some(video: jax.Array, every: int) -> jax.Array:
+    """One clip in `every`, or more: as many as the mesh divides."""
+    return video[:: math.gcd(every, video.shape[0] // sharding.batch_shards())]
 
 
 def _without_value(x: jax.Array) -> jax.Array:

@@ -256,13 +256,15 @@ def parse_config(
             f"{where}: of class {values['_class_name']}, not {CLASS}"
         )
     side = values.get("patch_size") or 1
+    if not isinstance(side, int):
+        raise model_io.ModelError(f"{where}: patch_size is {side!r}, not a number")
     depth = COLOURS * side * side
     wanted = {"attn_scales": [], "in_channels": depth, "out_channels": depth}
     for name, value in wanted.items():
         if values.get(name, value) != value:
             raise model_io.ModelError(f"{where}: {name} is {values[name]}, not {value}")
-    multipliers = tuple(values.get("dim_mult", (1, 2, 4, 4)))
     try:
+        multipliers = tuple(values.get("dim_mult", (1, 2, 4, 4)))
         config = autoencoder.AutoencoderConfig(
             latent_channels=values.get("z_dim", 16),
             patch=(1, side),
@@ -277,9 +279,12 @@ def parse_config(
             blocks=values.get("num_res_blocks", 2),
             shortcuts=values.get("is_residual", False),
         )
+        statistics = _statistics(values, config.latent_channels, where)
+    except model_io.ModelError:
+        raise
     except (TypeError, ValueError) as error:
         raise model_io.ModelError(f"{where}: {error}") from None
-    return config, _statistics(values, config.latent_channels, where)
+    return config, statistics
 
 
 def _statistics(
@@ -302,7 +307,10 @@ def format_config(
     config: autoencoder.AutoencoderConfig,
     statistics: autoencoder.LatentStatistics | None,
 ) -> dict[str, Any]:
-    """The inverse of `parse_config`."""
+    """The inverse of `parse_config`; without statistics, those that change nothing.
+
+    (Where there are none, diffusers puts those of Wan 2.1.)
+    """
     side = config.patch[1]
     depth = COLOURS * side * side
     values: dict[str, Any] = {
@@ -322,10 +330,9 @@ def format_config(
         "temperal_downsample": list(config.temporal_downsample),
         "z_dim": config.latent_channels,
     }
-    if statistics is not None:
-        values["latents_mean"] = list(statistics.mean)
-        values["latents_std"] = list(statistics.std)
-    return values
+    z = config.latent_channels
+    known = statistics or autoencoder.LatentStatistics((0.0,) * z, (1.0,) * z)
+    return values | {"latents_mean": list(known.mean), "latents_std": list(known.std)}
 
 
 def convert_autoencoder(
@@ -340,13 +347,18 @@ def convert_autoencoder(
     folder = pathlib.Path(weights)
     if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
         folder = folder / "vae"
-    found = files.find(folder)
+    found = _found(folder)
+    _check_apart(folder, pathlib.Path(out))
+    folder = folder if folder.is_dir() else folder.parent
     where = folder / "config.json"
     config, statistics = parse_config(files.read_config(where), where=where)
     _check_family(family_of(config), family, where)
     tensors: dict[str, np.ndarray] = {}
     for file in found:
-        tensors |= files.read(file)
+        more = files.read(file)
+        if twice := sorted(more.keys() & tensors.keys()):
+            raise model_io.ModelError(f"{file}: {twice[0]} is in another file as well")
+        tensors |= more
     params = autoencoder_from_tensors(tensors, config, where=folder)
     facts: dict[str, Any] = {"converted_from": family}
     if statistics is not None:
@@ -368,17 +380,44 @@ def export_autoencoder(
     _check_family(family_of(model.config), family, checkpoint)
     tensors = autoencoder_to_tensors(model.params, model.config)
     values = format_config(model.config, model.statistics)
-    out = pathlib.Path(out)
+    out = pathlib.Path(out).absolute()
+    _check_apart(model_io.find_model(checkpoint), out)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
         draft.mkdir()
         safetensors.numpy.save_file(tensors, draft / TENSORS, {"format": "pt"})
         (draft / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-        model_io.replace(draft, out)
+        model_io.replace(draft, out, ours=_is_exported)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return model
+
+
+def _found(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The weights' files; pickled ones of Wan's own repositories are explained."""
+    try:
+        return files.find(folder)
+    except model_io.ModelError as error:
+        raise model_io.ModelError(
+            f"{error}; of Wan's own files none has the names that are read: take the "
+            "folder `vae` of a repository in diffusers' layout (its name ends in "
+            "-Diffusers)"
+        ) from None
+
+
+def _check_apart(source: pathlib.Path, out: pathlib.Path) -> None:
+    """Refuse to write over, or around, what is read."""
+    source, out = source.resolve(), out.resolve()
+    if out == source or out in source.parents:
+        raise model_io.ModelError(f"{out}: holds {source}; choose another --out")
+
+
+def _is_exported(directory: pathlib.Path) -> bool:
+    """Whether a directory holds nothing but what `export_autoencoder` writes."""
+    if {path.name for path in directory.iterdir()} != {TENSORS, model_io.CONFIG}:
+        return False
+    return files.read_config(directory / model_io.CONFIG).get("_class_name") == CLASS
 
 
 def _check_family(found: str, wanted: str, where: Any) -> None:

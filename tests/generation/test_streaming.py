@@ -79,7 +79,6 @@ def test_reconstruction_is_lazy_and_an_image_is_one_chunk():
     assert sum(len(part) for part in stream) == 36
     image = list(streaming.reconstruct(model, video_of(1)))
     assert [part.shape for part in image] == [(1, 32, 48, 3)]
-    assert list(streaming.reconstruct(model, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -94,6 +93,21 @@ def test_what_is_off_the_grid_is_refused(shape, message):
     model = model_of(CONFIGS["tiny"])
     with pytest.raises(ValueError, match=message):
         list(streaming.encode(model, video_of(*shape)))
+
+
+def test_frames_that_are_no_video_are_refused():
+    model, video = model_of(CONFIGS["tiny"]), video_of(9)
+    video[7, 3, 4] = np.nan
+    with pytest.raises(ValueError, match="frames 5 to 8: pixels that are not finite"):
+        config = streaming.StreamConfig(chunk=1)
+        list(streaming.encode(model, video, config=config))
+    with pytest.raises(ValueError, match=r"frames of uint8: give float in \[-1, 1\]"):
+        list(streaming.encode(model, np.zeros((1, 8, 8, 3), np.uint8)))
+    for nothing in (streaming.encode, streaming.decode):
+        with pytest.raises(ValueError, match="give 1 or more"):
+            list(nothing(model, []))
+    with pytest.raises(ValueError, match="latents of 3 channels; this"):
+        list(streaming.decode(model, [np.zeros((1, 2, 2, 3), np.float32)]))
 
 
 @pytest.mark.parametrize("values", [{"chunk": 0}, {"overlap": -1}])

@@ -1,5 +1,6 @@
 """Logits of patches: their number, what each of them sees, where parameters live."""
 
+import dataclasses
 import functools
 
 import jax
@@ -65,6 +66,21 @@ def test_logits_start_at_the_scale_of_the_hinge(key):
     config = discriminator.VARIANTS["base"]
     logits = _logits(jax.random.normal(key, (2, 9, 64, 64, 3)), config)
     assert 0.2 < np.sqrt(np.mean(np.square(logits))) < 2.0
+
+
+@pytest.mark.parametrize(("side", "context"), [(96, 4), (64, 8), (64, 2)])
+def test_a_split_side_changes_no_logit(side, context):
+    """At 96 over 4 devices a piece of the last stage has no whole stride in it."""
+    config = dataclasses.replace(discriminator.VARIANTS["base"], width=4)
+    module = discriminator.Discriminator(config)
+    video = jax.random.normal(jax.random.key(0), (1, 5, 16, side, 3))
+    params, _ = sharding.init(module, jax.random.key(1), video)
+    params = jax.device_get(params)
+    expected = jax.jit(module.apply)({"params": params}, video)
+    mesh = sharding.make_mesh(fsdp=1, context=context, devices=jax.devices()[:context])
+    with jax.set_mesh(mesh):
+        found = jax.jit(module.apply)({"params": params}, video)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_parameters_are_sharded():

@@ -54,16 +54,21 @@ def test_reduced_width(pair, case):
     check(theirs, ours, case)
 
 
-@pytest.mark.parametrize("frames", [1, 5])
-def test_full_width(family, frames):
-    theirs = judge.make(judge.FULL[family])
+@pytest.fixture(scope="module")
+def full(family):
+    return judge.make(judge.FULL[family])
+
+
+@pytest.mark.parametrize("case", judge.CASES, ids=str)
+def test_full_width(family, full, case):
+    theirs = full
     config, statistics = wan.parse_config(dict(theirs.config))
     variant = autoencoder.VARIANTS[family.replace(".", "_")]
     assert wan.format_config(config, None) == wan.format_config(variant, None)
     tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
     params = wan.autoencoder_from_tensors(tensors, config)
     ours = wan.pretrained.AutoencoderModel(config, params, "", statistics)
-    check(theirs, ours, judge.Case(frames, 2, 3))
+    check(theirs, ours, case)
 
 
 def test_streamed_equals_theirs(pair):

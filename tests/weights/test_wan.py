@@ -139,6 +139,9 @@ def test_damaged_weights_are_named_and_nothing_is_written(tmp_path, damage, mess
         ({"latents_mean": [0.0]}, "latents_mean must be 4 finite numbers, not 1"),
         ({"latents_std": [0.0] * 4}, "latents_std must be positive"),
         ({"dim_mult": [1, 2]}, "3 flags for 2 stages"),
+        ({"dim_mult": 4}, "config.json: "),
+        ({"patch_size": "2"}, "patch_size is '2', not a number"),
+        ({"latents_mean": [None] * 4}, "config.json: "),
     ],
 )
 def test_other_configurations_are_refused(tmp_path, changes, message):
@@ -166,3 +169,47 @@ def test_pickled_weights_are_refused_with_a_hint(tmp_path):
             wan.convert_autoencoder(path, tmp_path / "ours", family="wan2.1")
     with pytest.raises(FileNotFoundError, match="no such file or directory"):
         wan.convert_autoencoder(tmp_path / "none", tmp_path / "ours", family="wan2.1")
+
+
+def test_nothing_that_is_not_ours_is_replaced(tmp_path):
+    _, tensors = _weights("wan2.1")
+    theirs = _save(tmp_path / "repository" / "vae", "wan2.1", tensors)
+    before = {path: path.read_bytes() for path in theirs.iterdir()}
+    for out in (theirs, theirs.parent, tmp_path):
+        with pytest.raises(model_io.ModelError, match="choose another"):
+            wan.convert_autoencoder(theirs, out, family="wan2.1")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(model_io.ModelError, match="exists and is not a model"):
+        wan.convert_autoencoder(theirs, other, family="wan2.1")
+    for _ in range(2):
+        wan.convert_autoencoder(theirs, tmp_path / "ours", family="wan2.1")
+        wan.export_autoencoder(tmp_path / "ours", tmp_path / "back", family="wan2.1")
+    for out in (tmp_path / "ours", other):
+        with pytest.raises(model_io.ModelError, match="choose another"):
+            wan.export_autoencoder(tmp_path / "ours", out, family="wan2.1")
+    assert {path: path.read_bytes() for path in theirs.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "back",
+        "other",
+        "ours",
+        "repository",
+    ]
+
+
+def test_a_tensor_given_twice_is_refused(tmp_path):
+    _, tensors = _weights("wan2.1")
+    theirs = _save(tmp_path / "theirs", "wan2.1", tensors)
+    name = "quant_conv.bias"
+    safetensors.numpy.save_file({name: tensors[name]}, theirs / "more.safetensors")
+    with pytest.raises(
+        model_io.ModelError, match=r"quant_conv\.bias is in another file"
+    ):
+        wan.convert_autoencoder(theirs, tmp_path / "ours", family="wan2.1")
+
+
+def test_without_statistics_diffusers_is_told_so():
+    config, _ = wan.parse_config(judge.SMALL["wan2.1"])
+    values = wan.format_config(config, None)
+    assert values["latents_mean"] == [0.0] * 4 and values["latents_std"] == [1.0] * 4
