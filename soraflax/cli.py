@@ -124,6 +124,7 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
     add("--chunk", default=2, type=_positive, metavar="N", help="latent frames a step")
     add("--tile", type=_size, metavar="WxH", help="pixels; default: the whole frame")
     add("--overlap", default=64, type=int, metavar="N", help="pixels tiles share")
+    add("--no-ssim", action="store_true", help="SSIM costs time on a CPU")
     add("--devices", default=1, type=_positive, metavar="N", help="split frames over N")
     add("--dtype", choices=("bfloat16", "float32"), help="default: the checkpoint's")
     add("--fps", type=float, metavar="F", help="default: the clip's, 24 for .npy")

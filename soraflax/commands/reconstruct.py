@@ -36,7 +36,7 @@ class Report:
       latent: `(t, h, w, z)` of what the autoencoder saw, padding included.
       compression: numbers in the clip for each in the latent.
       psnr: dB, of the clipped float32 frames against the clip's; None if equal.
-      ssim: of the same; None for frames smaller than its window.
+      ssim: of the same; None for frames smaller than its window, or unasked.
       seconds: reading, encoding, decoding, measuring, writing; compilation included.
       frames_per_second: frames / seconds.
       host_bytes: most memory this process held.
@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"{args.clip}: {error}; or say --fit pad") from None
         start = time.perf_counter()
         with _split_over(args.devices), _memory_errors():
-            quality = _write(args.out, clip, model, fit=fit, config=config, fps=fps)
+            quality = metrics.Quality(similarity=None if args.no_ssim else 0.0)
+            quality = _write(
+                args.out, clip, model, fit=fit, config=config, fps=fps, quality=quality
+            )
         seconds = time.perf_counter() - start
     report = _report(args.out, model, fit, quality, fps=fps, seconds=seconds)
     print(json.dumps(dataclasses.asdict(report)) if args.json else _text(report))
@@ -179,9 +182,9 @@ def _write(
     fit: fitting.Fit,
     config: streaming.StreamConfig,
     fps: float,
+    quality: metrics.Quality,
 ) -> metrics.Quality:
     """Reconstruct into a file, under a progress bar; PSNR and SSIM on the way."""
-    quality = metrics.Quality()
     bar = tqdm.tqdm(total=clip.frames, desc="reconstructing", unit="frame", leave=False)
 
     def frames() -> Iterator[np.ndarray]:
@@ -237,7 +240,7 @@ def _text(report: Report) -> str:
     size = f"{report.frames} frames of {report.width} x {report.height}"
     latent = " x ".join(map(str, report.latent))
     psnr = "infinite" if report.psnr is None else f"{report.psnr:.2f} dB"
-    ssim = "none: frames are too small" if report.ssim is None else f"{report.ssim:.4f}"
+    ssim = "none" if report.ssim is None else f"{report.ssim:.4f}"
     memory = f"{report.host_bytes / 2**30:.2f} GiB host"
     if report.device_bytes is not None:
         memory += f", {report.device_bytes / 2**30:.2f} GiB device"

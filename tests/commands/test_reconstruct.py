@@ -155,6 +155,17 @@ def test_padding_gives_back_the_clip_s_own_size(capsys, checkpoint, place):
     np.testing.assert_allclose(made, expected[kept], atol=1e-5)
 
 
+def test_ssim_can_be_left_out(capsys, checkpoint, place):
+    words = ["clip.npy", "--checkpoint", checkpoint, "--out", "out.npy", "--json"]
+    found = []
+    for more in ([], ["--no-ssim"]):
+        status, output = run(capsys, *words, *more)
+        assert status == 0
+        found.append(json.loads(output.out))
+    assert found[0]["psnr"] == found[1]["psnr"]
+    assert found[0]["ssim"] > 0 and found[1]["ssim"] is None
+
+
 def test_an_image_and_frames_too_small_for_ssim(capsys, checkpoint, place):
     s = CONFIG.spatial_ratio
     media.write_video("dot.png", pixels((1, s, s)), 1.0)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments import latent_report
-from experiments.stages import autoencoder as stage
+from experiments.stages import codec as stage
 from soraflax import sharding
 from soraflax.generation import pretrained
 from soraflax.nn import autoencoder
