@@ -240,7 +240,7 @@ def _text(report: Report) -> str:
     size = f"{report.frames} frames of {report.width} x {report.height}"
     latent = " x ".join(map(str, report.latent))
     psnr = "infinite" if report.psnr is None else f"{report.psnr:.2f} dB"
-    ssim = "none" if report.ssim is None else f"{report.ssim:.4f}"
+    ssim = "left out, or too small" if report.ssim is None else f"{report.ssim:.4f}"
     memory = f"{report.host_bytes / 2**30:.2f} GiB host"
     if report.device_bytes is not None:
         memory += f", {report.device_bytes / 2**30:.2f} GiB device"
