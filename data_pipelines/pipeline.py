@@ -75,6 +75,7 @@ class PackedDataConfig:
       deviation: what tokens are divided by, `token_deviation`: 'channel', each by its
         own standard deviation, or 'shared', all by one.
       captions: which captions, how long, how often none.
+      windows: share of clips that begin in their middle (`transforms.middle`).
       open_rows: rows that the packer keeps open.
       seed: of shuffles, captions and dropout.
       passes: passes over the data; 0 for endless. The last batch of a finite dataset
@@ -97,6 +98,7 @@ class PackedDataConfig:
     captions: transforms.CaptionConfig = dataclasses.field(
         default_factory=transforms.CaptionConfig
     )
+    windows: float = 0.0
     open_rows: int = 8
     seed: int = 0
     passes: int = 0
@@ -106,6 +108,8 @@ class PackedDataConfig:
         for name in ("rows", "open_rows", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
+        if not 0 <= self.windows <= 1:
+            raise ValueError(f"windows {self.windows}: use a share, 0 to 1")
         packed_rows.deal_order(self.row.tokens, shards=self.shards)
 
 
@@ -220,6 +224,7 @@ def make_dataset(
         reference_fps=config.reference_fps,
         captions=config.captions,
         encode=encode or embedded_encode(),
+        windows=config.windows,
     )
     passes = config.passes or None
     places = sources.stream(

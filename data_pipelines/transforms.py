@@ -323,6 +323,7 @@ class LatentTransform:
       reference_fps: frame rate at which positions count latent frames.
       captions: which caption, and how long.
       encode: text to int32 ids, `[m]`, given the most ids to return; `m >= 1`.
+      windows: probability that a clip enters as `middle` makes it.
     """
 
     patch: tuple[int, int, int]
@@ -331,6 +332,7 @@ class LatentTransform:
     reference_fps: float
     captions: CaptionConfig
     encode: Callable[[str, int], np.ndarray]
+    windows: float = 0.0
 
     def __call__(
         self,
@@ -343,6 +345,9 @@ class LatentTransform:
         """Raises ValueError where the latent is not a whole number of patches."""
         normal = (latent.astype(np.float32) - self.mean) / self.std
         grid = patch.grid_of(normal.shape, self.patch)
+        start, given = middle(grid[0], self.windows, rng=rng)
+        normal = normal[start * self.patch[0] :]
+        grid = (grid[0] - start, *grid[1:])
         caption = choose_caption(captions, self.captions, rng=rng)
         text = np.asarray(self.encode(caption, self.captions.max_length), np.int32)
         tokens = np.asarray(patch.patchify(normal, self.patch), np.float32)
@@ -350,6 +355,22 @@ class LatentTransform:
         return packing.Segment(
             tokens=tokens,
             positions=patch.positions(grid, time_step=step),
-            known=np.zeros(len(tokens), bool),
+            known=np.arange(len(tokens)) < given * grid[1] * grid[2],
             text=text,
         )
+
+
+def middle(
+    frames: int, probability: float, *, rng: np.random.Generator
+) -> tuple[int, int]:
+    """A window that begins inside a clip: its first latent frame, and how many of its
+    own it is given, at least one and never all. (0, 0) is the clip as it is.
+
+    A long video is made in such windows. The first latent frame of a clip holds one
+    frame of video and the others r; as a window's first holds r, a model that has not
+    met any would take it for another thing.
+    """
+    if not probability or rng.random() >= probability or frames < 3:
+        return 0, 0
+    start = int(rng.integers(1, frames - 1))
+    return start, int(rng.integers(1, frames - start))

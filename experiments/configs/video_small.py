@@ -30,9 +30,12 @@ from soraflax import config as config_lib
 from soraflax.diffusion import schedule
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.train import denoising, loop, optimizer
+from soraflax.train import canvases, denoising, loop, optimizer
 
 SIZES = ("small", "tiny")
+CANVASES = canvases.CanvasRates(
+    first_frame=0.1, prefix=0.06, suffix=0.06, both_ends=0.06, frames=0.02, boxes=0.1
+)
 
 
 def get_config(size: str = "small") -> config_dict.ConfigDict:
@@ -47,12 +50,14 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         process="variance_preserving",
         levels=schedule.LogitNormal(even=0.2),
         shift=schedule.TokenCountShift(base=2.5, base_tokens=120),
+        canvases=CANVASES,
     )
     groups = {
         "data": pipeline.PackedDataConfig(
             rows=8 if tiny else 2,
             row=row,
             deviation="shared",
+            windows=0.05,
             captions=transforms.CaptionConfig(dropout=0.1, max_length=128),
         ),
         "cache": latents.CacheConfig(fit=fit),

@@ -322,7 +322,7 @@ def make_validation(
         return None
     rows = data.rows * len(sharding.feeds(mesh))  # every process sees the same, whole
     held_out = dataclasses.replace(
-        data, split="validation", passes=1, also=(), weights=(), rows=rows
+        data, split="validation", passes=1, also=(), weights=(), rows=rows, windows=0.0
     )
     batches = itertools.islice(
         pipeline.make_dataset(held_out, latents=open_latents(held_out)),
@@ -376,6 +376,7 @@ def export(
         process=config.loss.process,
         prediction=config.loss.prediction,
         shift=config.loss.shift,
+        window=max(shape[0] for shape in found.shapes),
     )
     pretrained.save_video_model(
         workdir / "model",

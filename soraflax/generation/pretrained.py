@@ -49,6 +49,8 @@ class VideoModelConfig:
       process: a name in `diffusion.process.PROCESSES`.
       prediction: what the transformer outputs.
       shift: of noise levels by a segment's token count.
+      window: latent frames of the longest clips in training; 0 where that is not known.
+        Longer videos are made in windows of so many.
       boundary: of two experts of `transformer`'s sizes (`nn.experts`), whose parameters
         are `{"high": ..., "low": ...}`; None where there is one transformer.
     """
@@ -64,6 +66,7 @@ class VideoModelConfig:
     shift: schedule.TokenCountShift = dataclasses.field(
         default_factory=schedule.TokenCountShift
     )
+    window: int = 0
     boundary: float | None = None
 
     def __post_init__(self) -> None:

@@ -8,12 +8,7 @@ tokens of a row,
     unknown n   enters as alpha(t_s) x0 + sigma(t_s) noise, at level t_s          (1)
     loss      = sum over unknown n of  w_n lambda(t_s) |prediction - target|^2 / P  (2)
 
-with w and lambda as in `diffusion.loss`. Canvases are drawn for every segment of more
-than one frame: nothing known, or the first frame, or a run of frames at the start or
-the end, at the rates of `CanvasRates`. They are what one model needs to animate an
-image or to extend a clip either way.
-
-Draws depend on the key, the row and the segment's id, not on what else is in the row.
+with w and lambda as in `diffusion.loss`. Canvases are drawn as `train.canvases` says.
 """
 
 import dataclasses
@@ -22,35 +17,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from soraflax.diffusion import loss as losses
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.ops import packing
+from soraflax.train import canvases as canvas_lib
 
 Packed = packing.Packed
 Predict = Callable[[Any, Packed], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class CanvasRates:
-    """How often a clip enters with part of it known; the rest of the time nothing is.
-
-    Attributes:
-      first_frame: the first latent frame is known.
-      prefix: the first k latent frames are, k uniform in 1..t-1.
-      suffix: the last k latent frames are.
-    """
-
-    first_frame: float = 0.0
-    prefix: float = 0.0
-    suffix: float = 0.0
-
-    def __post_init__(self) -> None:
-        rates = (self.first_frame, self.prefix, self.suffix)
-        if min(rates) < 0 or sum(rates) > 1:
-            raise ValueError(f"canvas rates {rates} must be >= 0 and sum to at most 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +42,7 @@ class DenoisingConfig:
       error: 'prediction' counts the error of what the model outputs, 'x0' that of the
         clean tokens it means.
       min_snr: gamma of min-SNR weighting, which takes the place of `error`; 0 for none.
-      canvases: how often part of a clip is known.
+      canvases: how often part of a segment is known.
     """
 
     process: str = "rectified_flow"
@@ -80,7 +56,7 @@ class DenoisingConfig:
     weighting: str = "segment"
     error: Literal["prediction", "x0"] = "prediction"
     min_snr: float = 0.0
-    canvases: CanvasRates = CanvasRates()
+    canvases: canvas_lib.CanvasRates = canvas_lib.CanvasRates()
 
     def __post_init__(self) -> None:
         process_lib.make(self.process, self.prediction)
@@ -116,7 +92,7 @@ def loss(
       The loss, and scalars: useful_tokens, segments, packing, known, level.
     """
     level_key, canvas_key, noise_key = jax.random.split(key, 3)
-    packed = draw_canvases(packed, canvas_key, rates=config.canvases)
+    packed = canvas_lib.draw(packed, canvas_key, rates=config.canvases)
     levels = draw_levels(packed, level_key, config=config)
     noise = jax.random.normal(noise_key, packed.tokens.shape, jnp.float32)
     value = loss_at(
@@ -189,65 +165,5 @@ def draw_levels(
         packed.segments,
         max_segments=packed.max_segments,
     )
-    levels = jax.vmap(jax.vmap(config.levels))(_segment_keys(key, tokens.shape))
+    levels = jax.vmap(jax.vmap(config.levels))(canvas_lib.segment_keys(key, tokens.shape))
     return schedule.shift_level(levels, config.shift(tokens))
-
-
-def draw_canvases(packed: Packed, key: jax.Array, *, rates: CanvasRates) -> Packed:
-    """Mark what is known of each clip, beside what `packed` marks already.
-
-    At least one frame of every clip stays as it was, and so does every image.
-    """
-    if rates == CanvasRates():
-        return packed
-    index, frames = frame_places(packed)
-    keys = _segment_keys(key, (packed.segments.shape[0], packed.max_segments + 1))
-    pair = jax.vmap(jax.vmap(lambda k: jax.random.uniform(k, (2,))))(keys)
-    kind = packing.spread(pair[..., 0], packed.segments)
-    run = 1.0 + jnp.floor(
-        packing.spread(pair[..., 1], packed.segments) * (frames - 1.0)
-    )
-    run = jnp.minimum(run, frames - 1.0)
-    first, prefix = rates.first_frame, rates.first_frame + rates.prefix
-    suffix = prefix + rates.suffix
-    known = (kind < first) & (index < 1.0)
-    known |= (kind >= first) & (kind < prefix) & (index < run)
-    known |= (kind >= prefix) & (kind < suffix) & (index >= frames - run)
-    known &= (frames > 1.0) & (packed.segments > 0)
-    both = (known | packed.known).astype(packed.level_ids.dtype)
-    return packed.replace(level_ids=packed.level_ids // 2 * 2 + both)
-
-
-def frame_places(
-    packed: Packed,
-) -> tuple[Float[Array, "B N"], Float[Array, "B N"]]:
-    """For every token, its frame (0, 1, ...) within its segment and the frame count.
-
-    Both in patches along time, found from positions, whatever their spacing: frames
-    are the distinct times, of which each has as many tokens as the first.
-    """
-    time, segments = packed.positions[..., 0], packed.segments
-    ids = jnp.arange(packed.max_segments + 1)
-    mine: Bool[Array, "B N S1"] = segments[..., None] == ids
-    start = jnp.min(jnp.where(mine, time[..., None], jnp.inf), axis=1)
-    stop = jnp.max(jnp.where(mine, time[..., None], -jnp.inf), axis=1)
-    start, stop = packing.spread(start, segments), packing.spread(stop, segments)
-
-    def count(where: Bool[Array, "B N"]) -> Float[Array, "B N"]:
-        sums = packing.segment_sum(
-            where.astype(jnp.float32), segments, max_segments=packed.max_segments
-        )
-        return packing.spread(sums, segments)
-
-    per_frame = count((time == start) & (segments > 0))
-    frames = jnp.maximum(count(segments > 0) / jnp.maximum(per_frame, 1.0), 1.0)
-    extent = jnp.where(stop > start, stop - start, 1.0)
-    index = jnp.round((time - start) / extent * (frames - 1.0))
-    return index, frames
-
-
-def _segment_keys(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A key for each row and segment id that depends on nothing else."""
-    fold = jax.random.fold_in
-    rows = jax.vmap(fold, (None, 0))(key, jnp.arange(shape[0]))
-    return jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(rows, jnp.arange(shape[1]))

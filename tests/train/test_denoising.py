@@ -12,12 +12,11 @@ from soraflax import config as config_lib
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.ops import packing, patch
-from soraflax.train import denoising
+from soraflax.train import canvases, denoising
 
 GRIDS = ((5, 2, 3), (1, 3, 3), (3, 2, 2))
 STEPS = (1.0, 1.0, 2.5)
 SHAPE = packing.RowShape(tokens=64, text=12, segments=4, align=4)
-CLIPS = denoising.CanvasRates
 
 
 class Pointwise(nn.Module):
@@ -55,53 +54,6 @@ def packed():
 def model(packed, key):
     module = Pointwise()
     return denoising.predict_with(module), module.init(key, packed)["params"]
-
-
-def test_frame_places(packed):
-    index, frames = denoising.frame_places(packed)
-    slices = packing.segment_slices(rows(), SHAPE)
-    for place, (t, h, w) in zip(slices[0], GRIDS, strict=True):
-        np.testing.assert_array_equal(index[0, place], np.repeat(np.arange(t), h * w))
-        np.testing.assert_array_equal(frames[0, place], t)
-
-
-@pytest.mark.parametrize(
-    ("rates", "check"),
-    [
-        (CLIPS(first_frame=1.0), lambda k, t: k == [True] + [False] * (t - 1)),
-        (CLIPS(prefix=1.0), lambda k, t: sorted(k, reverse=True) == k and k[0]),
-        (CLIPS(suffix=1.0), lambda k, t: sorted(k) == k and k[-1]),
-    ],
-)
-def test_canvases_know_whole_frames_and_never_all(packed, rates, check):
-    slices, seen = packing.segment_slices(rows(), SHAPE)[0], set()
-    draw = jax.jit(denoising.draw_canvases, static_argnames="rates")
-    for seed in range(12):
-        drawn = draw(packed, jax.random.key(seed), rates=rates)
-        assert not drawn.known[packed.segments == 0].any()
-        for place, (t, h, w) in zip(slices, GRIDS, strict=True):
-            frames = np.asarray(drawn.known[0, place]).reshape(t, h * w)
-            assert (frames == frames[:, :1]).all()
-            known = frames[:, 0].tolist()
-            if t == 1:
-                assert known == [False]
-            else:
-                assert check(known, t) and not all(known)
-                seen.add((t, sum(known)))
-    if rates != CLIPS(first_frame=1.0):
-        assert {(5, 1), (5, 4), (3, 1), (3, 2)} <= seen
-
-
-def test_canvas_rates_are_rates(packed):
-    rates = CLIPS(first_frame=0.3, prefix=0.1, suffix=0.1)
-    draw = jax.jit(denoising.draw_canvases, static_argnames="rates")
-    any_known = [
-        bool(draw(packed, jax.random.key(s), rates=rates).known[1].any())
-        for s in range(200)
-    ]
-    assert 0.4 < np.mean(any_known) < 0.6
-    with pytest.raises(ValueError, match="sum to at most 1"):
-        CLIPS(first_frame=0.6, prefix=0.6)
 
 
 def test_known_tokens_enter_clean_and_do_not_count(packed, key):
@@ -155,13 +107,13 @@ def test_weighting(packed, weighting):
 
 def test_draws_do_not_depend_on_neighbours(packed, key):
     config = denoising.DenoisingConfig(
-        canvases=CLIPS(0.3, 0.3, 0.3), shift=schedule.TokenCountShift(base=2.0)
+        canvases=canvases.CanvasRates(0.3, 0.3, 0.3), shift=schedule.TokenCountShift(base=2.0)
     )
     alone = jax.tree.map(jnp.asarray, packing.assemble([rows()[0][:1]], SHAPE))
     n = len(rows()[0][0])
     for draw in (
         lambda p: denoising.draw_levels(p, key, config=config)[0, 1],
-        lambda p: denoising.draw_canvases(p, key, rates=config.canvases).known[0, :n],
+        lambda p: canvases.draw(p, key, rates=config.canvases).known[0, :n],
     ):
         np.testing.assert_array_equal(draw(packed), draw(alone))
 
@@ -179,7 +131,7 @@ def test_larger_clips_get_noisier_levels(packed, key):
 
 def test_padding_contents_do_not_matter(packed, model, key):
     predict, params = model
-    config = denoising.DenoisingConfig(canvases=CLIPS(0.3, 0.3, 0.3))
+    config = denoising.DenoisingConfig(canvases=canvases.CanvasRates(0.3, 0.3, 0.3))
 
     def value(packed):
         def call(p):
@@ -258,7 +210,7 @@ def test_packed_loss_equals_its_clips_alone(packed, model, key):
 
 def test_config_survives_json():
     config = denoising.DenoisingConfig(
-        levels=schedule.Uniform(0.1, 0.9), canvases=CLIPS(first_frame=0.1)
+        levels=schedule.Uniform(0.1, 0.9), canvases=canvases.CanvasRates(first_frame=0.1)
     )
     back = config_lib.to_dataclass(
         config_lib.to_dict(config), denoising.DenoisingConfig

@@ -1,0 +1,36 @@
+"""The small transformer, trained longer and mostly on canvases, for every task.
+
+Claim     one model animates, extends, loops, connects, edits, in- and outpaints.
+Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
+Command   python -m data_pipelines.prepare --world bodies --variant demo \\
+              --count 8064 --validation-count 64 --output WORLD
+          python -m experiments.train --config=experiments/configs/autoencoder_small.py
+              --config.data.path=WORLD --config.train.steps=2000 --workdir=AE
+          python -m experiments.train --config=experiments/configs/video_tasks.py
+              --config.data.path=WORLD --config.autoencoder=AE --workdir=VIDEO
+          python -m experiments.benchmarks.tasks --checkpoint VIDEO
+Result    not measured yet.
+
+It is `video_small.py` but for the rates of canvases, windows that begin inside a clip,
+and the number of steps. `:tiny` is the size that tests train.
+"""
+
+from ml_collections import config_dict
+
+from experiments.configs import video_small
+from soraflax import config as config_lib
+from soraflax.train import canvases
+
+CANVASES = canvases.CanvasRates(
+    first_frame=0.15, prefix=0.1, suffix=0.1, both_ends=0.1, frames=0.05, boxes=0.12
+)
+
+
+def get_config(size: str = "small") -> config_dict.ConfigDict:
+    config = video_small.get_config(size)
+    config.loss.canvases.update(config_lib.to_dict(CANVASES))
+    config.data.windows = 0.1
+    config.data.row.text = 256
+    if size != "tiny":
+        config.train.steps = 5000
+    return config
