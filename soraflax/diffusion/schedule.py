@@ -120,14 +120,19 @@ def shift_level(
 
 
 def inference_times(
-    steps: int, shift: Float[Array, "*shape"], *, start: float = 1.0
+    steps: int,
+    shift: Float[Array, "*shape"],
+    *,
+    start: float = 1.0,
+    strength: Float[Array, "*#shape"] | float = 1.0,
 ) -> Float[Array, "steps1 *shape"]:
-    """Levels a sampler visits, `start` down to exactly 0, evenly spaced before (2).
+    """Levels a sampler visits, falling to exactly 0, evenly spaced before (2).
 
     Args:
       steps: number of steps, at least 1.
       shift: one per segment (or any shape), from `TokenCountShift`.
-      start: the first level, after the shift.
+      start: the first level at full strength, after the shift.
+      strength: the first level before the shift, in [0, 1]: one per segment, or one.
 
     Returns:
       `[steps + 1, *shape]`.
@@ -140,5 +145,5 @@ def inference_times(
     if not 0 < start <= 1:
         raise ValueError(f"start level {start}: use a value in (0, 1]")
     even = jnp.linspace(1.0, 0.0, steps + 1, dtype=jnp.float32)
-    even = even.reshape(-1, *(1 for _ in shift.shape))
+    even = even.reshape(-1, *(1 for _ in shift.shape)) * strength
     return start * shift_level(even, shift[None])

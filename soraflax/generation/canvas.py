@@ -89,6 +89,20 @@ class Grid:
             use = f"at this size use at most {frames} frames"
         raise ValueError(f"{t * h * w} tokens, more than {MAX_TOKENS}: {use}")
 
+    def frames(self, latent_frames: int) -> int:
+        """How many frames of video so many latent frames are."""
+        return 1 + self.temporal_ratio * (latent_frames - 1)
+
+    @property
+    def group(self) -> int:
+        """Frames of video in a patch that is not the first."""
+        return self.temporal_ratio * self.patch[0]
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.spatial_ratio * self.patch[1], self.spatial_ratio * self.patch[2]
+
     @property
     def _frame_steps(self) -> tuple[int, int]:
         """Distance of two legal frame counts, and the least of them."""
@@ -101,15 +115,20 @@ class Canvas:
     """What is to be filled.
 
     Attributes:
-      latent: `[t, h, w, z]` float32 in the autoencoder's own units, 0 where unknown.
+      latent: `[t, h, w, z]` float32 in the autoencoder's own units. Where it is not
+        known it does not matter, unless `strength` is below 1.
       known: `[t, h, w]` bool, alike within every patch.
       time_step: distance of two latent frames in time, in latent frames at the model's
         reference frame rate: `reference_fps / fps`.
+      strength: share of the levels that the rest walks down. With 1 it starts from
+        pure noise; below, from the latent with noise added (SDEdit, arXiv:2108.01073);
+        with 0 it stays the latent that it is.
     """
 
     latent: Float[np.ndarray, "t h w z"]
     known: Bool[np.ndarray, "t h w"]
     time_step: float = 1.0
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.known.shape != self.latent.shape[:3]:
@@ -118,6 +137,11 @@ class Canvas:
             )
         if not 0 < self.time_step < math.inf:
             raise ValueError(f"time step {self.time_step}: use one above 0")
+        if not 0 <= self.strength <= 1:
+            nearest = 0 if self.strength < 0 else 1
+            raise ValueError(
+                f"strength {self.strength}: use a value in [0, 1], such as {nearest}"
+            )
 
     @classmethod
     def empty(
@@ -125,6 +149,13 @@ class Canvas:
     ) -> "Canvas":
         """A canvas `(t, h, w, z)` of which nothing is known."""
         return cls(np.zeros(shape, np.float32), np.zeros(shape[:3], bool), time_step)
+
+    def cut(self, start: int, stop: int) -> "Canvas":
+        """Latent frames `start` to `stop`, as a canvas of their own."""
+        part = slice(start, stop)
+        return dataclasses.replace(
+            self, latent=self.latent[part], known=self.known[part]
+        )
 
 
 def to_segment(
@@ -140,6 +171,8 @@ def to_segment(
       ValueError: a size is not a multiple of the patch, or a patch is known in part.
     """
     latent = statistics.normalize(canvas.latent).astype(np.float32)
+    if canvas.strength == 1:
+        latent = np.where(canvas.known[..., None], latent, np.float32(0))
     known = patches.patchify(canvas.known[..., None], patch)
     whole = np.asarray(known.all(axis=1))
     if (known.any(axis=1) != whole).any():

@@ -1,41 +1,34 @@
-"""Prompts in, videos out.
+"""Prompts and given pixels in, videos out.
 
-Prompts of any sizes and durations become segments of packed rows and are denoised
-together. Three functions are compiled, all of them for a row of a certain capacity:
-
-    encode    texts to features, attention plans                 once per set of rows
-    start     x = alpha clean + sigma noise at the first level                    (1)
-    advance   one step of the sampler                            once per level
-
-Prompt, seed, size, guidance scale and number of steps are their arguments, so that none
-of these compiles anything anew, as long as the row's capacity suffices.
-
-The noise of a token is a function of its segment's seed, the step, and its place in the
-segment, so a video does not depend on what else is generated with it (to rounding:
-sums in another order may differ in their last bit).
+Requests of any sizes and durations become segments of packed rows and are denoised
+together (`generation.denoiser`), long ones in windows and large ones in tiles
+(`generation.windows`). Every way of prompting is a canvas: `generation.tasks` says what
+is kept, `generation.given` what that means for the latent.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraflax.diffusion import guidance as guidance_lib
-from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import sampler as samplers
-from soraflax.diffusion import schedule
 from soraflax.generation import canvas as canvases
-from soraflax.generation import pretrained, tasks
+from soraflax.generation import denoiser, filling, pretrained, streaming, windows
+from soraflax.generation import given as givens
 from soraflax.generation import rows as rows_lib
-from soraflax.nn import dit, experts, text_encoder
 from soraflax.ops import packing
 
 Progress = Callable[[int, int], None]
-MAX_SEED = 2**32 - 1
+Preview = Callable[[Callable[[], list[np.ndarray]]], None]
+Request = filling.Request
+SamplingConfig = denoiser.SamplingConfig
+# Pixels of a frame above which the decoder takes it in tiles of this many pixels.
+MAX_DECODED, DECODED_TILE = 2**20, (512, 512)
+# Latent frames above which a video is decoded in chunks.
+MAX_CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,47 +53,25 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """A canvas to be filled.
+class Job:
+    """A task: given pixels, and what the rest shows.
 
     Attributes:
-      canvas: what is known, and the size of the rest.
+      given: from `generation.tasks`.
       text, negative, seed: as in `Prompt`.
+      settle: strength of the second pass, where one is needed (`generation.given`); 0
+        goes without.
     """
 
-    canvas: canvases.Canvas
+    given: givens.Given
     text: str = ""
     negative: str = ""
     seed: int = 0
+    settle: float = 0.5
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed {self.seed}: use one from 0 to {MAX_SEED}")
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How a canvas is filled.
-
-    Attributes:
-      steps: of the sampler.
-      guidance: scale of classifier-free guidance; 1 is none, and costs half.
-      sampler: the rule of a step.
-      rows: most rows denoised at once.
-      decode: most latents decoded at once.
-    """
-
-    steps: int = 25
-    guidance: float = 4.0
-    sampler: samplers.Sampler = dataclasses.field(default_factory=samplers.Euler)
-    rows: int = 8
-    decode: int = 8
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.rows < 1 or self.decode < 1:
-            raise ValueError("steps, rows and decode: use 1 or more")
-        if not np.isfinite(self.guidance):
-            raise ValueError(f"guidance {self.guidance}: use a finite number")
+    def request(self, canvas: canvases.Canvas) -> Request:
+        """With this canvas."""
+        return Request(canvas, self.text, self.negative, self.seed)
 
 
 class Generator:
@@ -109,24 +80,24 @@ class Generator:
     Attributes:
       model: the transformer, its autoencoder and its vocabulary.
       grid: which sizes it can make.
+      denoiser: its transformer, compiled for rows.
     """
 
     def __init__(self, model: pretrained.VideoModel) -> None:
+        config = model.config
         self.model = model
         self.grid = canvases.Grid(
             model.autoencoder.config.temporal_ratio,
             model.autoencoder.config.spatial_ratio,
-            model.config.transformer.latent_channels,
-            model.config.transformer.patch,
+            config.transformer.latent_channels,
+            config.transformer.patch,
         )
-        self._params = jax.tree.map(jnp.asarray, model.params)
-        self._process = process_lib.make(model.config.process, model.config.prediction)
-        form = (model.config.transformer, model.config.boundary)
-        self._encode = jax.jit(functools.partial(_encode, *form))
-        self._start = jax.jit(functools.partial(_start, self._process))
-        self._advance = jax.jit(
-            functools.partial(_advance, experts.predictor(*form), self._process),
-            static_argnames=("sampler", "guided"),
+        params = jax.tree.map(jnp.asarray, model.params)
+        self.denoiser = denoiser.Denoiser(model, params)
+        self._form = filling.Form(
+            config.transformer.patch,
+            config.statistics,
+            functools.partial(model.tokenizer.encode, max_length=config.text_length),
         )
 
     @classmethod
@@ -139,6 +110,12 @@ class Generator:
         """
         return cls(pretrained.load_video_model(directory))
 
+    @property
+    def windows(self) -> windows.WindowConfig:
+        """Windows as long as the longest clips of training, half of each known."""
+        length = self.model.config.window
+        return windows.WindowConfig(length, max(1, length // 2))
+
     def frame_rate(self, prompt: Prompt) -> float:
         """Frames per second of a prompt's video."""
         return prompt.fps or self.model.config.reference_fps
@@ -147,33 +124,29 @@ class Generator:
         """The empty canvas of a prompt.
 
         Raises:
-          ValueError: a size off the grid, with the nearest on it, more tokens than
-            `canvas.MAX_TOKENS`, or a bad frame rate.
+          ValueError: a size off the grid, with the nearest on it, or a bad frame rate.
         """
         if prompt.fps is not None and not 0 < prompt.fps < float("inf"):
             raise ValueError(f"{prompt.fps} frames per second: use a rate above 0")
         width, height = prompt.size
-        self.grid.check_tokens(self.grid.latent_shape(prompt.frames, height, width))
-        if prompt.frames == 1:
-            return tasks.text_to_image(self.grid, size=prompt.size)
-        return tasks.text_to_video(
-            self.grid,
-            size=prompt.size,
-            frames=prompt.frames,
-            time_step=self.model.config.reference_fps / self.frame_rate(prompt),
+        shape = self.grid.latent_shape(prompt.frames, height, width)
+        step = self.model.config.reference_fps / self.frame_rate(prompt)
+        return canvases.Canvas.empty(
+            shape, time_step=1.0 if prompt.frames == 1 else step
         )
 
     def request(self, prompt: Prompt) -> Request:
         """A prompt as an empty canvas to be filled; errors as in `canvas`."""
         return Request(self.canvas(prompt), prompt.text, prompt.negative, prompt.seed)
 
-    def check(self, request: Request) -> None:
+    def check(self, request: Request, config: SamplingConfig | None = None) -> None:
         """Refuse what cannot be filled, before any work is done.
 
         Raises:
-          ValueError: a text too long, or more tokens than `canvas.MAX_TOKENS`.
+          ValueError: a text too long, or a window or tile of more than
+            `canvas.MAX_TOKENS` tokens.
         """
-        self._item(request)
+        self._begin([request], config or SamplingConfig())
 
     def __call__(
         self,
@@ -181,6 +154,7 @@ class Generator:
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
+        preview: Preview | None = None,
     ) -> list[np.ndarray]:
         """Videos, uint8 `[T, H, W, 3]`, in the order of their prompts.
 
@@ -188,14 +162,79 @@ class Generator:
           prompts: of any sizes; they share rows.
           config: how to sample.
           progress: called with (steps done, steps in all) after every step.
+          preview: called after every step with a function that gives what is made so
+            far, the noise taken off: latents, in the order of the prompts.
 
         Raises:
           ValueError: a size off the grid, a text too long, a seed out of range.
         """
         requests = [self.request(prompt) for prompt in prompts]
         config = config or SamplingConfig()
-        latents = self.fill(requests, config, progress=progress)
+        latents = self.fill(requests, config, progress=progress, preview=preview)
         return self.decode(latents, batch=config.decode)
+
+    def complete(
+        self,
+        jobs: Sequence[Job],
+        config: SamplingConfig | None = None,
+        *,
+        progress: Progress | None = None,
+        preview: Preview | None = None,
+    ) -> list[np.ndarray]:
+        """Videos of tasks, uint8 `[T, H, W, 3]`; what was given is in them unchanged.
+
+        Args and errors are those of `__call__`.
+        """
+        config = config or SamplingConfig()
+        first = [self.encode(job.given) for job in jobs]
+        again = [
+            index
+            for index, job in enumerate(jobs)
+            if job.settle and givens.settles(job.given.kept, self.grid)
+        ]
+        passes = 2 if again else 1
+
+        def made(chosen: Sequence[int], canvas: Any, number: int) -> dict[int, Any]:
+            latents = self.fill(
+                [jobs[i].request(canvas[i]) for i in chosen],
+                config,
+                progress=_part_of(progress, number, passes),
+                preview=preview,
+            )
+            videos = self.decode(latents, batch=config.decode)
+            return {
+                i: jobs[i].given.paste(video)
+                for i, video in zip(chosen, videos, strict=True)
+            }
+
+        videos = made(range(len(jobs)), first, 0)
+        if again:
+            second = {
+                i: givens.settled(
+                    jobs[i].given,
+                    videos[i],
+                    self.model.autoencoder,
+                    self.grid,
+                    first=first[i],
+                    strength=jobs[i].settle,
+                )
+                for i in again
+            }
+            videos |= made(again, second, 1)
+        return [job.given.assemble(videos[i]) for i, job in enumerate(jobs)]
+
+    def encode(self, given: givens.Given) -> canvases.Canvas:
+        """The canvas of given pixels.
+
+        Raises:
+          ValueError: a size off the grid, with the nearest on it.
+        """
+        return givens.encode(
+            given,
+            self.model.autoencoder,
+            self.grid,
+            reference_fps=self.model.config.reference_fps,
+        )
 
     def fill(
         self,
@@ -203,41 +242,61 @@ class Generator:
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
+        preview: Preview | None = None,
     ) -> list[np.ndarray]:
         """Filled latents `[t, h, w, z]`, in the order of the requests.
 
-        Raises:
-          ValueError: as `check` for any of them.
+        Args and errors are those of `__call__`.
+        """
+        parts: list[list[np.ndarray]] = [[] for _ in requests]
+        for index, part in self.stream(
+            requests, config, progress=progress, preview=preview
+        ):
+            parts[index].append(part)
+        return [np.concatenate(part) for part in parts]
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        config: SamplingConfig | None = None,
+        *,
+        progress: Progress | None = None,
+        preview: Preview | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Latents as windows are finished: number of the request, its next frames.
+
+        Args and errors are those of `__call__`.
         """
         config = config or SamplingConfig()
-        items = [self._item(request) for request in requests]
-        if not items:
-            return []
-        shape = rows_lib.row_shape(items, self.model.config.row)
-        rows = rows_lib.pack_rows(items, shape)
-        chunks = [rows[i : i + config.rows] for i in range(0, len(rows), config.rows)]
-        latents: list[Any] = [None] * len(items)
-        total, done = len(chunks) * config.steps, 0
-        for chunk in chunks:
+        work = self._begin(requests, config)
+        rounds = max((len(one.spans) for one in work), default=0)
+        done = 0
+        for number in range(rounds):
+            current = [one for one in work if number < len(one.spans)]
+            items = [item for one in current for item in one.items(number, self._form)]
+            shape = rows_lib.row_shape(items, self.model.config.row)
+            batches = filling.batches(items, shape, rows=config.rows)
+            total = done + len(batches) * config.steps * (rounds - number)
+            for batch in batches:
 
-            def report(step: int, done: int = done) -> None:
-                if progress is not None:
-                    progress(done + step, total)
+                def report(
+                    step: int,
+                    estimate: Callable[[], np.ndarray],
+                    done: int = done,
+                    batch: Any = batch,
+                ) -> None:
+                    if progress is not None:
+                        progress(done + step, total)
+                    if preview is not None:
+                        place = functools.partial(self._put, work, number, batch)
+                        preview(functools.partial(place, items, shape, estimate))
 
-            tokens = self._sample(rows_lib.Rows.of(chunk, items, shape), config, report)
-            done += config.steps
-            where = packing.segment_slices(
-                [[items[i].segment for i in row] for row in chunk], shape
-            )
-            for row, (members, slices) in enumerate(zip(chunk, where, strict=True)):
-                for index, place in zip(members, slices, strict=True):
-                    latents[index] = canvases.from_tokens(
-                        items[index].canvas,
-                        tokens[row, place],
-                        patch=self.grid.patch,
-                        statistics=self.model.config.statistics,
-                    )
-        return latents
+                rows = rows_lib.Rows.of(batch, items, shape)
+                tokens = self.denoiser.run(rows, config, report)
+                self._put(work, number, batch, items, shape, lambda t=tokens: t)
+                done += config.steps
+            for one in current:
+                yield one.owner, one.part(number)
 
     def decode(self, latents: Sequence[np.ndarray], *, batch: int = 8) -> list[Any]:
         """Videos, uint8, of latents of any shapes; those of one shape go together."""
@@ -245,7 +304,12 @@ class Generator:
         for index, latent in enumerate(latents):
             groups.setdefault(latent.shape, []).append(index)
         videos: list[Any] = [None] * len(latents)
-        for members in groups.values():
+        for shape, members in groups.items():
+            if shape[0] > MAX_CHUNK or self._tile(shape):
+                for index in members:
+                    frames = self.decode_stream([latents[index]])
+                    videos[index] = np.concatenate(list(frames))
+                continue
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
                 full = part + part[-1:] * (rows_lib.power_of_two(len(part)) - len(part))
@@ -256,153 +320,68 @@ class Generator:
                     videos[index] = video
         return videos
 
-    def _item(self, request: Request) -> rows_lib.Item:
-        self.grid.check_tokens(request.canvas.latent.shape)
-        length = self.model.config.text_length
-        encode = functools.partial(self.model.tokenizer.encode, max_length=length)
-        segment = canvases.to_segment(
-            request.canvas,
-            patch=self.grid.patch,
-            text=encode(request.text),
-            statistics=self.model.config.statistics,
-        )
-        negative = dataclasses.replace(segment, text=encode(request.negative))
-        return rows_lib.Item(request.canvas, segment, negative, request.seed)
+    def decode_stream(
+        self, latents: Sequence[np.ndarray] | Iterator[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """uint8 `[T, H, W, 3]`, chunk by chunk, of latents that come in parts."""
+        stream = iter(latents)
+        first = next(stream)
 
-    def _sample(
-        self, rows: rows_lib.Rows, config: SamplingConfig, report: Callable[[int], None]
-    ) -> np.ndarray:
-        """The filled tokens of a few rows, `[B, N, P]`."""
-        guided = config.guidance != 1
-        texts = [rows.positive, rows.negative] if guided else [rows.positive]
-        packed = jax.tree.map(lambda *parts: np.concatenate(parts), *texts)
-        packed, plans = self._encode(self._params, packed)
-        times = np.asarray(
-            schedule.inference_times(
-                config.steps,
-                self.model.config.shift(jnp.asarray(rows.counts, jnp.float32)),
-                start=process_lib.start_level(self._process),
+        def parts() -> Iterator[np.ndarray]:
+            yield first
+            yield from stream
+
+        config = streaming.StreamConfig(tile=self._tile(first.shape))
+        for chunk in streaming.decode(
+            self.model.autoencoder, parts(), config=config
+        ):
+            yield np.round(np.clip((chunk + 1.0) * 127.5, 0, 255)).astype(np.uint8)
+
+    def _tile(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        pixels = shape[1] * shape[2] * self.grid.spatial_ratio**2
+        return DECODED_TILE if pixels > MAX_DECODED else None
+
+    def _begin(
+        self, requests: Sequence[Request], config: SamplingConfig
+    ) -> list[filling.Filling]:
+        """All requests, checked."""
+        how = config.windows or self.windows
+        work = []
+        for owner, request in enumerate(requests):
+            one = filling.Filling(request, owner=owner, grid=self.grid, config=how)
+            for text in (request.text, request.negative):
+                self._form.encode(text)
+            start, stop = one.spans[0]
+            part = windows.crop(
+                request.canvas.cut(start, stop), one.tiles[0], patch=self.grid.patch
             )
+            self.grid.check_tokens(part.latent.shape)
+            work.append(one)
+        return work
+
+    def _put(
+        self,
+        work: Sequence[filling.Filling],
+        number: int,
+        batch: Sequence[Sequence[int]],
+        items: Sequence[rows_lib.Item],
+        shape: packing.RowShape,
+        tokens: Callable[[], np.ndarray],
+    ) -> list[np.ndarray]:
+        """Take over the tokens of a batch; returns the latents so far."""
+        found = tokens()
+        where = packing.segment_slices(
+            [[items[i].segment for i in row] for row in batch], shape
         )
-        noise = (rows.seeds, rows.places)
-        x = self._start(rows.positive, times[0], noise)
-        for step in range(config.steps):
-            x = self._advance(
-                self._params,
-                x,
-                packed,
-                plans,
-                times=times[step : step + 2],
-                step=np.int32(step),
-                noise=noise,
-                scale=np.float32(config.guidance),
-                sampler=config.sampler,
-                guided=guided,
-            )
-            jax.block_until_ready(x)
-            report(step + 1)
-        return np.asarray(x)
+        for row, (members, slices) in enumerate(zip(batch, where, strict=True)):
+            for index, place in zip(members, slices, strict=True):
+                item = items[index]
+                work[item.owner].put(number, item, found[row, place], form=self._form)
+        return [one.latent for one in work]
 
 
-def token_noise(
-    segments: jax.Array, noise: tuple[Any, Any], step: Any, *, size: int
-) -> jax.Array:
-    """Standard normal noise `[B, N, size]` of a step; see the module docstring.
-
-    Args:
-      segments: `[B, N]`.
-      noise: seeds `[B, S + 1]` uint32, and places `[B, N]` of tokens in their segment.
-      step: 0 for the noise that sampling starts from, k + 1 for that of step k.
-      size: P.
-    """
-    seeds, places = noise
-    seeds = jnp.take_along_axis(seeds, segments, axis=1)
-
-    def one(seed: jax.Array, place: jax.Array) -> jax.Array:
-        key = jax.random.key(seed, impl="threefry2x32")
-        key = jax.random.fold_in(jax.random.fold_in(key, step), place)
-        return jax.random.normal(key, (size,), jnp.float32)
-
-    return jax.vmap(jax.vmap(one))(seeds, places)
-
-
-def _encode(
-    config: dit.DiTConfig, boundary: float | None, params: Any, packed: packing.Packed
-) -> tuple[packing.Packed, dit.Plans]:
-    """Rows with text features in the place of text ids, and their plans.
-
-    Of two experts each has an encoder of its own: ids stay.
-    """
-    packed = jax.tree.map(jnp.asarray, packed)
-    plans = dit.make_plans(packed, config)
-    if config.text is None:
-        raise NotImplementedError(
-            "this model takes text features of an outside encoder; generation from "
-            "text needs a model with its own"
-        )
-    if boundary is not None:
-        return packed, plans
-    encoder = text_encoder.TextEncoder(config.text, dit.DTYPES[config.dtype])
-    features = encoder.apply(
-        {"params": params["text_encoder"]},
-        packed.text,
-        packed.text_segments,
-        plan=plans.text,
-    )
-    return packed.replace(text=features), dataclasses.replace(plans, text=None)
-
-
-def _start(
-    process: process_lib.Process, packed: packing.Packed, levels: Any, noise: Any
-) -> jax.Array:
-    """Equation (1)."""
-    packed = packed.replace(levels=packing.level_table(levels))
-    t = packed.noise_levels[..., None]
-    size = packed.tokens.shape[-1]
-    fresh = token_noise(packed.segments, noise, jnp.int32(0), size=size)
-    return process_lib.add_noise(process, packed.tokens, fresh, t)
-
-
-def _advance(
-    predict: experts.Predict,
-    process: process_lib.Process,
-    params: Any,
-    x: jax.Array,
-    packed: packing.Packed,
-    plans: dit.Plans,
-    *,
-    times: jax.Array,
-    step: jax.Array,
-    noise: Any,
-    scale: jax.Array,
-    sampler: samplers.Sampler,
-    guided: bool,
-) -> jax.Array:
-    """One step of the sampler; with guidance, `packed` holds every row twice."""
-    rows = x.shape[0]
-    once = jax.tree.map(lambda a: a[:rows], packed)
-    copies = 2 if guided else 1
-
-    def denoise(x: jax.Array, levels: jax.Array) -> jax.Array:
-        table = jnp.tile(packing.level_table(levels), (copies, 1))
-        inputs = packed.replace(tokens=jnp.tile(x, (copies, 1, 1)), levels=table)
-        output = predict(params, inputs, plans)
-        if not guided:
-            return output
-        return guidance_lib.classifier_free(output[:rows], output[rows:], scale)
-
-    def expand(levels: jax.Array) -> jax.Array:
-        table = packing.level_table(levels)
-        return once.replace(levels=table).noise_levels[..., None]
-
-    return samplers.sample(
-        sampler,
-        denoise,
-        x,
-        times,
-        process=process,
-        known=once.known[..., None],
-        expand=expand,
-        noise=lambda i: token_noise(once.segments, noise, i + 1, size=x.shape[-1]),
-        first_step=step,
-    )
+def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | None:
+    """`progress` of one of several passes, as if all took as many steps."""
+    if progress is None or passes == 1:
+        return progress
+    return lambda done, total: progress(number * total + done, passes * total)

@@ -38,6 +38,7 @@ from soraflax.nn import layers, text_encoder, transformer
 from soraflax.ops import attention, packing, rope
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CACHE = "cache"
 ATTENTION: dict[str, str | None] = {
     "auto": None,
     "reference": "reference",
@@ -289,9 +290,16 @@ class DiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, packed: packing.Packed, *, plans: Plans | None = None
+        self,
+        packed: packing.Packed,
+        *,
+        plans: Plans | None = None,
+        residual: jax.Array | None = None,
     ) -> jax.Array:
         """`[B, N, P]` float32, zero where the row is padded.
+
+        What the blocks add to the embedded tokens, `[B, N, D]`, is sown as `residual`
+        into the collection `CACHE`.
 
         Args:
           packed: the rows. Nothing in their padding matters. Integer text goes through
@@ -299,6 +307,8 @@ class DiT(nn.Module):
             are to be attended (Wan pads captions with zeros to 512 and attends to all)
             bear the id of their segment.
           plans: `make_plans(packed, config)`, if it exists already.
+          residual: taken in the blocks' place, which then do not run: what they added
+            at a nearby noise level (arXiv:2411.19108).
 
         Raises:
           ValueError: tokens or text of a size that the model was not built for.
@@ -312,7 +322,6 @@ class DiT(nn.Module):
         e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
             packed.levels, _pool(text, packed) if c.pooled_text else None
         )
-        text = TextProjection(c.width, dtype, name="text_projection")(text)
         x = layers.Linear(
             c.width,
             axes=(None, "embed"),
@@ -320,25 +329,26 @@ class DiT(nn.Module):
             kernel_init=layers.xavier,
             name="patch_embedding",
         )(packed.tokens)
-        x = self._stack()(
-            sharding.constrain(x, "batch", "tokens", "embed"),
-            modulation=modulation,
-            level_ids=packed.level_ids,
-            angles=rope.rope_angles(
-                packed.positions, c.width // c.heads, theta=c.theta
-            ),
-            text=text,
-            plans=plans,
-        )
+        x = sharding.constrain(x, "batch", "tokens", "embed")
+        if residual is None:
+            text = TextProjection(c.width, dtype, name="text_projection")(text)
+            y = self._blocks(x, modulation, text, rows=(packed, plans))
+            if not self.is_initializing():
+                self.sow(CACHE, "residual", y - x)
+        else:
+            y = x + residual
         y = Head(c.patch_size, c.skip, dtype, name="head")(
-            x, e, packed.level_ids, packed.tokens
+            y, e, packed.level_ids, packed.tokens
         )
         y = jnp.where(packed.segments[..., None] > 0, y, 0.0)
         return sharding.constrain(y, "batch", "tokens", None)
 
-    def _stack(self) -> transformer.Stack:
-        c = self.config
-        return transformer.Stack(
+    def _blocks(
+        self, x: jax.Array, modulation: jax.Array, text: jax.Array, *, rows: Any
+    ) -> jax.Array:
+        """All blocks; `rows` is `(packed, plans)`."""
+        c, (packed, plans) = self.config, rows
+        stack = transformer.Stack(
             depth=c.depth,
             heads=c.heads,
             mlp=c.mlp,
@@ -348,6 +358,16 @@ class DiT(nn.Module):
             implementation=ATTENTION[c.attention],
             remat=c.remat,
             name="stack",
+        )
+        return stack(
+            x,
+            modulation=modulation,
+            level_ids=packed.level_ids,
+            angles=rope.rope_angles(
+                packed.positions, c.width // c.heads, theta=c.theta
+            ),
+            text=text,
+            plans=plans,
         )
 
     def _encode(self, packed: packing.Packed, plan: Any) -> jax.Array:

@@ -1,0 +1,220 @@
+"""Given pixels: from a video of which parts are to be kept, to a canvas and back.
+
+Tasks speak of pixels, the transformer of latents. A token is known where all pixels it
+stands for are kept. What is made is decoded, and the kept pixels are put back as they
+came (1), bit for bit:
+
+    video = kept ? given : decode(latent)                                         (1)
+
+The autoencoder is causal, so the latent of a frame depends on the frames before it. For
+frames kept at the start that changes nothing: their latents are those they have in the
+longer clip. Everywhere else a kept frame follows frames that do not exist yet, and has
+no latent of its own. This is dealt with in two passes:
+
+1. Unknown pixels are filled in plainly (`filled`): with what is next kept at their
+   place, so that time stands still before it, or with what surrounds them. Its latents
+   of kept pixels are held while the rest is denoised.
+2. The result, with (1), is encoded again. Now the latents of kept pixels follow what
+   was made, not what was assumed, and are held; the rest is noised to the strength
+   `settle` and denoised once more (SDEdit), so that it fits them.
+
+`settles` says which masks need the second pass. A patch in time of which only the last
+frame is kept is held in the first pass, and free in the second.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from soraflax.generation import canvas as canvases
+from soraflax.generation import pretrained, streaming
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A video to be filled in.
+
+    Attributes:
+      video: `[T, H, W, 3]` uint8, on the model's grid; what is not kept matters only
+        for a strength below 1.
+      kept: `[T, H, W]` bool.
+      fps: frames per second.
+      strength: as of `Canvas`.
+      before, after: frames that come before and after the result, untouched.
+      used: frames of the result, from the start, that are returned; None for all.
+    """
+
+    video: UInt8[np.ndarray, "T H W 3"]
+    kept: Bool[np.ndarray, "T H W"]
+    fps: float
+    strength: float = 1.0
+    before: UInt8[np.ndarray, "T0 H W 3"] | None = None
+    after: UInt8[np.ndarray, "T1 H W 3"] | None = None
+    used: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept.shape != self.video.shape[:3]:
+            raise ValueError(
+                f"mask of {self.kept.shape} on a video of {self.video.shape[:3]}"
+            )
+
+    def paste(self, video: np.ndarray) -> np.ndarray:
+        """Equation (1)."""
+        return np.where(self.kept[..., None], self.video, video)
+
+    def assemble(self, video: np.ndarray) -> np.ndarray:
+        """What the task returns: the pasted video between its neighbours."""
+        parts = (self.before, video[: self.used], self.after)
+        return np.concatenate([part for part in parts if part is not None])
+
+
+def encode(
+    given: Given,
+    model: pretrained.AutoencoderModel,
+    grid: canvases.Grid,
+    *,
+    reference_fps: float,
+) -> canvases.Canvas:
+    """The canvas of the first pass.
+
+    Args:
+      given: on the grid.
+      model: whose latents are meant.
+      grid: of the transformer.
+      reference_fps: frame rate at which it counts latent frames.
+
+    Raises:
+      ValueError: a size off the grid, with the nearest on it.
+    """
+    shape = grid.latent_shape(*given.video.shape[:3])
+    held = _cells(_kept_tokens(given.kept, grid, whole=False), grid)
+    needed = shape[0]
+    if given.strength == 1:
+        known = np.flatnonzero(held.any(axis=(1, 2)))
+        needed = int(known[-1]) + 1 if len(known) else 0
+    latent = np.zeros(shape, np.float32)
+    if needed:
+        frames = grid.frames(needed)
+        video = given.video[:frames]
+        if given.strength == 1:
+            video = filled(video, given.kept[:frames])
+        latent[:needed] = _encode(model, video)
+    step = reference_fps / given.fps if len(given.video) > 1 else 1.0
+    return canvases.Canvas(latent, held, step, given.strength)
+
+
+def settled(
+    given: Given,
+    video: np.ndarray,
+    model: pretrained.AutoencoderModel,
+    grid: canvases.Grid,
+    *,
+    first: canvases.Canvas,
+    strength: float,
+) -> canvases.Canvas:
+    """The canvas of the second pass.
+
+    Args:
+      given: what the first pass was given.
+      video: what it made, pasted, `[T, H, W, 3]` uint8.
+      model: whose latents are meant.
+      grid: of the transformer.
+      first: canvas of the first pass.
+      strength: how much of it is denoised again.
+    """
+    held = _cells(_kept_tokens(given.kept, grid, whole=True), grid)
+    strength = min(strength, first.strength)
+    return canvases.Canvas(_encode(model, video), held, first.time_step, strength)
+
+
+def settles(kept: Bool[np.ndarray, "T H W"], grid: canvases.Grid) -> bool:
+    """Whether latents of kept pixels depend on pixels that are not kept."""
+    frames = kept.all(axis=(1, 2))
+    start = len(frames) if frames.all() else int(np.argmin(frames))
+    if kept[start:].any():
+        return True
+    first = 1 + grid.temporal_ratio * (grid.patch[0] - 1)
+    return start > 0 and (start < first or (start - first) % grid.group != 0)
+
+
+def filled(
+    video: UInt8[np.ndarray, "T H W 3"], kept: Bool[np.ndarray, "T H W"]
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Every pixel that is not kept made plain: from later, else earlier, else around.
+
+    Raises:
+      ValueError: nothing is kept.
+    """
+    if not kept.any():
+        raise ValueError("nothing is kept: there is nothing to fill from")
+    result = np.where(kept[..., None], video, 0).astype(np.uint8)
+    known = kept.copy()
+    times = range(len(video))
+    for order in (times[::-1], times):
+        for here, there in zip(order[1:], order[:-1], strict=True):
+            take = ~known[here] & known[there]
+            result[here][take] = result[there][take]
+            known[here] |= take
+    holes = ~known.all(axis=(1, 2))
+    for index in np.flatnonzero(holes):
+        result[index] = _spread(result[index], known[index])
+    return result
+
+
+def _spread(frame: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Holes of a frame filled from coarser and coarser means of what is known."""
+    weight = known.astype(np.float32)[..., None]
+    colour = frame.astype(np.float32) * weight
+    levels = [(colour, weight)]
+    while not levels[-1][1].all() and max(levels[-1][1].shape[:2]) > 1:
+        levels.append(_halved(*levels[-1]))
+    colour, weight = levels[-1]
+    result = colour / np.maximum(weight, 1e-6)
+    for colour, weight in reversed(levels[:-1]):
+        height, width = weight.shape[:2]
+        finer = result.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+        result = np.where(weight > 0, colour / np.maximum(weight, 1e-6), finer)
+    return np.round(result).clip(0, 255).astype(np.uint8)
+
+
+def _halved(colour: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over squares of 2 x 2, an odd side extended by nothing."""
+    sides = [(0, side % 2) for side in weight.shape[:2]]
+
+    def total(values: np.ndarray) -> np.ndarray:
+        padded = np.pad(values, [*sides, (0, 0)])
+        height, width, channels = padded.shape
+        return padded.reshape(height // 2, 2, width // 2, 2, channels).sum(axis=(1, 3))
+
+    return total(colour), total(weight)
+
+
+def _kept_tokens(
+    kept: np.ndarray, grid: canvases.Grid, *, whole: bool
+) -> Bool[np.ndarray, "t h w"]:
+    """Which patches are kept: wholly, or at least in their last frame."""
+    rows, columns = grid.cell
+    frames, height, width = kept.shape
+    cells = kept.reshape(frames, height // rows, rows, width // columns, columns)
+    cells = cells.all(axis=(2, 4))
+    first = 1 + grid.temporal_ratio * (grid.patch[0] - 1)
+    ends = range(first, frames + 1, grid.group)
+    if not whole:
+        return np.stack([cells[end - 1] for end in ends])
+    starts = (0, *ends[:-1])
+    return np.stack(
+        [cells[start:end].all(axis=0) for start, end in zip(starts, ends, strict=True)]
+    )
+
+
+def _cells(tokens: np.ndarray, grid: canvases.Grid) -> Bool[np.ndarray, "t h w"]:
+    """One value a patch to one a latent cell."""
+    for axis, size in enumerate(grid.patch):
+        tokens = tokens.repeat(size, axis=axis)
+    return tokens
+
+
+def _encode(model: pretrained.AutoencoderModel, video: np.ndarray) -> np.ndarray:
+    pixels = (frame.astype(np.float32) / 127.5 - 1.0 for frame in video)
+    return np.concatenate(list(streaming.encode(model, pixels)))
