@@ -1,22 +1,185 @@
-"""Classifier-free guidance (arXiv:2207.12598, equation 6, with w + 1 as the scale).
+"""Guidance: two predictions, with and without the caption, made into one.
 
-    guided = unconditional + scale (conditional - unconditional)                (1)
+Classifier-free guidance (arXiv:2207.12598, equation 6, with w + 1 as the scale) is
+
+    guided = unconditional + scale (conditional - unconditional).               (1)
 
 Scale 1 is the conditional prediction alone, 0 the unconditional one. A negative prompt
 takes the place of the empty caption. (1) is linear, so it may be applied to velocity,
-epsilon or x0 predictions alike, with the same result.
+epsilon or x0 predictions alike, with the same result. Three refinements:
+
+Interval (arXiv:2404.07724): (1) only at levels from `low` to `high`, both included; the
+conditional prediction at all others.
+
+Rescale (arXiv:2305.08891, section 3.4): with d the standard deviation of a prediction
+over the unknown tokens of its segment, the result of (1) is multiplied by
+
+    rescale d(conditional) / d(guided) + 1 - rescale,                           (2)
+
+which keeps large scales from burning the colours.
+
+Zero-init (arXiv:2503.18886): in the first `zero_init` steps the velocity is 0, the
+model's least certain answers being worse than none. For an epsilon or x0 prediction
+this is what equations (5) and (6) of `process` say of v = 0. A sampler that remembers
+should begin anew after these steps, for their x0 is no estimate.
+
+`guide` does all of it. Its numbers are arguments, so changing them compiles nothing
+anew.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from soraflax.diffusion import process as process_lib
+
+Data = Float[Array, "*shape"]
+Level = Float[Array, "*#shape"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GuidanceArrays:
+    """The numbers of a `GuidanceConfig` as float32 scalars, to be traced."""
+
+    scale: Any
+    low: Any
+    high: Any
+    rescale: Any
+    zero_init: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceConfig:
+    """How two predictions become one.
+
+    Attributes:
+      scale: of equation (1); 1 is none.
+      low, high: the levels that are guided, 0 to 1.
+      rescale: share of equation (2), 0 to 1.
+      zero_init: steps at the start that leave the data where it is.
+
+    Raises:
+      ValueError: a number out of its range.
+    """
+
+    scale: float = 4.0
+    low: float = 0.0
+    high: float = 1.0
+    rescale: float = 0.0
+    zero_init: int = 0
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.scale):
+            raise ValueError(f"guidance scale {self.scale}: use a finite number")
+        if not 0 <= self.low <= self.high <= 1:
+            interval = f"guidance interval {self.low} to {self.high}"
+            raise ValueError(f"{interval}: need 0 <= low <= high <= 1")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"guidance rescale {self.rescale}: use a share, 0 to 1")
+        if self.zero_init < 0 or self.zero_init != int(self.zero_init):
+            raise ValueError(f"zero-init {self.zero_init}: use 0 steps or more")
+
+    @property
+    def guides(self) -> bool:
+        """Whether an unconditional prediction is needed at all."""
+        return self.scale != 1
+
+    def reaches(self, levels: np.ndarray) -> bool:
+        """Whether any of these levels is guided; if not, the step can go without."""
+        levels = np.asarray(levels, np.float32)
+        low, high = np.float32(self.low), np.float32(self.high)
+        return self.guides and bool(np.any((low <= levels) & (levels <= high)))
+
+    def arrays(self) -> GuidanceArrays:
+        """The same numbers, for `guide`."""
+        return GuidanceArrays(
+            scale=np.float32(self.scale),
+            low=np.float32(self.low),
+            high=np.float32(self.high),
+            rescale=np.float32(self.rescale),
+            zero_init=np.float32(self.zero_init),
+        )
 
 
 def classifier_free(
-    conditional: Float[Array, "*shape"],
-    unconditional: Float[Array, "*shape"],
-    scale: Float[Array, "*#shape"],
-) -> Float[Array, "*shape"]:
+    conditional: Data, unconditional: Data, scale: Float[Array, "*#shape"]
+) -> Data:
     """Equation (1) in float32; `scale` is one number or broadcasts, `[B, N, 1]`."""
     conditional = conditional.astype(jnp.float32)
     unconditional = unconditional.astype(jnp.float32)
     return unconditional + scale * (conditional - unconditional)
+
+
+def guide(
+    conditional: Data,
+    unconditional: Data,
+    *,
+    settings: GuidanceArrays,
+    process: process_lib.Process,
+    x: Data,
+    level: Level,
+    step: Int[Array, ""],
+    deviation: Callable[[Any], Any],
+) -> Data:
+    """One prediction from two: interval, rescale and zero-init around equation (1).
+
+    Args:
+      conditional, unconditional: predictions of x in the process's parameterisation.
+      settings: from `GuidanceConfig.arrays`.
+      process: what the model was trained on.
+      x: the data that they predict from.
+      level: its noise level, `[B, N, 1]` for tokens `[B, N, P]`.
+      step: number of the sampler's step, from 0.
+      deviation: standard deviation of data shaped like `x`, over the unknown tokens of
+        each segment; broadcasts against `x`. (2) is 1 where it is 0.
+
+    Returns:
+      The guided prediction, float32, in the same parameterisation.
+    """
+    conditional = conditional.astype(jnp.float32)
+    guided = classifier_free(conditional, unconditional, jnp.asarray(settings.scale))
+    guided = guided * _rescale_factor(
+        deviation(conditional), deviation(guided), jnp.asarray(settings.rescale)
+    )
+    inside = (settings.low <= level) & (level <= settings.high)
+    guided = jnp.where(inside, guided, conditional)
+    return still(
+        guided, process=process, x=x, level=level, step=step, settings=settings
+    )
+
+
+def still(
+    prediction: Data,
+    *,
+    settings: GuidanceArrays,
+    process: process_lib.Process,
+    x: Data,
+    level: Level,
+    step: Int[Array, ""],
+) -> Data:
+    """Zero-init alone: `prediction`, or in the first steps what velocity 0 means.
+
+    For predictions that are not guided; `guide` has done it already.
+    """
+    nothing = process_lib.convert(
+        process,
+        jnp.zeros_like(prediction, jnp.float32),
+        x,
+        level,
+        source="velocity",
+        destination=process.prediction,
+    )
+    early = jnp.asarray(step).astype(jnp.float32) < settings.zero_init
+    return jnp.where(early, nothing, prediction)
+
+
+def _rescale_factor(conditional: Any, guided: Any, rescale: Any) -> Any:
+    """Equation (2), from the two deviations."""
+    ratio = jnp.where(guided > 0, conditional / jnp.where(guided > 0, guided, 1.0), 1.0)
+    return rescale * ratio + (1.0 - rescale)

@@ -18,57 +18,50 @@ algorithm 1. DDIM (arXiv:2010.02502, equations 12 and 16) draws fresh noise too:
 process's marginals, for any process (1); for a variance-preserving one it is equation
 16 of the paper. eta = 0 is deterministic, eta = 1 ancestral.
 
+These forget each step as soon as it is done. Those of `multistep` remember, and reach
+second order with one evaluation a step:
+
+    name     class      order  evaluations a step
+    euler    Euler      1      1
+    heun     Heun       2      2
+    ddim     DDIM       1      1
+    dpm++    DPMSolver  2      1
+    unipc    UniPC      2      1
+
 Levels are whatever `times` holds one entry of per step. `expand` turns an entry into
 something that broadcasts against the data: a table with one level per segment becomes
 one level per token. Known tokens have level 0 and are put back, bit for bit, after each
-step.
+step; other data at level 0 stays as it is too.
+
+`sample` walks all the way. `walk` is the same with the memory handed in and out:
+
+    past = begin(x, times[0])
+    for i in range(steps):
+        x, past = walk(sampler, denoise, x, times[i : i + 2], process=process,
+                       past=past, first_step=i)
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
+from soraflax.diffusion import multistep, stepping
 from soraflax.diffusion import process as process_lib
 
-Data = Float[Array, "*shape"]
-Denoise = Callable[[Any, Any], Any]
-Expand = Callable[[Any], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One step of a sampler: what it goes from, and to.
-
-    Attributes:
-      t: the entry of `times` it starts from.
-      s: the entry it goes to.
-      expand: makes either broadcast against the data.
-      noise: draws fresh standard normal noise of the data's shape; at most once a step.
-    """
-
-    t: Any
-    s: Any
-    expand: Expand
-    noise: Callable[[], Any]
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """Moves data from one level to a lower one."""
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether it draws fresh noise."""
-        ...
-
-    def step(
-        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
-    ) -> Data: ...
+Data = stepping.Data
+Denoise = stepping.Denoise
+Expand = stepping.Expand
+Past = stepping.Past
+Sampler = stepping.Sampler
+Step = stepping.Step
+begin = stepping.begin
+DPMSolver = multistep.DPMSolver
+UniPC = multistep.UniPC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +72,24 @@ class Euler:
     def stochastic(self) -> bool:
         return False
 
+    @property
+    def evaluations(self) -> int:
+        return 1
+
     def step(
-        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
-    ) -> Data:
+        self,
+        process: process_lib.Process,
+        denoise: Denoise,
+        x: Data,
+        step: Step,
+        past: Past,
+    ) -> tuple[Data, Past]:
         t, s = step.expand(step.t), step.expand(step.s)
-        velocity = process_lib.to_velocity(process, denoise(x, step.t), x, t)
-        return x + (s - t) * process.rate * velocity
+        output = denoise(x, step.t)
+        velocity = process_lib.to_velocity(process, output, x, t)
+        clean = process_lib.to_x0(process, output, x, t)
+        moved = x + (s - t) * process.rate * velocity
+        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +100,27 @@ class Heun:
     def stochastic(self) -> bool:
         return False
 
+    @property
+    def evaluations(self) -> int:
+        return 2
+
     def step(
-        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
-    ) -> Data:
+        self,
+        process: process_lib.Process,
+        denoise: Denoise,
+        x: Data,
+        step: Step,
+        past: Past,
+    ) -> tuple[Data, Past]:
         t, s = step.expand(step.t), step.expand(step.s)
-        first = process_lib.to_velocity(process, denoise(x, step.t), x, t)
+        output = denoise(x, step.t)
+        first = process_lib.to_velocity(process, output, x, t)
+        clean = process_lib.to_x0(process, output, x, t)
         ahead = x + (s - t) * process.rate * first
         second = process_lib.to_velocity(process, denoise(ahead, step.s), ahead, s)
         mean = (first + second) / 2
-        return jnp.where(s > 0, x + (s - t) * process.rate * mean, ahead)
+        moved = jnp.where(s > 0, x + (s - t) * process.rate * mean, ahead)
+        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +141,39 @@ class DDIM:
     def stochastic(self) -> bool:
         return self.eta > 0
 
+    @property
+    def evaluations(self) -> int:
+        return 1
+
     def step(
-        self, process: process_lib.Process, denoise: Denoise, x: Data, step: Step
-    ) -> Data:
+        self,
+        process: process_lib.Process,
+        denoise: Denoise,
+        x: Data,
+        step: Step,
+        past: Past,
+    ) -> tuple[Data, Past]:
         t, s = step.expand(step.t), step.expand(step.s)
-        x0, noise = process_lib.split(process, denoise(x, step.t), x, t)
+        clean, noise = process_lib.split(process, denoise(x, step.t), x, t)
         alpha, sigma = process.alpha(s), process.sigma(s)
         if not self.stochastic:
-            return alpha * x0 + sigma * noise
+            moved = alpha * clean + sigma * noise
+            return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
         divisor = process.alpha(s) * process.sigma(t)
         kept = process.alpha(t) * sigma / jnp.maximum(divisor, process_lib.SMALLEST)
         fresh = self.eta * sigma * jnp.sqrt(jnp.clip(1.0 - kept**2, 0.0))
         rest = jnp.sqrt(jnp.clip(sigma**2 - fresh**2, 0.0))
-        return alpha * x0 + rest * noise + fresh * step.noise()
+        moved = alpha * clean + rest * noise + fresh * step.noise()
+        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler": Euler(),
+    "heun": Heun(),
+    "ddim": DDIM(),
+    "dpm++": DPMSolver(),
+    "unipc": UniPC(),
+}
 
 
 def sample(
@@ -151,7 +188,40 @@ def sample(
     noise: Callable[[Int[Array, ""]], Any] | None = None,
     first_step: int | Int[Array, ""] = 0,
 ) -> Data:
-    """Walk `x` down the levels `times`, in one `lax.scan`.
+    """Walk `x` down the levels `times`, in one `lax.scan`, without a memory before it.
+
+    Args and errors as in `walk`.
+
+    Returns:
+      The data at the level of `times[-1]`.
+    """
+    return walk(
+        sampler,
+        denoise,
+        x,
+        times,
+        process=process,
+        known=known,
+        expand=expand,
+        noise=noise,
+        first_step=first_step,
+    )[0]
+
+
+def walk(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Data,
+    times: Any,
+    *,
+    process: process_lib.Process,
+    past: Past | None = None,
+    known: Bool[Array, "*#shape"] | None = None,
+    expand: Expand = lambda level: level,
+    noise: Callable[[Int[Array, ""]], Any] | None = None,
+    first_step: int | Int[Array, ""] = 0,
+) -> tuple[Data, Past]:
+    """`sample` with a memory: walks of two pieces equal one of both.
 
     Args:
       sampler: which rule.
@@ -159,6 +229,7 @@ def sample(
       x: data at the level of `times[0]`; clean where known.
       times: `[steps + 1, ...]`, falling; or a pytree of such arrays.
       process: what the model was trained on.
+      past: the memory of the walk that led here; None where this one begins.
       known: where the data is given; it comes back unchanged. Its level, after
         `expand`, should be 0.
       expand: makes an entry of `times` broadcast against `x`.
@@ -166,7 +237,7 @@ def sample(
       first_step: number of the first step, for a walk done in several pieces.
 
     Returns:
-      The data at the level of `times[-1]`.
+      The data at the level of `times[-1]`, and the memory to go on with.
 
     Raises:
       ValueError: a stochastic sampler without `noise`.
@@ -176,17 +247,19 @@ def sample(
     steps = jax.tree.leaves(times)[0].shape[0] - 1
     given = x = x.astype(jnp.float32)
 
-    def body(x: Any, inputs: Any) -> tuple[Any, None]:
+    def body(carry: Any, inputs: Any) -> tuple[Any, None]:
         index, t, s = inputs
         draw = functools.partial(noise, index) if noise else _no_noise
         step = Step(t=t, s=s, expand=expand, noise=draw)
-        x = sampler.step(process, denoise, x, step)
-        return (x if known is None else jnp.where(known, given, x)), None
+        x, past = sampler.step(process, denoise, carry[0], step, carry[1])
+        return (x if known is None else jnp.where(known, given, x), past), None
 
     index = first_step + jnp.arange(steps, dtype=jnp.int32)
     here = jax.tree.map(lambda a: a[:-1], times)
     there = jax.tree.map(lambda a: a[1:], times)
-    return jax.lax.scan(body, x, (index, here, there))[0]
+    if past is None:
+        past = begin(x, jax.tree.map(lambda a: a[0], times))
+    return jax.lax.scan(body, (x, past), (index, here, there))[0]
 
 
 def _no_noise() -> Any:

@@ -5,6 +5,7 @@ import pytest
 
 from soraflax.diffusion import guidance
 from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import sampler as samplers
 
 
 def test_ends_and_extrapolation(key):
@@ -41,3 +42,173 @@ def test_guides_every_prediction_alike(prediction, key):
         guidance.classifier_free(convert(a), convert(b), scale),
         atol=1e-4,
     )
+
+
+SEGMENTS = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1]])
+KNOWN = jnp.asarray([[True] + [False] * 7, [False] * 7 + [True]])
+
+
+def deviation(x):
+    """Of the unknown tokens of a token's segment."""
+    found = jnp.zeros(x.shape[:2])
+    for row, segment in np.ndindex(2, 2):
+        inside = (SEGMENTS[row] == segment) & ~KNOWN[row]
+        found = found.at[row].set(
+            jnp.where(SEGMENTS[row] == segment, jnp.std(x[row][inside]), found[row])
+        )
+    return found[..., None]
+
+
+def draw(key):
+    keys = jax.random.split(key, 4)
+    a, b, x = (jax.random.normal(k, (2, 8, 3)) for k in keys[:3])
+    level = jnp.where(KNOWN, 0.0, jnp.where(SEGMENTS == 1, 0.7, 0.3))[..., None]
+    return a, b, x, level
+
+
+def guide(a, b, x, level, *, process=None, step=0, deviation=deviation, **numbers):
+    return guidance.guide(
+        a,
+        b,
+        settings=guidance.GuidanceConfig(**numbers).arrays(),
+        process=process or process_lib.RectifiedFlow(),
+        x=x,
+        level=level,
+        step=jnp.int32(step),
+        deviation=deviation,
+    )
+
+
+@pytest.mark.parametrize("rescale", (0.0, 0.5, 1.0))
+def test_scale_one_is_the_conditional(rescale, key):
+    a, b, x, level = draw(key)
+    found = guide(a, b, x, level, scale=1.0, rescale=rescale)
+    np.testing.assert_allclose(found, a, atol=1e-5)
+
+
+def test_plain_settings_are_equation_one(key):
+    a, b, x, level = draw(key)
+    found = guide(a, b, x, level, scale=3.0)
+    np.testing.assert_allclose(
+        found, guidance.classifier_free(a, b, jnp.float32(3.0)), atol=1e-6
+    )
+
+
+def test_outside_the_interval_is_the_conditional(key):
+    a, b, x, level = draw(key)
+    plain = guide(a, b, x, level, scale=4.0, rescale=0.5)
+    found = guide(a, b, x, level, scale=4.0, rescale=0.5, low=0.3, high=0.6)
+    inside = jnp.broadcast_to(level == jnp.float32(0.3), a.shape)
+    assert inside.any() and not inside.all()
+    assert (found[inside] == plain[inside]).all()
+    assert (found[~inside] == a[~inside]).all()
+    assert (plain != a).all()
+
+
+def test_full_rescale_has_the_deviation_of_the_conditional(key):
+    a, b, x, level = draw(key)
+    plain = guide(a, b, x, level, scale=5.0)
+    half, full = (guide(a, b, x, level, scale=5.0, rescale=r) for r in (0.5, 1.0))
+    np.testing.assert_allclose(deviation(full), deviation(a), rtol=1e-5)
+    assert (deviation(plain) > 1.5 * deviation(a)).all()
+    np.testing.assert_allclose(half, (plain + full) / 2, atol=1e-5)
+
+
+def test_a_segment_without_deviation_is_not_rescaled(key):
+    a, b, x, level = draw(key)
+    found = guide(
+        a, b, x, level, scale=3.0, rescale=1.0, deviation=lambda x: jnp.zeros((2, 8, 1))
+    )
+    np.testing.assert_allclose(found, guide(a, b, x, level, scale=3.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", process_lib.PREDICTIONS)
+@pytest.mark.parametrize("name", tuple(process_lib.PROCESSES))
+def test_zero_init_stands_still(name, prediction, key):
+    a, b, x, _ = draw(key)
+    process = process_lib.make(name, prediction)
+    times = jnp.linspace(0.9, 0.3, 5)[:, None, None, None]
+
+    def walk(zero_init, steps):
+        for i in range(steps):
+            t, s = times[i], times[i + 1]
+
+            def denoise(x, t, i=i):
+                return guide(
+                    a, b, x, t, process=process, step=i, scale=3.0, zero_init=zero_init
+                )
+
+            yield samplers.sample(
+                samplers.Euler(), denoise, x, jnp.stack([t, s]), process=process
+            )
+
+    np.testing.assert_allclose([*walk(2, 2)], [x, x], atol=1e-5)
+    for found, plain in list(zip(walk(2, 4), walk(0, 4), strict=True))[2:]:
+        assert (found == plain).all() and (found != x).all()
+
+
+def test_still_is_zero_init_alone(key):
+    a, _, x, level = draw(key)
+    settings = guidance.GuidanceConfig(zero_init=1).arrays()
+    process = process_lib.RectifiedFlow()
+
+    def still(step):
+        return guidance.still(
+            a,
+            settings=settings,
+            process=process,
+            x=x,
+            level=level,
+            step=jnp.int32(step),
+        )
+
+    assert (still(0) == 0).all() and (still(1) == a).all()
+
+
+def test_other_numbers_compile_nothing(key):
+    a, b, x, level = draw(key)
+
+    @jax.jit
+    def run(settings, step):
+        return guidance.guide(
+            a,
+            b,
+            settings=settings,
+            process=process_lib.RectifiedFlow(),
+            x=x,
+            level=level,
+            step=step,
+            deviation=deviation,
+        )
+
+    for step, config in enumerate(
+        (
+            guidance.GuidanceConfig(),
+            guidance.GuidanceConfig(7, low=0.2, high=0.5, rescale=0.7, zero_init=2),
+        )
+    ):
+        run(config.arrays(), np.int32(step))
+    assert run._cache_size() == 1
+
+
+def test_what_needs_an_unconditional_prediction():
+    config = guidance.GuidanceConfig(3.0, low=0.2, high=0.8)
+    assert config.reaches(np.asarray([[0.0, 0.5]]))
+    assert config.reaches(np.asarray([0.8]))
+    assert not config.reaches(np.asarray([0.0, 0.1, 0.9]))
+    assert not guidance.GuidanceConfig(1.0).reaches(np.asarray([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"scale": float("nan")}, "guidance scale nan: use a finite number"),
+        ({"low": 0.6, "high": 0.4}, r"interval 0.6 to 0.4: need 0 <= low <= high"),
+        ({"high": 1.5}, r"interval 0.0 to 1.5: need 0 <= low <= high <= 1"),
+        ({"rescale": 1.2}, "rescale 1.2: use a share, 0 to 1"),
+        ({"zero_init": -1}, "zero-init -1: use 0 steps or more"),
+    ],
+)
+def test_impossible_settings_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        guidance.GuidanceConfig(**numbers)

@@ -1,0 +1,204 @@
+"""Samplers that remember: second order from one evaluation a step.
+
+With lambda = log(alpha / sigma), half the log signal-to-noise ratio, the probability
+flow of any process has an exact solution from level t to level s < t
+(arXiv:2211.01095, equation 8, the integral taken over lambda):
+
+    x_s = (sigma_s / sigma_t) x_t + sigma_s int exp(lambda) x0(lambda) dlambda   (1)
+
+With h = lambda_s - lambda_t, and x0 standing still at D from t to s, this is
+
+    x_s = (sigma_s / sigma_t) x_t + g D                                         (2)
+    g   = alpha_s (1 - exp(-h)) = alpha_s - alpha_t sigma_s / sigma_t           (3)
+
+which with D = x0(x_t, t) is DDIM with eta = 0. The second form of g has no logarithm in
+it and holds at the ends too, where h is infinite. Let m0, m1, ... be the estimates of
+x0 at t and at the levels u > t, ... visited before, and k = lambda_t - lambda_u.
+
+DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2), second order:
+
+    D = m0 + h / (2 k) (m0 - m1)                                                (4)
+
+UniPC (arXiv:2302.04867, data prediction, with its B2(h)). Its predictor of order two is
+(2) with (4) again. Once the model has been called on the prediction, the step that led
+there, from t to s with estimate m at s, is done over with
+
+    D = m0 + r1 (h / k) (m0 - m1) + r2 (m - m0)                                 (5)
+    r1 = (b1 - b2) / (1 + k / h),   r2 = b1 - r1                                (6)
+    b1 = 1 / (1 - exp(-h)) - 1 / h                                              (7)
+    b2 = 1 / (1 - exp(-h)) - 2 b1 / h                                           (8)
+
+so the correction costs no further call. With m0 alone, r1 = 0 and r2 = 1/2.
+
+A step falls back on first order, in (4) and in the correction alike, where the second
+has no meaning: on the first step; on a step that ends at sigma = 0, for there h is
+infinite; where u has alpha = 0, for there k is infinite; and where u = t. This is
+decided token by token.
+
+Where every h shrinks with the number n of steps, the error of (4) falls as n^-2 and
+that of UniPC as n^-3. On even levels down to t = 0 the last few h never shrink, for
+lambda has no end there: UniPC's error falls as n^-2, that of (4) as n^-2 log n.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import stepping
+
+# Below this h, (7) and (8) are summed as series: the differences lose their digits.
+SMALL_STRIDE = 0.5
+# In place of an alpha or sigma of 0, whose logarithm is then not used.
+TINY = 1e-30
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver:
+    """DPM-Solver++(2M), equations (2) and (4); second order, one evaluation a step."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    def step(
+        self,
+        process: process_lib.Process,
+        denoise: stepping.Denoise,
+        x: stepping.Data,
+        step: stepping.Step,
+        past: stepping.Past,
+    ) -> tuple[stepping.Data, stepping.Past]:
+        t = step.expand(step.t)
+        clean = process_lib.to_x0(process, denoise(x, step.t), x, t)
+        moved = _predict(process, x, clean, step=step, past=past)
+        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
+
+
+@dataclasses.dataclass(frozen=True)
+class UniPC:
+    """UniPC-2 with its corrector, equations (2) and (4)-(8); one evaluation a step.
+
+    Second order or better. A step begins with the correction of the one before it, so
+    the data that it starts from is not quite what the step before returned; the very
+    last step stays uncorrected.
+    """
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    def step(
+        self,
+        process: process_lib.Process,
+        denoise: stepping.Denoise,
+        x: stepping.Data,
+        step: stepping.Step,
+        past: stepping.Past,
+    ) -> tuple[stepping.Data, stepping.Past]:
+        t = step.expand(step.t)
+        clean = process_lib.to_x0(process, denoise(x, step.t), x, t)
+        x = _correct(process, x, clean, step=step, past=past)
+        moved = _predict(process, x, clean, step=step, past=past)
+        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
+
+
+def _predict(
+    process: process_lib.Process,
+    x: stepping.Data,
+    clean: stepping.Data,
+    *,
+    step: stepping.Step,
+    past: stepping.Past,
+) -> stepping.Data:
+    """Equations (2) and (4): x at `step.s`."""
+    t, s = step.expand(step.t), step.expand(step.s)
+    ratio = _stride_ratio(process, step.expand(past.levels[0]), t, s)
+    ratio = jnp.where(past.count > 0, ratio, 0.0)
+    direction = clean + ratio / 2 * (clean - past.clean[0])
+    return _transfer(process, x, direction, t, s)
+
+
+def _correct(
+    process: process_lib.Process,
+    x: stepping.Data,
+    clean: stepping.Data,
+    *,
+    step: stepping.Step,
+    past: stepping.Past,
+) -> stepping.Data:
+    """Equations (2) and (5): x at `step.t`, its last step done over.
+
+    Unchanged where there was no such step, and where this one goes nowhere.
+    """
+    here, ahead = step.expand(step.t), step.expand(step.s)
+    before, older = (step.expand(level) for level in past.levels)
+    ratio = _stride_ratio(process, older, before, here)
+    ratio = jnp.where(past.count > 1, ratio, 0.0)
+    b1, b2 = _moments(_stride(process, before, here))
+    r1 = (b1 - b2) * ratio / (1.0 + ratio)
+    r2 = jnp.where(ratio > 0, b1 - r1, 0.5)
+    newest, earlier = past.clean
+    direction = newest + r1 * ratio * (newest - earlier) + r2 * (clean - newest)
+    corrected = _transfer(process, past.before, direction, before, here)
+    usable = (past.count > 0) & (before > here) & (here > ahead)
+    return jnp.where(usable, corrected, x)
+
+
+def _transfer(
+    process: process_lib.Process,
+    x: stepping.Data,
+    clean: stepping.Data,
+    t: stepping.Level,
+    s: stepping.Level,
+) -> stepping.Data:
+    """Equations (2)-(3); of no meaning, but finite, where t = 0."""
+    kept = process.sigma(s) / jnp.maximum(process.sigma(t), TINY)
+    return kept * x + (process.alpha(s) - process.alpha(t) * kept) * clean
+
+
+def _stride(
+    process: process_lib.Process, t: stepping.Level, s: stepping.Level
+) -> stepping.Level:
+    """h from t to s, finite everywhere."""
+
+    def log_ratio(level: stepping.Level) -> stepping.Level:
+        alpha = jnp.maximum(process.alpha(level), TINY)
+        return jnp.log(alpha) - jnp.log(jnp.maximum(process.sigma(level), TINY))
+
+    return log_ratio(s) - log_ratio(t)
+
+
+def _stride_ratio(
+    process: process_lib.Process,
+    u: stepping.Level,
+    t: stepping.Level,
+    s: stepping.Level,
+) -> stepping.Level:
+    """h / k of levels u > t > s; 0 where second order has no meaning."""
+    usable = (u > t) & (t > s) & (s > 0) & (process.alpha(u) > 0)
+    earlier = jnp.where(usable, _stride(process, u, t), 1.0)
+    return jnp.where(usable, _stride(process, t, s) / earlier, 0.0)
+
+
+def _moments(h: stepping.Level) -> tuple[stepping.Level, stepping.Level]:
+    """b1 and b2, equations (7) and (8); h above 0."""
+    large = jnp.maximum(h, SMALL_STRIDE)
+    common = -1.0 / jnp.expm1(-large)
+    b1 = common - 1.0 / large
+    b2 = common - 2.0 * b1 / large
+    small = jnp.clip(h, 0.0, SMALL_STRIDE)
+    square = small**2
+    odd = small * (1 / 12 - square * (1 / 720 - square / 30240))
+    series1 = 1 / 2 + odd
+    series2 = 1 / 3 + odd + square * (1 / 360 - square / 15120)
+    is_small = h < SMALL_STRIDE
+    return jnp.where(is_small, series1, b1), jnp.where(is_small, series2, b2)
