@@ -8,8 +8,8 @@ All three functions are compiled for a row of a certain capacity:
 
 Prompt, seed, size, guidance and number of steps are their arguments, so that none of
 these compiles anything anew, as long as the row's capacity suffices. Without guidance,
-or where a step takes over what the blocks added before (`generation.caching`), `advance`
-is another program, compiled once too.
+or where a step takes over what the blocks added before (`generation.caching`),
+`advance` is another program, compiled once too.
 
 The noise of a token is a function of its segment's seed, the step, and its place in the
 segment, so a video does not depend on what else is generated with it.

@@ -72,9 +72,7 @@ class Filling:
         self.request = request
         self.owner = owner
         self.tiles = windows.tiles(canvas, grid, config)
-        self.spans = windows.spans(
-            len(canvas.latent), config, patch=grid.patch[0]
-        )
+        self.spans = windows.spans(len(canvas.latent), config, patch=grid.patch[0])
         self.latent = np.zeros(canvas.latent.shape, np.float32)
         self.ramp = -(-config.share // max(grid.cell))
 
@@ -150,12 +148,65 @@ class Filling:
         return self.latent[self.made(number) : self.spans[number][1]]
 
 
-def batches(
-    items: Sequence[rows_lib.Item], shape: packing.RowShape, *, rows: int
-) -> list[list[list[int]]]:
-    """Rows of items (by index), at most `rows` at once; with tiles, all at once."""
-    packed = rows_lib.pack_rows(items, shape)
-    if any(item.weights is not None for item in items):
-        rows = len(packed)
-    return [packed[i : i + rows] for i in range(0, len(packed), rows)]
+Batch = list[list[int]]
 
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """The windows of one number of all requests, as rows.
+
+    Attributes:
+      number: of the windows.
+      everyone: all requests.
+      work: those that have such a window.
+      items: what the transformer sees of them.
+      shape: of a row.
+      batches: rows of items (by number) that are denoised at once.
+      form: what turns canvases into segments and back.
+    """
+
+    number: int
+    everyone: Sequence[Filling]
+    work: Sequence[Filling]
+    items: Sequence[rows_lib.Item]
+    shape: packing.RowShape
+    batches: Sequence[Batch]
+    form: Form
+
+    @classmethod
+    def of(
+        cls,
+        everyone: Sequence[Filling],
+        number: int,
+        *,
+        form: Form,
+        trained: packing.RowShape,
+        rows: int,
+    ) -> "Round":
+        """Args: all requests; which window; their form; rows of training, and how many
+        at most are denoised at once. Tiles of one canvas always are.
+        """
+        work = [one for one in everyone if number < len(one.spans)]
+        items = [item for one in work for item in one.items(number, form)]
+        shape = rows_lib.row_shape(items, trained)
+        packed = rows_lib.pack_rows(items, shape)
+        if any(item.weights is not None for item in items):
+            rows = len(packed)
+        batches = [packed[i : i + rows] for i in range(0, len(packed), rows)]
+        return cls(number, everyone, work, items, shape, batches, form)
+
+    def rows(self, batch: Batch) -> rows_lib.Rows:
+        """What the denoiser takes."""
+        return rows_lib.Rows.of(batch, self.items, self.shape)
+
+    def put(self, batch: Batch, tokens: np.ndarray) -> list[np.ndarray]:
+        """Take over the tokens of a batch; returns the latents of all so far."""
+        segments = [[self.items[i].segment for i in row] for row in batch]
+        where = packing.segment_slices(segments, self.shape)
+        owners = {one.owner: one for one in self.work}
+        for row, (members, slices) in enumerate(zip(batch, where, strict=True)):
+            for index, place in zip(members, slices, strict=True):
+                item = self.items[index]
+                found = tokens[row, place]
+                owners[item.owner].put(self.number, item, found, form=self.form)
+        return [one.latent for one in self.everyone]

@@ -19,7 +19,6 @@ from soraflax.generation import canvas as canvases
 from soraflax.generation import denoiser, filling, pretrained, streaming, windows
 from soraflax.generation import given as givens
 from soraflax.generation import rows as rows_lib
-from soraflax.ops import packing
 
 Progress = Callable[[int, int], None]
 Preview = Callable[[Callable[[], list[np.ndarray]]], None]
@@ -272,30 +271,20 @@ class Generator:
         rounds = max((len(one.spans) for one in work), default=0)
         done = 0
         for number in range(rounds):
-            current = [one for one in work if number < len(one.spans)]
-            items = [item for one in current for item in one.items(number, self._form)]
-            shape = rows_lib.row_shape(items, self.model.config.row)
-            batches = filling.batches(items, shape, rows=config.rows)
-            total = done + len(batches) * config.steps * (rounds - number)
-            for batch in batches:
-
-                def report(
-                    step: int,
-                    estimate: Callable[[], np.ndarray],
-                    done: int = done,
-                    batch: Any = batch,
-                ) -> None:
-                    if progress is not None:
-                        progress(done + step, total)
-                    if preview is not None:
-                        place = functools.partial(self._put, work, number, batch)
-                        preview(functools.partial(place, items, shape, estimate))
-
-                rows = rows_lib.Rows.of(batch, items, shape)
-                tokens = self.denoiser.run(rows, config, report)
-                self._put(work, number, batch, items, shape, lambda t=tokens: t)
+            now = filling.Round.of(
+                work,
+                number,
+                form=self._form,
+                trained=self.model.config.row,
+                rows=config.rows,
+            )
+            total = done + len(now.batches) * config.steps * (rounds - number)
+            for batch in now.batches:
+                watch = _Watch(now, batch, done, total, progress, preview)
+                tokens = self.denoiser.run(now.rows(batch), config, watch)
+                now.put(batch, tokens)
                 done += config.steps
-            for one in current:
+            for one in now.work:
                 yield one.owner, one.part(number)
 
     def decode(self, latents: Sequence[np.ndarray], *, batch: int = 8) -> list[Any]:
@@ -332,9 +321,7 @@ class Generator:
             yield from stream
 
         config = streaming.StreamConfig(tile=self._tile(first.shape))
-        for chunk in streaming.decode(
-            self.model.autoencoder, parts(), config=config
-        ):
+        for chunk in streaming.decode(self.model.autoencoder, parts(), config=config):
             yield np.round(np.clip((chunk + 1.0) * 127.5, 0, 255)).astype(np.uint8)
 
     def _tile(self, shape: Sequence[int]) -> tuple[int, int] | None:
@@ -359,25 +346,23 @@ class Generator:
             work.append(one)
         return work
 
-    def _put(
-        self,
-        work: Sequence[filling.Filling],
-        number: int,
-        batch: Sequence[Sequence[int]],
-        items: Sequence[rows_lib.Item],
-        shape: packing.RowShape,
-        tokens: Callable[[], np.ndarray],
-    ) -> list[np.ndarray]:
-        """Take over the tokens of a batch; returns the latents so far."""
-        found = tokens()
-        where = packing.segment_slices(
-            [[items[i].segment for i in row] for row in batch], shape
-        )
-        for row, (members, slices) in enumerate(zip(batch, where, strict=True)):
-            for index, place in zip(members, slices, strict=True):
-                item = items[index]
-                work[item.owner].put(number, item, found[row, place], form=self._form)
-        return [one.latent for one in work]
+
+@dataclasses.dataclass(frozen=True)
+class _Watch:
+    """Passes on what the denoiser reports of a batch: `denoiser.Report`."""
+
+    now: filling.Round
+    batch: filling.Batch
+    done: int
+    total: int
+    progress: Progress | None
+    preview: Preview | None
+
+    def __call__(self, step: int, estimate: Callable[[], np.ndarray]) -> None:
+        if self.progress is not None:
+            self.progress(self.done + step, self.total)
+        if self.preview is not None:
+            self.preview(lambda: self.now.put(self.batch, estimate()))
 
 
 def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | None:

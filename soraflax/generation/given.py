@@ -91,8 +91,8 @@ def encode(
     held = _cells(_kept_tokens(given.kept, grid, whole=False), grid)
     needed = shape[0]
     if given.strength == 1:
-        known = np.flatnonzero(held.any(axis=(1, 2)))
-        needed = int(known[-1]) + 1 if len(known) else 0
+        known = np.flatnonzero(held.reshape(len(held), -1).any(axis=1))
+        needed = int(known[-1]) + 1 if known.size else 0
     latent = np.zeros(shape, np.float32)
     if needed:
         frames = grid.frames(needed)
@@ -130,8 +130,8 @@ def settled(
 
 def settles(kept: Bool[np.ndarray, "T H W"], grid: canvases.Grid) -> bool:
     """Whether latents of kept pixels depend on pixels that are not kept."""
-    frames = kept.all(axis=(1, 2))
-    start = len(frames) if frames.all() else int(np.argmin(frames))
+    frames = kept.reshape(len(kept), -1).all(axis=1)
+    start = len(kept) if kept.all() else int(np.argmin(frames))
     if kept[start:].any():
         return True
     first = 1 + grid.temporal_ratio * (grid.patch[0] - 1)
@@ -197,15 +197,12 @@ def _kept_tokens(
     rows, columns = grid.cell
     frames, height, width = kept.shape
     cells = kept.reshape(frames, height // rows, rows, width // columns, columns)
-    cells = cells.all(axis=(2, 4))
+    cells = np.asarray(cells.all(axis=(2, 4)))
     first = 1 + grid.temporal_ratio * (grid.patch[0] - 1)
-    ends = range(first, frames + 1, grid.group)
-    if not whole:
-        return np.stack([cells[end - 1] for end in ends])
-    starts = (0, *ends[:-1])
-    return np.stack(
-        [cells[start:end].all(axis=0) for start, end in zip(starts, ends, strict=True)]
-    )
+    ends = list(range(first, frames + 1, grid.group))
+    starts = [0, *ends[:-1]] if whole else [end - 1 for end in ends]
+    spans = zip(starts, ends, strict=True)
+    return np.stack([np.all(cells[start:end], axis=0) for start, end in spans])
 
 
 def _cells(tokens: np.ndarray, grid: canvases.Grid) -> Bool[np.ndarray, "t h w"]:

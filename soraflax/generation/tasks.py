@@ -1,9 +1,36 @@
-"""Ways of prompting: each fills in a canvas, and nothing else.
+"""Ways of prompting: each says which pixels are kept, and nothing else.
 
-Sizes are in pixels and must be on the model's grid; the error names the nearest.
+    generate, image   nothing is kept                            a size
+    animate           the first frame, perhaps the last          an image
+    extend            the end of a clip, or its beginning        a clip
+    loop              its end, and its beginning after it        a clip
+    connect           the end of one, the beginning of another   two clips
+    edit              nothing; it starts from the clip           a clip, a strength
+    inpaint           what a mask leaves                         a clip, a mask
+    outpaint          the clip, in the middle of a larger frame  a clip, a size
+    upscale           nothing; it starts from the clip, enlarged a clip, a size
+
+Videos are uint8 `[T, H, W, 3]`. Sizes are in pixels and must be on the model's grid; the
+error names the nearest.
+
+With r the frames of video that a latent frame stands for and p the latent frames of a
+patch, kept frames at the start number 1 + r (p k - 1), kept frames after new ones
+r p k (1): joins then lie between patches. What does not fit is left out of the canvas,
+not out of the result.
 """
 
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Bool, UInt8
+
 from soraflax.generation import canvas as canvases
+from soraflax.generation.given import Given
+from soraflax.ops import patch as patches
+
+Video = UInt8[np.ndarray, "T H W 3"]
+Direction = Literal["forward", "backward"]
 
 
 def text_to_video(
@@ -36,3 +63,304 @@ def text_to_image(grid: canvases.Grid, *, size: tuple[int, int]) -> canvases.Can
       ValueError: a size off the grid, or a model whose patches span several frames.
     """
     return text_to_video(grid, size=size, frames=1)
+
+
+def animate(
+    grid: canvases.Grid,
+    first: UInt8[np.ndarray, "H W 3"],
+    *,
+    frames: int,
+    fps: float,
+    last: UInt8[np.ndarray, "H W 3"] | None = None,
+) -> Given:
+    """An image that begins to move, towards a last frame if there is one.
+
+    Raises:
+      ValueError: a size off the grid, images of two sizes, or fewer than two frames.
+    """
+    grid.latent_shape(frames, *first.shape[:2])
+    if frames < 2:
+        raise ValueError(f"{frames} frames: use {1 + grid.group} or more to move")
+    video = np.broadcast_to(first, (frames, *first.shape)).copy()
+    kept = _none(video)
+    kept[0] = True
+    if last is not None:
+        _check_same_size(first[None], last[None])
+        video[-1], kept[-1] = last, True
+    return Given(video, kept, fps)
+
+
+def extend(
+    grid: canvases.Grid,
+    video: Video,
+    *,
+    direction: Direction,
+    frames: int,
+    context: int,
+    fps: float,
+) -> Given:
+    """A clip continued, or what came before it.
+
+    Args:
+      grid: of the model.
+      video: the clip.
+      direction: 'forward' or 'backward'.
+      frames: new ones, a multiple of r p forward; 1 + r (p k - 1) backward.
+      context: frames of the clip that are shown to the model, at least; see (1).
+      fps: frames per second.
+
+    Raises:
+      ValueError: a size off the grid, or a context longer than the clip.
+    """
+    if direction == "forward":
+        tail = _tail(grid, video, context)
+        check_new(grid, frames, first=False)
+        return Given(
+            np.concatenate([video[-tail:], _blank(video, frames)]),
+            _mask(video, (tail, True), (frames, False)),
+            fps,
+            before=video[:-tail],
+        )
+    if direction != "backward":
+        raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
+    head = _head(grid, video, context)
+    check_new(grid, frames, first=True)
+    return Given(
+        np.concatenate([_blank(video, frames), video[:head]]),
+        _mask(video, (frames, False), (head, True)),
+        fps,
+        after=video[head:],
+    )
+
+
+def loop(
+    grid: canvases.Grid,
+    video: Video,
+    *,
+    frames: int,
+    context: int,
+    fps: float,
+) -> Given:
+    """A clip, and the piece after it that leads back to its first frame.
+
+    Args and errors are those of `extend`; `frames` are a multiple of r p.
+    """
+    between = connect(grid, video, video, frames=frames, context=context, fps=fps)
+    tail = len(video) if between.before is None else len(video) - len(between.before)
+    return Given(
+        between.video,
+        between.kept,
+        fps,
+        before=between.before,
+        used=tail + frames,
+    )
+
+
+def connect(
+    grid: canvases.Grid,
+    first: Video,
+    second: Video,
+    *,
+    frames: int,
+    context: int,
+    fps: float,
+) -> Given:
+    """Two clips, and a transition between them.
+
+    Args and errors are those of `extend`, for both; `frames` are a multiple of r p.
+    """
+    _check_same_size(first, second)
+    tail, head = _tail(grid, first, context), _head(grid, second, context)
+    check_new(grid, frames, first=False)
+    blank = _blank(first, frames)
+    return Given(
+        np.concatenate([first[-tail:], blank, second[:head]]),
+        _mask(first, (tail, True), (frames, False), (head, True)),
+        fps,
+        before=first[:-tail],
+        after=second[head:],
+    )
+
+
+def edit(grid: canvases.Grid, video: Video, *, strength: float, fps: float) -> Given:
+    """A clip made anew from itself with noise added (SDEdit, arXiv:2108.01073).
+
+    Raises:
+      ValueError: a size off the grid.
+    """
+    grid.latent_shape(*video.shape[:3])
+    return Given(video, _none(video), fps, strength)
+
+
+def inpaint(
+    grid: canvases.Grid, video: Video, mask: Bool[np.ndarray, "T H W"], *, fps: float
+) -> Given:
+    """What a mask marks is made anew; in places, in time, or both.
+
+    Raises:
+      ValueError: a size off the grid, a mask of another size, or one that marks nothing
+        or everything.
+    """
+    grid.latent_shape(*video.shape[:3])
+    if mask.shape != video.shape[:3]:
+        raise ValueError(f"a mask of {_size(mask)} on a clip of {_size(video)}")
+    if not mask.any():
+        raise ValueError("the mask marks nothing: there is nothing to inpaint")
+    return Given(video, ~mask, fps)
+
+
+def outpaint(
+    grid: canvases.Grid, video: Video, *, size: tuple[int, int], fps: float
+) -> Given:
+    """A clip in the middle of a frame of another shape, whose rest is made.
+
+    A clip that is wider or higher than the new frame is first made small enough.
+
+    Args:
+      grid: of the model.
+      video: the clip.
+      size: width and height of the new frame.
+      fps: frames per second.
+
+    Raises:
+      ValueError: a size off the grid, or a frame that the clip fills.
+    """
+    width, height = size
+    frames = len(video)
+    grid.latent_shape(frames, height, width)
+    scale = min(1.0, width / video.shape[2], height / video.shape[1])
+    inner = [
+        min(side, max(cell, round(part * scale / cell) * cell))
+        for part, side, cell in zip(
+            video.shape[1:3], (height, width), grid.cell, strict=True
+        )
+    ]
+    if inner == [height, width]:
+        raise ValueError(
+            f"a clip of {_size(video)} fills {width}x{height}: use a larger size"
+        )
+    small = resize(video, (inner[1], inner[0]))
+    top, left = (
+        (side - part) // 2 // cell * cell
+        for side, part, cell in zip((height, width), inner, grid.cell, strict=True)
+    )
+    canvas = np.zeros((frames, height, width, 3), np.uint8)
+    kept = _none(canvas)
+    place = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
+    canvas[place], kept[place] = small, True
+    return Given(canvas, kept, fps)
+
+
+def upscale(
+    grid: canvases.Grid,
+    video: Video,
+    *,
+    size: tuple[int, int],
+    strength: float,
+    fps: float,
+) -> Given:
+    """A clip enlarged, noised and denoised at its new size.
+
+    Raises:
+      ValueError: a size off the grid, or smaller than the clip.
+    """
+    width, height = size
+    if width < video.shape[2] or height < video.shape[1]:
+        raise ValueError(
+            f"a clip of {_size(video)} is larger than {width}x{height}: use "
+            f"{video.shape[2]}x{video.shape[1]} or more"
+        )
+    return edit(grid, resize(video, size), strength=strength, fps=fps)
+
+
+def resize(video: Video, size: tuple[int, int]) -> Video:
+    """Bicubic, antialiased, to (width, height)."""
+    if video.shape[1:3] == size[::-1]:
+        return video
+    shape = (size[1], size[0], 3)
+    frames = (
+        jax.image.resize(frame.astype(np.float32), shape, "cubic") for frame in video
+    )
+    return np.stack(
+        [np.asarray(f).round().clip(0, 255).astype(np.uint8) for f in frames]
+    )
+
+
+def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
+    """Context and new frames of each task that suit windows of so many latent frames.
+
+    `{task: (context, new)}` in frames of video; forward extension keeps half of a
+    window, a loop and a connection leave half of it between two contexts.
+    """
+    p, r = grid.patch[0], grid.temporal_ratio
+    whole = max(3, window // p if window else 5)
+    side = max(1, (whole - 2) // 4)
+    half = whole // 2
+    return {
+        "forward": (grid.frames(p * (whole - half)), half * r * p),
+        "backward": ((whole - half) * r * p, grid.frames(p * half)),
+        "between": (grid.frames(p * (side + 1)), (whole - 2 * side - 1) * r * p),
+    }
+
+
+def check_new(grid: canvases.Grid, frames: int, *, first: bool) -> None:
+    """Refuse a number of new frames that would put a join inside of a patch.
+
+    Raises:
+      ValueError: with the nearest.
+    """
+    least = grid.frames(grid.patch[0]) if first else grid.group
+    patches.check_size(frames, grid.group, first=least, unit="new frames")
+
+
+def _tail(grid: canvases.Grid, video: Video, context: int) -> int:
+    """The most kept frames that are not more than `context`, for the start."""
+    return _fit(video, context, step=grid.group, first=grid.frames(grid.patch[0]))
+
+
+def _head(grid: canvases.Grid, video: Video, context: int) -> int:
+    """The same for the end; of one frame fewer, as nothing before it is kept."""
+    return _fit(video, context, step=grid.group, first=grid.group)
+
+
+def _fit(video: Video, context: int, *, step: int, first: int) -> int:
+    if not first <= context:
+        raise ValueError(f"a context of {context} frames: use {first} or more")
+    if context > len(video):
+        most = max(
+            patches.nearest_sizes(max(len(video), first), step, first=first)[0], first
+        )
+        raise ValueError(
+            f"a clip of {len(video)} frames, a context of {context}: use "
+            + (f"{most} or less" if most <= len(video) else "a longer clip")
+        )
+    return patches.nearest_sizes(context, step, first=first)[0]
+
+
+def _blank(video: Video, frames: int) -> Video:
+    return np.zeros((frames, *video.shape[1:]), np.uint8)
+
+
+def _none(video: Video) -> Bool[np.ndarray, "T H W"]:
+    return np.zeros(video.shape[:3], bool)
+
+
+def _mask(video: Video, *runs: tuple[int, bool]) -> Bool[np.ndarray, "T H W"]:
+    """Runs of frames that are kept or not."""
+    frames = np.concatenate([np.full(length, kept) for length, kept in runs])
+    return np.broadcast_to(
+        frames[:, None, None], (len(frames), *video.shape[1:3])
+    ).copy()
+
+
+def _check_same_size(first: np.ndarray, second: np.ndarray) -> None:
+    if first.shape[1:] != second.shape[1:]:
+        width, height = first.shape[2], first.shape[1]
+        raise ValueError(
+            f"{width}x{height} and {second.shape[2]}x{second.shape[1]} pixels: give "
+            f"both one size, such as {width}x{height}"
+        )
+
+
+def _size(video: np.ndarray) -> str:
+    return f"{video.shape[0]} frames of {video.shape[2]}x{video.shape[1]}"

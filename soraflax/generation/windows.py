@@ -100,9 +100,7 @@ def crop(
     canvas: canvases.Canvas, tile: tiling.Tile, *, patch: Sequence[int]
 ) -> canvases.Canvas:
     """The canvas of a tile."""
-    rows, columns = (
-        span.scaled(n) for span, n in zip(tile, patch[1:], strict=True)
-    )
+    rows, columns = (span.scaled(n) for span, n in zip(tile, patch[1:], strict=True))
     return dataclasses.replace(
         canvas,
         latent=tiling.cut(canvas.latent, (rows, columns)),
@@ -110,9 +108,7 @@ def crop(
     )
 
 
-def places(
-    grid: tuple[int, int, int], tile: tiling.Tile, *, first: int
-) -> np.ndarray:
+def places(grid: tuple[int, int, int], tile: tiling.Tile, *, first: int) -> np.ndarray:
     """Of every token of a tile, its number within the whole canvas, `[n]` int32.
 
     Args:

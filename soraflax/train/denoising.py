@@ -56,7 +56,9 @@ class DenoisingConfig:
     weighting: str = "segment"
     error: Literal["prediction", "x0"] = "prediction"
     min_snr: float = 0.0
-    canvases: canvas_lib.CanvasRates = canvas_lib.CanvasRates()
+    canvases: canvas_lib.CanvasRates = dataclasses.field(
+        default_factory=canvas_lib.CanvasRates
+    )
 
     def __post_init__(self) -> None:
         process_lib.make(self.process, self.prediction)
@@ -165,5 +167,7 @@ def draw_levels(
         packed.segments,
         max_segments=packed.max_segments,
     )
-    levels = jax.vmap(jax.vmap(config.levels))(canvas_lib.segment_keys(key, tokens.shape))
+    levels = jax.vmap(jax.vmap(config.levels))(
+        canvas_lib.segment_keys(key, tokens.shape)
+    )
     return schedule.shift_level(levels, config.shift(tokens))

@@ -9,8 +9,8 @@ import pytest
 from soraflax import model_io
 from soraflax.diffusion import sampler as samplers
 from soraflax.generation import canvas as canvases
+from soraflax.generation import denoiser, filling, pretrained, windows
 from soraflax.generation import generator as generators
-from soraflax.generation import pretrained
 from soraflax.generation import rows as rows_lib
 from tests.generation import tiny
 
@@ -91,11 +91,10 @@ def test_guidance_one_ignores_the_negative_prompt(generator):
 def test_nothing_compiles_again(generator):
     """A new prompt, seed, guidance, number of steps, or size in the same row."""
     generator([PROMPTS[0]], FAST)
-    functions = (generator._encode, generator._start, generator._advance)
-    before = [f._cache_size() for f in functions]
+    before = generator.denoiser.compiled
     prompt = Prompt("a long blue thing falls", (48, 32), frames=5, fps=6.0, seed=8)
     generator([prompt], generators.SamplingConfig(steps=3, guidance=1.7))
-    assert [f._cache_size() for f in functions] == before
+    assert generator.denoiser.compiled == before
 
 
 def test_known_latents_come_back_bit_for_bit(generator):
@@ -170,7 +169,10 @@ def test_impossible_settings_are_refused(make, message):
 def items(generator, count, **change):
     prompt = dataclasses.replace(PROMPTS[0], **change)
     request = generators.Request(generator.canvas(prompt), prompt.text)
-    return [generator._item(request)] * count
+    one = filling.Filling(
+        request, owner=0, grid=generator.grid, config=windows.WindowConfig()
+    )
+    return one.items(0, generator._form) * count
 
 
 def test_rows_hold_what_they_can(generator):
@@ -200,7 +202,7 @@ def test_noise_is_a_function_of_seed_place_and_step():
 
     def draw(step):
         return np.asarray(
-            generators.token_noise(segments, (seeds, places), np.int32(step), size=4)
+            denoiser.token_noise(segments, (seeds, places), np.int32(step), size=4)
         )
 
     np.testing.assert_array_equal(draw(0)[0, :2], draw(0)[0, 2:4])

@@ -117,7 +117,9 @@ def test_boxes_are_boxes_in_every_frame_and_in_images_too(packed):
 def is_box(frame):
     rows, columns = frame.any(axis=1), frame.any(axis=0)
     filled = np.outer(rows, columns)
-    runs = [np.abs(np.diff(np.pad(side, 1).astype(int))).sum() for side in (rows, columns)]
+    runs = [
+        np.abs(np.diff(np.pad(side, 1).astype(int))).sum() for side in (rows, columns)
+    ]
     return bool((filled == frame).all()) and runs == [2, 2]
 
 

@@ -107,7 +107,8 @@ def test_weighting(packed, weighting):
 
 def test_draws_do_not_depend_on_neighbours(packed, key):
     config = denoising.DenoisingConfig(
-        canvases=canvases.CanvasRates(0.3, 0.3, 0.3), shift=schedule.TokenCountShift(base=2.0)
+        canvases=canvases.CanvasRates(0.3, 0.3, 0.3),
+        shift=schedule.TokenCountShift(base=2.0),
     )
     alone = jax.tree.map(jnp.asarray, packing.assemble([rows()[0][:1]], SHAPE))
     n = len(rows()[0][0])
@@ -210,7 +211,8 @@ def test_packed_loss_equals_its_clips_alone(packed, model, key):
 
 def test_config_survives_json():
     config = denoising.DenoisingConfig(
-        levels=schedule.Uniform(0.1, 0.9), canvases=canvases.CanvasRates(first_frame=0.1)
+        levels=schedule.Uniform(0.1, 0.9),
+        canvases=canvases.CanvasRates(first_frame=0.1),
     )
     back = config_lib.to_dataclass(
         config_lib.to_dict(config), denoising.DenoisingConfig
