@@ -30,12 +30,15 @@ from soraflax.diffusion import guidance as guidance_lib
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import sampler as samplers
 from soraflax.diffusion import schedule, stepping
-from soraflax.generation import caching, pretrained
+from soraflax.generation import apart, caching, pretrained
 from soraflax.generation import rows as rows_lib
 from soraflax.generation import windows as windows_lib
 from soraflax.nn import dit, experts, text_encoder
 from soraflax.ops import packing
 
+# Tokens in an attention block on a CPU: segments begin at blocks, and small ones leave
+# less room between short segments.
+CPU_BLOCK = 32
 Report = Callable[[int, Callable[[], np.ndarray]], None]
 
 
@@ -99,6 +102,7 @@ class Denoiser:
     Attributes:
       model: what it is.
       process: what it was trained on.
+      block: tokens of an attention block, where segments begin.
     """
 
     def __init__(self, model: pretrained.VideoModel, params: Any) -> None:
@@ -108,6 +112,7 @@ class Denoiser:
         self.process = process_lib.make(config.process, config.prediction)
         self._params = params
         form = _fixed(config.transformer)
+        self.block = form.attention_block
         self._encode = jax.jit(functools.partial(_encode, form, config.boundary))
         self._start = jax.jit(functools.partial(_start, self.process))
         self._advance = jax.jit(
@@ -261,27 +266,17 @@ def _encode(
             {"params": params["text_encoder"]}, ids, segments, plan=plan
         )
 
-    text = _by_rows(features, (packed.text, packed.text_segments, plans.text))
+    text = apart.one_by_one(features, (packed.text, packed.text_segments, plans.text))
     return packed.replace(text=text), dataclasses.replace(plans, text=None)
 
 
 def _fixed(config: dit.DiTConfig) -> dit.DiTConfig:
-    """With one implementation of attention on a CPU, however short the rows are."""
-    if config.attention != "auto" or jax.default_backend() != "cpu":
-        return config
-    return dataclasses.replace(config, attention="blocks")
-
-
-def _by_rows(function: Callable[[Any], Any], batch: Any) -> Any:
-    """`function` of a batch of rows; on a CPU of one row after the other."""
+    """On a CPU with one implementation of attention, however short the rows are."""
     if jax.default_backend() != "cpu":
-        return function(batch)
-
-    def one(row: Any) -> Any:
-        found = function(jax.tree.map(lambda a: a[None], row))
-        return jax.tree.map(lambda a: a[0], found)
-
-    return jax.lax.map(one, batch)
+        return config
+    kind = "blocks" if config.attention == "auto" else config.attention
+    block = min(config.attention_block, CPU_BLOCK)
+    return dataclasses.replace(config, attention=kind, attention_block=block)
 
 
 def _start(
@@ -340,7 +335,7 @@ def _advance(
     def denoise(x: jax.Array, levels: jax.Array) -> jax.Array:
         table = jnp.tile(packing.level_table(levels), (copies, 1))
         inputs = packed.replace(tokens=jnp.tile(x, (copies, 1, 1)), levels=table)
-        output, kept[0] = _by_rows(predict, (inputs, plans, residual))
+        output, kept[0] = apart.one_by_one(predict, (inputs, plans, residual))
         how: Any = {"settings": settings, "process": process, "x": x, "step": step}
         if not guided:
             return guidance_lib.still(output, level=expand(levels), **how)

@@ -97,7 +97,7 @@ class Generator:
             config.transformer.patch,
             config.statistics,
             functools.partial(model.tokenizer.encode, max_length=config.text_length),
-            config.transformer.attention_block,
+            self.denoiser.block,
         )
 
     @classmethod
