@@ -297,10 +297,11 @@ def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
     """Context and new frames of each task that suit windows of so many latent frames.
 
     `{task: (context, new)}` in frames of video; forward extension keeps half of a
-    window, a loop and a connection leave half of it between two contexts.
+    window, a loop and a connection leave half of it between two contexts. A window of
+    less than four patches has no room for those: they take two windows.
     """
     p, r = grid.patch[0], grid.temporal_ratio
-    whole = max(3, window // p if window else 5)
+    whole = max(4, window // p if window else 5)
     side = max(1, (whole - 2) // 4)
     half = whole // 2
     return {
