@@ -301,13 +301,14 @@ def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
     less than four patches has no room for those: they take two windows.
     """
     p, r = grid.patch[0], grid.temporal_ratio
-    whole = max(4, window // p if window else 5)
-    side = max(1, (whole - 2) // 4)
+    whole = max(3, window // p if window else 5)
+    between = max(4, whole)
+    side = max(1, (between - 2) // 4)
     half = whole // 2
     return {
         "forward": (grid.frames(p * (whole - half)), half * r * p),
         "backward": ((whole - half) * r * p, grid.frames(p * half)),
-        "between": (grid.frames(p * (side + 1)), (whole - 2 * side - 1) * r * p),
+        "between": (grid.frames(p * (side + 1)), (between - 2 * side - 1) * r * p),
     }
 
 

@@ -1,4 +1,4 @@
-"""Given pixels: what is held, what needs a second pass, and that nothing kept changes."""
+"""Given pixels: what is held, what needs a second pass, what is returned."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def test_what_is_never_kept_comes_from_around():
 
 
 def test_nothing_kept_is_nothing_to_fill_from():
-    with pytest.raises(ValueError, match="^nothing is kept: there is nothing to fill"):
+    with pytest.raises(ValueError, match=r"^nothing is kept: there is nothing to fill"):
         givens.filled(clip(), np.zeros((9, 32, 32), bool))
 
 
