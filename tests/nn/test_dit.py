@@ -449,22 +449,23 @@ def test_a_residual_takes_the_place_of_the_blocks(model, params):
     packed = pack(rows, [[0.9, 0.5, 0.2]] * 2)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def sow(packed):
+    def sow(params, packed):
         return model.apply({"params": params}, packed, mutable=[dit.CACHE])
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def reuse(packed, residual):
+    def reuse(params, packed, residual):
         return model.apply({"params": params}, packed, residual=residual)
 
-    y, state = sow(packed)
+    y, state = sow(params, packed)
     (residual,) = state[dit.CACHE]["residual"]
     assert residual.shape == (*packed.segments.shape, TINY.width)
     present = packed.segments > 0
     assert np.abs(np.asarray(residual)[present]).max() > 0.1
-    assert relative(reuse(packed, residual), y) < 1e-5
-    assert relative(reuse(packed, 0.5 * residual), y) > 1e-2
+    assert relative(reuse(params, packed, residual), y) < 1e-5
+    assert relative(reuse(params, packed, 0.5 * residual), y) > 1e-2
     later = pack(rows, [[0.8, 0.4, 0.1]] * 2)
-    found, exact = reuse(later, residual), sow(later)[0]
+    found = reuse(params, later, residual)
+    exact = sow(params, later)[0]
     assert relative(found, y) > 1e-3
     assert relative(found, exact) < relative(y, exact)
 
@@ -479,5 +480,6 @@ def test_a_residual_leaves_nothing_of_the_blocks_to_compile(model, params):
 
         return str(jax.make_jaxpr(call)(params, packed, *values)).count("scan[")
 
-    assert count() > 0
-    assert count(residual) == 0
+    only_text = 1
+    assert count() > only_text
+    assert count(residual) == only_text
