@@ -50,13 +50,13 @@ KNOWN = jnp.asarray([[True] + [False] * 7, [False] * 7 + [True]])
 
 def deviation(x):
     """Of the unknown tokens of a token's segment."""
-    found = jnp.zeros(x.shape[:2])
-    for row, segment in np.ndindex(2, 2):
-        inside = (SEGMENTS[row] == segment) & ~KNOWN[row]
-        found = found.at[row].set(
-            jnp.where(SEGMENTS[row] == segment, jnp.std(x[row][inside]), found[row])
-        )
-    return found[..., None]
+    unknown = jnp.broadcast_to(~KNOWN[..., None], x.shape)
+    found = jnp.zeros((2, 8, 1))
+    for segment in (0, 1):
+        inside = (segment == SEGMENTS)[..., None]
+        std = jnp.std(x, axis=(1, 2), keepdims=True, where=inside & unknown)
+        found = jnp.where(inside, std, found)
+    return found
 
 
 def draw(key):
@@ -184,7 +184,7 @@ def test_other_numbers_compile_nothing(key):
     for step, config in enumerate(
         (
             guidance.GuidanceConfig(),
-            guidance.GuidanceConfig(7, low=0.2, high=0.5, rescale=0.7, zero_init=2),
+            guidance.GuidanceConfig(7.0, low=0.2, high=0.5, rescale=0.7, zero_init=2),
         )
     ):
         run(config.arrays(), np.int32(step))
