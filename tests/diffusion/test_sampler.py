@@ -300,17 +300,16 @@ def test_evaluations_are_counted(sampler, key):
     assert len(calls) == sampler.evaluations
 
 
-def test_levels_of_their_own():
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS.values(), ids=str)
+def test_levels_of_their_own(sampler):
     """Two segments with different grids in one call match two calls."""
     process = process_lib.RectifiedFlow()
     x = jnp.asarray([1.0, 1.0])
     times = schedule.inference_times(4, jnp.asarray([0.5, 3.0]))
-    together = samplers.sample(
-        samplers.Euler(), gaussian(process), x, times, process=process
-    )
+    together = samplers.sample(sampler, gaussian(process), x, times, process=process)
     for i in range(2):
         alone = samplers.sample(
-            samplers.Euler(), gaussian(process), x[i], times[:, i], process=process
+            sampler, gaussian(process), x[i], times[:, i], process=process
         )
         np.testing.assert_allclose(together[i], alone, atol=1e-6)
     assert together[0] != together[1]
