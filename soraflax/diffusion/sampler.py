@@ -26,7 +26,7 @@ second order with one evaluation a step:
     heun     Heun       2      2
     ddim     DDIM       1      1
     dpm++    DPMSolver  2      1
-    unipc    UniPC      2      1
+    unipc    UniPC      2-3    1
 
 Levels are whatever `times` holds one entry of per step. `expand` turns an entry into
 something that broadcasts against the data: a table with one level per segment becomes
