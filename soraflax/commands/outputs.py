@@ -106,7 +106,7 @@ def check(
       MediaError: as `media.check_target`; or it, or its sidecar, would replace an input
         or a `.json` file that no result of ours left there.
     """
-    media.check_target(path, frames=frames, fps=fps, size=size[::-1])
+    media.check_target(path, frames=frames, fps=fps, size=(size[1], size[0]))
     beside = sidecar(path)
     for file in inputs:
         for target in (path, beside):

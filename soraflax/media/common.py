@@ -137,8 +137,8 @@ def check_place(path: str | os.PathLike[str]) -> None:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """As `whole_files`, of one file."""
-    with whole_files(path) as (part,):
-        yield part
+    with whole_files(path) as parts:
+        yield parts[0]
 
 
 @contextlib.contextmanager
