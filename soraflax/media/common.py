@@ -142,8 +142,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Where to write what becomes `paths`, in one directory, when the block ends.
+def whole_files(path: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
+    """Where to write what becomes files of one directory when the block ends.
 
     If it raises, no trace is left and files that were there before are what they were.
     All of the new ones appear, or none. Missing parent directories are made; those are
@@ -152,25 +152,25 @@ def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
     Raises:
       MediaError: the disk refuses.
     """
-    place = paths[0].parent
-    missing = [parent for parent in paths[0].parents if not parent.exists()]
+    missing = [parent for parent in path.parents if not parent.exists()]
+    goals = (path, *beside)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".write-", dir=place) as folder:
-            parts = tuple(Path(folder) / path.name for path in paths)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".write-", dir=path.parent) as folder:
+            parts = tuple(Path(folder) / goal.name for goal in goals)
             yield parts
             with contextlib.ExitStack() as undo:
-                for part, path in zip(parts, paths, strict=True):
-                    if len(paths) > 1:
-                        _keep(path, Path(folder) / f"old-{path.name}", undo)
-                    os.replace(part, path)
+                for part, goal in zip(parts, goals, strict=True):
+                    if beside:
+                        _keep(goal, Path(folder) / f"old-{goal.name}", undo)
+                    os.replace(part, goal)
                 undo.pop_all()
     except BaseException as error:
         for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
-            raise MediaError(f"{paths[0]}: {cause(error)}") from error
+            raise MediaError(f"{path}: {cause(error)}") from error
         raise
 
 

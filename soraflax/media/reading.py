@@ -242,7 +242,7 @@ def _container(file: BinaryIO, name: str, max_pixels: int) -> Iterator[tuple[Any
     pyav = common.pyav()
     try:
         container = pyav.open(file, options={"format_whitelist": _DEMUXERS})
-    except (pyav.FFmpegError, ValueError) as error:
+    except (pyav.FFmpegError, ValueError, OSError) as error:
         file.seek(0)
         cause = "not a video or image" if file.read(1) else "empty file"
         raise common.MediaError(f"{name}: {cause}") from error
