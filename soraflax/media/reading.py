@@ -446,7 +446,9 @@ def _to_rgb(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     width, height = size or (None, None)
     if turns % 2:
         width, height = height, width
-    alpha = any(c.is_alpha for c in frame.format.components)
+    form = frame.format
+    # A palette's colours have alpha, though its one component, the index, has not.
+    alpha = form.name == "pal8" or any(c.is_alpha for c in form.components)
     pixels = frame.to_ndarray(
         format="rgba" if alpha else "rgb24",
         width=width,
