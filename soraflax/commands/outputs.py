@@ -223,6 +223,12 @@ def repeating(
     return [*words, *(["--"] if any(w.startswith("-") for w in first) else []), *first]
 
 
+def tell(command: str, notes: Iterable[str]) -> None:
+    """Print what was done to an input, a line each, where errors go."""
+    for note in notes:
+        print(f"{GENERATOR} {command}: {note}", file=sys.stderr)
+
+
 class PreviewWriter:
     """Shows a result that is being made, in a file beside it; a context manager.
 

@@ -179,8 +179,13 @@ def _keep(path: Path, old: Path, undo: contextlib.ExitStack) -> None:
     if not path.exists():
         undo.callback(path.unlink, missing_ok=True)
         return
+    undo.callback(_restore, path, old)
     try:
         os.link(path, old)
     except OSError:  # a file system without links
         os.replace(path, old)
-    undo.callback(os.replace, old, path)
+
+
+def _restore(path: Path, old: Path) -> None:
+    if old.exists():
+        os.replace(old, path)
