@@ -24,7 +24,7 @@ from soraflax.generation import pretrained
 MAX_SIDE = 512  # pixels of a preview, where it is larger than its latent
 _CLIPS, _CELLS, _LATER = 12, 8, 1  # encoded: how many, cells a side, later frames
 _BOXES = 3
-# Of the variance of standardised channels: keeps noise in faint channels out.
+# Of the variance of standardised channels: faint mixtures of them would be noise.
 _RIDGE = 1e-4
 
 
