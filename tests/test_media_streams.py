@@ -183,7 +183,7 @@ def test_a_streamed_write_is_a_full_write(suffix, size, tmp_path):
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif", ".png"])
 def test_a_sidecar_holds_the_metadata_of_the_file(suffix, tmp_path):
     frames = moving(1 if suffix == ".png" else 6)
-    metadata = {"prompt": "“red” 猫 👩‍👩‍👧" * 99, "seed": 3, "generated": True}
+    metadata = {"prompt": "“red” 猫 👩‍👩‍👧" * 99, "seed": 3, "file": "caf\udce9.mp4"}
     alone, path = tmp_path / f"alone{suffix}", tmp_path / "new" / f"out{suffix}"
     media.write_frames(alone, frames, 8.0, metadata=metadata)
     sidecar = path.with_suffix(".json")

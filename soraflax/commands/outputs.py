@@ -226,7 +226,7 @@ def repeating(
 def tell(command: str, notes: Iterable[str]) -> None:
     """Print what was done to an input, a line each, where errors go."""
     for note in notes:
-        print(f"{GENERATOR} {command}: {note}", file=sys.stderr)
+        print(f"{GENERATOR} {command}: {' '.join(note.split())}", file=sys.stderr)
 
 
 class PreviewWriter:

@@ -100,7 +100,8 @@ def write_frames(
         writers[path.suffix.lower()](part, source, fps, comment)
         for other in beside:
             text = json.dumps(metadata or {}, indent=2, ensure_ascii=False)
-            other.write_text(text + "\n", encoding="utf-8")
+            # Unpaired surrogates, as of file names, become JSON's escapes of them.
+            other.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def check_target(

@@ -326,10 +326,10 @@ def test_flags_are_repeated_as_they_were_given():
 
 
 def test_notes_are_told_a_line_each(capsys):
-    outputs.tell("animate", ["a.png: resized", "prompt of 99 tokens: 63 are used"])
+    outputs.tell("animate", ["a\nb.png: resized", "prompt of 99 tokens: 63 are used"])
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "soraflax animate: a.png: resized",
+        "soraflax animate: a b.png: resized",
         "soraflax animate: prompt of 99 tokens: 63 are used",
     ]
 
