@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from soraflax.generation import pretrained
 
-MAX_SIDE = 512  # pixels of a preview, where it is larger than its latent
+MAX_SIDE = 320  # pixels of a preview, where it is larger than its latent
 _CLIPS, _CELLS, _LATER = 12, 8, 1  # encoded: how many, cells a side, later frames
 _BOXES = 3
 # Of the variance of standardised channels: faint mixtures of them would be noise.

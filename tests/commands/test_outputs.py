@@ -374,6 +374,24 @@ def test_previews_come_at_most_so_often_and_go_with_the_result(frames, name, tmp
     assert {p.name for p in tmp_path.iterdir()} == {"out.mp4", "out.json"}
 
 
+def test_slow_previews_come_less_often(tmp_path):
+    clock, written = Clock(), []
+
+    def slow(latent):
+        clock.now += 2.0
+        return shown(latent)
+
+    preview = outputs.PreviewWriter(
+        tmp_path / "out.mp4", slow, fps=2.0, every=5.0, clock=clock
+    )
+    while clock.now < 100:
+        now, due = clock.now, preview.due
+        assert preview(ramp(4)) == due
+        written += [now] if due else []
+        clock.now += 1.0
+    assert written == [0, 20, 40, 60, 80]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_the_last_preview_stays_when_the_work_stops(error, tmp_path):
     with (

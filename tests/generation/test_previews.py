@@ -88,7 +88,7 @@ IDENTITY = previews.Projection(np.eye(4, 3, dtype=np.float32), S)
 
 @pytest.mark.parametrize(
     ("cells", "side", "times"),
-    [((3, 4, 6), 512, 8), ((1, 4, 4), 512, 8), ((2, 4, 6), 20, 3), ((2, 4, 6), 5, 1)],
+    [((3, 4, 6), 320, 8), ((1, 4, 4), 320, 8), ((2, 4, 6), 20, 3), ((2, 4, 6), 5, 1)],
 )
 def test_pictures_are_as_large_as_the_video_or_as_allowed(cells, side, times):
     picture = IDENTITY(np.zeros((*cells, 3)), max_side=side)
