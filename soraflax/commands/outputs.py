@@ -281,6 +281,9 @@ class PreviewWriter:
         start = self._clock()
         frames = self._show(latent)
         suffix = ".png" if len(frames) == 1 else ".gif"
+        if suffix == ".gif":
+            # To the middle of 32 levels: a palette takes time by the colours there are.
+            frames = frames & 0xF8 | 0x04
         path = self._out.with_name(f"{self._out.stem}.preview{suffix}")
         about = {
             "generator": GENERATOR,
