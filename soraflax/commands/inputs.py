@@ -192,6 +192,14 @@ def resize(
     return np.stack([np.asarray(frame) for frame in made])
 
 
+def resize_mask(
+    mask: Bool[np.ndarray, "frames height width"], size: tuple[int, int]
+) -> Bool[np.ndarray, "frames h w"]:
+    """A mask to a width and height, as `resize` does to the clip that it is of."""
+    pixels = np.where(mask[..., None], np.uint8(255), np.uint8(0))
+    return resize(np.repeat(pixels, 3, axis=-1), size)[..., 0] >= _WHITE
+
+
 def _steps(grid: canvas.Grid) -> tuple[int, int]:
     """Pixels between two legal widths, and between two legal heights."""
     _, down, across = grid.patch

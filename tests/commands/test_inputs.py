@@ -244,6 +244,19 @@ def test_resizing_keeps_shapes_and_the_middle():
     np.testing.assert_array_equal(small[0], small[1])
 
 
+def test_a_mask_is_resized_with_its_clip():
+    """White on the clip is where the mask is, before and after."""
+    mask = np.zeros((2, 30, 45), bool)
+    mask[0, 6:18, 9:27] = mask[1, 12:24, 12:30] = True
+    large = inputs.resize_mask(mask, (90, 60))
+    np.testing.assert_array_equal(large[:, ::2, ::2], mask)
+    for size in ((48, 32), (16, 64), (64, 16)):
+        made = inputs.resize_mask(mask, size)
+        clip = inputs.resize(as_pixels(mask), size)
+        assert made.shape == (2, *size[::-1]) and made.dtype == bool
+        np.testing.assert_array_equal(made, clip[..., 0] >= 128)
+
+
 def test_resizing_averages_what_is_too_fine_to_show():
     fine = np.indices((1, 64, 64)).sum(axis=0)[..., None] % 2 * np.full(3, 255)
     small = inputs.resize(fine.astype(np.uint8), (16, 16))
