@@ -147,6 +147,19 @@ class Generator:
         """
         self._begin([request], config or SamplingConfig())
 
+    def check_job(self, job: Job, config: SamplingConfig | None = None) -> None:
+        """`check` for a job, without encoding what it was given."""
+        self.check(job.request(self._blank(job)), config)
+
+    def window_count(self, job: Job, config: SamplingConfig | None = None) -> int:
+        """How many windows a job is made in."""
+        how = (config or SamplingConfig()).windows or self.windows
+        frames = len(self._blank(job).latent)
+        return len(windows.spans(frames, how, patch=self.grid.patch[0]))
+
+    def _blank(self, job: Job) -> canvases.Canvas:
+        return canvases.Canvas.empty(self.grid.latent_shape(*job.given.shape))
+
     def __call__(
         self,
         prompts: Sequence[Prompt],

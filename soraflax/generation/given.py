@@ -71,7 +71,20 @@ class Given:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Frames, height and width of the video to be made."""
-        return self.frames, *self.video.shape[1:3]
+        return self.frames, self.video.shape[1], self.video.shape[2]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.video.shape[2], self.video.shape[1]
+
+    @property
+    def length(self) -> int:
+        """Frames of what the task returns."""
+        around = sum(
+            len(part) for part in (self.before, self.after) if part is not None
+        )
+        return around + (self.frames if self.used is None else self.used)
 
     def paste(self, video: np.ndarray, *, start: int = 0) -> np.ndarray:
         """Equation (1), of frames `start` and after."""

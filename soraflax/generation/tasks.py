@@ -189,8 +189,9 @@ def edit(grid: canvases.Grid, video: Video, *, strength: float, fps: float) -> G
     Raises:
       ValueError: a size off the grid.
     """
+    used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
-    return Given(video, _none(video), fps, len(video), strength)
+    return Given(video, _none(video), fps, len(video), strength, used=used)
 
 
 def inpaint(
@@ -202,12 +203,14 @@ def inpaint(
       ValueError: a size off the grid, a mask of another size, or one that marks nothing
         or everything.
     """
-    grid.latent_shape(*video.shape[:3])
     if mask.shape != video.shape[:3]:
         raise ValueError(f"a mask of {_size(mask)} on a clip of {_size(video)}")
     if not mask.any():
         raise ValueError("the mask marks nothing: there is nothing to inpaint")
-    return Given(video, ~mask, fps, len(video))
+    used, video = len(video), _whole(grid, video)
+    grid.latent_shape(*video.shape[:3])
+    kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
+    return Given(video, kept, fps, len(video), used=used)
 
 
 def outpaint(
@@ -227,6 +230,7 @@ def outpaint(
       ValueError: a size off the grid, or a frame that the clip fills.
     """
     width, height = size
+    used, video = len(video), _whole(grid, video)
     frames = len(video)
     grid.latent_shape(frames, height, width)
     scale = min(1.0, width / video.shape[2], height / video.shape[1])
@@ -249,7 +253,7 @@ def outpaint(
     kept = _none(canvas)
     place = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
     canvas[place], kept[place] = small, True
-    return Given(canvas, kept, fps, frames)
+    return Given(canvas, kept, fps, frames, used=used)
 
 
 def upscale(
@@ -325,6 +329,8 @@ def _head(grid: canvases.Grid, video: Video, context: int) -> int:
 
 
 def _fit(video: Video, context: int, *, step: int, first: int) -> int:
+    if len(video) < first:
+        raise ValueError(f"a clip of {len(video)} frames: {first} or more are needed")
     if not first <= context:
         raise ValueError(f"a context of {context} frames: use {first} or more")
     if context > len(video):
@@ -336,6 +342,13 @@ def _fit(video: Video, context: int, *, step: int, first: int) -> int:
             + (f"{most} or less" if most <= len(video) else "a longer clip")
         )
     return patches.nearest_sizes(context, step, first=first)[0]
+
+
+def _whole(grid: canvases.Grid, video: Video) -> Video:
+    """The clip, its last frame repeated up to the next legal number of frames."""
+    first = grid.frames(grid.patch[0])
+    legal = patches.nearest_sizes(len(video), grid.group, first=first)[-1]
+    return np.concatenate([video, np.repeat(video[-1:], legal - len(video), axis=0)])
 
 
 def _blank(video: Video, frames: int) -> Video:
