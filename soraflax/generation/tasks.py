@@ -112,6 +112,9 @@ def extend(
     Raises:
       ValueError: a size off the grid, or a context longer than the clip.
     """
+    if direction not in ("forward", "backward"):
+        raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
+    _check_frame(grid, video)
     if direction == "forward":
         tail = _tail(grid, video, context)
         check_new(grid, frames, first=False)
@@ -119,8 +122,6 @@ def extend(
         total = tail + frames
         grid.latent_shape(total, *video.shape[1:3])
         return Given(shown, ~_none(shown), fps, total, before=video[:-tail])
-    if direction != "backward":
-        raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
     head = _head(grid, video, context)
     check_new(grid, frames, first=True)
     return Given(
@@ -170,6 +171,7 @@ def connect(
     Args and errors are those of `extend`, for both; `frames` are a multiple of r p.
     """
     _check_same_size(first, second)
+    _check_frame(grid, first)
     tail, head = _tail(grid, first, context), _head(grid, second, context)
     check_new(grid, frames, first=False)
     blank = _blank(first, frames)
@@ -203,10 +205,14 @@ def inpaint(
       ValueError: a size off the grid, a mask of another size, or one that marks nothing
         or everything.
     """
+    if mask.dtype != np.bool_:
+        raise ValueError(f"a mask of {mask.dtype}: give bool")
     if mask.shape != video.shape[:3]:
         raise ValueError(f"a mask of {_size(mask)} on a clip of {_size(video)}")
     if not mask.any():
         raise ValueError("the mask marks nothing: there is nothing to inpaint")
+    if mask.all():
+        raise ValueError("the mask marks everything: leave some of it, or generate")
     used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
     kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
@@ -218,7 +224,8 @@ def outpaint(
 ) -> Given:
     """A clip in the middle of a frame of another shape, whose rest is made.
 
-    A clip that is wider or higher than the new frame is first made small enough.
+    A clip that is wider or higher than the new frame is first made small enough, to
+    sides of whole patches.
 
     Args:
       grid: of the model.
@@ -234,12 +241,12 @@ def outpaint(
     frames = len(video)
     grid.latent_shape(frames, height, width)
     scale = min(1.0, width / video.shape[2], height / video.shape[1])
-    inner = [
-        min(side, max(cell, round(part * scale / cell) * cell))
-        for part, side, cell in zip(
-            video.shape[1:3], (height, width), grid.cell, strict=True
-        )
-    ]
+    inner = list(video.shape[1:3])
+    if scale < 1:
+        inner = [
+            min(side, max(cell, round(part * scale / cell) * cell))
+            for part, side, cell in zip(inner, (height, width), grid.cell, strict=True)
+        ]
     if inner == [height, width]:
         raise ValueError(
             f"a clip of {_size(video)} fills {width}x{height}: use a larger size"
@@ -374,6 +381,11 @@ def _check_same_size(first: np.ndarray, second: np.ndarray) -> None:
             f"{width}x{height} and {second.shape[2]}x{second.shape[1]} pixels: give "
             f"both one size, such as {width}x{height}"
         )
+
+
+def _check_frame(grid: canvases.Grid, video: Video) -> None:
+    """Refuse sides off the grid."""
+    grid.latent_shape(grid.frames(grid.patch[0]), *video.shape[1:3])
 
 
 def _size(video: np.ndarray) -> str:
