@@ -19,6 +19,7 @@ r p k (1): joins then lie between patches. What does not fit is left out of the 
 not out of the result.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -140,21 +141,24 @@ def loop(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.5,
 ) -> Given:
     """A clip, and the piece after it that leads back to its first frame.
 
-    Args and errors are those of `extend`; `frames` are a multiple of r p.
+    Args and errors are those of `connect`, of the clip with itself.
     """
-    between = connect(grid, video, video, frames=frames, context=context, fps=fps)
-    before = 0 if between.before is None else len(between.before)
-    return Given(
-        between.video,
-        between.kept,
-        fps,
-        between.frames,
-        before=between.before,
-        used=len(video) - before + frames,
+    between = connect(
+        grid,
+        video,
+        video,
+        frames=frames,
+        context=context,
+        fps=fps,
+        strength=strength,
     )
+    before = 0 if between.before is None else len(between.before)
+    used = len(video) - before + frames
+    return dataclasses.replace(between, after=None, used=used)
 
 
 def connect(
@@ -165,21 +169,38 @@ def connect(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.5,
 ) -> Given:
     """Two clips, and a transition between them.
 
-    Args and errors are those of `extend`, for both; `frames` are a multiple of r p.
+    With a strength below 1 the transition starts from the frame before it, held for
+    half of its time, and the frame after it for the other half. The more of that is
+    kept, the closer both joins are, and the less moves.
+
+    Args:
+      grid: of the model.
+      first, second: the clips.
+      frames: new ones, a multiple of r p.
+      context: frames of either clip that are shown to the model, at most; see (1).
+      fps: frames per second.
+      strength: of the noise that the transition starts from; see `Canvas`.
+
+    Raises:
+      ValueError: a size off the grid, clips of two sizes, or a context longer than one
+        of them.
     """
     _check_same_size(first, second)
     _check_frame(grid, first)
     tail, head = _tail(grid, first, context), _head(grid, second, context)
     check_new(grid, frames, first=False)
-    blank = _blank(first, frames)
+    held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
+    held += [np.repeat(second[:1], frames // 2, axis=0)]
     return Given(
-        np.concatenate([first[-tail:], blank, second[:head]]),
+        np.concatenate([first[-tail:], *held, second[:head]]),
         _mask(first, (tail, True), (frames, False), (head, True)),
         fps,
         tail + frames + head,
+        strength,
         before=first[:-tail],
         after=second[head:],
     )
@@ -306,12 +327,12 @@ def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
     """
     p, r = grid.patch[0], grid.temporal_ratio
     whole = max(3, window // p if window else 5)
-    side = max(1, (whole - 2) // 4)
+    side = max(1, whole // 4)
     half = whole // 2
     return {
         "forward": (grid.frames(p * (whole - half)), half * r * p),
         "backward": ((whole - half) * r * p, grid.frames(p * half)),
-        "between": (grid.frames(p * (side + 1)), (whole - 2 * side - 1) * r * p),
+        "between": (side * r * p, (whole - 2 * side) * r * p),
     }
 
 
