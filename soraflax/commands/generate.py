@@ -48,12 +48,26 @@ def run(args: argparse.Namespace) -> None:
             outputs.record(_made(args, asked, job, config), model.model) for job in jobs
         ]
 
+        written: list[pathlib.Path] = []
+
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
             fps = jobs[number].given.fps
             outputs.write(paths[number], frames, fps, record=records[number])
-            print(paths[number])
+            written.append(paths[number])
+            print(paths[number], flush=True)
 
-        _make(args, model, asked, jobs, config=config, write=write)
+        try:
+            _make(args, model, asked, jobs, config=config, write=write)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_left(written, str(stop))) from None
+
+
+def _left(written: Sequence[pathlib.Path], preview: str) -> str:
+    """What Ctrl-C leaves on disk."""
+    whole = [f"{path} is whole" for path in written[-1:]]
+    if len(written) > 1:
+        whole = [f"{written[0]} to {written[-1]} are whole"]
+    return ", ".join(whole + [preview] * bool(preview)) or "nothing was written"
 
 
 def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig:
@@ -64,9 +78,12 @@ def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig
     """
     cache = None
     if args.cache is not None:
-        cache = caching.CacheConfig()
-        if args.cache >= 0:
-            cache = dataclasses.replace(cache, threshold=args.cache)
+        cache = caching.CacheConfig(threshold=args.cache)
+    if args.zero_init >= args.steps:
+        raise ValueError(
+            f"--zero-init {args.zero_init} of {args.steps} steps leaves noise: use "
+            f"{args.steps - 1} or less"
+        )
     how = model.windows
     if args.tile is not None:
         how = dataclasses.replace(how, tile=(args.tile[1], args.tile[0]))
@@ -123,8 +140,10 @@ def _make(
             ):
                 write(number, video)
         return
+    parts = 1 + len(asked.pieces)
     for number, job in enumerate(jobs):
-        with Watch(model, paths[number : number + 1], fps=rate) as watch:
+        beside = paths[number : number + 1]
+        with Watch(model, beside, fps=rate, parts=parts) as watch:
             if not asked.pieces:
                 write(number, model.frames(job, config, **watch.callbacks))
                 continue
@@ -144,8 +163,25 @@ def _make(
 class Watch:
     """A bar over the sampler's steps, and previews of what becomes of them."""
 
-    def __init__(self, model: Model, paths: Sequence[pathlib.Path], *, fps: float):
-        self._bar = tqdm.tqdm(desc="sampling", unit="step")
+    def __init__(
+        self,
+        model: Model,
+        paths: Sequence[pathlib.Path],
+        *,
+        fps: float,
+        parts: int = 1,
+    ) -> None:
+        """Nothing is shown yet.
+
+        Args:
+          model: that samples.
+          paths: of results that have previews.
+          fps: of previews.
+          parts: how often its steps are counted from the start.
+        """
+        # Where no one looks on, standard error is for what went wrong.
+        self._bar = tqdm.tqdm(desc="sampling", unit="step", leave=False, disable=None)
+        self._parts, self._part, self._last = parts, 0, 0
         show = previews.Projection.fit(model.model.autoencoder) if paths else None
         self._writers = [outputs.PreviewWriter(p, show, fps=fps) for p in paths if show]
 
@@ -161,8 +197,10 @@ class Watch:
             raise KeyboardInterrupt(f"the last preview is {left[0]}") from None
 
     def _step(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        self._part += done < self._last
+        self._last = done
+        self._bar.total = self._parts * total
+        self._bar.update(self._part * total + done - self._bar.n)
 
     @property
     def callbacks(self) -> dict[str, Any]:
