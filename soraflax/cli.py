@@ -38,17 +38,19 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = super().parse_known_args(args, namespace)
-        if getattr(found, "prompt", None) == "" and len(rest) == 1 and _text(rest[0]):
-            return argparse.Namespace(**vars(found) | {"prompt": rest[0]}), []
+        if getattr(found, "prompt", None) == "" and _is_text(rest):
+            return argparse.Namespace(**vars(found) | {"prompt": rest[-1]}), []
         return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
 
 
-def _text(word: str) -> bool:
-    """Whether argparse takes it for no flag."""
-    return not word.startswith("-") or " " in word
+def _is_text(words: Sequence[str]) -> bool:
+    """Whether they are one word, and no flag."""
+    if len(words) == 1:
+        return not words[0].startswith("-") or " " in words[0]
+    return len(words) == 2 and words[0] == "--"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from soraflax.commands import inputs
 from soraflax.generation import canvas, extending, generator, given, prompts, tasks
 
 DEFAULT_FRAMES = 17
+NEED_PROMPT = ("generate", "image", "edit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,8 @@ def read(args: argparse.Namespace, model: generator.Generator) -> Asked:
         )
     }
     notes = [note for text in texts.values() for note in text.notes]
+    if args.command in NEED_PROMPT and not args.prompt:
+        notes.append("the prompt is empty: what is made is left to chance")
     job = generator.Job(
         task.given,
         text=texts["prompt"].text,
@@ -109,6 +112,8 @@ def _image(args: argparse.Namespace, model: generator.Generator) -> Task:
 def _animate(args: argparse.Namespace, model: generator.Generator) -> Task:
     fps = args.fps or model.model.config.reference_fps
     frames = _length(args, model, fps)
+    if args.size is not None:
+        _check_size(model.grid, args.size)
     first, note = inputs.fit_image(
         inputs.read_image(args.image), model.grid, size=args.size, name=str(args.image)
     )
@@ -224,6 +229,7 @@ def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _upscale(args: argparse.Namespace, model: generator.Generator) -> Task:
+    _check_size(model.grid, args.size)
     clip = _read(args.clip, model)
     larger = tasks.upscale(
         model.grid,
@@ -290,6 +296,11 @@ def _stretched(
 ) -> str:
     how = "stretched" if before[0] * after[1] != before[1] * after[0] else "resized"
     return "{}: {}x{} becomes {}x{} pixels: {}".format(path, *before, *after, how)
+
+
+def _check_size(grid: canvas.Grid, size: tuple[int, int]) -> None:
+    """Refuse a size off the grid or too large before anything is enlarged to it."""
+    grid.latent_shape(grid.frames(grid.patch[0]), size[1], size[0])
 
 
 def _check_enough(clip: media.Video, grid: canvas.Grid, path: pathlib.Path) -> None:
