@@ -17,7 +17,7 @@ import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from soraflax.commands import flags
 
@@ -30,10 +30,27 @@ EXTRAS = {"av": "media", "PIL": "media", "tqdm": "media", "sentencepiece": "trai
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+    """Says what is wrong in one line, and exits with 2.
+
+    A prompt that may be left out can stand after flags, as others can: argparse of
+    Python 3.11 takes it for absent where the arguments before it stand apart.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if getattr(found, "prompt", None) == "" and _is_text(rest):
+            return argparse.Namespace(**vars(found) | {"prompt": rest[-1]}), []
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def _is_text(words: Sequence[str]) -> bool:
+    """Whether they are one word, and no flag."""
+    if len(words) == 1:
+        return not words[0].startswith("-") or " " in words[0]
+    return len(words) == 2 and words[0] == "--"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

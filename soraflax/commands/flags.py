@@ -7,6 +7,8 @@ from typing import Any
 
 Commands = Any  # argparse keeps the class of its subparsers to itself
 SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
+CACHE = 0.2  # what --cache alone means: `generation.caching.CacheConfig.threshold`
+MOST = 10_000  # steps, videos
 
 
 def size(text: str) -> tuple[int, int]:
@@ -28,6 +30,30 @@ def positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too small: use 1 or more")
+    return value
+
+
+def limited(text: str) -> int:
+    """A whole number from 1 to `MOST`."""
+    value = positive(text)
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"{value} is too large: use {MOST} or less")
+    return value
+
+
+def at_least_zero(text: str) -> float:
+    """A finite number from 0."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small: use 0 or more")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: use a number above 0")
     return value
 
 
@@ -241,14 +267,14 @@ def _shape(
     add("--size", default=default, type=size, metavar="WxH", help=what)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--frames", type=positive, metavar="N", help="1 is an image")
-    length.add_argument("--seconds", type=float, metavar="S", help="nearest legal")
-    add("--fps", type=float, metavar="F", help="default: the model's own")
+    length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
+    add("--fps", type=above_zero, metavar="F", help="default: the model's own")
 
 
 def _added(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--frames", type=positive, metavar="N", help="new ones")
-    length.add_argument("--seconds", type=float, metavar="S", help="nearest legal")
+    length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
     parser.add_argument(
         "--context", type=positive, metavar="N", help="frames of a clip that are shown"
     )
@@ -265,7 +291,7 @@ def _freedom(parser: argparse.ArgumentParser) -> None:
 
 def _sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     add = parser.add_argument
-    add("--steps", default=25, type=positive, metavar="N", help="sampler steps")
+    add("--steps", default=25, type=limited, metavar="N", help="sampler steps")
     add("--sampler", default="euler", choices=SAMPLERS)
     add("--guidance", default=4.0, type=finite, metavar="G", help="1 is no guidance")
     add("--guidance-interval", default=(0.0, 1.0), type=interval, metavar="LOW,HIGH")
@@ -274,14 +300,14 @@ def _sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     add(
         "--cache",
         nargs="?",
-        const=-1.0,
-        type=finite,
+        const=CACHE,
+        type=at_least_zero,
         metavar="THRESHOLD",
-        help="skip steps that change little",
+        help=f"skip steps that change little; {CACHE} if no threshold is given",
     )
     add("--negative-prompt", default="", metavar="TEXT")
     add("--seed", default=0, type=int, metavar="N")
-    add("--num-videos", default=1, type=positive, metavar="N", help="seed, seed+1, …")
+    add("--num-videos", default=1, type=limited, metavar="N", help="seed, seed+1, …")
     add("--tile", type=size, metavar="WxH", help="denoise large frames in tiles")
     add("--devices", default=1, type=positive, metavar="N", help="split rows over N")
     add("--preview", action="store_true", help="write OUT.preview.gif meanwhile")

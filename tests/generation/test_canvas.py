@@ -56,6 +56,13 @@ def test_no_number_of_frames(fps):
         GRID.nearest_frames(2.0, fps)
 
 
+@pytest.mark.parametrize("seconds", [1e6, 1e308])
+def test_too_many_seconds_name_the_most(seconds):
+    with pytest.raises(ValueError, match="use at most 8192 seconds"):
+        GRID.nearest_frames(seconds, 8.0)
+    assert GRID.nearest_frames(8191.6, 8.0) == 65533
+
+
 def test_more_tokens_than_the_limit_name_the_longest_video():
     row, most = 256 * 256, canvases.MAX_TOKENS // 256**2
     longest = GRID.latent_shape(1 + 4 * (most - 1), 16 * 256, 16 * 256)
@@ -63,8 +70,29 @@ def test_more_tokens_than_the_limit_name_the_longest_video():
     message = f"^{row * (most + 1)} tokens, more than {canvases.MAX_TOKENS}: "
     with pytest.raises(ValueError, match=f"{message}at this size use at most 5 frames"):
         GRID.check_tokens((most + 1, *longest[1:]))
-    with pytest.raises(ValueError, match=r"^1000000 tokens.*: use a smaller size"):
-        GRID.check_tokens(GRID.latent_shape(1, 16000, 16000))
+    with pytest.raises(ValueError, match=r"^262144 tokens.*: use 5792x5792 pixels"):
+        GRID.check_tokens(GRID.latent_shape(1, 8192, 8192))
+    GRID.check_tokens(GRID.latent_shape(1, 5792, 5792))
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "most"),
+    [
+        (10**12, 64, 64, "1000000000000 frames: use 65533 or less"),
+        (1, 64, 16000, "16000 pixels wide: use 8192 or less"),
+        (1, 16000, 64, "16000 pixels high: use 8192 or less"),
+        (65533, 1024, 1024, "65533 frames of 1024x1024 pixels: use 43685 or less"),
+    ],
+)
+def test_what_no_memory_holds_is_refused(frames, height, width, most):
+    with pytest.raises(ValueError, match=f"^{most}$"):
+        GRID.latent_shape(frames, height, width)
+
+
+def test_the_largest_sizes_are_on_the_grid():
+    assert GRID.latent_shape(65533, 64, 64) == (16384, 8, 8, 3)
+    assert GRID.latent_shape(1, 8192, 8192) == (1, 1024, 1024, 3)
+    assert GRID.latent_shape(43685, 1024, 1024)[0] * 128 * 128 * 3 <= 2**29
 
 
 def draw(seed, shape=(3, 4, 6, 3)):
