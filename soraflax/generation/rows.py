@@ -145,8 +145,9 @@ class Overlap:
         }
         for index, start in sorted(starts.items()):
             item = items[index]
+            counted = np.asarray(item.weights).tolist()
             for at, (place, weight) in enumerate(
-                zip(item.places.tolist(), item.weights.tolist(), strict=True)
+                zip(item.places.tolist(), counted, strict=True)
             ):
                 one.setdefault((item.owner, place), []).append((start + at, weight))
         most = max(len(found) for found in one.values())

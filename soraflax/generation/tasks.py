@@ -19,6 +19,7 @@ r p k (1): joins then lie between patches. What does not fit is left out of the 
 not out of the result.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -33,36 +34,33 @@ Video = UInt8[np.ndarray, "T H W 3"]
 Direction = Literal["forward", "backward"]
 
 
-def text_to_video(
-    grid: canvases.Grid,
-    *,
-    size: tuple[int, int],
-    frames: int,
-    time_step: float = 1.0,
-) -> canvases.Canvas:
-    """A canvas of which nothing is known.
+def generate(
+    grid: canvases.Grid, *, size: tuple[int, int], frames: int, fps: float
+) -> Given:
+    """A video of which nothing is given.
 
     Args:
       grid: of the model.
       size: width and height.
       frames: how many.
-      time_step: see `Canvas`.
+      fps: frames per second.
 
     Raises:
       ValueError: a size off the grid, with the nearest sizes on it.
     """
     width, height = size
-    shape = grid.latent_shape(frames, height, width)
-    return canvases.Canvas.empty(shape, time_step=time_step)
+    grid.latent_shape(frames, height, width)
+    none = np.zeros((0, height, width, 3), np.uint8)
+    return Given(none, _none(none), fps, frames)
 
 
-def text_to_image(grid: canvases.Grid, *, size: tuple[int, int]) -> canvases.Canvas:
+def image(grid: canvases.Grid, *, size: tuple[int, int]) -> Given:
     """An image is a video of one frame.
 
     Raises:
       ValueError: a size off the grid, or a model whose patches span several frames.
     """
-    return text_to_video(grid, size=size, frames=1)
+    return generate(grid, size=size, frames=1, fps=1.0)
 
 
 def animate(
@@ -81,13 +79,16 @@ def animate(
     grid.latent_shape(frames, *first.shape[:2])
     if frames < 2:
         raise ValueError(f"{frames} frames: use {1 + grid.group} or more to move")
-    video = np.broadcast_to(first, (frames, *first.shape)).copy()
-    kept = _none(video)
-    kept[0] = True
-    if last is not None:
-        _check_same_size(first[None], last[None])
-        video[-1], kept[-1] = last, True
-    return Given(video, kept, fps)
+    if last is None:
+        return Given(first[None], ~_none(first[None]), fps, frames)
+    _check_same_size(first[None], last[None])
+    middle = _blank(first[None], frames - 2)
+    return Given(
+        np.concatenate([first[None], middle, last[None]]),
+        _mask(middle, (1, True), (frames - 2, False), (1, True)),
+        fps,
+        frames,
+    )
 
 
 def extend(
@@ -118,18 +119,17 @@ def extend(
     if direction == "forward":
         tail = _tail(grid, video, context)
         check_new(grid, frames, first=False)
-        return Given(
-            np.concatenate([video[-tail:], _blank(video, frames)]),
-            _mask(video, (tail, True), (frames, False)),
-            fps,
-            before=video[:-tail],
-        )
+        shown = video[-tail:]
+        total = tail + frames
+        grid.latent_shape(total, *video.shape[1:3])
+        return Given(shown, ~_none(shown), fps, total, before=video[:-tail])
     head = _head(grid, video, context)
     check_new(grid, frames, first=True)
     return Given(
         np.concatenate([_blank(video, frames), video[:head]]),
         _mask(video, (frames, False), (head, True)),
         fps,
+        frames + head,
         after=video[head:],
     )
 
@@ -141,20 +141,24 @@ def loop(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.5,
 ) -> Given:
     """A clip, and the piece after it that leads back to its first frame.
 
-    Args and errors are those of `extend`; `frames` are a multiple of r p.
+    Args and errors are those of `connect`, of the clip with itself.
     """
-    between = connect(grid, video, video, frames=frames, context=context, fps=fps)
-    tail = len(video) if between.before is None else len(video) - len(between.before)
-    return Given(
-        between.video,
-        between.kept,
-        fps,
-        before=between.before,
-        used=tail + frames,
+    between = connect(
+        grid,
+        video,
+        video,
+        frames=frames,
+        context=context,
+        fps=fps,
+        strength=strength,
     )
+    before = 0 if between.before is None else len(between.before)
+    used = len(video) - before + frames
+    return dataclasses.replace(between, after=None, used=used)
 
 
 def connect(
@@ -165,20 +169,38 @@ def connect(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.5,
 ) -> Given:
     """Two clips, and a transition between them.
 
-    Args and errors are those of `extend`, for both; `frames` are a multiple of r p.
+    With a strength below 1 the transition starts from the frame before it, held for
+    half of its time, and the frame after it for the other half. The more of that is
+    kept, the closer both joins are, and the less moves.
+
+    Args:
+      grid: of the model.
+      first, second: the clips.
+      frames: new ones, a multiple of r p.
+      context: frames of either clip that are shown to the model, at most; see (1).
+      fps: frames per second.
+      strength: of the noise that the transition starts from; see `Canvas`.
+
+    Raises:
+      ValueError: a size off the grid, clips of two sizes, or a context longer than one
+        of them.
     """
     _check_same_size(first, second)
     _check_frame(grid, first)
     tail, head = _tail(grid, first, context), _head(grid, second, context)
     check_new(grid, frames, first=False)
-    blank = _blank(first, frames)
+    held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
+    held += [np.repeat(second[:1], frames // 2, axis=0)]
     return Given(
-        np.concatenate([first[-tail:], blank, second[:head]]),
+        np.concatenate([first[-tail:], *held, second[:head]]),
         _mask(first, (tail, True), (frames, False), (head, True)),
         fps,
+        tail + frames + head,
+        strength,
         before=first[:-tail],
         after=second[head:],
     )
@@ -190,8 +212,9 @@ def edit(grid: canvases.Grid, video: Video, *, strength: float, fps: float) -> G
     Raises:
       ValueError: a size off the grid.
     """
+    used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
-    return Given(video, _none(video), fps, strength)
+    return Given(video, _none(video), fps, len(video), strength, used=used)
 
 
 def inpaint(
@@ -203,7 +226,6 @@ def inpaint(
       ValueError: a size off the grid, a mask of another size, or one that marks nothing
         or everything.
     """
-    grid.latent_shape(*video.shape[:3])
     if mask.dtype != np.bool_:
         raise ValueError(f"a mask of {mask.dtype}: give bool")
     if mask.shape != video.shape[:3]:
@@ -212,7 +234,10 @@ def inpaint(
         raise ValueError("the mask marks nothing: there is nothing to inpaint")
     if mask.all():
         raise ValueError("the mask marks everything: leave some of it, or generate")
-    return Given(video, ~mask, fps)
+    used, video = len(video), _whole(grid, video)
+    grid.latent_shape(*video.shape[:3])
+    kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
+    return Given(video, kept, fps, len(video), used=used)
 
 
 def outpaint(
@@ -233,6 +258,7 @@ def outpaint(
       ValueError: a size off the grid, or a frame that the clip fills.
     """
     width, height = size
+    used, video = len(video), _whole(grid, video)
     frames = len(video)
     grid.latent_shape(frames, height, width)
     scale = min(1.0, width / video.shape[2], height / video.shape[1])
@@ -255,7 +281,7 @@ def outpaint(
     kept = _none(canvas)
     place = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
     canvas[place], kept[place] = small, True
-    return Given(canvas, kept, fps)
+    return Given(canvas, kept, fps, frames, used=used)
 
 
 def upscale(
@@ -297,18 +323,16 @@ def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
     """Context and new frames of each task that suit windows of so many latent frames.
 
     `{task: (context, new)}` in frames of video; forward extension keeps half of a
-    window, a loop and a connection leave half of it between two contexts. A window of
-    less than four patches has no room for those: they take two windows.
+    window, a loop and a connection leave half of it between two contexts.
     """
     p, r = grid.patch[0], grid.temporal_ratio
     whole = max(3, window // p if window else 5)
-    between = max(4, whole)
-    side = max(1, (between - 2) // 4)
+    side = max(1, whole // 4)
     half = whole // 2
     return {
         "forward": (grid.frames(p * (whole - half)), half * r * p),
         "backward": ((whole - half) * r * p, grid.frames(p * half)),
-        "between": (grid.frames(p * (side + 1)), (between - 2 * side - 1) * r * p),
+        "between": (side * r * p, (whole - 2 * side) * r * p),
     }
 
 
@@ -333,6 +357,8 @@ def _head(grid: canvases.Grid, video: Video, context: int) -> int:
 
 
 def _fit(video: Video, context: int, *, step: int, first: int) -> int:
+    if len(video) < first:
+        raise ValueError(f"a clip of {len(video)} frames: {first} or more are needed")
     if not first <= context:
         raise ValueError(f"a context of {context} frames: use {first} or more")
     if context > len(video):
@@ -344,6 +370,13 @@ def _fit(video: Video, context: int, *, step: int, first: int) -> int:
             + (f"{most} or less" if most <= len(video) else "a longer clip")
         )
     return patches.nearest_sizes(context, step, first=first)[0]
+
+
+def _whole(grid: canvases.Grid, video: Video) -> Video:
+    """The clip, its last frame repeated up to the next legal number of frames."""
+    first = grid.frames(grid.patch[0])
+    legal = patches.nearest_sizes(len(video), grid.group, first=first)[-1]
+    return np.concatenate([video, np.repeat(video[-1:], legal - len(video), axis=0)])
 
 
 def _blank(video: Video, frames: int) -> Video:
