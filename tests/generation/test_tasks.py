@@ -189,7 +189,12 @@ ERRORS = {
     ),
     "a direction": (
         lambda g: tasks.extend(
-            g, C9, direction="forwards", frames=4, context=5, fps=8.0
+            g,
+            C9,
+            direction="forwards",
+            frames=4,
+            context=5,
+            fps=8.0,  # pyright: ignore
         ),
         "^direction 'forwards': use 'forward' or 'backward'$",
     ),
