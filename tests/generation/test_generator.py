@@ -197,8 +197,9 @@ def test_nothing_asked_nothing_made(generator):
     [
         ({"frames": 80}, "80 frames: use 77 or 81"),
         ({"size": (97, 64)}, "97 pixels wide: use 96 or 112"),
-        ({"size": (16000, 16000)}, "3000000 tokens, more than 131072: use a smaller"),
-        ({"frames": 10**6 + 1}, "at this size use at most 131069 frames"),
+        ({"size": (16000, 16000)}, "16000 pixels high: use 8192 or less"),
+        ({"size": (8192, 8192)}, "786432 tokens, more than 131072: use"),
+        ({"frames": 10**6 + 1}, "1000001 frames: use 65533 or less"),
         ({"fps": 0.0}, "0.0 frames per second"),
         ({"seed": -1}, "seed -1: use one from 0"),
         ({"seed": 2**32}, "seed 4294967296"),
@@ -213,7 +214,7 @@ def test_impossible_prompts_are_refused(generator, change, message):
 def test_impossible_canvas_is_refused(generator):
     side = 2 * int(canvases.MAX_TOKENS**0.5) + 2
     canvas = canvases.Canvas.empty((1, side, side, generator.grid.channels))
-    with pytest.raises(ValueError, match="use a smaller size"):
+    with pytest.raises(ValueError, match="pixels or less, or tiles"):
         generator.fill([generators.Request(canvas)], FAST)
 
 
