@@ -162,6 +162,7 @@ def _clip_commands(commands: Commands) -> None:
     )
     _clip(parser)
     _added(parser)
+    _freedom(parser)
     _sampling(parser)
     parser = _command(
         commands,
@@ -175,6 +176,7 @@ def _clip_commands(commands: Commands) -> None:
     parser.add_argument("prompt", nargs="?", default="", help="what happens")
     parser.add_argument("--fit", default="refuse", choices=("refuse", "resize"))
     _added(parser)
+    _freedom(parser)
     _sampling(parser)
 
 
@@ -275,6 +277,15 @@ def _added(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
     parser.add_argument(
         "--context", type=positive, metavar="N", help="frames of a clip that are shown"
+    )
+
+
+def _freedom(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strength",
+        default=0.5,
+        type=share,
+        help="1 invents all of the piece; less keeps more of the frames beside it",
     )
 
 

@@ -164,8 +164,9 @@ def _loop(args: argparse.Namespace, model: generator.Generator) -> Task:
         frames=_new(args, clip.fps, new, model.grid),
         context=context,
         fps=clip.fps,
+        strength=args.strength,
     )
-    extra = {"context": context}
+    extra = {"context": context, "strength": args.strength}
     return Task(looped, {"clip": args.clip}, notes=notes, extra=extra)
 
 
@@ -194,10 +195,12 @@ def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
         frames=_new(args, first.fps, new, model.grid),
         context=context,
         fps=first.fps,
+        strength=args.strength,
     )
+    extra = {"context": context, "strength": args.strength}
     files = {"first": args.clip, "second": args.second}
     names = ("clip", "second", "prompt")
-    return Task(joined, files, names, [*notes, *more], extra={"context": context})
+    return Task(joined, files, names, [*notes, *more], extra=extra)
 
 
 def _edit(args: argparse.Namespace, model: generator.Generator) -> Task:

@@ -167,11 +167,7 @@ class Canvas:
             )
         if not 0 < self.time_step < math.inf:
             raise ValueError(f"time step {self.time_step}: use one above 0")
-        if not 0 <= self.strength <= 1:
-            nearest = 0 if self.strength < 0 else 1
-            raise ValueError(
-                f"strength {self.strength}: use a value in [0, 1], such as {nearest}"
-            )
+        check_strength(self.strength)
 
     @classmethod
     def empty(
@@ -185,6 +181,19 @@ class Canvas:
         part = slice(start, stop)
         return dataclasses.replace(
             self, latent=self.latent[part], known=self.known[part]
+        )
+
+
+def check_strength(strength: float) -> None:
+    """Refuse one that is no share.
+
+    Raises:
+      ValueError: with the nearest that is.
+    """
+    if not 0 <= strength <= 1:
+        nearest = 0 if strength < 0 else 1
+        raise ValueError(
+            f"strength {strength}: use a value in [0, 1], such as {nearest}"
         )
 
 

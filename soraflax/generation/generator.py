@@ -68,6 +68,9 @@ class Job:
     seed: int = 0
     settle: float = 0.5
 
+    def __post_init__(self) -> None:
+        canvases.check_strength(self.settle)
+
     def request(self, canvas: canvases.Canvas) -> Request:
         """With this canvas."""
         return Request(canvas, self.text, self.negative, self.seed)
@@ -97,6 +100,7 @@ class Generator:
             config.transformer.patch,
             config.statistics,
             functools.partial(model.tokenizer.encode, max_length=config.text_length),
+            self.denoiser.block,
         )
 
     @classmethod
@@ -111,9 +115,14 @@ class Generator:
 
     @property
     def windows(self) -> windows.WindowConfig:
-        """Windows as long as the longest clips of training, half of each known."""
+        """Windows as long as the longest clips of training, half of each known.
+
+        None where that is not known, or where a model has met images only.
+        """
         length = self.model.config.window
-        return windows.WindowConfig(length, max(1, length // 2))
+        if length // self.grid.patch[0] < 2:
+            return windows.WindowConfig()
+        return windows.WindowConfig(length, length // 2)
 
     def frame_rate(self, prompt: Prompt) -> float:
         """Frames per second of a prompt's video."""

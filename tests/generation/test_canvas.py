@@ -1,10 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soraflax.generation import canvas as canvases
-from soraflax.generation import tasks
 from soraflax.nn import autoencoder
 
 GRID = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=3, patch=(1, 2, 2))
@@ -99,7 +100,7 @@ def draw(seed, shape=(3, 4, 6, 3)):
     rng = np.random.default_rng(seed)
     known = np.repeat(np.repeat(rng.random((3, 2, 3)) < 0.5, 2, axis=1), 2, axis=2)
     latent = rng.normal(size=shape).astype(np.float32)
-    return canvases.Canvas(latent, known, time_step=2.0)
+    return canvases.Canvas(latent, known, time_step=2.0, strength=0.5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -143,10 +144,10 @@ def test_masks_are_whole_patches_of_the_same_latent():
         canvases.Canvas(canvas.latent, known, time_step=0.0)
 
 
-def test_text_tasks_know_nothing():
-    video = tasks.text_to_video(GRID, size=(96, 64), frames=17, time_step=0.5)
-    image = tasks.text_to_image(GRID, size=(64, 96))
-    assert video.latent.shape == (5, 8, 12, 3)
-    assert image.latent.shape == (1, 12, 8, 3)
-    assert video.time_step == 0.5
-    assert not video.known.any() and not image.known.any()
+def test_a_canvas_of_full_strength_tells_nothing_of_what_is_unknown():
+    canvas = dataclasses.replace(draw(0), strength=1.0)
+    segment = canvases.to_segment(
+        canvas, patch=(1, 2, 2), text=TEXT, statistics=STATISTICS
+    )
+    assert not segment.tokens[~segment.known].any()
+    assert segment.tokens[segment.known].any()

@@ -8,8 +8,8 @@ import pytest
 
 from soraflax import model_io
 from soraflax.diffusion import sampler as samplers
+from soraflax.generation import caching, denoiser, filling, pretrained, windows
 from soraflax.generation import canvas as canvases
-from soraflax.generation import denoiser, filling, pretrained, windows
 from soraflax.generation import generator as generators
 from soraflax.generation import rows as rows_lib
 from tests.generation import tiny
@@ -47,24 +47,49 @@ def test_the_same_again(generator, videos):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "sampler", (samplers.Euler(), samplers.Heun(), samplers.DDIM(eta=1.0))
-)
+COMPANY = [
+    Prompt("three green things fall slowly to the left", (48, 48), frames=5, seed=9),
+    Prompt("a dot", (16, 16), frames=1, seed=6),
+    Prompt("a very large blue square turns", (64, 48), frames=13, seed=7),
+]
+
+
+@pytest.mark.parametrize("sampler", ("euler", "heun", "unipc"))
 def test_company_changes_nothing(generator, sampler):
-    config = dataclasses.replace(FAST, sampler=sampler)
+    """Bit for bit, whatever shares the rows and however many are denoised at once."""
+    config = dataclasses.replace(
+        FAST, sampler=samplers.SAMPLERS[sampler], rescale=0.5, interval=(0.0, 0.9)
+    )
+    alone = [generator([prompt], config)[0] for prompt in PROMPTS]
+    for rows, order in ((1, (0, 1, 2)), (8, (5, 2, 3, 0, 4, 1)), (2, (4, 5, 3, 2, 1))):
+        chosen = [(PROMPTS + COMPANY)[index] for index in order]
+        found = generator(chosen, dataclasses.replace(config, rows=rows))
+        for index, video in zip(order, found, strict=True):
+            if index < len(PROMPTS):
+                np.testing.assert_array_equal(video, alone[index])
 
-    def latents(order):
-        prompts = [PROMPTS[i] for i in order]
-        requests = [
-            generators.Request(generator.canvas(p), p.text, p.negative, p.seed)
-            for p in prompts
-        ]
-        return dict(zip(order, generator.fill(requests, config), strict=True))
 
-    together, other = latents((0, 1, 2)), latents((2, 0)) | latents((1,))
-    for index in range(3):
-        scale = np.abs(together[index]).max()
-        np.testing.assert_allclose(together[index], other[index], atol=1e-4 * scale)
+def test_latents_do_not_depend_on_company(generator):
+    requests = [generator.request(p) for p in PROMPTS + COMPANY]
+    config = dataclasses.replace(FAST, rescale=0.7)
+    together = generator.fill(requests, config)
+    for request, latent in zip(requests, together, strict=True):
+        (alone,) = generator.fill([request], config)
+        np.testing.assert_array_equal(latent, alone)
+
+
+def test_caching_does_not_depend_on_company(generator):
+    """Nor where a company's levels enter the guided interval at another step."""
+    config = generators.SamplingConfig(
+        steps=6,
+        interval=(0.0, 0.9),
+        cache=caching.CacheConfig(threshold=10.0, ends=1),
+    )
+    requests = [generator.request(p) for p in PROMPTS + COMPANY]
+    together = generator.fill(requests, config)
+    for request, latent in zip(requests, together, strict=True):
+        (alone,) = generator.fill([request], config)
+        np.testing.assert_array_equal(latent, alone)
 
 
 @pytest.mark.parametrize(
@@ -187,12 +212,12 @@ def test_rows_hold_what_they_can(generator):
 
 
 def test_capacity_follows_what_is_asked(generator):
-    one = rows_lib.row_shape(items(generator, 1), tiny.ROW)
-    assert one.tokens == 128
-    full = rows_lib.row_shape(items(generator, 50), tiny.ROW)
+    one = rows_lib.row_shape(items(generator, 1), tiny.ROW, block=32)
+    assert one.tokens == 256
+    full = rows_lib.row_shape(items(generator, 50), tiny.ROW, block=32)
     assert full.tokens == tiny.ROW.tokens
     large = items(generator, 1, size=(320, 320), frames=9)
-    assert rows_lib.row_shape(large, tiny.ROW).tokens == 20 * 20 * 3
+    assert rows_lib.row_shape(large, tiny.ROW, block=32).tokens == 1216
 
 
 def test_noise_is_a_function_of_seed_place_and_step():
