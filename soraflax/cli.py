@@ -118,12 +118,8 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="DIR",
         help="an autoencoder, or a video model that has one",
     )
-    add(
-        "--out",
-        required=True,
-        type=pathlib.Path,
-        help=".mp4, .mkv, .gif, .png or .npy",
-    )
+    suffixes = ".mp4, .mkv, .gif, .png or .npy"
+    add("--out", required=True, type=pathlib.Path, help=suffixes)
     add(
         "--fit",
         default="refuse",
@@ -131,28 +127,12 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="frames and sides off the grid: an error (default), or repeat the last "
         "ones and crop the result",
     )
-    add(
-        "--chunk",
-        default=2,
-        type=flags.positive,
-        metavar="N",
-        help="latent frames a step",
-    )
-    add(
-        "--tile",
-        type=flags.size,
-        metavar="WxH",
-        help="pixels; default: the whole frame",
-    )
+    number = flags.positive
+    add("--chunk", default=2, type=number, metavar="N", help="latent frames a step")
+    add("--tile", type=flags.size, metavar="WxH", help="pixels; default: whole frames")
     add("--overlap", default=64, type=int, metavar="N", help="pixels tiles share")
     add("--no-ssim", action="store_true", help="SSIM costs time on a CPU")
-    add(
-        "--devices",
-        default=1,
-        type=flags.positive,
-        metavar="N",
-        help="split frames over N",
-    )
+    add("--devices", default=1, type=number, metavar="N", help="split frames over N")
     add("--dtype", choices=("bfloat16", "float32"), help="default: the checkpoint's")
     add("--fps", type=float, metavar="F", help="default: the clip's, 24 for .npy")
     add("--json", action="store_true", help="print one JSON object instead of lines")

@@ -174,7 +174,12 @@ def _clip_commands(commands: Commands) -> None:
     parser.add_argument("clip", type=pathlib.Path, help="the first")
     parser.add_argument("second", type=pathlib.Path, help="the second")
     parser.add_argument("prompt", nargs="?", default="", help="what happens")
-    parser.add_argument("--fit", default="refuse", choices=("refuse", "resize"))
+    parser.add_argument(
+        "--fit",
+        default="refuse",
+        choices=("refuse", "resize"),
+        help="clips off the grid or of two sizes: an error (default), or resize them",
+    )
     _added(parser)
     _freedom(parser)
     _sampling(parser)

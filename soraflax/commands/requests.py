@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from soraflax import media
 from soraflax.commands import inputs
 from soraflax.generation import canvas, extending, generator, given, prompts, tasks
@@ -224,10 +226,17 @@ def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
     clip = _read(args.clip, model)
-    larger = tasks.outpaint(model.grid, clip.frames, size=args.size, fps=clip.fps)
-    rows, columns = (larger.kept[0].any(axis=axis).sum() for axis in (1, 0))
-    inner = int(columns), int(rows)
-    notes = [] if inner == _size(clip) else [_stretched(args.clip, _size(clip), inner)]
+
+    def around(frames: np.ndarray) -> given.Given:
+        return tasks.outpaint(model.grid, frames, size=args.size, fps=clip.fps)
+
+    rows, columns = (around(clip.frames[:1]).kept[0].any(axis=axis) for axis in (1, 0))
+    size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
+    if inner == size:
+        return Task(around(clip.frames), {"clip": args.clip})
+    # Cut to the shape of what has room: the task itself would stretch it.
+    larger = around(inputs.resize(clip.frames, inner))
+    notes = [inputs.resized(str(args.clip), size, inner)]
     return Task(larger, {"clip": args.clip}, notes=notes)
 
 
@@ -242,8 +251,10 @@ def _upscale(args: argparse.Namespace, model: generator.Generator) -> Task:
         fps=clip.fps,
     )
     (width, height), extra = _size(clip), {"strength": args.strength}
-    alike = width * args.size[1] == height * args.size[0]
-    notes = [] if alike else [_stretched(args.clip, (width, height), args.size)]
+    notes = []
+    if width * args.size[1] != height * args.size[0]:
+        sizes = "{}x{} becomes {}x{}".format(width, height, *args.size)
+        notes = [f"{args.clip}: {sizes} pixels: stretched"]
     return Task(larger, {"clip": args.clip}, notes=notes, extra=extra)
 
 
@@ -292,13 +303,6 @@ def _told(notes: Sequence[str | None]) -> list[str]:
 def _size(clip: media.Video) -> tuple[int, int]:
     """Width and height."""
     return clip.frames.shape[2], clip.frames.shape[1]
-
-
-def _stretched(
-    path: pathlib.Path, before: tuple[int, int], after: tuple[int, int]
-) -> str:
-    how = "stretched" if before[0] * after[1] != before[1] * after[0] else "resized"
-    return "{}: {}x{} becomes {}x{} pixels: {}".format(path, *before, *after, how)
 
 
 def _check_size(grid: canvas.Grid, size: tuple[int, int]) -> None:

@@ -240,7 +240,7 @@ def test_ctrl_c_says_that_nothing_was_written(run, place, monkeypatch, line):
 
 
 def test_ctrl_c_leaves_the_videos_before(run, place, monkeypatch):
-    interrupt(monkeypatch, when=lambda count: count == 9)
+    interrupt(monkeypatch, when=lambda count: count == 10)
     status, paths, told = run(f"{LONG} --num-videos 3 --out a.mkv --preview")
     assert (status, paths) == (130, ["a-0.mkv", "a-1.mkv"])
     whole = "a-0.mkv to a-1.mkv are whole"

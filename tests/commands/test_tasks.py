@@ -272,8 +272,9 @@ def outputs_below(folder):
     ("line", "says", "shape"),
     [
         ("extend odd.mkv --fit resize", "40x20 becomes 32x16", (17, 16, 32)),
-        ("connect c.mkv big.mkv --fit resize", "48x32 becomes 32x16", (22, 16, 32)),
+        ("connect c.mkv big.mkv --fit resize --frames 4", "48x32", (22, 16, 32)),
         ("outpaint odd.mkv --size 32x48", "40x20 becomes 32x16", (9, 48, 32)),
+        ("outpaint big.mkv --size 32x48", "resized, the middle kept", (9, 48, 32)),
         ("upscale c.mkv --size 64x48", "32x16 becomes 64x48", (9, 48, 64)),
         ("animate big.png --size 32x16 --frames 5", "48x32 becomes", (5, 16, 32)),
         ("edit c.mkv ''", "the prompt is empty", (9, 16, 32)),
