@@ -109,7 +109,7 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
         epilog="example: soraflax reconstruct clip.mp4 --checkpoint demo/autoencoder "
         "--out out.mp4 --fit pad",
     )
-    add, positive = reconstruct.add_argument, flags.positive
+    add = reconstruct.add_argument
     add("clip", type=pathlib.Path, help="a video, an image or an .npy file")
     add(
         "--checkpoint",
