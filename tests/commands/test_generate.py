@@ -239,6 +239,29 @@ def test_ctrl_c_says_that_nothing_was_written(run, place, monkeypatch, line):
     assert list(place.iterdir()) == []
 
 
+class Deaf:
+    """Ignores Ctrl-C, as whatever the garbage collector calls does."""
+
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_counts_where_python_ignores_it(run, place, monkeypatch):
+    plain = generate.Watch._step
+
+    def step(self, done, total):
+        plain(self, done, total)
+        time.sleep(0.01)
+        if done == 1:
+            Deaf()
+
+    monkeypatch.setattr(generate.Watch, "_step", step)
+    status, paths, told = run(f"{SMALL} --steps 5000")
+    assert (status, paths) == (130, [])
+    assert told == ["soraflax generate: stopped; nothing was written"]
+    assert list(place.iterdir()) == []
+
+
 def test_ctrl_c_leaves_the_videos_before(run, place, monkeypatch):
     interrupt(monkeypatch, when=lambda count: count == 10)
     status, paths, told = run(f"{LONG} --num-videos 3 --out a.mkv --preview")
