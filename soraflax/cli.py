@@ -82,7 +82,7 @@ def _heeding_ctrl_c() -> Iterator[None]:
     What interrupts a callback of the garbage collector is printed and forgotten, and
     JAX has such a callback.
     """
-    plain = sys.unraisablehook
+    plain, timers = sys.unraisablehook, []
 
     def hook(unraisable: Any) -> None:
         if unraisable.exc_type is not KeyboardInterrupt:
@@ -91,6 +91,7 @@ def _heeding_ctrl_c() -> Iterator[None]:
         # Not at once: here it would be ignored again.
         again = threading.Timer(0.1, _thread.interrupt_main)
         again.daemon = True
+        timers.append(again)
         again.start()
 
     sys.unraisablehook = hook
@@ -98,6 +99,8 @@ def _heeding_ctrl_c() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = plain
+        for timer in timers:
+            timer.cancel()
 
 
 def _hint(error: Exception) -> str:
