@@ -17,7 +17,7 @@ import pytest
 from soraflax import cli, media
 from soraflax.commands import flags, generate, outputs
 from soraflax.diffusion import sampler
-from soraflax.generation import caching, generator
+from soraflax.generation import caching, generator, tasks
 
 SMALL = "generate 'a red circle' --size 32x16 --frames 5"
 LONG = "generate 'a red circle' --size 32x16 --frames 33"  # four windows
@@ -123,14 +123,12 @@ def test_several_videos_have_seeds_of_their_own(run, monkeypatch):
 
 def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
     model = load(checkpoint)
-    job = generator.Job(generate.requests.tasks.image(model.grid, size=(32, 16)))
+    job = generator.Job(tasks.image(model.grid, size=(32, 16)))
     config = generator.SamplingConfig()
     assert generate._at_once(model, job, config) == 64
     monkeypatch.setattr(generate, "MOST_BYTES", 3 * 3 * 32 * 16)
     assert generate._at_once(model, job, config) == 3
-    long = generate.requests.tasks.generate(
-        model.grid, size=(32, 16), frames=33, fps=8.0
-    )
+    long = tasks.generate(model.grid, size=(32, 16), frames=33, fps=8.0)
     assert generate._at_once(model, generator.Job(long), config) == 1
 
 
