@@ -88,7 +88,7 @@ class Grid:
             frames = first + (MAX_TOKENS // (h * w) - 1) * step
             use = f"at this size use at most {frames} frames"
         else:
-            scale = math.sqrt(MAX_TOKENS / (h * w))
+            scale = math.sqrt(MAX_TOKENS / (t * h * w))
             down, across = (
                 max(1, math.floor(side * scale)) * cell
                 for side, cell in zip((h, w), self.cell, strict=True)

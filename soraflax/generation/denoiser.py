@@ -260,7 +260,7 @@ def _encode(
         return packed, plans
     encoder = text_encoder.TextEncoder(config.text, dit.DTYPES[config.dtype])
 
-    def features(parts: Any) -> jax.Array:
+    def features(parts: Any) -> Any:
         ids, segments, plan = parts
         return encoder.apply(
             {"params": params["text_encoder"]}, ids, segments, plan=plan
@@ -314,38 +314,20 @@ def _advance(
     packed, plans = context
     once = jax.tree.map(lambda a: a[:rows], packed)
     kept: list[Any] = [residual]
-
-    def predict(parts: Any) -> tuple[jax.Array, Any]:
-        inputs, plans, added = parts
-        if boundary is not None or not keep:
-            return experts.predictor(config, boundary)(params, inputs, plans), None
-        y, state = dit.DiT(config).apply(
-            {"params": params},
-            inputs,
-            plans=plans,
-            residual=added,
-            mutable=[dit.CACHE],
-        )
-        return y, state[dit.CACHE]["residual"][0] if added is None else added
-
-    def expand(levels: jax.Array) -> jax.Array:
-        table = packing.level_table(levels)
-        return once.replace(levels=table).noise_levels[..., None]
+    cached = keep and boundary is None
+    predict = functools.partial(_predict, config, boundary, cached, params)
+    expand = functools.partial(_spread_levels, once)
 
     def denoise(x: jax.Array, levels: jax.Array) -> jax.Array:
         table = jnp.tile(packing.level_table(levels), (copies, 1))
         inputs = packed.replace(tokens=jnp.tile(x, (copies, 1, 1)), levels=table)
         output, kept[0] = apart.one_by_one(predict, (inputs, plans, residual))
         how: Any = {"settings": settings, "process": process, "x": x, "step": step}
+        how["level"] = expand(levels)
         if not guided:
-            return guidance_lib.still(output, level=expand(levels), **how)
-        return guidance_lib.guide(
-            output[:rows],
-            output[rows:],
-            level=expand(levels),
-            deviation=functools.partial(_deviation, once),
-            **how,
-        )
+            return guidance_lib.still(output, **how)
+        away = functools.partial(_deviation, once)
+        return guidance_lib.guide(output[:rows], output[rows:], deviation=away, **how)
 
     inner = samplers.Step(
         t=times[0],
@@ -356,6 +338,34 @@ def _advance(
     y, past = sampler.step(process, denoise, x, inner, past)
     y = jnp.where(once.known[..., None], x, y)
     return (y if overlap is None else overlap.agree(y)), past, kept[0]
+
+
+def _spread_levels(packed: packing.Packed, levels: jax.Array) -> jax.Array:
+    """One level per segment to one per token, `[B, N, 1]`."""
+    table = packing.level_table(levels)
+    return packed.replace(levels=table).noise_levels[..., None]
+
+
+def _predict(
+    config: dit.DiTConfig,
+    boundary: float | None,
+    cached: bool,
+    params: Any,
+    parts: tuple[packing.Packed, dit.Plans, jax.Array | None],
+) -> tuple[Any, Any]:
+    """Predictions of rows, and where steps are cached what the blocks added."""
+    inputs, plans, residual = parts
+    if not cached:
+        return experts.predictor(config, boundary)(params, inputs, plans), None
+    y, state = dit.DiT(config).apply(
+        {"params": params},
+        inputs,
+        plans=plans,
+        residual=residual,
+        mutable=[dit.CACHE],
+    )
+    found = state[dit.CACHE]["residual"][0] if residual is None else residual
+    return y, found
 
 
 def _deviation(packed: packing.Packed, data: jax.Array) -> jax.Array:

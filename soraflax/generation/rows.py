@@ -144,12 +144,10 @@ class Overlap:
             if items[index].weights is not None
         }
         for index, start in sorted(starts.items()):
-            item = items[index]
-            counted = np.asarray(item.weights).tolist()
-            for at, (place, weight) in enumerate(
-                zip(item.places.tolist(), counted, strict=True)
-            ):
-                one.setdefault((item.owner, place), []).append((start + at, weight))
+            item, shares = items[index], items[index].weights
+            for at, place in enumerate(item.places.tolist()):
+                share = 1.0 if shares is None else float(shares[at])
+                one.setdefault((item.owner, place), []).append((start + at, share))
         most = max(len(found) for found in one.values())
         size = len(rows) * tokens
         partners = np.repeat(np.arange(size, dtype=np.int32)[:, None], most, axis=1)

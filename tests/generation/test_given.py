@@ -108,7 +108,7 @@ def test_kept_starts_have_the_latents_of_any_continuation(encoder, frames):
     """The claim behind `settles`, asked of the encoder itself."""
     grid = grid_of(encoder)
     kept = frames_kept(*np.arange(13) < frames)
-    canvas = encode(encoder, givens.Given(clip(13), kept, 8.0))
+    canvas = encode(encoder, givens.Given(clip(13), kept, 8.0, 13))
     known = 1 + (frames - 1) // grid.temporal_ratio
     np.testing.assert_array_equal(
         canvas.known.reshape(len(canvas.known), -1).all(axis=1),
@@ -125,10 +125,10 @@ def test_kept_starts_have_the_latents_of_any_continuation(encoder, frames):
 
 def test_kept_ends_have_other_latents_after_another_start(encoder):
     kept = frames_kept(*np.arange(13) >= 9)
-    first = encode(encoder, givens.Given(clip(13), kept, 8.0))
+    first = encode(encoder, givens.Given(clip(13), kept, 8.0, 13))
     assert givens.settles(kept, grid_of(encoder))
     made = np.where(kept[..., None], clip(13), clip(13, seed=1))
-    given = givens.Given(clip(13), kept, 8.0)
+    given = givens.Given(clip(13), kept, 8.0, 13)
     second = givens.settled(
         given, made, encoder, grid_of(encoder), first=first, strength=0.5
     )
@@ -140,7 +140,7 @@ def test_kept_ends_have_other_latents_after_another_start(encoder):
 
 def test_the_second_pass_holds_wholly_kept_patches_only(encoder):
     kept = frames_kept(1, 0, 0, 0, 0, 0, 0, 0, 1)
-    given = givens.Given(clip(), kept, 8.0)
+    given = givens.Given(clip(), kept, 8.0, 9)
     first = encode(encoder, given)
     assert first.known[:, 0, 0].tolist() == [True, False, True]
     second = givens.settled(
@@ -176,7 +176,7 @@ def test_wholly_kept_patches_are_kept_in_their_last_frame(seed, share):
 
 
 def test_strength_below_one_starts_from_the_clip(encoder):
-    given = givens.Given(clip(), np.zeros((9, 32, 32), bool), 4.0, 0.5)
+    given = givens.Given(clip(), np.zeros((9, 32, 32), bool), 4.0, 9, 0.5)
     canvas = encode(encoder, given)
     pixels = (clip() / 127.5 - 1).astype(np.float32)
     whole = np.asarray(encoder.encode(pixels[None]))[0]
@@ -190,7 +190,9 @@ def test_strength_below_one_starts_from_the_clip(encoder):
 def test_pasted_and_assembled():
     kept = frames_kept(0, 1, 1, 0, 0, size=(2, 2))
     before, after, made = (clip(n, (2, 2), seed=n) for n in (3, 2, 5))
-    given = givens.Given(clip(5, (2, 2)), kept, 8.0, before=before, after=after, used=4)
+    given = givens.Given(
+        clip(5, (2, 2)), kept, 8.0, 5, before=before, after=after, used=4
+    )
     pasted = given.paste(made)
     np.testing.assert_array_equal(pasted[[0, 3, 4]], made[[0, 3, 4]])
     np.testing.assert_array_equal(pasted[1:3], clip(5, (2, 2))[1:3])
@@ -207,11 +209,14 @@ def test_pasted_and_assembled():
         ({"video": clip().astype(np.float32)}, "^a video of float32"),
         ({"fps": 0.0}, "^0.0 frames per second: use a rate above 0$"),
         ({"fps": float("nan")}, "^nan frames per second"),
+        ({"frames": 5}, "^9 frames given of 5$"),
+        ({"frames": 13, "strength": 0.5}, "give all, or use strength 1$"),
         ({"strength": 1.5}, r"^strength 1.5: use a value in \[0, 1\], such as 1$"),
         ({"strength": -0.1}, r"^strength -0.1: use a value in \[0, 1\], such as 0$"),
     ],
 )
 def test_impossible_givens_are_refused(change, message):
     values = {"video": clip(), "kept": np.zeros((9, 32, 32), bool), "fps": 8.0}
+    values["frames"] = 9
     with pytest.raises(ValueError, match=message):
         givens.Given(**(values | change))
