@@ -12,11 +12,14 @@
 Bad input is one line on standard error and exit status 2; nothing is written then.
 """
 
+import _thread
 import argparse
+import contextlib
 import importlib
 import pathlib
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from soraflax.commands import flags
@@ -59,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Loaded only now: parsing and --help need neither JAX nor PyAV.
         module = MODULES.get(args.command, "generate")
-        importlib.import_module(f"soraflax.commands.{module}").run(args)
+        with _heeding_ctrl_c():
+            importlib.import_module(f"soraflax.commands.{module}").run(args)
     except (ValueError, OSError, ImportError) as error:
         message = " ".join(str(error).split()) + _hint(error)
         print(f"soraflax {args.command}: {message}", file=sys.stderr)
@@ -69,6 +73,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"soraflax {args.command}: stopped; {what}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Ctrl-C stops the work even where Python ignores it.
+
+    What interrupts a callback of the garbage collector is printed and forgotten, and
+    JAX has such a callback.
+    """
+    plain, timers = sys.unraisablehook, []
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            plain(unraisable)
+            return
+        # Not at once: here it would be ignored again.
+        again = threading.Timer(0.1, _thread.interrupt_main)
+        again.daemon = True
+        timers.append(again)
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = plain
+        for timer in timers:
+            timer.cancel()
 
 
 def _hint(error: Exception) -> str:

@@ -230,13 +230,13 @@ def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
     def around(frames: np.ndarray) -> given.Given:
         return tasks.outpaint(model.grid, frames, size=args.size, fps=clip.fps)
 
-    rows, columns = (around(clip.frames[:1]).kept[0].any(axis=axis) for axis in (1, 0))
+    larger, notes = around(clip.frames), []
+    rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
     size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
-    if inner == size:
-        return Task(around(clip.frames), {"clip": args.clip})
-    # Cut to the shape of what has room: the task itself would stretch it.
-    larger = around(inputs.resize(clip.frames, inner))
-    notes = [inputs.resized(str(args.clip), size, inner)]
+    if inner != size:
+        # Cut to the shape of what has room: the task itself stretches it.
+        larger = around(inputs.resize(clip.frames, inner))
+        notes = [inputs.resized(str(args.clip), size, inner)]
     return Task(larger, {"clip": args.clip}, notes=notes)
 
 

@@ -17,7 +17,7 @@ import pytest
 from soraflax import cli, media
 from soraflax.commands import flags, generate, outputs
 from soraflax.diffusion import sampler
-from soraflax.generation import caching, generator
+from soraflax.generation import caching, generator, tasks
 
 SMALL = "generate 'a red circle' --size 32x16 --frames 5"
 LONG = "generate 'a red circle' --size 32x16 --frames 33"  # four windows
@@ -123,14 +123,12 @@ def test_several_videos_have_seeds_of_their_own(run, monkeypatch):
 
 def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
     model = load(checkpoint)
-    job = generator.Job(generate.requests.tasks.image(model.grid, size=(32, 16)))
+    job = generator.Job(tasks.image(model.grid, size=(32, 16)))
     config = generator.SamplingConfig()
     assert generate._at_once(model, job, config) == 64
     monkeypatch.setattr(generate, "MOST_BYTES", 3 * 3 * 32 * 16)
     assert generate._at_once(model, job, config) == 3
-    long = generate.requests.tasks.generate(
-        model.grid, size=(32, 16), frames=33, fps=8.0
-    )
+    long = tasks.generate(model.grid, size=(32, 16), frames=33, fps=8.0)
     assert generate._at_once(model, generator.Job(long), config) == 1
 
 
@@ -234,6 +232,29 @@ def interrupt(monkeypatch, *, when):
 def test_ctrl_c_says_that_nothing_was_written(run, place, monkeypatch, line):
     interrupt(monkeypatch, when=lambda count: count == 1)
     status, paths, told = run(f"{line} --out deep/a.mkv")
+    assert (status, paths) == (130, [])
+    assert told == ["soraflax generate: stopped; nothing was written"]
+    assert list(place.iterdir()) == []
+
+
+class Deaf:
+    """Ignores Ctrl-C, as whatever the garbage collector calls does."""
+
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_counts_where_python_ignores_it(run, place, monkeypatch):
+    plain = generate.Watch._step
+
+    def step(self, done, total):
+        plain(self, done, total)
+        time.sleep(0.01)
+        if done == 1:
+            Deaf()
+
+    monkeypatch.setattr(generate.Watch, "_step", step)
+    status, paths, told = run(f"{SMALL} --steps 5000")
     assert (status, paths) == (130, [])
     assert told == ["soraflax generate: stopped; nothing was written"]
     assert list(place.iterdir()) == []

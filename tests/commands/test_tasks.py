@@ -241,7 +241,7 @@ def awkward(files, clip, place):
         ("inpaint c.mkv --mask bad.mp4", "bad.mp4: not a video or image"),
         ("inpaint c.mkv --mask mask.mkv --out mask.mkv", "replace the input mask.mkv"),
         ("outpaint c.mkv", "required: --size"),
-        ("outpaint c.mkv --size 32x16", "fills 32x16: use a larger size"),
+        ("outpaint c.mkv --size 32x16", "9 frames of 32x16 fills 32x16: use a larger"),
         ("outpaint c.mkv --size 33x48", "33 pixels wide: use 32 or 48"),
         ("outpaint c.mkv --size 64x16000", "16000 pixels high: use 8192 or less"),
         ("upscale c.mkv --size 16x16", "use 32x16 or more"),
