@@ -210,14 +210,16 @@ class Generator:
         first = [self.encode(job.given) for job in jobs]
         again = [index for index, job in enumerate(jobs) if self.settles(job)]
         passes = 2 if again else 1
+        latest: dict[int, np.ndarray] = {}
 
         def made(chosen: Sequence[int], canvas: Any, number: int) -> dict[int, Any]:
             latents = self.fill(
                 [jobs[i].request(canvas[i]) for i in chosen],
                 config,
                 progress=_part_of(progress, number, passes),
-                preview=preview,
+                preview=_among(preview, latest, chosen),
             )
+            latest.update(zip(chosen, latents, strict=True))
             videos = self.decode(latents, batch=config.decode)
             return {
                 i: jobs[i].given.paste(video)
@@ -420,3 +422,20 @@ def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | 
     if progress is None or passes == 1:
         return progress
     return lambda done, total: progress(number * total + done, passes * total)
+
+
+def _among(
+    preview: Preview | None, latest: dict[int, np.ndarray], chosen: Sequence[int]
+) -> Preview | None:
+    """`preview` of a pass over some of all jobs, the others as they were made before."""
+    if preview is None:
+        return None
+
+    def show(latents: Callable[[], list[np.ndarray]]) -> None:
+        def everyone() -> list[np.ndarray]:
+            found = latest | dict(zip(chosen, latents(), strict=True))
+            return [found[index] for index in sorted(found)]
+
+        preview(everyone)
+
+    return show
