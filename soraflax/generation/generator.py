@@ -427,7 +427,7 @@ def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | 
 def _among(
     preview: Preview | None, latest: dict[int, np.ndarray], chosen: Sequence[int]
 ) -> Preview | None:
-    """`preview` of a pass over some of all jobs, the others as they were made before."""
+    """`preview` of a pass over some of all jobs, the others as they were made."""
     if preview is None:
         return None
 
