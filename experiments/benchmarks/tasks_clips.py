@@ -48,9 +48,8 @@ class Bench:
         return self.model.model.config.reference_fps
 
     def contexts(self) -> dict[str, tuple[int, int]]:
-        """As `tasks.contexts`; windows of the world's clips where none are named."""
-        length = self.model.model.config.window
-        return tasks.contexts(self.model.grid, length or self._latents(FRAMES))
+        """As `tasks.contexts`, for windows of the model's length."""
+        return tasks.contexts(self.model.grid, self.model.model.config.window)
 
     def clips(self, count: int, *, frames: int = FRAMES) -> list[bodies.Clip]:
         """Clips of combinations never trained on, of all of the world's sizes in turn.
@@ -89,10 +88,7 @@ class Bench:
         """A video through the autoencoder and back."""
         encoder = self.model.model.autoencoder
         latent = encoder.encode(video[None].astype(np.float32) / 127.5 - 1.0)
-        return self.model.decode(list(np.asarray(latent)))[0]
-
-    def _latents(self, frames: int) -> int:
-        return self.model.grid.latent_shape(frames, *WORLD.sizes[0][::-1])[0]
+        return self.model.decode(list(np.asarray(latent)))[0].copy()
 
 
 def caption(clip: bodies.Clip) -> str:

@@ -21,8 +21,8 @@ from data_pipelines.worlds import bodies, judge
 from experiments.benchmarks import tasks_clips as shared
 from experiments.benchmarks import tasks_measures as measures
 from soraflax import media
-from soraflax.generation import tasks
 from soraflax.generation import given as givens
+from soraflax.generation import tasks
 
 KNOWN_CLIPS, JOIN_CLIPS, IMAGES = 3, 24, 36
 MAX_RATIO, MIN_AGREEMENT = 1.5, 0.9
