@@ -3,8 +3,8 @@
     python -m experiments.gallery --checkpoint VIDEO --output experiments/gallery
 
 Takes clips of the world as inputs, does with them what the commands do, and writes for
-each a PNG (given frames underlined in grey, made ones in blue) and an mp4, beside the
-inputs, so that the commands can be run as they stand. Prints the table of the README.
+each a PNG (given frames underlined in grey, made ones in blue); in `results/` what the
+commands make, in `inputs/` what they are given. Prints the table of the README.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Entry:
 
     Attributes:
       name: of the command.
-      command: as a person would type it in the folder of the gallery.
+      command: as a person would type it beside the inputs.
       meaning: in a few words.
       rows: of the picture.
       result: the video that the command makes.
@@ -70,7 +70,7 @@ class Inputs:
         """As files that the commands read."""
         for name in ("red", "start", "blue", "wide"):
             media.write_video(folder / f"{name}.mkv", getattr(self, name), fps)
-        media.write_video(folder / "image.png", self.red[:1], 1.0)
+        media.write_video(folder / "first.png", self.red[:1], 1.0)
         mask = np.where(self.mask[:1, ..., None], np.uint8(255), np.uint8(0))
         media.write_video(folder / "mask.png", mask.repeat(3, axis=-1), 1.0)
 
@@ -143,7 +143,7 @@ class Studio:
         first = self.given.red[0]
         given = tasks.animate(self.grid, first, frames=FRAMES, fps=self.fps)
         video = self.complete(given, RED)
-        command = f'animate image.png "{RED}" --frames {FRAMES}'
+        command = f'animate first.png "{RED}" --frames {FRAMES}'
         meaning = "an image begins to move"
         return Entry("animate", command, meaning, (row(video, 1),), video)
 
@@ -239,10 +239,10 @@ def write(entry: Entry, folder: pathlib.Path, fps: float) -> pathlib.Path:
     """Its picture, and its result as a video or an image; returns the picture."""
     picture = folder / f"{entry.name}.png"
     strips.sheet(picture, entry.rows, frames=SHOWN, scale=SCALE)
-    if len(entry.result) > 1:
-        details = {"command": f"soraflax {entry.command}"}
-        path = folder / f"{entry.name}.mp4"
-        media.write_video(path, entry.result, fps, metadata=details)
+    suffix = "mp4" if len(entry.result) > 1 else "png"
+    path = folder / "results" / f"{entry.name}.{suffix}"
+    details = {"command": f"soraflax {entry.command}"}
+    media.write_video(path, entry.result, fps, metadata=details)
     return picture
 
 
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         studio = Studio(generator.Generator.load(options.checkpoint), options.seed)
         options.output.mkdir(parents=True, exist_ok=True)
-        studio.given.write(options.output, studio.fps)
+        studio.given.write(options.output / "inputs", studio.fps)
         made = []
         for entry in studio.entries():
             made.append(entry)
