@@ -2,6 +2,8 @@
 
     soraflax generate "a large red circle moves right" --checkpoint demo/video \\
         --size 96x64 --frames 17 --seed 0 --out out.mp4
+    soraflax image | animate | extend | loop | connect | edit | inpaint | outpaint |
+        upscale ...
     soraflax reconstruct clip.mp4 --checkpoint demo/autoencoder --out out.mp4
     soraflax convert --from wan2.1 --weights wan/vae --out autoencoder
     soraflax info demo/video
@@ -17,7 +19,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from soraflax.commands import flags
+
 EXIT_BAD_INPUT = 2
+# All other commands make videos.
+MODULES = {name: name for name in ("reconstruct", "convert", "plan", "info")}
 FAMILIES = ("wan2.1", "wan2.2")
 # What a module is installed with, where it is no dependency of the library itself.
 EXTRAS = {"av": "media", "PIL": "media", "tqdm": "media", "sentencepiece": "train"}
@@ -35,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         # Loaded only now: parsing and --help need neither JAX nor PyAV.
-        importlib.import_module(f"soraflax.commands.{args.command}").run(args)
+        module = MODULES.get(args.command, "generate")
+        importlib.import_module(f"soraflax.commands.{module}").run(args)
     except (ValueError, OSError, ImportError) as error:
         message = " ".join(str(error).split()) + _hint(error)
         print(f"soraflax {args.command}: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("soraflax: stopped; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        what = str(stop) or "nothing was written"
+        print(f"soraflax {args.command}: stopped; {what}", file=sys.stderr)
         return 130
     return 0
 
@@ -55,12 +63,12 @@ def _hint(error: Exception) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="soraflax",
-        description="Generate videos from text; reconstruct, convert, plan.",
+        description="Make videos from text, images, clips; reconstruct, convert, plan.",
     )
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
-    _add_generate(commands)
+    flags.add(commands)
     _add_reconstruct(commands)
     _add_convert(commands)
     _add_plan(commands)
@@ -72,31 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.add_argument("checkpoint", type=pathlib.Path)
     return parser
-
-
-def _add_generate(commands: "argparse._SubParsersAction[Parser]") -> None:
-    generate = commands.add_parser(
-        "generate",
-        help="make a video or an image from a text prompt",
-        description="Make a video or an image from a text prompt.",
-        epilog='example: soraflax generate "a large red circle moves right" '
-        "--checkpoint demo/video --size 96x64 --frames 17 --seed 0 --out out.mp4",
-    )
-    add = generate.add_argument
-    add("prompt", help="what the video shows")
-    add("--checkpoint", required=True, type=pathlib.Path, metavar="DIR")
-    add("--size", default=(64, 64), type=_size, metavar="WxH", help="pixels")
-    length = generate.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=_positive, metavar="N", help="1 is an image")
-    length.add_argument("--seconds", type=float, metavar="S", help="nearest legal")
-    add("--fps", type=float, metavar="F", help="default: the model's own")
-    add("--steps", default=25, type=_positive, metavar="N", help="sampler steps")
-    add("--sampler", default="euler", choices=("euler", "heun", "ddim"))
-    add("--guidance", default=4.0, type=float, metavar="G", help="1 is no guidance")
-    add("--negative-prompt", default="", metavar="TEXT")
-    add("--seed", default=0, type=int, metavar="N")
-    add("--num-videos", default=1, type=_positive, metavar="N", help="seed, seed+1, …")
-    add("--out", default="out.mp4", type=pathlib.Path, help=".mp4, .gif or .png")
 
 
 def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -131,11 +114,28 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="frames and sides off the grid: an error (default), or repeat the last "
         "ones and crop the result",
     )
-    add("--chunk", default=2, type=_positive, metavar="N", help="latent frames a step")
-    add("--tile", type=_size, metavar="WxH", help="pixels; default: the whole frame")
+    add(
+        "--chunk",
+        default=2,
+        type=flags.positive,
+        metavar="N",
+        help="latent frames a step",
+    )
+    add(
+        "--tile",
+        type=flags.size,
+        metavar="WxH",
+        help="pixels; default: the whole frame",
+    )
     add("--overlap", default=64, type=int, metavar="N", help="pixels tiles share")
     add("--no-ssim", action="store_true", help="SSIM costs time on a CPU")
-    add("--devices", default=1, type=_positive, metavar="N", help="split frames over N")
+    add(
+        "--devices",
+        default=1,
+        type=flags.positive,
+        metavar="N",
+        help="split frames over N",
+    )
     add("--dtype", choices=("bfloat16", "float32"), help="default: the checkpoint's")
     add("--fps", type=float, metavar="F", help="default: the clip's, 24 for .npy")
     add("--json", action="store_true", help="print one JSON object instead of lines")
@@ -176,34 +176,24 @@ def _add_plan(commands: "argparse._SubParsersAction[Parser]") -> None:
     add = plan.add_argument
     add("--config", required=True, metavar="FILE.py[:preset]")
     add("--topology", required=True, metavar="CHIP:SIDES", help="v5p:8x8x8, v6e:16x16")
-    add("--slices", default=1, type=_positive, metavar="N", help="joined by DCN")
-    add("--rows", type=_positive, metavar="N", help="of a batch; default: the config's")
-    add("--clip", type=_positive, metavar="N", help="tokens; default: the most")
+    add("--slices", default=1, type=flags.positive, metavar="N", help="joined by DCN")
+    add(
+        "--rows",
+        type=flags.positive,
+        metavar="N",
+        help="of a batch; default: the config's",
+    )
+    add("--clip", type=flags.positive, metavar="N", help="tokens; default: the most")
     add("--quick", action="store_true", help="end before machine code is written")
     add("--search", action="store_true", help="try other meshes, remat policies, rows")
-    add("--trials", default=6, type=_positive, metavar="N", help="compiled in a search")
+    add(
+        "--trials",
+        default=6,
+        type=flags.positive,
+        metavar="N",
+        help="compiled in a search",
+    )
     add("--json", type=pathlib.Path, metavar="FILE", help="a line for each plan")
-
-
-def _size(text: str) -> tuple[int, int]:
-    """`WIDTHxHEIGHT` in pixels."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not WIDTHxHEIGHT, for example 96x64"
-        ) from None
-    return width, height
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is too small: use 1 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Tokenizer:
       vocab_size: number of ids.
       pad_id: always 0.
       eos_id: ends every encoding.
+      unknown_id: of a piece that the vocabulary does not have; one with byte fallback,
+        as the embedded one, never gives it.
     """
 
     pad_id = PAD
@@ -65,6 +67,7 @@ class Tokenizer:
         self._processor = processor
         self.vocab_size: int = processor.vocab_size()
         self.eos_id: int = processor.eos_id()
+        self.unknown_id: int = processor.unk_id()
         if not self.vocab_size:
             raise TokenizerError(f"{name}: not a sentencepiece model")
         if self.eos_id < 0 or processor.pad_id() != PAD:

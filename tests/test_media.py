@@ -178,6 +178,26 @@ def test_rotation_and_transparency(tmp_path: Path) -> None:
     assert shown[0, 7].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "gif"])
+def test_transparency_is_shown_over_white_however_it_is_stored(
+    mode: str, tmp_path: Path
+) -> None:
+    rgba = np.zeros((8, 16, 4), np.uint8)
+    rgba[:, 4:, 3] = 255
+    rgba[:, 8:] = (255, 255, 255, 255) if mode == "LA" else (255, 0, 0, 255)
+    image = Image.fromarray(rgba)
+    if mode == "P":
+        image = image.quantize(8)
+    elif mode == "LA":
+        image = image.convert("LA")
+    path = tmp_path / ("clear.gif" if mode == "gif" else "clear.png")
+    image.save(path)
+    shown = media.read_video(path).frames[0]
+    assert shown[0, 0].tolist() == [255, 255, 255]
+    assert shown[0, 5].tolist() == [0, 0, 0]
+    assert shown[0, 12].tolist() == rgba[0, 12, :3].tolist()
+
+
 @pytest.mark.parametrize(
     "name",
     [

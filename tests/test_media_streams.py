@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import json
+import os
 import pathlib
 import tracemalloc
 from fractions import Fraction
@@ -104,6 +106,15 @@ def test_a_cut_file_is_refused_before_its_first_frame(name, tmp_path):
         pytest.fail("opened")
 
 
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "none.mp4").touch()
+    with (
+        pytest.raises(media.MediaError, match=r"none\.mp4: empty file"),
+        media.open_frames(tmp_path / "none.mp4"),
+    ):
+        pytest.fail("opened")
+
+
 def test_hidden_vp8_packets_are_not_frames(tmp_path):
     """A reference frame that is never shown has a packet of its own."""
     path = tmp_path / "hidden.webm"
@@ -169,6 +180,20 @@ def test_a_streamed_write_is_a_full_write(suffix, size, tmp_path):
     assert [p.name for p in streamed.parent.iterdir()] == [streamed.name]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif", ".png"])
+def test_a_sidecar_holds_the_metadata_of_the_file(suffix, tmp_path):
+    frames = moving(1 if suffix == ".png" else 6)
+    metadata = {"prompt": "“red” 猫 👩‍👩‍👧" * 99, "seed": 3, "file": "caf\udce9.mp4"}
+    alone, path = tmp_path / f"alone{suffix}", tmp_path / "new" / f"out{suffix}"
+    media.write_frames(alone, frames, 8.0, metadata=metadata)
+    sidecar = path.with_suffix(".json")
+    media.write_frames(path, frames, 8.0, metadata=metadata, sidecar=sidecar)
+    assert path.read_bytes() == alone.read_bytes()
+    assert json.loads(sidecar.read_text(encoding="utf-8")) == metadata
+    assert media.read_metadata(path) == metadata
+    assert {p.name for p in path.parent.iterdir()} == {path.name, "out.json"}
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C at a chosen frame."""
 
@@ -193,8 +218,23 @@ def test_an_interrupted_write_leaves_nothing(suffix, after, error, tmp_path):
             source = stopped(moving(6), after=after, error=error)
             with pytest.raises((Stopped, ValueError)):
                 media.write_frames(path, source, 8.0)
+        if suffix != ".npy":
+            source = stopped(moving(6), after=after, error=error)
+            with pytest.raises((Stopped, ValueError)):
+                media.write_frames(path, source, 8.0, sidecar=path.with_suffix(".json"))
     assert below(tmp_path) == before
     assert (tmp_path / f"old{suffix}").read_text() == "kept"
+
+
+def test_a_directory_without_permission_is_refused_before_the_work(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    for path in (tmp_path / "a.mp4", tmp_path / "new" / "a.mp4"):
+        with pytest.raises(
+            media.MediaError, match=r"a\.mp4: no permission to write to"
+        ):
+            media.check_target(path, frames=1, fps=8.0)
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):

@@ -15,13 +15,14 @@ import jax
 import numpy as np
 import tqdm
 
-from soraflax import media, memory, sharding
-from soraflax.commands import checkpoints
+from soraflax import media, memory
+from soraflax.commands import checkpoints, devices
 from soraflax.evaluation import metrics
 from soraflax.generation import fitting, pretrained, streaming
 from soraflax.media import arrays
 
 ARRAY_FPS = 24.0
+_LESS_MEMORY = "--chunk 1, --tile 512x512, --devices N or --dtype bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"{args.clip}: {error}; or say --fit pad") from None
         start = time.perf_counter()
-        with _split_over(args.devices), _memory_errors():
+        with devices.split_over(args.devices), devices.memory_errors(_LESS_MEMORY):
             quality = metrics.Quality(similarity=None if args.no_ssim else 0.0)
             quality = _write(
                 args.out, clip, model, fit=fit, config=config, fps=fps, quality=quality
@@ -127,29 +128,6 @@ def as_float(frame: np.ndarray) -> np.ndarray:
 def as_bytes(frame: np.ndarray) -> np.ndarray:
     """The inverse of `as_float`, to the nearest of 256 levels."""
     return np.round((frame + np.float32(1.0)) * np.float32(127.5)).astype(np.uint8)
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Says what to do where memory does not suffice."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise ValueError(
-                "out of memory: try --chunk 1, --tile 512x512, --devices N or "
-                "--dtype bfloat16"
-            ) from None
-        raise
-
-
-def _split_over(count: int) -> contextlib.AbstractContextManager[Any]:
-    """Frames are split along their longer side over the first `count` devices."""
-    devices = jax.devices()
-    if count > len(devices):
-        raise ValueError(f"--devices {count}: there are {len(devices)}")
-    mesh = sharding.make_mesh(fsdp=1, context=count, devices=devices[:count])
-    return jax.set_mesh(mesh) if count > 1 else contextlib.nullcontext()
 
 
 def _opened(

@@ -2,9 +2,9 @@
 
 With lambda = log(alpha / sigma), half the log signal-to-noise ratio, the probability
 flow of any process has an exact solution from level t to level s < t
-(arXiv:2211.01095, equation 8, the integral taken over lambda):
+(arXiv:2211.01095, proposition 4.1, the integral taken over lambda):
 
-    x_s = (sigma_s / sigma_t) x_t + sigma_s int exp(lambda) x0(lambda) dlambda   (1)
+    x_s = (sigma_s / sigma_t) x_t + sigma_s int exp(lambda) x0(lambda) dlambda  (1)
 
 With h = lambda_s - lambda_t, and x0 standing still at D from t to s, this is
 

@@ -26,7 +26,7 @@ second order with one evaluation a step:
     heun     Heun       2      2
     ddim     DDIM       1      1
     dpm++    DPMSolver  2      1
-    unipc    UniPC      2      1
+    unipc    UniPC      2-3    1
 
 Levels are whatever `times` holds one entry of per step. `expand` turns an entry into
 something that broadcasts against the data: a table with one level per segment becomes
@@ -230,8 +230,7 @@ def walk(
       times: `[steps + 1, ...]`, falling; or a pytree of such arrays.
       process: what the model was trained on.
       past: the memory of the walk that led here; None where this one begins.
-      known: where the data is given; it comes back unchanged. Its level, after
-        `expand`, should be 0.
+      known: where the data is given, at level 0; it comes back unchanged.
       expand: makes an entry of `times` broadcast against `x`.
       noise: fresh noise of step `i`, shaped like `x`; needed by stochastic samplers.
       first_step: number of the first step, for a walk done in several pieces.
@@ -257,8 +256,7 @@ def walk(
     index = first_step + jnp.arange(steps, dtype=jnp.int32)
     here = jax.tree.map(lambda a: a[:-1], times)
     there = jax.tree.map(lambda a: a[1:], times)
-    if past is None:
-        past = begin(x, jax.tree.map(lambda a: a[0], times))
+    past = begin(x, jax.tree.map(lambda a: a[0], times)) if past is None else past
     return jax.lax.scan(body, (x, past), (index, here, there))[0]
 
 

@@ -55,7 +55,8 @@ class Past:
       clean: the last two estimates of the clean data, newest first; float32 and shaped
         like the data; zeros where there is none yet.
       levels: the entries of `times` that they were made at.
-      before: the data that the last step started from, at `levels[0]`.
+      before: the data that the last step started from, at `levels[0]`; corrected, where
+        the sampler corrects.
       count: steps taken so far, int32.
     """
 
@@ -119,7 +120,7 @@ def conclude(
 
     Args:
       moved: the data at `step.s`.
-      x: the data at `step.t` that it was moved from.
+      x: the data at `step.t` that it was moved from; as it came where t = s.
       clean: the estimate of the clean data made at `step.t`.
       step: the step.
       past: the memory before it.

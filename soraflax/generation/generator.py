@@ -147,6 +147,19 @@ class Generator:
         """
         self._begin([request], config or SamplingConfig())
 
+    def check_job(self, job: Job, config: SamplingConfig | None = None) -> None:
+        """`check` for a job, without encoding what it was given."""
+        self.check(job.request(self._blank(job)), config)
+
+    def window_count(self, job: Job, config: SamplingConfig | None = None) -> int:
+        """How many windows a job is made in."""
+        how = (config or SamplingConfig()).windows or self.windows
+        frames = len(self._blank(job).latent)
+        return len(windows.spans(frames, how, patch=self.grid.patch[0]))
+
+    def _blank(self, job: Job) -> canvases.Canvas:
+        return canvases.Canvas.empty(self.grid.latent_shape(*job.given.shape))
+
     def __call__(
         self,
         prompts: Sequence[Prompt],
@@ -186,11 +199,7 @@ class Generator:
         """
         config = config or SamplingConfig()
         first = [self.encode(job.given) for job in jobs]
-        again = [
-            index
-            for index, job in enumerate(jobs)
-            if job.settle and givens.settles(job.given.kept, self.grid)
-        ]
+        again = [index for index, job in enumerate(jobs) if self.settles(job)]
         passes = 2 if again else 1
 
         def made(chosen: Sequence[int], canvas: Any, number: int) -> dict[int, Any]:
@@ -221,6 +230,38 @@ class Generator:
             }
             videos |= made(again, second, 1)
         return [job.given.assemble(videos[i]) for i, job in enumerate(jobs)]
+
+    def frames(
+        self,
+        job: Job,
+        config: SamplingConfig | None = None,
+        *,
+        progress: Progress | None = None,
+        preview: Preview | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The frames that `complete` gives of one job, uint8 `[H, W, 3]`, one by one.
+
+        They are decoded while the next window is made. Memory follows the length of a
+        video in its latents alone, unless it takes two passes.
+        """
+        watch: Any = {"progress": progress, "preview": preview}
+        if self.settles(job):
+            yield from self.complete([job], config, **watch)[0]
+            return
+        given = job.given
+        yield from given.before if given.before is not None else ()
+        canvas = self.encode(given)
+        latents = self.stream([job.request(canvas)], config, **watch)
+        at = 0
+        for chunk in self.decode_stream(part for _, part in latents):
+            last = given.frames if given.used is None else given.used
+            yield from given.paste(chunk, start=at)[: max(0, last - at)]
+            at += len(chunk)
+        yield from given.after if given.after is not None else ()
+
+    def settles(self, job: Job) -> bool:
+        """Whether a job takes a second pass."""
+        return bool(job.settle) and givens.settles(job.given.kept, self.grid)
 
     def encode(self, given: givens.Given) -> canvases.Canvas:
         """The canvas of given pixels.

@@ -29,6 +29,7 @@ from jaxtyping import Bool, UInt8
 
 from soraflax.generation import canvas as canvases
 from soraflax.generation import pretrained, streaming
+from soraflax.ops import patch as patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Given:
     """A video to be filled in.
 
     Attributes:
-      video: `[T, H, W, 3]` uint8, on the model's grid; what is not kept matters only
-        for a strength below 1.
+      video: `[T, H, W, 3]` uint8; what is not kept matters only for a strength below 1.
       kept: `[T, H, W]` bool.
       fps: frames per second.
+      frames: of the video to be made, T or more; of those beyond T nothing is given.
       strength: as of `Canvas`.
       before, after: frames that come before and after the result, untouched.
       used: frames of the result, from the start, that are returned; None for all.
@@ -48,6 +49,7 @@ class Given:
     video: UInt8[np.ndarray, "T H W 3"]
     kept: Bool[np.ndarray, "T H W"]
     fps: float
+    frames: int
     strength: float = 1.0
     before: UInt8[np.ndarray, "T0 H W 3"] | None = None
     after: UInt8[np.ndarray, "T1 H W 3"] | None = None
@@ -58,10 +60,39 @@ class Given:
             raise ValueError(
                 f"mask of {self.kept.shape} on a video of {self.video.shape[:3]}"
             )
+        if len(self.video) > self.frames:
+            raise ValueError(f"{len(self.video)} frames given of {self.frames}")
+        if self.strength < 1 and len(self.video) < self.frames:
+            raise ValueError(
+                f"strength {self.strength} with {len(self.video)} frames given of "
+                f"{self.frames}: give all, or use strength 1"
+            )
 
-    def paste(self, video: np.ndarray) -> np.ndarray:
-        """Equation (1)."""
-        return np.where(self.kept[..., None], self.video, video)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of the video to be made."""
+        return self.frames, self.video.shape[1], self.video.shape[2]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.video.shape[2], self.video.shape[1]
+
+    @property
+    def length(self) -> int:
+        """Frames of what the task returns."""
+        around = sum(
+            len(part) for part in (self.before, self.after) if part is not None
+        )
+        return around + (self.frames if self.used is None else self.used)
+
+    def paste(self, video: np.ndarray, *, start: int = 0) -> np.ndarray:
+        """Equation (1), of frames `start` and after."""
+        given = slice(start, min(start + len(video), len(self.video)))
+        count = max(0, given.stop - start)
+        kept = self.kept[given][..., None]
+        pasted = np.where(kept, self.video[given], video[:count])
+        return np.concatenate([pasted, video[count:]])
 
     def assemble(self, video: np.ndarray) -> np.ndarray:
         """What the task returns: the pasted video between its neighbours."""
@@ -87,8 +118,8 @@ def encode(
     Raises:
       ValueError: a size off the grid, with the nearest on it.
     """
-    shape = grid.latent_shape(*given.video.shape[:3])
-    held = _cells(_kept_tokens(given.kept, grid, whole=False), grid)
+    shape = grid.latent_shape(*given.shape)
+    held = _held(given, grid, whole=False)
     needed = shape[0]
     if given.strength == 1:
         known = np.flatnonzero(held.reshape(len(held), -1).any(axis=1))
@@ -96,11 +127,11 @@ def encode(
     latent = np.zeros(shape, np.float32)
     if needed:
         frames = grid.frames(needed)
-        video = given.video[:frames]
+        video, kept = given.video[:frames], given.kept[:frames]
         if given.strength == 1:
-            video = filled(video, given.kept[:frames])
+            video = filled(video, kept)
         latent[:needed] = _encode(model, video)
-    step = reference_fps / given.fps if len(given.video) > 1 else 1.0
+    step = reference_fps / given.fps if given.frames > 1 else 1.0
     return canvases.Canvas(latent, held, step, given.strength)
 
 
@@ -123,18 +154,20 @@ def settled(
       first: canvas of the first pass.
       strength: how much of it is denoised again.
     """
-    held = _cells(_kept_tokens(given.kept, grid, whole=True), grid)
+    held = _held(given, grid, whole=True)
     strength = min(strength, first.strength)
     return canvases.Canvas(_encode(model, video), held, first.time_step, strength)
 
 
 def settles(kept: Bool[np.ndarray, "T H W"], grid: canvases.Grid) -> bool:
     """Whether latents of kept pixels depend on pixels that are not kept."""
+    if not kept.any():
+        return False
     frames = kept.reshape(len(kept), -1).all(axis=1)
     start = len(kept) if kept.all() else int(np.argmin(frames))
     if kept[start:].any():
         return True
-    first = 1 + grid.temporal_ratio * (grid.patch[0] - 1)
+    first = grid.frames(grid.patch[0])
     return start > 0 and (start < first or (start - first) % grid.group != 0)
 
 
@@ -190,6 +223,21 @@ def _halved(colour: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndar
     return total(colour), total(weight)
 
 
+def _held(given: Given, grid: canvases.Grid, *, whole: bool) -> np.ndarray:
+    """`[t, h, w]` bool: cells of the patches that `_kept_tokens` finds.
+
+    Frames of a patch that begins among the given ones and ends after them are not held.
+    """
+    t, h, w = grid.latent_shape(*given.shape)[:3]
+    held = np.zeros((t, h, w), bool)
+    first = grid.frames(grid.patch[0])
+    if len(given.video) >= first:
+        count = patches.nearest_sizes(len(given.video), grid.group, first=first)[0]
+        found = _cells(_kept_tokens(given.kept[:count], grid, whole=whole), grid)
+        held[: len(found)] = found
+    return held
+
+
 def _kept_tokens(
     kept: np.ndarray, grid: canvases.Grid, *, whole: bool
 ) -> Bool[np.ndarray, "t h w"]:
@@ -198,7 +246,7 @@ def _kept_tokens(
     frames, height, width = kept.shape
     cells = kept.reshape(frames, height // rows, rows, width // columns, columns)
     cells = np.asarray(cells.all(axis=(2, 4)))
-    first = 1 + grid.temporal_ratio * (grid.patch[0] - 1)
+    first = grid.frames(grid.patch[0])
     ends = list(range(first, frames + 1, grid.group))
     starts = [0, *ends[:-1]] if whole else [end - 1 for end in ends]
     spans = zip(starts, ends, strict=True)

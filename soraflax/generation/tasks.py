@@ -10,8 +10,8 @@
     outpaint          the clip, in the middle of a larger frame  a clip, a size
     upscale           nothing; it starts from the clip, enlarged a clip, a size
 
-Videos are uint8 `[T, H, W, 3]`. Sizes are in pixels and must be on the model's grid; the
-error names the nearest.
+Videos are uint8 `[T, H, W, 3]`. Sizes are in pixels and must be on the model's grid;
+the error names the nearest.
 
 With r the frames of video that a latent frame stands for and p the latent frames of a
 patch, kept frames at the start number 1 + r (p k - 1), kept frames after new ones
@@ -33,36 +33,33 @@ Video = UInt8[np.ndarray, "T H W 3"]
 Direction = Literal["forward", "backward"]
 
 
-def text_to_video(
-    grid: canvases.Grid,
-    *,
-    size: tuple[int, int],
-    frames: int,
-    time_step: float = 1.0,
-) -> canvases.Canvas:
-    """A canvas of which nothing is known.
+def generate(
+    grid: canvases.Grid, *, size: tuple[int, int], frames: int, fps: float
+) -> Given:
+    """A video of which nothing is given.
 
     Args:
       grid: of the model.
       size: width and height.
       frames: how many.
-      time_step: see `Canvas`.
+      fps: frames per second.
 
     Raises:
       ValueError: a size off the grid, with the nearest sizes on it.
     """
     width, height = size
-    shape = grid.latent_shape(frames, height, width)
-    return canvases.Canvas.empty(shape, time_step=time_step)
+    grid.latent_shape(frames, height, width)
+    none = np.zeros((0, height, width, 3), np.uint8)
+    return Given(none, _none(none), fps, frames)
 
 
-def text_to_image(grid: canvases.Grid, *, size: tuple[int, int]) -> canvases.Canvas:
+def image(grid: canvases.Grid, *, size: tuple[int, int]) -> Given:
     """An image is a video of one frame.
 
     Raises:
       ValueError: a size off the grid, or a model whose patches span several frames.
     """
-    return text_to_video(grid, size=size, frames=1)
+    return generate(grid, size=size, frames=1, fps=1.0)
 
 
 def animate(
@@ -81,13 +78,16 @@ def animate(
     grid.latent_shape(frames, *first.shape[:2])
     if frames < 2:
         raise ValueError(f"{frames} frames: use {1 + grid.group} or more to move")
-    video = np.broadcast_to(first, (frames, *first.shape)).copy()
-    kept = _none(video)
-    kept[0] = True
-    if last is not None:
-        _check_same_size(first[None], last[None])
-        video[-1], kept[-1] = last, True
-    return Given(video, kept, fps)
+    if last is None:
+        return Given(first[None], ~_none(first[None]), fps, frames)
+    _check_same_size(first[None], last[None])
+    middle = _blank(first[None], frames - 2)
+    return Given(
+        np.concatenate([first[None], middle, last[None]]),
+        _mask(middle, (1, True), (frames - 2, False), (1, True)),
+        fps,
+        frames,
+    )
 
 
 def extend(
@@ -115,12 +115,10 @@ def extend(
     if direction == "forward":
         tail = _tail(grid, video, context)
         check_new(grid, frames, first=False)
-        return Given(
-            np.concatenate([video[-tail:], _blank(video, frames)]),
-            _mask(video, (tail, True), (frames, False)),
-            fps,
-            before=video[:-tail],
-        )
+        shown = video[-tail:]
+        total = tail + frames
+        grid.latent_shape(total, *video.shape[1:3])
+        return Given(shown, ~_none(shown), fps, total, before=video[:-tail])
     if direction != "backward":
         raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
     head = _head(grid, video, context)
@@ -129,6 +127,7 @@ def extend(
         np.concatenate([_blank(video, frames), video[:head]]),
         _mask(video, (frames, False), (head, True)),
         fps,
+        frames + head,
         after=video[head:],
     )
 
@@ -146,13 +145,14 @@ def loop(
     Args and errors are those of `extend`; `frames` are a multiple of r p.
     """
     between = connect(grid, video, video, frames=frames, context=context, fps=fps)
-    tail = len(video) if between.before is None else len(video) - len(between.before)
+    before = 0 if between.before is None else len(between.before)
     return Given(
         between.video,
         between.kept,
         fps,
+        between.frames,
         before=between.before,
-        used=tail + frames,
+        used=len(video) - before + frames,
     )
 
 
@@ -177,6 +177,7 @@ def connect(
         np.concatenate([first[-tail:], blank, second[:head]]),
         _mask(first, (tail, True), (frames, False), (head, True)),
         fps,
+        tail + frames + head,
         before=first[:-tail],
         after=second[head:],
     )
@@ -188,8 +189,9 @@ def edit(grid: canvases.Grid, video: Video, *, strength: float, fps: float) -> G
     Raises:
       ValueError: a size off the grid.
     """
+    used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
-    return Given(video, _none(video), fps, strength)
+    return Given(video, _none(video), fps, len(video), strength, used=used)
 
 
 def inpaint(
@@ -201,12 +203,14 @@ def inpaint(
       ValueError: a size off the grid, a mask of another size, or one that marks nothing
         or everything.
     """
-    grid.latent_shape(*video.shape[:3])
     if mask.shape != video.shape[:3]:
         raise ValueError(f"a mask of {_size(mask)} on a clip of {_size(video)}")
     if not mask.any():
         raise ValueError("the mask marks nothing: there is nothing to inpaint")
-    return Given(video, ~mask, fps)
+    used, video = len(video), _whole(grid, video)
+    grid.latent_shape(*video.shape[:3])
+    kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
+    return Given(video, kept, fps, len(video), used=used)
 
 
 def outpaint(
@@ -226,6 +230,7 @@ def outpaint(
       ValueError: a size off the grid, or a frame that the clip fills.
     """
     width, height = size
+    used, video = len(video), _whole(grid, video)
     frames = len(video)
     grid.latent_shape(frames, height, width)
     scale = min(1.0, width / video.shape[2], height / video.shape[1])
@@ -248,7 +253,7 @@ def outpaint(
     kept = _none(canvas)
     place = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
     canvas[place], kept[place] = small, True
-    return Given(canvas, kept, fps)
+    return Given(canvas, kept, fps, frames, used=used)
 
 
 def upscale(
@@ -324,6 +329,8 @@ def _head(grid: canvases.Grid, video: Video, context: int) -> int:
 
 
 def _fit(video: Video, context: int, *, step: int, first: int) -> int:
+    if len(video) < first:
+        raise ValueError(f"a clip of {len(video)} frames: {first} or more are needed")
     if not first <= context:
         raise ValueError(f"a context of {context} frames: use {first} or more")
     if context > len(video):
@@ -335,6 +342,13 @@ def _fit(video: Video, context: int, *, step: int, first: int) -> int:
             + (f"{most} or less" if most <= len(video) else "a longer clip")
         )
     return patches.nearest_sizes(context, step, first=first)[0]
+
+
+def _whole(grid: canvases.Grid, video: Video) -> Video:
+    """The clip, its last frame repeated up to the next legal number of frames."""
+    first = grid.frames(grid.patch[0])
+    legal = patches.nearest_sizes(len(video), grid.group, first=first)[-1]
+    return np.concatenate([video, np.repeat(video[-1:], legal - len(video), axis=0)])
 
 
 def _blank(video: Video, frames: int) -> Video:

@@ -121,32 +121,50 @@ def check_place(path: str | os.PathLike[str]) -> None:
     """Refuse a path at which no file can be made.
 
     Raises:
-      MediaError: a directory, or a path below a file.
+      MediaError: a directory, a path below a file, or below a directory that may not be
+        written to.
     """
     path = Path(path)
     if path.is_dir():
         raise MediaError(f"{path}: is a directory; name a file")
-    for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
-            raise MediaError(f"{path}: {parent} is a file, not a directory")
+    there = next((parent for parent in path.parents if parent.exists()), None)
+    if there is not None and not there.is_dir():
+        raise MediaError(f"{path}: {there} is a file, not a directory")
+    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+        raise MediaError(f"{path}: no permission to write to {there.absolute()}")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write what becomes `path` when the block ends, and else leaves no trace.
+    """As `whole_files`, of one file."""
+    with whole_files(path) as parts:
+        yield parts[0]
 
-    Missing parent directories are made; those are removed again if the block raises.
+
+@contextlib.contextmanager
+def whole_files(path: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
+    """Where to write what becomes files of one directory when the block ends.
+
+    If it raises, no trace is left and files that were there before are what they were.
+    All of the new ones appear, or none. Missing parent directories are made; those are
+    removed again if the block raises.
 
     Raises:
       MediaError: the disk refuses.
     """
     missing = [parent for parent in path.parents if not parent.exists()]
+    goals = (path, *beside)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".write-", dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            yield part
-            os.replace(part, path)
+            parts = tuple(Path(folder) / goal.name for goal in goals)
+            yield parts
+            with contextlib.ExitStack() as undo:
+                for part, goal in zip(parts, goals, strict=True):
+                    if beside:
+                        _keep(goal, Path(folder) / f"old-{goal.name}", undo)
+                    os.replace(part, goal)
+                undo.pop_all()
     except BaseException as error:
         for parent in missing:
             with contextlib.suppress(OSError):
@@ -154,3 +172,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise MediaError(f"{path}: {cause(error)}") from error
         raise
+
+
+def _keep(path: Path, old: Path, undo: contextlib.ExitStack) -> None:
+    """Have `undo` bring `path` back to what it is now."""
+    if not path.exists():
+        undo.callback(path.unlink, missing_ok=True)
+        return
+    undo.callback(_restore, path, old)
+    try:
+        os.link(path, old)
+    except OSError:  # a file system without links
+        os.replace(path, old)
+
+
+def _restore(path: Path, old: Path) -> None:
+    if old.exists():
+        os.replace(old, path)

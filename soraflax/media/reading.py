@@ -242,7 +242,7 @@ def _container(file: BinaryIO, name: str, max_pixels: int) -> Iterator[tuple[Any
     pyav = common.pyav()
     try:
         container = pyav.open(file, options={"format_whitelist": _DEMUXERS})
-    except (pyav.FFmpegError, ValueError) as error:
+    except (pyav.FFmpegError, ValueError, OSError) as error:
         file.seek(0)
         cause = "not a video or image" if file.read(1) else "empty file"
         raise common.MediaError(f"{name}: {cause}") from error
@@ -446,7 +446,9 @@ def _to_rgb(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     width, height = size or (None, None)
     if turns % 2:
         width, height = height, width
-    alpha = any(c.is_alpha for c in frame.format.components)
+    form = frame.format
+    # A palette's colours have alpha, though its one component, the index, has not.
+    alpha = form.name == "pal8" or any(c.is_alpha for c in form.components)
     pixels = frame.to_ndarray(
         format="rgba" if alpha else "rgb24",
         width=width,

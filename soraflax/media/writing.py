@@ -65,12 +65,21 @@ def write_frames(
     fps: float,
     *,
     metadata: Mapping[str, Any] | None = None,
+    sidecar: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write frames as they come; the file appears whole or not at all.
 
     Formats and arguments are those of `write_video`, and so are the bytes written; the
     frames, `[H, W, 3]` uint8, are drawn one at a time and not kept, but for a gif's.
     Whatever drawing them raises leaves no file and is raised here.
+
+    Args:
+      path: where to.
+      frames: uint8 `[H, W, 3]`.
+      fps: frames per second.
+      metadata: as in `write_video`.
+      sidecar: a file in the same directory that gets the metadata too, as JSON; both
+        files appear, or neither does.
 
     Raises:
       MediaError: as in `check_target`, or the disk refuses.
@@ -86,8 +95,13 @@ def write_frames(
     }
     comment = json.dumps(metadata or {}, sort_keys=True)
     source = _fitting(path, frames, fps)
-    with common.whole_file(path) as part:
+    others = () if sidecar is None else (Path(sidecar),)
+    with common.whole_files(path, *others) as (part, *beside):
         writers[path.suffix.lower()](part, source, fps, comment)
+        for other in beside:
+            text = json.dumps(metadata or {}, indent=2, ensure_ascii=False)
+            # Unpaired surrogates, as of file names, become JSON's escapes of them.
+            other.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def check_target(
@@ -106,8 +120,9 @@ def check_target(
       size: (height, width) of a frame, where it is known.
 
     Raises:
-      MediaError: a directory, a path below a file, unknown suffix, several frames to
-        a png, too many to a gif, or a frame rate that the container does not take.
+      MediaError: a directory, a path below a file or where nothing may be written,
+        unknown suffix, several frames to a png, too many to a gif, or a frame rate that
+        the container does not take.
     """
     path = Path(path)
     common.check_place(path)

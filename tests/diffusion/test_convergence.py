@@ -16,7 +16,7 @@ from soraflax.diffusion import convergence
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import sampler as samplers
 
-MEANS, SPREADS, SHARES = (np.float32(v) for v in ((-1, 0.8), (0.5, 0.4), (0.4, 0.6)))
+MEANS, SPREADS, SHARES = np.asarray([[-1, 0.8], [0.5, 0.4], [0.4, 0.6]], np.float32)
 PROCESSES = tuple(process_lib.PROCESSES)
 INSIDE, WHOLE = (0.95, 0.05), (1.0, 0.0)
 REFERENCE_STEPS = 1000

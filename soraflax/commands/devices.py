@@ -1,0 +1,33 @@
+"""On which devices a command runs, and what it says when they are too small."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from soraflax import sharding
+
+
+@contextlib.contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Says what to try where memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise ValueError(f"out of memory: try {advice}") from None
+        raise
+
+
+def split_over(count: int) -> contextlib.AbstractContextManager[Any]:
+    """Rows, and frames along their longer side, over the first `count` devices.
+
+    Raises:
+      ValueError: there are not so many.
+    """
+    devices = jax.devices()
+    if count > len(devices):
+        raise ValueError(f"--devices {count}: there are {len(devices)}")
+    mesh = sharding.make_mesh(fsdp=1, context=count, devices=devices[:count])
+    return jax.set_mesh(mesh) if count > 1 else contextlib.nullcontext()

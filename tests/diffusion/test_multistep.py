@@ -1,0 +1,69 @@
+"""What samplers that remember do with their memory, and its weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraflax.diffusion import multistep
+from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import sampler as samplers
+
+MULTISTEP = (samplers.DPMSolver(), samplers.UniPC())
+
+
+def wavy(x, t):
+    """A velocity that is not linear in anything."""
+    return jnp.sin(2 * x) + t
+
+
+def test_weights_of_the_correction():
+    """Equations (7) and (8), in float64 where their digits suffice."""
+    h = np.geomspace(0.02, 60, 200)
+    b1 = -1 / np.expm1(-h) - 1 / h
+    b2 = -1 / np.expm1(-h) - 2 * b1 / h
+    found = multistep._moments(jnp.asarray(h, jnp.float32))
+    np.testing.assert_allclose(found[0], b1, rtol=2e-6)
+    np.testing.assert_allclose(found[1], b2, rtol=4e-6)
+    np.testing.assert_allclose(multistep._moments(jnp.zeros(1)), [[1 / 2], [1 / 3]])
+
+
+@pytest.mark.parametrize("sampler", MULTISTEP, ids=str)
+def test_without_a_memory_a_step_is_ddim(sampler, key):
+    process = process_lib.VariancePreserving()
+    x = jax.random.normal(key, (5,))
+    for ends in ((1.0, 0.4), (0.6, 0.3), (0.3, 0.0)):
+        found, plain = (
+            samplers.sample(rule, wavy, x, jnp.asarray(ends), process=process)
+            for rule in (sampler, samplers.DDIM())
+        )
+        np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", MULTISTEP, ids=str)
+def test_a_step_of_no_length_moves_nothing(sampler, key):
+    """Not even by way of a correction."""
+    process = process_lib.RectifiedFlow()
+    x = jax.random.normal(key, (5,))
+    times = jnp.asarray([0.9, 0.7, 0.5, 0.5, 0.5, 0.2])
+    here, past = samplers.walk(sampler, wavy, x, times[:3], process=process)
+    waited, past = samplers.walk(
+        sampler, wavy, here, times[2:5], process=process, past=past
+    )
+    assert (waited == here).all()
+    after, _ = samplers.walk(
+        sampler, wavy, waited, times[4:], process=process, past=past
+    )
+    assert jnp.isfinite(after).all() and (after != waited).all()
+
+
+@pytest.mark.parametrize("sampler", MULTISTEP, ids=str)
+def test_an_estimate_that_stands_still_is_solved_exactly(sampler, key):
+    """Where x0 is one point, equation (2) has no error, whatever the steps."""
+    process = process_lib.VariancePreserving("x0")
+    point, noise = jax.random.normal(key, (2, 5))
+    times = jnp.asarray([1.0, 0.9, 0.4, 0.35, 0.1])
+    x = process_lib.add_noise(process, point, noise, times[0])
+    found = samplers.sample(sampler, lambda x, t: point, x, times, process=process)
+    exact = process_lib.add_noise(process, point, noise, times[-1])
+    np.testing.assert_allclose(found, exact, atol=1e-5)
