@@ -2,52 +2,64 @@
 
     python -m experiments.gallery --checkpoint VIDEO --output experiments/gallery
 
-Takes clips of the world as inputs, does with them what the commands do, and writes for
-each a PNG (given frames underlined in grey, made ones in blue); in `results/` what the
-commands make, in `inputs/` what they are given. Prints the table of the README.
+Runs each command on clips of the world and draws a PNG of what it makes, frames that
+were given underlined in grey and made ones in blue; in `results/` what the commands
+make, in `inputs/` what they are given. Prints the table of the README.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.worlds import bodies
 from experiments import strips
-from soraflax import media
-from soraflax.generation import generator, tasks, windows
-from soraflax.generation import given as givens
+from soraflax import cli, media
 
-STEPS, GUIDANCE = 30, 2.0
-FRAMES, HALF, SIDE, WIDE = 17, 9, 64, 96
-EDIT, UPSCALE = 0.7, 0.4
+SETTINGS = ("--steps", "30", "--guidance", "2")
+FRAMES, HALF, SIDE, WIDE, FPS = 17, 9, 64, 96, 8.0
+EDIT = 0.7
 SHOWN, SCALE = 7, 2
+NEAR = 4  # frames of the two clips that the picture of a transition shows
 HOLE = 90  # grey level of what a mask marks
 RED = "a large red circle moves right on a white background"
 BLUE = "a small blue square moves down on a tan background"
+NAMES = (
+    *("generate", "image", "animate", "extend", "loop"),
+    *("connect", "edit", "inpaint", "outpaint", "upscale"),
+)
+Video = np.ndarray
 GREEN = "a large green circle moves right on a white background"
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """A row of the gallery.
+class Command:
+    """A command, and what its picture shows.
 
     Attributes:
       name: of the command.
-      command: as a person would type it beside the inputs.
+      words: that follow it; files are those of `Inputs`.
       meaning: in a few words.
-      rows: of the picture.
-      result: the video that the command makes.
+      kept: frames at the start of the result that were given.
+      beside: name of an input that is shown above the result.
+      scale: of the result in the picture.
     """
 
     name: str
-    command: str
+    words: tuple[str, ...]
     meaning: str
-    rows: tuple[strips.Row, ...]
-    result: np.ndarray
+    kept: int = 0
+    beside: str = ""
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        """As a person types it."""
+        return f"soraflax {self.name} " + " ".join(
+            f'"{word}"' if " " in word else word for word in self.words
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +77,11 @@ class Inputs:
     blue: np.ndarray
     wide: np.ndarray
     mask: np.ndarray
+
+    @property
+    def masked(self) -> np.ndarray:
+        """`red` without what the mask marks."""
+        return np.where(self.mask[..., None], HOLE, self.red).astype(np.uint8)
 
     def write(self, folder: pathlib.Path, fps: float) -> None:
         """As files that the commands read."""
@@ -101,158 +118,96 @@ def render(text: str, seed: int, *, size: tuple[int, int] = (SIDE, SIDE)) -> np.
     return bodies.clip(seed, 0, world).video
 
 
-class Studio:
-    """A model, what it is given, and how it is asked."""
-
-    def __init__(self, model: generator.Generator, seed: int) -> None:
-        config = model.model.config
-        self.model = model
-        self.grid = model.grid
-        self.given = inputs(seed)
-        self.seed = seed
-        self.fps = config.reference_fps
-        self.contexts = tasks.contexts(model.grid, config.window)
-        self.sampling = generator.SamplingConfig(STEPS, GUIDANCE)
-
-    def prompt(self, text: str, frames: int) -> np.ndarray:
-        """A video from text alone."""
-        prompt = generator.Prompt(text, (WIDE, SIDE), frames, seed=self.seed)
-        return self.model([prompt], self.sampling)[0]
-
-    def complete(
-        self, given: givens.Given, text: str, *, how: windows.WindowConfig | None = None
-    ) -> np.ndarray:
-        """A video from given pixels, in such windows and tiles."""
-        job = generator.Job(given, text, seed=self.seed)
-        sampling = dataclasses.replace(self.sampling, windows=how)
-        return self.model.complete([job], sampling)[0]
-
-    def generate(self) -> Entry:
-        text = "a large blue square moves left on a tan background"
-        video = self.prompt(text, FRAMES)
-        command = f'generate "{text}" --size {WIDE}x{SIDE} --frames {FRAMES}'
-        return Entry("generate", command, "text to video", (row(video),), video)
-
-    def image(self) -> Entry:
-        text = "a large yellow triangle on a black background"
-        video = self.prompt(text, 1)
-        command = f'image "{text}" --size {WIDE}x{SIDE}'
-        return Entry("image", command, "text to image", (row(video),), video)
-
-    def animate(self) -> Entry:
-        first = self.given.red[0]
-        given = tasks.animate(self.grid, first, frames=FRAMES, fps=self.fps)
-        video = self.complete(given, RED)
-        command = f'animate first.png "{RED}" --frames {FRAMES}'
-        meaning = "an image begins to move"
-        return Entry("animate", command, meaning, (row(video, 1),), video)
-
-    def extend(self) -> Entry:
-        clip, (context, new) = self.given.start, self.contexts["forward"]
-        given = tasks.extend(
-            self.grid,
-            clip,
-            direction="forward",
-            frames=new,
-            context=context,
-            fps=self.fps,
-        )
-        video = self.complete(given, RED)
-        command = f'extend start.mkv "{RED}" --direction forward '
-        command += f"--seconds {new / self.fps:g}"
-        meaning = "what comes after a clip, or what came before it"
-        return Entry("extend", command, meaning, (row(video, len(clip)),), video)
-
-    def loop(self) -> Entry:
-        clip, (context, new) = self.given.red, self.contexts["between"]
-        given = tasks.loop(self.grid, clip, frames=new, context=context, fps=self.fps)
-        video = self.complete(given, RED)
-        meaning = "the piece that leads back to the first frame"
-        shown = (row(video, len(clip)),)
-        return Entry("loop", "loop red.mkv", meaning, shown, video)
-
-    def connect(self) -> Entry:
-        first, second = self.given.red, self.given.blue
-        context, new = self.contexts["between"]
-        given = tasks.connect(
-            self.grid, first, second, frames=new, context=context, fps=self.fps
-        )
-        video = self.complete(given, BLUE)
-        kept = np.ones(len(video), bool)
-        kept[len(first) : -len(second)] = False
-        near = slice(len(first) - 4, len(first) + new + 4)
-        shown = (strips.Row(video[near], kept[near]),)
-        command = f'connect red.mkv blue.mkv "{BLUE}"'
-        return Entry("connect", command, "a transition", shown, video)
-
-    def edit(self) -> Entry:
-        clip = self.given.red
-        given = tasks.edit(self.grid, clip, strength=EDIT, fps=self.fps)
-        video = self.complete(given, GREEN)
-        command = f'edit red.mkv "{GREEN}" --strength {EDIT}'
-        shown = (row(clip, FRAMES), row(video))
-        return Entry("edit", command, "the same clip, another prompt", shown, video)
-
-    def inpaint(self) -> Entry:
-        clip, mask = self.given.red, self.given.mask
-        given = tasks.inpaint(self.grid, clip, mask, fps=self.fps)
-        video = self.complete(given, RED)
-        cut = np.where(mask[..., None], HOLE, clip).astype(np.uint8)
-        command = f'inpaint red.mkv "{RED}" --mask mask.png'
-        shown = (row(cut, FRAMES), row(video))
-        return Entry("inpaint", command, "what a mask marks, anew", shown, video)
-
-    def outpaint(self) -> Entry:
-        clip, size = self.given.wide, (SIDE, WIDE)
-        given = tasks.outpaint(self.grid, clip, size=size, fps=self.fps)
-        video = self.complete(given, RED)
-        command = f'outpaint wide.mkv "{RED}" --size {SIDE}x{WIDE}'
-        shown = (row(clip, FRAMES), row(video))
-        return Entry("outpaint", command, "a larger frame around a clip", shown, video)
-
-    def upscale(self) -> Entry:
-        clip, size = self.given.red, (2 * SIDE, 2 * SIDE)
-        given = tasks.upscale(
-            self.grid, clip, size=size, strength=UPSCALE, fps=self.fps
-        )
-        tiles = dataclasses.replace(self.model.windows, tile=(SIDE, SIDE))
-        video = self.complete(given, RED, how=tiles)
-        command = f'upscale red.mkv "{RED}" --size {size[0]}x{size[1]} --tile {SIDE}'
-        shown = (row(clip, FRAMES), row(video, scale=0.5))
-        return Entry("upscale", command, "larger, tile by tile", shown, video)
-
-    def entries(self) -> Iterator[Entry]:
-        """All of them, in the order of the README."""
-        for make in (
-            *(self.generate, self.image, self.animate, self.extend, self.loop),
-            *(self.connect, self.edit, self.inpaint, self.outpaint, self.upscale),
-        ):
-            yield make()
+def commands() -> list[Command]:
+    """All of them, in the order of the README."""
+    wide, tall, double = f"{WIDE}x{SIDE}", f"{SIDE}x{WIDE}", f"{2 * SIDE}x{2 * SIDE}"
+    square = "a large blue square moves left on a tan background"
+    triangle = "a large yellow triangle on a black background"
+    return [
+        Command("generate", (square, "--size", wide), "text to video"),
+        Command("image", (triangle, "--size", wide), "text to image"),
+        Command("animate", ("first.png", RED), "an image begins to move", 1),
+        Command(
+            "extend",
+            ("start.mkv", RED, "--direction", "forward"),
+            "what comes after a clip, or came before it",
+            HALF,
+        ),
+        Command("loop", ("red.mkv", RED), "the piece that leads back", FRAMES),
+        Command("connect", ("red.mkv", "blue.mkv", BLUE), "a transition", FRAMES),
+        Command(
+            "edit",
+            ("red.mkv", GREEN, "--strength", str(EDIT)),
+            "the same clip, another prompt",
+            beside="red",
+        ),
+        Command(
+            "inpaint",
+            ("red.mkv", RED, "--mask", "mask.png"),
+            "what a mask marks, anew",
+            beside="masked",
+        ),
+        Command(
+            "outpaint",
+            ("wide.mkv", RED, "--size", tall),
+            "a larger frame around a clip",
+            beside="wide",
+        ),
+        Command(
+            "upscale",
+            ("red.mkv", RED, "--size", double, "--tile", f"{SIDE}x{SIDE}"),
+            "larger, tile by tile",
+            beside="red",
+            scale=0.5,
+        ),
+    ]
 
 
-def row(video: np.ndarray, kept: int = 0, *, scale: float = 1.0) -> strips.Row:
-    """A strip whose first `kept` frames are given."""
-    return strips.Row(video, np.arange(len(video)) < kept, scale=scale)
+def run(
+    command: Command, checkpoint: pathlib.Path, folder: pathlib.Path, *, seed: int
+) -> media.Video:
+    """What the command makes, of inputs in `folder`; written to `results/` there.
+
+    Raises:
+      ValueError: the command fails; it has said why.
+    """
+    inputs_at = folder / "inputs"
+    words = [
+        str(inputs_at / word) if (inputs_at / word).is_file() else word
+        for word in command.words
+    ]
+    suffix = "png" if command.name == "image" else "mkv"
+    out = folder / "results" / f"{command.name}.{suffix}"
+    settings = ["--checkpoint", checkpoint, "--seed", seed, *SETTINGS, "--out", out]
+    status = cli.main([command.name, *words, *map(str, settings)])
+    if status:
+        raise ValueError(f"soraflax {command.name} ends with {status}")
+    video = media.read_video(out)
+    if len(video.frames) > 1:
+        media.write_video(out.with_suffix(".mp4"), video.frames, video.fps)
+    return video
 
 
-def write(entry: Entry, folder: pathlib.Path, fps: float) -> pathlib.Path:
-    """Its picture, and its result as a video or an image; returns the picture."""
-    picture = folder / f"{entry.name}.png"
-    strips.sheet(picture, entry.rows, frames=SHOWN, scale=SCALE)
-    suffix = "mp4" if len(entry.result) > 1 else "png"
-    path = folder / "results" / f"{entry.name}.{suffix}"
-    details = {"command": f"soraflax {entry.command}"}
-    media.write_video(path, entry.result, fps, metadata=details)
-    return picture
+def draw(path: pathlib.Path, command: Command, given: Inputs, video: Video) -> None:
+    """The picture of a command: what was given, where it is seen, and the result."""
+    kept = np.arange(len(video)) < command.kept
+    if command.name == "connect":
+        kept[-len(given.blue) :] = True
+        near = slice(FRAMES - NEAR, len(video) - FRAMES + NEAR)
+        video, kept = video[near], kept[near]
+    rows = [strips.Row(video, kept, scale=command.scale)]
+    if command.beside:
+        clip = getattr(given, command.beside)
+        rows.insert(0, strips.Row(clip, np.ones(len(clip), bool)))
+    strips.sheet(path, rows, frames=SHOWN, scale=SCALE)
 
 
-def table(entries: Sequence[Entry], folder: str) -> str:
+def table(shown: Sequence[Command], folder: str) -> str:
     """The README's table in Markdown."""
     lines = ["| command | meaning | picture |", "|---|---|---|"]
-    for entry in entries:
-        picture = f"![{entry.name}]({folder}/{entry.name}.png)"
-        command = f"`soraflax {entry.command}`"
-        lines.append(f"| {command} | {entry.meaning} | {picture} |")
+    for command in shown:
+        picture = f"![{command.name}]({folder}/{command.name}.png)"
+        lines.append(f"| `{command}` | {command.meaning} | {picture} |")
     return "\n".join(lines)
 
 
@@ -266,23 +221,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--checkpoint", type=pathlib.Path, required=True, help="a trained VIDEO folder")
     add("--output", type=pathlib.Path, default=pathlib.Path("experiments/gallery"))
     add("--seed", type=int, default=0)
+    add("--only", nargs="+", choices=NAMES, default=NAMES, metavar="COMMAND")
     options = parser.parse_args(argv)
+    given, shown = inputs(options.seed), []
     try:
-        studio = Studio(generator.Generator.load(options.checkpoint), options.seed)
         options.output.mkdir(parents=True, exist_ok=True)
-        studio.given.write(options.output / "inputs", studio.fps)
-        made = []
-        for entry in studio.entries():
-            made.append(entry)
-            picture = write(entry, options.output, studio.fps)
-            print(f"{picture}: {picture.stat().st_size} bytes", file=sys.stderr)
+        given.write(options.output / "inputs", FPS)
+        for command in commands():
+            if command.name in options.only:
+                video = run(
+                    command, options.checkpoint, options.output, seed=options.seed
+                )
+                picture = options.output / f"{command.name}.png"
+                draw(picture, command, given, video.frames)
+                shown.append(command)
     except (ValueError, OSError) as error:
         print(f"gallery: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("gallery: stopped", file=sys.stderr)
         return 1
-    print(table(made, options.output.as_posix()))
+    print(table(shown, options.output.as_posix()))
     return 0
 
 
