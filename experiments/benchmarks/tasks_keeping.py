@@ -10,6 +10,7 @@ image    image-to-video: agreement of the judge's readings of image and video;
 """
 
 import dataclasses
+import itertools
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -176,13 +177,23 @@ class Joined:
 
 
 def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
-    """A line for every join and strength of the second pass."""
+    """A line for every join, without a prompt and with, and every `settle`.
+
+    Without one there is no guidance either. The prompt is what the clip shows, of a
+    transition what the second does.
+    """
     clips = bench.clips(JOIN_CLIPS)
     cases = _joined(bench, clips)
     truth = _true_joins(bench, clips)
-    for settle in bench.settles:
+    ways = itertools.product(("none", "caption"), bench.settles)
+    for prompt, settle in ways:
         jobs = [
-            bench.job(case.given, case.text, index, settle=settle)
+            bench.job(
+                case.given,
+                case.text if prompt == "caption" else "",
+                index,
+                settle=settle,
+            )
             for index, case in enumerate(cases)
         ]
         videos, seconds = bench.complete(jobs, f"joins, settle {settle}")
@@ -196,6 +207,7 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
             yield {
                 "figure": "joins",
                 "join": name,
+                "prompt": prompt,
                 "settle": settle,
                 "clips": len(ratios),
                 "left out, too still": len(clips) - len(ratios),
