@@ -53,6 +53,7 @@ def measure(bench: shared.Bench, parts: Sequence[str]) -> Iterator[dict[str, Any
         yield from (shared.rounded(line) for line in PARTS[name](bench))
         seconds[name] = round(time.perf_counter() - start, 1)
     yield {
+        "figure": "machine",
         "machine": attention.machine(),
         "jax": jax.__version__,
         "model": bench.model.model.digest,

@@ -222,59 +222,60 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
 
 def _joined(bench: shared.Bench, clips: Sequence[bodies.Clip]) -> list[Joined]:
     """Extended both ways, looped and connected with another: every clip."""
-    grid, fps = bench.model.grid, bench.fps
-    contexts = bench.contexts()
-    (ahead, more), (behind, earlier) = contexts["forward"], contexts["backward"]
-    context, new = contexts["between"]
-    how: Any = {"frames": new, "context": context, "fps": fps}
     cases = []
     for clip, other in zip(clips, partners(clips), strict=True):
-        video, text, total = clip.video, shared.caption(clip), len(clip.video)
-        start, end = video[:ahead], video[-behind:]
-        own, theirs = measures.pace(video), measures.pace(other.video)
-        cases += [
-            Joined(
-                tasks.extend(
-                    grid,
-                    start,
-                    direction="forward",
-                    frames=more,
-                    context=ahead,
-                    fps=fps,
-                ),
-                text,
-                (Seam("extend forward", ahead - 1, ahead, measures.pace(start)),),
-            ),
-            Joined(
-                tasks.extend(
-                    grid,
-                    end,
-                    direction="backward",
-                    frames=earlier,
-                    context=behind,
-                    fps=fps,
-                ),
-                text,
-                (Seam("extend backward", earlier - 1, earlier, measures.pace(end)),),
-            ),
-            Joined(
-                tasks.loop(grid, video, **how),
-                text,
-                (
-                    Seam("loop, forward", total - 1, total, own),
-                    Seam("loop, last to first, backward", -1, 0, own),
-                ),
-            ),
-            Joined(
-                tasks.connect(grid, video, other.video, **how),
-                shared.caption(other),
-                (
-                    Seam("connect, forward", total - 1, total, own),
-                    Seam("connect, backward", total + new - 1, total + new, theirs),
-                ),
-            ),
-        ]
+        cases += [*_extended(bench, clip), *_between(bench, clip, other)]
     return cases
+
+
+def _extended(bench: shared.Bench, clip: bodies.Clip) -> list[Joined]:
+    """The first part of a clip continued, and what comes before the last part."""
+    grid, fps, contexts = bench.model.grid, bench.fps, bench.contexts()
+    (ahead, more), (behind, earlier) = contexts["forward"], contexts["backward"]
+    start, end = clip.video[:ahead], clip.video[-behind:]
+    forward = tasks.extend(
+        grid, start, direction="forward", frames=more, context=ahead, fps=fps
+    )
+    backward = tasks.extend(
+        grid, end, direction="backward", frames=earlier, context=behind, fps=fps
+    )
+    first = Seam("extend forward", ahead - 1, ahead, measures.pace(start))
+    second = Seam("extend backward", earlier - 1, earlier, measures.pace(end))
+    text = shared.caption(clip)
+    return [Joined(forward, text, (first,)), Joined(backward, text, (second,))]
+
+
+def _between(
+    bench: shared.Bench, clip: bodies.Clip, other: bodies.Clip
+) -> list[Joined]:
+    """A clip connected with another, and its first part looped.
+
+    The part is as long as the piece that leads back, which can then keep its pace.
+    """
+    context, new = bench.contexts()["between"]
+    how: Any = {"frames": new, "context": context, "fps": bench.fps}
+    video, total, short = clip.video, len(clip.video), clip.video[: new + 1]
+    own, theirs = measures.pace(video), measures.pace(other.video)
+    looped = tasks.loop(bench.model.grid, short, **how)
+    joined = tasks.connect(bench.model.grid, video, other.video, **how)
+    return [
+        Joined(
+            looped,
+            shared.caption(clip),
+            (
+                Seam("loop, forward", new, new + 1, measures.pace(short)),
+                Seam("loop, last to first, backward", -1, 0, measures.pace(short)),
+            ),
+        ),
+        Joined(
+            joined,
+            shared.caption(other),
+            (
+                Seam("connect, forward", total - 1, total, own),
+                Seam("connect, backward", total + new - 1, total + new, theirs),
+            ),
+        ),
+    ]
 
 
 def partners(clips: Sequence[bodies.Clip]) -> list[bodies.Clip]:
