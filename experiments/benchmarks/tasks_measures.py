@@ -54,13 +54,6 @@ def join_ratio(before: np.ndarray, after: np.ndarray, *, own: float) -> float:
     return difference(before, after) / own
 
 
-def equal_share(first: np.ndarray, second: np.ndarray) -> float:
-    """Of all pixels, those alike in every channel; 0 for videos of two sizes."""
-    if first.shape != second.shape:
-        return 0.0
-    return float(np.mean((first == second).all(axis=-1)))
-
-
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Of a body in a frame: (x, y) of its centre in pixels, and its diameter."""
