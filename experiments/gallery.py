@@ -21,7 +21,7 @@ from soraflax import cli, media
 
 SETTINGS = ("--steps", "30", "--guidance", "2")
 FRAMES, HALF, SIDE, WIDE, FPS = 17, 9, 64, 96, 8.0
-EDIT = 0.7
+EDIT = 0.5
 SHOWN, SCALE = 7, 2
 NEAR = 4  # frames of the two clips that the picture of a transition shows
 HOLE = 90  # grey level of what a mask marks
@@ -133,7 +133,7 @@ def commands() -> list[Command]:
             "what comes after a clip, or came before it",
             HALF,
         ),
-        Command("loop", ("red.mkv", RED), "the piece that leads back", FRAMES),
+        Command("loop", ("start.mkv",), "the piece that leads back", HALF),
         Command("connect", ("red.mkv", "blue.mkv", BLUE), "a transition", FRAMES),
         Command(
             "edit",

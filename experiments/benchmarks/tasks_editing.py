@@ -22,7 +22,7 @@ from experiments.benchmarks import tasks_measures as measures
 from soraflax.generation import tasks
 
 CLIPS = 12
-STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NAMES = ("colour", "background", "shape")
 MIN_ACCURACY, MAX_POSITION, MIN_TREND = 0.8, 1.0, 0.7
 PALETTES = {
