@@ -12,12 +12,15 @@
 Bad input is one line on standard error and exit status 2; nothing is written then.
 """
 
+import _thread
 import argparse
+import contextlib
 import importlib
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from soraflax.commands import flags
 
@@ -30,10 +33,27 @@ EXTRAS = {"av": "media", "PIL": "media", "tqdm": "media", "sentencepiece": "trai
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+    """Says what is wrong in one line, and exits with 2.
+
+    A prompt that may be left out can stand after flags, as others can: argparse of
+    Python 3.11 takes it for absent where the arguments before it stand apart.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if getattr(found, "prompt", None) == "" and _is_text(rest):
+            return argparse.Namespace(**vars(found) | {"prompt": rest[-1]}), []
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def _is_text(words: Sequence[str]) -> bool:
+    """Whether they are one word, and no flag."""
+    if len(words) == 1:
+        return not words[0].startswith("-") or " " in words[0]
+    return len(words) == 2 and words[0] == "--"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Loaded only now: parsing and --help need neither JAX nor PyAV.
         module = MODULES.get(args.command, "generate")
-        importlib.import_module(f"soraflax.commands.{module}").run(args)
+        with _heeding_ctrl_c():
+            importlib.import_module(f"soraflax.commands.{module}").run(args)
     except (ValueError, OSError, ImportError) as error:
         message = " ".join(str(error).split()) + _hint(error)
         print(f"soraflax {args.command}: {message}", file=sys.stderr)
@@ -52,6 +73,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"soraflax {args.command}: stopped; {what}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Ctrl-C stops the work even where Python ignores it.
+
+    What interrupts a callback of the garbage collector is printed and forgotten, and
+    JAX has such a callback.
+    """
+    plain, timers = sys.unraisablehook, []
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            plain(unraisable)
+            return
+        # Not at once: here it would be ignored again.
+        again = threading.Timer(0.1, _thread.interrupt_main)
+        again.daemon = True
+        timers.append(again)
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = plain
+        for timer in timers:
+            timer.cancel()
 
 
 def _hint(error: Exception) -> str:
@@ -101,12 +150,8 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="DIR",
         help="an autoencoder, or a video model that has one",
     )
-    add(
-        "--out",
-        required=True,
-        type=pathlib.Path,
-        help=".mp4, .mkv, .gif, .png or .npy",
-    )
+    suffixes = ".mp4, .mkv, .gif, .png or .npy"
+    add("--out", required=True, type=pathlib.Path, help=suffixes)
     add(
         "--fit",
         default="refuse",
@@ -114,28 +159,12 @@ def _add_reconstruct(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="frames and sides off the grid: an error (default), or repeat the last "
         "ones and crop the result",
     )
-    add(
-        "--chunk",
-        default=2,
-        type=flags.positive,
-        metavar="N",
-        help="latent frames a step",
-    )
-    add(
-        "--tile",
-        type=flags.size,
-        metavar="WxH",
-        help="pixels; default: the whole frame",
-    )
+    number = flags.positive
+    add("--chunk", default=2, type=number, metavar="N", help="latent frames a step")
+    add("--tile", type=flags.size, metavar="WxH", help="pixels; default: whole frames")
     add("--overlap", default=64, type=int, metavar="N", help="pixels tiles share")
     add("--no-ssim", action="store_true", help="SSIM costs time on a CPU")
-    add(
-        "--devices",
-        default=1,
-        type=flags.positive,
-        metavar="N",
-        help="split frames over N",
-    )
+    add("--devices", default=1, type=number, metavar="N", help="split frames over N")
     add("--dtype", choices=("bfloat16", "float32"), help="default: the checkpoint's")
     add("--fps", type=float, metavar="F", help="default: the clip's, 24 for .npy")
     add("--json", action="store_true", help="print one JSON object instead of lines")

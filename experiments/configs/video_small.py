@@ -67,7 +67,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
             name="muon", learning_rate=3e-3, warmup=50, final_fraction=0.02
         ),
         "train": loop.TrainConfig(
-            steps=1400, log_every=10, checkpoint_every=500, ema_decay=0.99
+            steps=1200, log_every=10, checkpoint_every=500, ema_decay=0.99
         ),
         "evaluation": stage.EvaluationConfig(),
         "mesh": common.MeshConfig(),

@@ -15,6 +15,8 @@ It is `video_small.py` but for the rates of canvases, windows that begin inside 
 and the number of steps. `:tiny` is the size that tests train.
 """
 
+from typing import Any
+
 from ml_collections import config_dict
 
 from experiments.configs import video_small
@@ -27,7 +29,7 @@ CANVASES = canvases.CanvasRates(
 
 
 def get_config(size: str = "small") -> config_dict.ConfigDict:
-    config = video_small.get_config(size)
+    config: Any = video_small.get_config(size)
     config.loss.canvases.update(config_lib.to_dict(CANVASES))
     config.data.windows = 0.1
     config.data.row.text = 256

@@ -24,10 +24,12 @@ def split_over(count: int) -> contextlib.AbstractContextManager[Any]:
     """Rows, and frames along their longer side, over the first `count` devices.
 
     Raises:
-      ValueError: there are not so many.
+      ValueError: there are not so many, with how many there are.
     """
     devices = jax.devices()
     if count > len(devices):
-        raise ValueError(f"--devices {count}: there are {len(devices)}")
+        raise ValueError(
+            f"--devices {count}: there are {len(devices)}; use that many or less"
+        )
     mesh = sharding.make_mesh(fsdp=1, context=count, devices=devices[:count])
     return jax.set_mesh(mesh) if count > 1 else contextlib.nullcontext()

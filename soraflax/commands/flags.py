@@ -7,6 +7,8 @@ from typing import Any
 
 Commands = Any  # argparse keeps the class of its subparsers to itself
 SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
+CACHE = 0.2  # what --cache alone means: `generation.caching.CacheConfig.threshold`
+MOST = 10_000  # steps, videos
 
 
 def size(text: str) -> tuple[int, int]:
@@ -28,6 +30,30 @@ def positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too small: use 1 or more")
+    return value
+
+
+def limited(text: str) -> int:
+    """A whole number from 1 to `MOST`."""
+    value = positive(text)
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"{value} is too large: use {MOST} or less")
+    return value
+
+
+def at_least_zero(text: str) -> float:
+    """A finite number from 0."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small: use 0 or more")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: use a number above 0")
     return value
 
 
@@ -136,6 +162,7 @@ def _clip_commands(commands: Commands) -> None:
     )
     _clip(parser)
     _added(parser)
+    _freedom(parser)
     _sampling(parser)
     parser = _command(
         commands,
@@ -147,8 +174,14 @@ def _clip_commands(commands: Commands) -> None:
     parser.add_argument("clip", type=pathlib.Path, help="the first")
     parser.add_argument("second", type=pathlib.Path, help="the second")
     parser.add_argument("prompt", nargs="?", default="", help="what happens")
-    parser.add_argument("--fit", default="refuse", choices=("refuse", "resize"))
+    parser.add_argument(
+        "--fit",
+        default="refuse",
+        choices=("refuse", "resize"),
+        help="clips off the grid or of two sizes: an error (default), or resize them",
+    )
     _added(parser)
+    _freedom(parser)
     _sampling(parser)
 
 
@@ -239,22 +272,31 @@ def _shape(
     add("--size", default=default, type=size, metavar="WxH", help=what)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--frames", type=positive, metavar="N", help="1 is an image")
-    length.add_argument("--seconds", type=float, metavar="S", help="nearest legal")
-    add("--fps", type=float, metavar="F", help="default: the model's own")
+    length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
+    add("--fps", type=above_zero, metavar="F", help="default: the model's own")
 
 
 def _added(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--frames", type=positive, metavar="N", help="new ones")
-    length.add_argument("--seconds", type=float, metavar="S", help="nearest legal")
+    length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
     parser.add_argument(
         "--context", type=positive, metavar="N", help="frames of a clip that are shown"
     )
 
 
+def _freedom(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strength",
+        default=0.5,
+        type=share,
+        help="1 invents all of the piece; less keeps more of the frames beside it",
+    )
+
+
 def _sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     add = parser.add_argument
-    add("--steps", default=25, type=positive, metavar="N", help="sampler steps")
+    add("--steps", default=25, type=limited, metavar="N", help="sampler steps")
     add("--sampler", default="euler", choices=SAMPLERS)
     add("--guidance", default=4.0, type=finite, metavar="G", help="1 is no guidance")
     add("--guidance-interval", default=(0.0, 1.0), type=interval, metavar="LOW,HIGH")
@@ -263,14 +305,14 @@ def _sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     add(
         "--cache",
         nargs="?",
-        const=-1.0,
-        type=finite,
+        const=CACHE,
+        type=at_least_zero,
         metavar="THRESHOLD",
-        help="skip steps that change little",
+        help=f"skip steps that change little; {CACHE} if no threshold is given",
     )
     add("--negative-prompt", default="", metavar="TEXT")
     add("--seed", default=0, type=int, metavar="N")
-    add("--num-videos", default=1, type=positive, metavar="N", help="seed, seed+1, …")
+    add("--num-videos", default=1, type=limited, metavar="N", help="seed, seed+1, …")
     add("--tile", type=size, metavar="WxH", help="denoise large frames in tiles")
     add("--devices", default=1, type=positive, metavar="N", help="split rows over N")
     add("--preview", action="store_true", help="write OUT.preview.gif meanwhile")

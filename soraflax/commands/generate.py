@@ -6,6 +6,7 @@ is sampled and written, with a bar, previews, and a record of how it was made.
 
 import argparse
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from soraflax.diffusion import sampler
 from soraflax.generation import caching, extending, generator, previews
 
 Model = generator.Generator
+# Videos, and bytes of them, that are held in memory together.
+MOST_AT_ONCE, MOST_BYTES = 64, 2**30
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,12 +51,26 @@ def run(args: argparse.Namespace) -> None:
             outputs.record(_made(args, asked, job, config), model.model) for job in jobs
         ]
 
+        written: list[pathlib.Path] = []
+
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
             fps = jobs[number].given.fps
             outputs.write(paths[number], frames, fps, record=records[number])
-            print(paths[number])
+            written.append(paths[number])
+            print(paths[number], flush=True)
 
-        _make(args, model, asked, jobs, config=config, write=write)
+        try:
+            _make(args, model, asked, jobs, config=config, write=write)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_left(written, str(stop))) from None
+
+
+def _left(written: Sequence[pathlib.Path], preview: str) -> str:
+    """What Ctrl-C leaves on disk."""
+    whole = [f"{path} is whole" for path in written[-1:]]
+    if len(written) > 1:
+        whole = [f"{written[0]} to {written[-1]} are whole"]
+    return ", ".join(whole + [preview] * bool(preview)) or "nothing was written"
 
 
 def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig:
@@ -64,9 +81,12 @@ def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig
     """
     cache = None
     if args.cache is not None:
-        cache = caching.CacheConfig()
-        if args.cache >= 0:
-            cache = dataclasses.replace(cache, threshold=args.cache)
+        cache = caching.CacheConfig(threshold=args.cache)
+    if args.zero_init >= args.steps:
+        raise ValueError(
+            f"--zero-init {args.zero_init} of {args.steps} steps leaves noise: use "
+            f"{args.steps - 1} or less"
+        )
     how = model.windows
     if args.tile is not None:
         how = dataclasses.replace(how, tile=(args.tile[1], args.tile[0]))
@@ -114,38 +134,61 @@ def _make(
     write: Callable[[int, Iterable[np.ndarray]], None],
 ) -> None:
     """Short videos are sampled together; long ones one by one, as they are written."""
-    paths = outputs.places(args.out, len(jobs)) if args.preview else []
+    paths = outputs.places(args.out, len(jobs))
     rate = jobs[0].given.fps / model.grid.temporal_ratio
-    if len(jobs) > 1 and not asked.pieces and model.window_count(jobs[0], config) == 1:
-        with Watch(model, paths, fps=rate) as watch:
-            for number, video in enumerate(
-                model.complete(jobs, config, **watch.callbacks)
-            ):
-                write(number, video)
-        return
-    for number, job in enumerate(jobs):
-        with Watch(model, paths[number : number + 1], fps=rate) as watch:
-            if not asked.pieces:
-                write(number, model.frames(job, config, **watch.callbacks))
+    at_once = 1 if asked.pieces else _at_once(model, jobs[0], config)
+    for start in range(0, len(jobs), at_once):
+        now = range(start, min(start + at_once, len(jobs)))
+        beside = [paths[number] for number in now] if args.preview else []
+        with Watch(model, beside, fps=rate, parts=1 + len(asked.pieces)) as watch:
+            if len(now) == 1 and not asked.pieces:
+                write(start, model.frames(jobs[start], config, **watch.callbacks))
                 continue
-            (video,) = model.complete([job], config, **watch.callbacks)
-            longer = extending.before(
-                model,
-                job,
-                video,
-                sizes=asked.pieces,
-                context=asked.context,
-                config=config,
-                **watch.callbacks,
-            )
-            write(number, longer)
+            videos = model.complete([jobs[i] for i in now], config, **watch.callbacks)
+            if asked.pieces:
+                longer = extending.before(
+                    model,
+                    jobs[start],
+                    videos[0],
+                    sizes=asked.pieces,
+                    context=asked.context,
+                    config=config,
+                    **watch.callbacks,
+                )
+                videos = [longer]
+            for number, video in zip(now, videos, strict=True):
+                write(number, video)
+
+
+def _at_once(model: Model, job: generator.Job, config: Any) -> int:
+    """How many videos are sampled together: one that is long, more of others."""
+    if model.window_count(job, config) > 1:
+        return 1
+    return max(1, min(MOST_AT_ONCE, MOST_BYTES // (3 * math.prod(job.given.shape))))
 
 
 class Watch:
     """A bar over the sampler's steps, and previews of what becomes of them."""
 
-    def __init__(self, model: Model, paths: Sequence[pathlib.Path], *, fps: float):
-        self._bar = tqdm.tqdm(desc="sampling", unit="step")
+    def __init__(
+        self,
+        model: Model,
+        paths: Sequence[pathlib.Path],
+        *,
+        fps: float,
+        parts: int = 1,
+    ) -> None:
+        """Nothing is shown yet.
+
+        Args:
+          model: that samples.
+          paths: of results that have previews.
+          fps: of previews.
+          parts: how often its steps are counted from the start.
+        """
+        # Where no one looks on, standard error is for what went wrong.
+        self._bar = tqdm.tqdm(desc="sampling", unit="step", leave=False, disable=None)
+        self._left, self._before, self._now = parts, 0, (0, 0)
         show = previews.Projection.fit(model.model.autoencoder) if paths else None
         self._writers = [outputs.PreviewWriter(p, show, fps=fps) for p in paths if show]
 
@@ -158,11 +201,16 @@ class Watch:
             writer.__exit__(kind, error, trace)
         left = [str(w.path) for w in self._writers if w.path is not None]
         if kind is KeyboardInterrupt and left:
-            raise KeyboardInterrupt(f"the last preview is {left[0]}") from None
+            are = "previews are" if len(left) > 1 else "preview is"
+            raise KeyboardInterrupt(f"the last {are} {', '.join(left)}") from None
 
     def _step(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        if done < self._now[0]:
+            self._before += self._now[1]
+            self._left -= 1
+        self._now = (done, total)
+        self._bar.total = self._before + self._left * total
+        self._bar.update(self._before + done - self._bar.n)
 
     @property
     def callbacks(self) -> dict[str, Any]:

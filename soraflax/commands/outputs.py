@@ -85,6 +85,11 @@ def sidecar(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".json")
 
 
+def preview(path: pathlib.Path, *, frames: int) -> pathlib.Path:
+    """Where the preview of a result of so many (latent) frames is."""
+    return path.with_name(f"{path.stem}.preview{'.png' if frames == 1 else '.gif'}")
+
+
 def check(
     path: pathlib.Path,
     *,
@@ -103,13 +108,13 @@ def check(
       inputs: files it is made from, none of which it may replace.
 
     Raises:
-      MediaError: as `media.check_target`; or it, or its sidecar, would replace an input
-        or a `.json` file that no result of ours left there.
+      MediaError: as `media.check_target`; or it, its sidecar or its preview would
+        replace an input, or a `.json` file that no result of ours left there.
     """
     media.check_target(path, frames=frames, fps=fps, size=(size[1], size[0]))
     beside = sidecar(path)
     for file in inputs:
-        for target in (path, beside):
+        for target in (path, beside, preview(path, frames=frames)):
             if target.exists() and file.exists() and os.path.samefile(target, file):
                 raise media.MediaError(
                     f"{path}: would replace the input {file}: choose another name"
@@ -204,7 +209,8 @@ def repeating(
     """The words of a command that makes one of its results again.
 
     Args:
-      args: as parsed; `args.command` is its name, pairs of whole numbers are sizes.
+      args: as parsed; `args.command` is its name. Pairs of whole numbers are sizes,
+        `32x16`; others have a comma.
       positional: names of the arguments that are given without a flag, in order.
       seed: of that result.
     """
@@ -280,11 +286,10 @@ class PreviewWriter:
             return False
         start = self._clock()
         frames = self._show(latent)
-        suffix = ".png" if len(frames) == 1 else ".gif"
-        if suffix == ".gif":
+        path = preview(self._out, frames=len(frames))
+        if path.suffix == ".gif":
             # To the middle of 32 levels: a palette takes time by the colours there are.
             frames = frames & 0xF8 | 0x04
-        path = self._out.with_name(f"{self._out.stem}.preview{suffix}")
         about = {
             "generator": GENERATOR,
             "generated": True,
@@ -334,5 +339,6 @@ def _plain(value: Any) -> Any:
 
 def _word(value: Any) -> str:
     if isinstance(value, tuple):
-        return "x".join(map(str, value))
+        whole = all(isinstance(each, int) for each in value)
+        return ("x" if whole else ",").join(map(str, value))
     return str(value)

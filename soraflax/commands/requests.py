@@ -6,11 +6,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from soraflax import media
 from soraflax.commands import inputs
 from soraflax.generation import canvas, extending, generator, given, prompts, tasks
 
 DEFAULT_FRAMES = 17
+NEED_PROMPT = ("generate", "image", "edit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,8 @@ def read(args: argparse.Namespace, model: generator.Generator) -> Asked:
         )
     }
     notes = [note for text in texts.values() for note in text.notes]
+    if args.command in NEED_PROMPT and not args.prompt:
+        notes.append("the prompt is empty: what is made is left to chance")
     job = generator.Job(
         task.given,
         text=texts["prompt"].text,
@@ -96,10 +101,8 @@ def read(args: argparse.Namespace, model: generator.Generator) -> Asked:
 
 
 def _generate(args: argparse.Namespace, model: generator.Generator) -> Task:
-    fps = _fps(args, model)
-    frames = args.frames or DEFAULT_FRAMES
-    if args.seconds is not None:
-        frames = model.grid.nearest_frames(args.seconds, fps)
+    fps = args.fps or model.model.config.reference_fps
+    frames = _length(args, model, fps)
     empty = tasks.generate(model.grid, size=args.size, frames=frames, fps=fps)
     return Task(empty, positional=("prompt",))
 
@@ -109,10 +112,10 @@ def _image(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _animate(args: argparse.Namespace, model: generator.Generator) -> Task:
-    fps = _fps(args, model)
-    frames = args.frames or DEFAULT_FRAMES
-    if args.seconds is not None:
-        frames = model.grid.nearest_frames(args.seconds, fps)
+    fps = args.fps or model.model.config.reference_fps
+    frames = _length(args, model, fps)
+    if args.size is not None:
+        _check_size(model.grid, args.size)
     first, note = inputs.fit_image(
         inputs.read_image(args.image), model.grid, size=args.size, name=str(args.image)
     )
@@ -133,35 +136,28 @@ def _animate(args: argparse.Namespace, model: generator.Generator) -> Task:
 def _extend(args: argparse.Namespace, model: generator.Generator) -> Task:
     clip, notes = _clip(args, model, args.clip)
     context, new = _contexts(model)[args.direction]
-    context = _context(args, context, clip)
-    how: dict[str, Any] = {"direction": args.direction}
-    extra = how | {"context": context}
+    how: dict[str, Any] = {"direction": args.direction, "fps": clip.fps}
+    pieces: list[int] = []
     if args.direction == "forward":
         new = _new(args, clip.fps, new, model.grid)
-        more = tasks.extend(
-            model.grid, clip.frames, frames=new, context=context, fps=clip.fps, **how
-        )
-        return Task(more, {"clip": args.clip}, notes=notes, extra=extra)
-    frames = args.frames or new
-    if args.seconds is not None:
-        wanted = _seconds(args) * clip.fps
-        frames = extending.nearest(model.grid, wanted, most=new)
-    first, *pieces = extending.pieces(model.grid, frames, most=new)
-    more = tasks.extend(
-        model.grid, clip.frames, frames=first, context=context, fps=clip.fps, **how
-    )
+    else:
+        _check_enough(clip, model.grid, args.clip)
+        new, *pieces = _new_before(args, clip.fps, new, model.grid)
+    context = _context(args, context, clip)
+    more = tasks.extend(model.grid, clip.frames, frames=new, context=context, **how)
     return Task(
         more,
         {"clip": args.clip},
         notes=notes,
         pieces=pieces,
         context=context,
-        extra=extra,
+        extra={"direction": args.direction, "context": context},
     )
 
 
 def _loop(args: argparse.Namespace, model: generator.Generator) -> Task:
     clip, notes = _clip(args, model, args.clip)
+    _check_enough(clip, model.grid, args.clip)
     context, new = _contexts(model)["between"]
     context = _context(args, context, clip)
     looped = tasks.loop(
@@ -170,19 +166,27 @@ def _loop(args: argparse.Namespace, model: generator.Generator) -> Task:
         frames=_new(args, clip.fps, new, model.grid),
         context=context,
         fps=clip.fps,
+        strength=args.strength,
     )
-    extra = {"context": context}
+    extra = {"context": context, "strength": args.strength}
     return Task(looped, {"clip": args.clip}, notes=notes, extra=extra)
 
 
 def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
     first, notes = _clip(args, model, args.clip)
     second, more = _clip(args, model, args.second)
+    for clip, path in ((first, args.clip), (second, args.second)):
+        _check_enough(clip, model.grid, path)
     if first.fps != second.fps:
         raise ValueError(
             f"{args.clip} has {first.fps:g} frames per second, {args.second} "
             f"{second.fps:g}: give both one rate"
         )
+    if args.fit == "resize" and first.frames.shape[1:] != second.frames.shape[1:]:
+        was, size = _size(second), _size(first)
+        frames = inputs.resize(second.frames, size)
+        second = media.Video(frames, second.fps)
+        more = [*more, inputs.resized(str(args.second), was, size)]
     context, new = _contexts(model)["between"]
     shorter = min(first, second, key=lambda clip: len(clip.frames))
     context = _context(args, context, shorter)
@@ -193,10 +197,12 @@ def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
         frames=_new(args, first.fps, new, model.grid),
         context=context,
         fps=first.fps,
+        strength=args.strength,
     )
+    extra = {"context": context, "strength": args.strength}
     files = {"first": args.clip, "second": args.second}
     names = ("clip", "second", "prompt")
-    return Task(joined, files, names, [*notes, *more], extra={"context": context})
+    return Task(joined, files, names, [*notes, *more], extra=extra)
 
 
 def _edit(args: argparse.Namespace, model: generator.Generator) -> Task:
@@ -207,25 +213,36 @@ def _edit(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
-    whole = inputs.read_clip(args.clip)
+    whole = _read(args.clip, model)
     frames, height, width = whole.frames.shape[:3]
     mask = inputs.read_mask(args.mask, frames=frames, height=height, width=width)
     clip, notes = _fitted(args, model, whole, args.clip)
     if clip.frames.shape[1:3] != mask.shape[1:]:
-        mask = inputs.resize_mask(mask, (clip.frames.shape[2], clip.frames.shape[1]))
+        mask = inputs.resize_mask(mask, _size(clip))
     painted = tasks.inpaint(model.grid, clip.frames, mask, fps=clip.fps)
     files = {"clip": args.clip, "mask": args.mask}
     return Task(painted, files, notes=notes)
 
 
 def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip = inputs.read_clip(args.clip)
-    larger = tasks.outpaint(model.grid, clip.frames, size=args.size, fps=clip.fps)
-    return Task(larger, {"clip": args.clip})
+    clip = _read(args.clip, model)
+
+    def around(frames: np.ndarray) -> given.Given:
+        return tasks.outpaint(model.grid, frames, size=args.size, fps=clip.fps)
+
+    larger, notes = around(clip.frames), []
+    rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
+    size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
+    if inner != size:
+        # Cut to the shape of what has room: the task itself stretches it.
+        larger = around(inputs.resize(clip.frames, inner))
+        notes = [inputs.resized(str(args.clip), size, inner)]
+    return Task(larger, {"clip": args.clip}, notes=notes)
 
 
 def _upscale(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip = inputs.read_clip(args.clip)
+    _check_size(model.grid, args.size)
+    clip = _read(args.clip, model)
     larger = tasks.upscale(
         model.grid,
         clip.frames,
@@ -233,8 +250,12 @@ def _upscale(args: argparse.Namespace, model: generator.Generator) -> Task:
         strength=args.strength,
         fps=clip.fps,
     )
-    extra = {"strength": args.strength}
-    return Task(larger, {"clip": args.clip}, extra=extra)
+    (width, height), extra = _size(clip), {"strength": args.strength}
+    notes = []
+    if width * args.size[1] != height * args.size[0]:
+        sizes = "{}x{} becomes {}x{}".format(width, height, *args.size)
+        notes = [f"{args.clip}: {sizes} pixels: stretched"]
+    return Task(larger, {"clip": args.clip}, notes=notes, extra=extra)
 
 
 TASKS: dict[str, Callable[[argparse.Namespace, generator.Generator], Task]] = {
@@ -251,10 +272,18 @@ TASKS: dict[str, Callable[[argparse.Namespace, generator.Generator], Task]] = {
 }
 
 
+def _read(path: pathlib.Path, model: generator.Generator) -> media.Video:
+    """A clip; an image, which has no frame rate, gets the model's."""
+    clip = inputs.read_clip(path, max_frames=canvas.MAX_FRAMES)
+    if len(clip.frames) == 1:
+        return media.Video(clip.frames, model.model.config.reference_fps)
+    return clip
+
+
 def _clip(
     args: argparse.Namespace, model: generator.Generator, path: pathlib.Path
 ) -> tuple[media.Video, list[str]]:
-    return _fitted(args, model, inputs.read_clip(path), path)
+    return _fitted(args, model, _read(path, model), path)
 
 
 def _fitted(
@@ -264,8 +293,6 @@ def _fitted(
     path: pathlib.Path,
 ) -> tuple[media.Video, list[str]]:
     clip, note = inputs.fit_clip(clip, model.grid, rule=args.fit, name=str(path))
-    if len(clip.frames) == 1:
-        clip = media.Video(clip.frames, model.model.config.reference_fps)
     return clip, _told([note])
 
 
@@ -273,31 +300,69 @@ def _told(notes: Sequence[str | None]) -> list[str]:
     return [note for note in notes if note is not None]
 
 
-def _fps(args: argparse.Namespace, model: generator.Generator) -> float:
-    """The frame rate that is asked for.
+def _size(clip: media.Video) -> tuple[int, int]:
+    """Width and height."""
+    return clip.frames.shape[2], clip.frames.shape[1]
+
+
+def _check_size(grid: canvas.Grid, size: tuple[int, int]) -> None:
+    """Refuse a size off the grid or too large before anything is enlarged to it."""
+    grid.latent_shape(grid.frames(grid.patch[0]), size[1], size[0])
+
+
+def _check_enough(clip: media.Video, grid: canvas.Grid, path: pathlib.Path) -> None:
+    """Refuse a clip too short for anything to be made before it.
 
     Raises:
-      ValueError: it, or the seconds, are no finite number above 0.
+      ValueError: with how many frames it needs.
     """
-    fps = model.model.config.reference_fps if args.fps is None else args.fps
-    for name, value in (("fps", fps), ("seconds", args.seconds)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"--{name} {value}: use a finite number above 0")
-    return fps
+    if len(clip.frames) < grid.group:
+        count = len(clip.frames)
+        raise ValueError(
+            f"{path}: {count} frame{'s' * (count > 1)}: give {grid.group} or more"
+        )
 
 
-def _seconds(args: argparse.Namespace) -> float:
-    if not 0 < args.seconds < float("inf"):
-        raise ValueError(f"--seconds {args.seconds}: use a finite number above 0")
-    return args.seconds
+def _length(args: argparse.Namespace, model: generator.Generator, fps: float) -> int:
+    """Frames of a new video."""
+    if args.seconds is None:
+        return args.frames or DEFAULT_FRAMES
+    return model.grid.nearest_frames(args.seconds, fps)
 
 
 def _new(args: argparse.Namespace, fps: float, default: int, grid: canvas.Grid) -> int:
-    """How many frames are to be made between or after what is given."""
-    if args.seconds is None:
-        return args.frames or default
-    wanted = _seconds(args) * fps
-    return max(1, round(wanted / grid.group)) * grid.group
+    """How many frames are to be made between or after what is given.
+
+    Raises:
+      ValueError: more than a video may have.
+    """
+    frames = args.frames or default
+    if args.seconds is not None:
+        wanted = canvas.wanted_frames(args.seconds, fps)
+        frames = max(1, round(wanted / grid.group)) * grid.group
+    _check_few(frames, canvas.MAX_FRAMES // grid.group * grid.group)
+    return frames
+
+
+def _new_before(
+    args: argparse.Namespace, fps: float, piece: int, grid: canvas.Grid
+) -> list[int]:
+    """The same before what is given, in pieces of so many at most.
+
+    Raises:
+      ValueError: a number that no pieces make, with the nearest that some do.
+    """
+    frames = args.frames or piece
+    if args.seconds is not None:
+        wanted = canvas.wanted_frames(args.seconds, fps)
+        frames = extending.nearest(grid, wanted, most=piece)
+    _check_few(frames, canvas.MAX_FRAMES // piece * piece)
+    return extending.pieces(grid, frames, most=piece)
+
+
+def _check_few(frames: int, most: int) -> None:
+    if frames > most:
+        raise ValueError(f"{frames} new frames: use {most} or less")
 
 
 def _contexts(model: generator.Generator) -> dict[str, tuple[int, int]]:

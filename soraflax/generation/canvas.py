@@ -18,6 +18,9 @@ from soraflax.ops import patch as patches
 
 # Of one video: 81 frames of 1280x720 take 75,600 tokens in the shapes of Wan 2.1.
 MAX_TOKENS = 2**17
+# Of one video, all windows and tiles together: 45 minutes at 24 frames per second, 8K,
+# and 2 GiB of latents, which are held in memory.
+MAX_FRAMES, MAX_SIDE, MAX_VALUES = 2**16, 2**13, 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,33 +45,31 @@ class Grid:
         """`(t, h, w, z)` of the latent of a video of this size in pixels.
 
         Raises:
-          ValueError: a size off the grid, with the nearest sizes on it.
+          ValueError: a size off the grid or too large, with the nearest sizes on it.
         """
         step, first = self._frame_steps
-        patches.check_size(frames, step, first=first, unit="frames")
-        sides = zip(("high", "wide"), (height, width), self.patch[1:], strict=True)
-        for name, side, cells in sides:
-            step = self.spatial_ratio * cells
-            patches.check_size(side, step, first=step, unit=f"pixels {name}")
-        return (
-            1 + (frames - 1) // self.temporal_ratio,
-            height // self.spatial_ratio,
-            width // self.spatial_ratio,
-            self.channels,
+        _check_size(frames, step, first=first, most=MAX_FRAMES, unit="frames")
+        sides = zip(("high", "wide"), (height, width), self.cell, strict=True)
+        for name, side, cell in sides:
+            unit = f"pixels {name}"
+            _check_size(side, cell, first=cell, most=MAX_SIDE, unit=unit)
+        h, w = height // self.spatial_ratio, width // self.spatial_ratio
+        most = (
+            first + (MAX_VALUES // (h * w * self.channels * self.patch[0]) - 1) * step
         )
+        if frames > most:
+            raise ValueError(
+                f"{frames} frames of {width}x{height} pixels: use {most} or less"
+            )
+        return 1 + (frames - 1) // self.temporal_ratio, h, w, self.channels
 
     def nearest_frames(self, seconds: float, fps: float) -> int:
         """The legal frame count that lasts nearest to `seconds`.
 
         Raises:
-          ValueError: no finite number of frames above 0.
+          ValueError: no finite number of frames above 0, or too many.
         """
-        wanted = seconds * fps
-        if not 0 < wanted < math.inf:
-            raise ValueError(
-                f"{seconds} seconds at {fps} frames per second: use finite numbers "
-                "above 0"
-            )
+        wanted = wanted_frames(seconds, fps)
         step, first = self._frame_steps
         legal = patches.nearest_sizes(wanted, step, first=first)
         return min(legal, key=lambda frames: abs(frames - wanted))
@@ -82,11 +83,17 @@ class Grid:
         t, h, w = patches.grid_of(latent_shape, self.patch)
         if t * h * w <= MAX_TOKENS:
             return
-        use = "use a smaller size"
         if h * w <= MAX_TOKENS:
             step, first = self._frame_steps
             frames = first + (MAX_TOKENS // (h * w) - 1) * step
             use = f"at this size use at most {frames} frames"
+        else:
+            scale = math.sqrt(MAX_TOKENS / (t * h * w))
+            down, across = (
+                max(1, math.floor(side * scale)) * cell
+                for side, cell in zip((h, w), self.cell, strict=True)
+            )
+            use = f"use {across}x{down} pixels or less, or tiles"
         raise ValueError(f"{t * h * w} tokens, more than {MAX_TOKENS}: {use}")
 
     def frames(self, latent_frames: int) -> int:
@@ -108,6 +115,29 @@ class Grid:
         """Distance of two legal frame counts, and the least of them."""
         pt, r = self.patch[0], self.temporal_ratio
         return r * pt, 1 + r * (pt - 1)
+
+
+def wanted_frames(seconds: float, fps: float) -> float:
+    """How many frames last so long.
+
+    Raises:
+      ValueError: no finite number of frames above 0, or more than `MAX_FRAMES`.
+    """
+    wanted = seconds * fps
+    rate = f"{seconds:g} seconds at {fps:g} frames per second"
+    if not (wanted > 0 and 0 < fps < math.inf and seconds < math.inf):
+        raise ValueError(f"{rate}: use finite numbers above 0")
+    if wanted > MAX_FRAMES:
+        raise ValueError(f"{rate}: use at most {math.floor(MAX_FRAMES / fps)} seconds")
+    return wanted
+
+
+def _check_size(size: int, step: int, *, first: int, most: int, unit: str) -> None:
+    """As `patch.check_size`; no more than `most` either."""
+    if size > most:
+        nearest = patches.nearest_sizes(most, step, first=first)[0]
+        raise ValueError(f"{size} {unit}: use {nearest} or less")
+    patches.check_size(size, step, first=first, unit=unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +167,7 @@ class Canvas:
             )
         if not 0 < self.time_step < math.inf:
             raise ValueError(f"time step {self.time_step}: use one above 0")
-        if not 0 <= self.strength <= 1:
-            nearest = 0 if self.strength < 0 else 1
-            raise ValueError(
-                f"strength {self.strength}: use a value in [0, 1], such as {nearest}"
-            )
+        check_strength(self.strength)
 
     @classmethod
     def empty(
@@ -155,6 +181,19 @@ class Canvas:
         part = slice(start, stop)
         return dataclasses.replace(
             self, latent=self.latent[part], known=self.known[part]
+        )
+
+
+def check_strength(strength: float) -> None:
+    """Refuse one that is no share.
+
+    Raises:
+      ValueError: with the nearest that is.
+    """
+    if not 0 <= strength <= 1:
+        nearest = 0 if strength < 0 else 1
+        raise ValueError(
+            f"strength {strength}: use a value in [0, 1], such as {nearest}"
         )
 
 

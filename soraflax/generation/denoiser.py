@@ -11,8 +11,10 @@ these compiles anything anew, as long as the row's capacity suffices. Without gu
 or where a step takes over what the blocks added before (`generation.caching`),
 `advance` is another program, compiled once too.
 
-The noise of a token is a function of its segment's seed, the step, and its place in the
-segment, so a video does not depend on what else is generated with it.
+A video does not depend on what else is generated with it. The noise of a token is a
+function of its segment's seed, the step, and its place in the segment; segments begin
+at blocks of attention (`generation.rows`); and on a CPU the transformer takes one row
+after the other, for its compiler sums in another order where there are more rows.
 """
 
 import dataclasses
@@ -28,12 +30,15 @@ from soraflax.diffusion import guidance as guidance_lib
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import sampler as samplers
 from soraflax.diffusion import schedule, stepping
-from soraflax.generation import caching, pretrained
+from soraflax.generation import apart, caching, pretrained
 from soraflax.generation import rows as rows_lib
 from soraflax.generation import windows as windows_lib
 from soraflax.nn import dit, experts, text_encoder
 from soraflax.ops import packing
 
+# Tokens in an attention block on a CPU: segments begin at blocks, and small ones leave
+# less room between short segments.
+CPU_BLOCK = 32
 Report = Callable[[int, Callable[[], np.ndarray]], None]
 
 
@@ -97,6 +102,7 @@ class Denoiser:
     Attributes:
       model: what it is.
       process: what it was trained on.
+      block: tokens of an attention block, where segments begin.
     """
 
     def __init__(self, model: pretrained.VideoModel, params: Any) -> None:
@@ -105,14 +111,12 @@ class Denoiser:
         self.model = model
         self.process = process_lib.make(config.process, config.prediction)
         self._params = params
-        self._encode = jax.jit(
-            functools.partial(_encode, config.transformer, config.boundary)
-        )
+        form = _fixed(config.transformer)
+        self.block = form.attention_block
+        self._encode = jax.jit(functools.partial(_encode, form, config.boundary))
         self._start = jax.jit(functools.partial(_start, self.process))
         self._advance = jax.jit(
-            functools.partial(
-                _advance, config.transformer, config.boundary, self.process
-            ),
+            functools.partial(_advance, form, config.boundary, self.process),
             static_argnames=("sampler", "guided", "keep"),
         )
 
@@ -144,7 +148,7 @@ class Denoiser:
         for step in range(config.steps):
             if past is None or step == config.zero_init:
                 past = stepping.begin(x, times[0])
-            guided = guide.reaches(times[step][present])
+            guided = self.guided(guide, times[step][present], config)
             if guided not in contexts:
                 contexts[guided] = self._context(rows, guided=guided)
             skip = skips[step] and guided == was_guided
@@ -167,6 +171,19 @@ class Denoiser:
             jax.block_until_ready(x)
             report(step + 1, functools.partial(np.asarray, past.clean[0]))
         return np.asarray(x)
+
+    def guided(
+        self,
+        guide: guidance_lib.GuidanceConfig,
+        levels: np.ndarray,
+        config: SamplingConfig,
+    ) -> bool:
+        """Whether a step computes both copies of its rows.
+
+        Some segments may need it and others not, so with a cache it is all steps or
+        none: what a step takes over must not depend on who shares the row.
+        """
+        return guide.guides if config.cache else guide.reaches(levels)
 
     def levels(self, rows: rows_lib.Rows, steps: int) -> np.ndarray:
         """Of every segment at every step, `[steps + 1, B, S + 1]`."""
@@ -242,13 +259,24 @@ def _encode(
     if boundary is not None:
         return packed, plans
     encoder = text_encoder.TextEncoder(config.text, dit.DTYPES[config.dtype])
-    features = encoder.apply(
-        {"params": params["text_encoder"]},
-        packed.text,
-        packed.text_segments,
-        plan=plans.text,
-    )
-    return packed.replace(text=features), dataclasses.replace(plans, text=None)
+
+    def features(parts: Any) -> Any:
+        ids, segments, plan = parts
+        return encoder.apply(
+            {"params": params["text_encoder"]}, ids, segments, plan=plan
+        )
+
+    text = apart.one_by_one(features, (packed.text, packed.text_segments, plans.text))
+    return packed.replace(text=text), dataclasses.replace(plans, text=None)
+
+
+def _fixed(config: dit.DiTConfig) -> dit.DiTConfig:
+    """On a CPU with one implementation of attention, however short the rows are."""
+    if jax.default_backend() != "cpu":
+        return config
+    kind = "blocks" if config.attention == "auto" else config.attention
+    block = min(config.attention_block, CPU_BLOCK)
+    return dataclasses.replace(config, attention=kind, attention_block=block)
 
 
 def _start(
@@ -286,39 +314,20 @@ def _advance(
     packed, plans = context
     once = jax.tree.map(lambda a: a[:rows], packed)
     kept: list[Any] = [residual]
-
-    def predict(inputs: packing.Packed) -> jax.Array:
-        if boundary is not None or not keep:
-            return experts.predictor(config, boundary)(params, inputs, plans)
-        y, state = dit.DiT(config).apply(
-            {"params": params},
-            inputs,
-            plans=plans,
-            residual=residual,
-            mutable=[dit.CACHE],
-        )
-        if residual is None:
-            kept[0] = state[dit.CACHE]["residual"][0]
-        return y
-
-    def expand(levels: jax.Array) -> jax.Array:
-        table = packing.level_table(levels)
-        return once.replace(levels=table).noise_levels[..., None]
+    cached = keep and boundary is None
+    predict = functools.partial(_predict, config, boundary, cached, params)
+    expand = functools.partial(_spread_levels, once)
 
     def denoise(x: jax.Array, levels: jax.Array) -> jax.Array:
         table = jnp.tile(packing.level_table(levels), (copies, 1))
         inputs = packed.replace(tokens=jnp.tile(x, (copies, 1, 1)), levels=table)
-        output = predict(inputs)
+        output, kept[0] = apart.one_by_one(predict, (inputs, plans, residual))
         how: Any = {"settings": settings, "process": process, "x": x, "step": step}
+        how["level"] = expand(levels)
         if not guided:
-            return guidance_lib.still(output, level=expand(levels), **how)
-        return guidance_lib.guide(
-            output[:rows],
-            output[rows:],
-            level=expand(levels),
-            deviation=functools.partial(_deviation, once),
-            **how,
-        )
+            return guidance_lib.still(output, **how)
+        away = functools.partial(_deviation, once)
+        return guidance_lib.guide(output[:rows], output[rows:], deviation=away, **how)
 
     inner = samplers.Step(
         t=times[0],
@@ -329,6 +338,34 @@ def _advance(
     y, past = sampler.step(process, denoise, x, inner, past)
     y = jnp.where(once.known[..., None], x, y)
     return (y if overlap is None else overlap.agree(y)), past, kept[0]
+
+
+def _spread_levels(packed: packing.Packed, levels: jax.Array) -> jax.Array:
+    """One level per segment to one per token, `[B, N, 1]`."""
+    table = packing.level_table(levels)
+    return packed.replace(levels=table).noise_levels[..., None]
+
+
+def _predict(
+    config: dit.DiTConfig,
+    boundary: float | None,
+    cached: bool,
+    params: Any,
+    parts: tuple[packing.Packed, dit.Plans, jax.Array | None],
+) -> tuple[Any, Any]:
+    """Predictions of rows, and where steps are cached what the blocks added."""
+    inputs, plans, residual = parts
+    if not cached:
+        return experts.predictor(config, boundary)(params, inputs, plans), None
+    y, state = dit.DiT(config).apply(
+        {"params": params},
+        inputs,
+        plans=plans,
+        residual=residual,
+        mutable=[dit.CACHE],
+    )
+    found = state[dit.CACHE]["residual"][0] if residual is None else residual
+    return y, found
 
 
 def _deviation(packed: packing.Packed, data: jax.Array) -> jax.Array:

@@ -44,11 +44,13 @@ class Form:
       patch: latent frames, rows and columns of a patch.
       statistics: of latents.
       encode: text to ids.
+      block: tokens of an attention block.
     """
 
     patch: tuple[int, int, int]
     statistics: autoencoder.LatentStatistics
     encode: Callable[[str], np.ndarray]
+    block: int
 
 
 class Filling:
@@ -188,7 +190,7 @@ class Round:
         """
         work = [one for one in everyone if number < len(one.spans)]
         items = [item for one in work for item in one.items(number, form)]
-        shape = rows_lib.row_shape(items, trained)
+        shape = rows_lib.row_shape(items, trained, block=form.block)
         packed = rows_lib.pack_rows(items, shape)
         if any(item.weights is not None for item in items):
             rows = len(packed)

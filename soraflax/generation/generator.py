@@ -68,6 +68,9 @@ class Job:
     seed: int = 0
     settle: float = 0.5
 
+    def __post_init__(self) -> None:
+        canvases.check_strength(self.settle)
+
     def request(self, canvas: canvases.Canvas) -> Request:
         """With this canvas."""
         return Request(canvas, self.text, self.negative, self.seed)
@@ -97,6 +100,7 @@ class Generator:
             config.transformer.patch,
             config.statistics,
             functools.partial(model.tokenizer.encode, max_length=config.text_length),
+            self.denoiser.block,
         )
 
     @classmethod
@@ -111,9 +115,14 @@ class Generator:
 
     @property
     def windows(self) -> windows.WindowConfig:
-        """Windows as long as the longest clips of training, half of each known."""
+        """Windows as long as the longest clips of training, half of each known.
+
+        None where that is not known, or where a model has met images only.
+        """
         length = self.model.config.window
-        return windows.WindowConfig(length, max(1, length // 2))
+        if length // self.grid.patch[0] < 2:
+            return windows.WindowConfig()
+        return windows.WindowConfig(length, length // 2)
 
     def frame_rate(self, prompt: Prompt) -> float:
         """Frames per second of a prompt's video."""
@@ -201,14 +210,16 @@ class Generator:
         first = [self.encode(job.given) for job in jobs]
         again = [index for index, job in enumerate(jobs) if self.settles(job)]
         passes = 2 if again else 1
+        latest: dict[int, np.ndarray] = {}
 
         def made(chosen: Sequence[int], canvas: Any, number: int) -> dict[int, Any]:
             latents = self.fill(
                 [jobs[i].request(canvas[i]) for i in chosen],
                 config,
                 progress=_part_of(progress, number, passes),
-                preview=preview,
+                preview=_among(preview, latest, chosen),
             )
+            latest.update(zip(chosen, latents, strict=True))
             videos = self.decode(latents, batch=config.decode)
             return {
                 i: jobs[i].given.paste(video)
@@ -411,3 +422,20 @@ def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | 
     if progress is None or passes == 1:
         return progress
     return lambda done, total: progress(number * total + done, passes * total)
+
+
+def _among(
+    preview: Preview | None, latest: dict[int, np.ndarray], chosen: Sequence[int]
+) -> Preview | None:
+    """`preview` of a pass over some of all jobs, the others as they were made before."""
+    if preview is None:
+        return None
+
+    def show(latents: Callable[[], list[np.ndarray]]) -> None:
+        def everyone() -> list[np.ndarray]:
+            found = latest | dict(zip(chosen, latents(), strict=True))
+            return [found[index] for index in sorted(found)]
+
+        preview(everyone)
+
+    return show

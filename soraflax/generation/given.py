@@ -44,6 +44,9 @@ class Given:
       strength: as of `Canvas`.
       before, after: frames that come before and after the result, untouched.
       used: frames of the result, from the start, that are returned; None for all.
+
+    Raises:
+      ValueError: other types, a mask of another size, a rate or strength out of range.
     """
 
     video: UInt8[np.ndarray, "T H W 3"]
@@ -60,6 +63,14 @@ class Given:
             raise ValueError(
                 f"mask of {self.kept.shape} on a video of {self.video.shape[:3]}"
             )
+        if self.video.dtype != np.uint8 or self.kept.dtype != np.bool_:
+            raise ValueError(
+                f"a video of {self.video.dtype} and a mask of {self.kept.dtype}: give "
+                "uint8 and bool"
+            )
+        if not 0 < self.fps < np.inf:
+            raise ValueError(f"{self.fps} frames per second: use a rate above 0")
+        canvases.check_strength(self.strength)
         if len(self.video) > self.frames:
             raise ValueError(f"{len(self.video)} frames given of {self.frames}")
         if self.strength < 1 and len(self.video) < self.frames:

@@ -27,6 +27,7 @@ from soraflax import config as config_lib
 from soraflax import model_io, sharding, tokenizer
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
+from soraflax.generation import apart
 from soraflax.nn import autoencoder, dit, experts, lora
 from soraflax.ops import packing
 
@@ -115,7 +116,10 @@ class AutoencoderModel:
         module = autoencoder.Autoencoder(self.config)
 
         def decode(params: Any, latent: Any) -> Any:
-            video: Any = module.apply({"params": params}, latent, method="decode")
+            video: Any = apart.one_by_one(
+                lambda part: module.apply({"params": params}, part, method="decode"),
+                latent,
+            )
             video = jnp.clip((video + 1.0) * 127.5, 0.0, 255.0)
             return jnp.round(video).astype(jnp.uint8)
 

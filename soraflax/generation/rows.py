@@ -1,4 +1,9 @@
-"""Requests of any sizes to packed rows of one capacity."""
+"""Requests of any sizes to packed rows of one capacity.
+
+A video must not depend on what is generated with it, to the last bit. Sums depend on
+how they are grouped, so tokens and texts begin at multiples of the attention block:
+every segment then meets its own keys in the same blocks, wherever it lies.
+"""
 
 import dataclasses
 import functools
@@ -6,13 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from soraflax.generation import canvas as canvases
 from soraflax.generation import tiling
 from soraflax.ops import packing
 
-SMALLEST_ROW = 128
+# Less than this a CPU's compiler would sum in another order.
+SMALLEST_ROW = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +108,21 @@ class Rows:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["ids", "weights"], meta_fields=[]
+    jax.tree_util.register_dataclass,
+    data_fields=["partners", "weights"],
+    meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Overlap:
     """Which tokens are one and the same, in different tiles.
 
     Attributes:
-      ids: `[B, N]` int32 below B N, equal for tokens that are one.
-      weights: `[B, N]` float32, above 0.
+      partners: `[B, N, K]` int32 below B N: where all that are one with a token lie, in
+        the order of their tiles, itself included.
+      weights: `[B, N, K]` float32, what they count; 0 where there are fewer than K.
     """
 
-    ids: Any
+    partners: Any
     weights: Any
 
     @classmethod
@@ -126,52 +136,66 @@ class Overlap:
     ) -> "Overlap | None":
         if all(items[i].weights is None for row in rows for i in row):
             return None
-        ids = np.arange(len(rows) * tokens, dtype=np.int32).reshape(len(rows), tokens)
-        weights = np.ones(ids.shape, np.float32)
-        first: dict[tuple[int, int], int] = {}
-        for row, members in enumerate(rows):
-            for index, where in zip(members, slices[row], strict=True):
-                item = items[index]
-                if item.weights is None:
-                    continue
-                weights[row, where] = item.weights
-                for at, place in enumerate(item.places.tolist(), start=where.start):
-                    mine = int(ids[row, at])
-                    ids[row, at] = first.setdefault((item.owner, place), mine)
-        return cls(ids, weights)
+        one: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        starts = {
+            index: row * tokens + where.start
+            for row, members in enumerate(rows)
+            for index, where in zip(members, slices[row], strict=True)
+            if items[index].weights is not None
+        }
+        for index, start in sorted(starts.items()):
+            item, shares = items[index], items[index].weights
+            for at, place in enumerate(item.places.tolist()):
+                share = 1.0 if shares is None else float(shares[at])
+                one.setdefault((item.owner, place), []).append((start + at, share))
+        most = max(len(found) for found in one.values())
+        size = len(rows) * tokens
+        partners = np.repeat(np.arange(size, dtype=np.int32)[:, None], most, axis=1)
+        weights = np.zeros((size, most), np.float32)
+        weights[:, 0] = 1
+        for found in one.values():
+            where, how = zip(*found, strict=True)
+            partners[where, : len(found)] = where
+            weights[where, : len(found)] = how
+        shape = (len(rows), tokens, most)
+        return cls(partners.reshape(shape), weights.reshape(shape))
 
     def agree(self, x: jax.Array) -> jax.Array:
         """`[B, N, P]`, every token the weighted mean of all that are one with it.
 
-        As in MultiDiffusion (arXiv:2302.08113, equation 5).
+        As in MultiDiffusion (arXiv:2302.08113, equation 5). Summed in the order of the
+        tiles, which does not depend on the rows they lie in.
         """
-        ids, weights = self.ids.reshape(-1), self.weights.reshape(-1, 1)
         flat = x.reshape(-1, x.shape[-1])
+        total, weight = jnp.zeros(x.shape, x.dtype), jnp.zeros(x.shape[:2], x.dtype)
+        for k in range(self.partners.shape[-1]):
+            total += flat[self.partners[..., k]] * self.weights[..., k, None]
+            weight += self.weights[..., k]
+        mean = total / weight[..., None]
+        alone = jnp.sum(self.weights > 0, axis=-1) == 1
+        return jnp.where(alone[..., None], x, mean)
 
-        def total(values: jax.Array) -> jax.Array:
-            return jax.ops.segment_sum(values, ids, num_segments=len(ids))[ids]
 
-        return (total(flat * weights) / total(weights)).reshape(x.shape)
-
-
-def row_shape(items: Sequence[Item], trained: packing.RowShape) -> packing.RowShape:
+def row_shape(
+    items: Sequence[Item], trained: packing.RowShape, *, block: int
+) -> packing.RowShape:
     """Capacity of the rows: that of training, less if less will do, more if it must.
 
-    Tokens and text are powers of two below the capacity of training, so that requests
-    of similar size meet the same compiled functions.
+    Tokens are powers of two below the capacity of training, so that requests of similar
+    size meet the same compiled functions; there is room for as much text.
+
+    Args:
+      items: what the rows are for.
+      trained: rows of training.
+      block: tokens of an attention block; everything begins at a multiple of it.
     """
-    tokens = [trained.aligned(len(item.segment)) for item in items]
-    texts = [item.text_length for item in items]
-
-    def fit(sizes: list[int], capacity: int, *, least: int) -> int:
-        total = max(least, power_of_two(sum(sizes)))
-        return max(min(total, capacity), max(sizes))
-
-    return dataclasses.replace(
-        trained,
-        tokens=fit(tokens, trained.tokens, least=SMALLEST_ROW),
-        text=fit(texts, trained.text, least=min(SMALLEST_ROW, trained.text)),
-    )
+    shape = dataclasses.replace(trained, align=block, text_align=block)
+    sizes = [shape.aligned(len(item.segment)) for item in items]
+    text = max(shape.aligned_text(item.text_length) for item in items)
+    total = max(SMALLEST_ROW, power_of_two(sum(sizes)))
+    tokens = max(min(total, trained.tokens), max(sizes))
+    tokens = shape.aligned(tokens)
+    return dataclasses.replace(shape, tokens=tokens, text=max(tokens, text))
 
 
 def pack_rows(items: Sequence[Item], shape: packing.RowShape) -> list[list[int]]:
@@ -180,7 +204,12 @@ def pack_rows(items: Sequence[Item], shape: packing.RowShape) -> list[list[int]]
     room: list[tuple[int, ...]] = []
     order = sorted(range(len(items)), key=lambda i: (-len(items[i].segment), i))
     for index in order:
-        need = (shape.aligned(len(items[index].segment)), items[index].text_length, 1)
+        item = items[index]
+        need = (
+            shape.aligned(len(item.segment)),
+            shape.aligned_text(item.text_length),
+            1,
+        )
         fits = (i for i, free in enumerate(room) if np.all(np.less_equal(need, free)))
         at = next(fits, len(rows))
         if at == len(rows):

@@ -19,6 +19,7 @@ r p k (1): joins then lie between patches. What does not fit is left out of the 
 not out of the result.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -112,6 +113,9 @@ def extend(
     Raises:
       ValueError: a size off the grid, or a context longer than the clip.
     """
+    if direction not in ("forward", "backward"):
+        raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
+    _check_frame(grid, video)
     if direction == "forward":
         tail = _tail(grid, video, context)
         check_new(grid, frames, first=False)
@@ -119,8 +123,6 @@ def extend(
         total = tail + frames
         grid.latent_shape(total, *video.shape[1:3])
         return Given(shown, ~_none(shown), fps, total, before=video[:-tail])
-    if direction != "backward":
-        raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
     head = _head(grid, video, context)
     check_new(grid, frames, first=True)
     return Given(
@@ -139,21 +141,24 @@ def loop(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.5,
 ) -> Given:
     """A clip, and the piece after it that leads back to its first frame.
 
-    Args and errors are those of `extend`; `frames` are a multiple of r p.
+    Args and errors are those of `connect`, of the clip with itself.
     """
-    between = connect(grid, video, video, frames=frames, context=context, fps=fps)
-    before = 0 if between.before is None else len(between.before)
-    return Given(
-        between.video,
-        between.kept,
-        fps,
-        between.frames,
-        before=between.before,
-        used=len(video) - before + frames,
+    between = connect(
+        grid,
+        video,
+        video,
+        frames=frames,
+        context=context,
+        fps=fps,
+        strength=strength,
     )
+    before = 0 if between.before is None else len(between.before)
+    used = len(video) - before + frames
+    return dataclasses.replace(between, after=None, used=used)
 
 
 def connect(
@@ -164,20 +169,38 @@ def connect(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.5,
 ) -> Given:
     """Two clips, and a transition between them.
 
-    Args and errors are those of `extend`, for both; `frames` are a multiple of r p.
+    With a strength below 1 the transition starts from the frame before it, held for
+    half of its time, and the frame after it for the other half. The more of that is
+    kept, the closer both joins are, and the less moves.
+
+    Args:
+      grid: of the model.
+      first, second: the clips.
+      frames: new ones, a multiple of r p.
+      context: frames of either clip that are shown to the model, at most; see (1).
+      fps: frames per second.
+      strength: of the noise that the transition starts from; see `Canvas`.
+
+    Raises:
+      ValueError: a size off the grid, clips of two sizes, or a context longer than one
+        of them.
     """
     _check_same_size(first, second)
+    _check_frame(grid, first)
     tail, head = _tail(grid, first, context), _head(grid, second, context)
     check_new(grid, frames, first=False)
-    blank = _blank(first, frames)
+    held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
+    held += [np.repeat(second[:1], frames // 2, axis=0)]
     return Given(
-        np.concatenate([first[-tail:], blank, second[:head]]),
+        np.concatenate([first[-tail:], *held, second[:head]]),
         _mask(first, (tail, True), (frames, False), (head, True)),
         fps,
         tail + frames + head,
+        strength,
         before=first[:-tail],
         after=second[head:],
     )
@@ -203,10 +226,14 @@ def inpaint(
       ValueError: a size off the grid, a mask of another size, or one that marks nothing
         or everything.
     """
+    if mask.dtype != np.bool_:
+        raise ValueError(f"a mask of {mask.dtype}: give bool")
     if mask.shape != video.shape[:3]:
         raise ValueError(f"a mask of {_size(mask)} on a clip of {_size(video)}")
     if not mask.any():
         raise ValueError("the mask marks nothing: there is nothing to inpaint")
+    if mask.all():
+        raise ValueError("the mask marks everything: leave some of it, or generate")
     used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
     kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
@@ -218,7 +245,8 @@ def outpaint(
 ) -> Given:
     """A clip in the middle of a frame of another shape, whose rest is made.
 
-    A clip that is wider or higher than the new frame is first made small enough.
+    A clip that is wider or higher than the new frame is first made small enough, to
+    sides of whole patches.
 
     Args:
       grid: of the model.
@@ -234,12 +262,12 @@ def outpaint(
     frames = len(video)
     grid.latent_shape(frames, height, width)
     scale = min(1.0, width / video.shape[2], height / video.shape[1])
-    inner = [
-        min(side, max(cell, round(part * scale / cell) * cell))
-        for part, side, cell in zip(
-            video.shape[1:3], (height, width), grid.cell, strict=True
-        )
-    ]
+    inner = list(video.shape[1:3])
+    if scale < 1:
+        inner = [
+            min(side, max(cell, round(part * scale / cell) * cell))
+            for part, side, cell in zip(inner, (height, width), grid.cell, strict=True)
+        ]
     if inner == [height, width]:
         raise ValueError(
             f"a clip of {_size(video)} fills {width}x{height}: use a larger size"
@@ -299,12 +327,12 @@ def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
     """
     p, r = grid.patch[0], grid.temporal_ratio
     whole = max(3, window // p if window else 5)
-    side = max(1, (whole - 2) // 4)
+    side = max(1, whole // 4)
     half = whole // 2
     return {
         "forward": (grid.frames(p * (whole - half)), half * r * p),
         "backward": ((whole - half) * r * p, grid.frames(p * half)),
-        "between": (grid.frames(p * (side + 1)), (whole - 2 * side - 1) * r * p),
+        "between": (side * r * p, (whole - 2 * side) * r * p),
     }
 
 
@@ -374,6 +402,11 @@ def _check_same_size(first: np.ndarray, second: np.ndarray) -> None:
             f"{width}x{height} and {second.shape[2]}x{second.shape[1]} pixels: give "
             f"both one size, such as {width}x{height}"
         )
+
+
+def _check_frame(grid: canvases.Grid, video: Video) -> None:
+    """Refuse sides off the grid."""
+    grid.latent_shape(grid.frames(grid.patch[0]), *video.shape[1:3])
 
 
 def _size(video: np.ndarray) -> str:

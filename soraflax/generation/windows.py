@@ -39,6 +39,10 @@ class WindowConfig:
     share: int = 32
 
     def __post_init__(self) -> None:
+        if self.length < 0 or self.length == 1:
+            raise ValueError(
+                f"windows of {self.length} latent frames: use 2 or more, or 0 for none"
+            )
         if self.length and not 1 <= self.overlap < self.length:
             raise ValueError(
                 f"windows of {self.length} latent frames that share {self.overlap}: "
@@ -53,11 +57,18 @@ def spans(frames: int, config: WindowConfig, *, patch: int) -> list[tuple[int, i
       frames: latent frames of the canvas, a multiple of `patch`.
       config: length and overlap.
       patch: latent frames in a patch; windows begin and end with patches.
+
+    Raises:
+      ValueError: windows of less than two patches, which could share none.
     """
     length = config.length // patch * patch
-    if not length or frames <= length:
+    if not config.length or frames <= length:
         return [(0, frames)]
-    step = max(patch, (config.length - config.overlap) // patch * patch)
+    if length < 2 * patch:
+        raise ValueError(
+            f"windows of {config.length} latent frames: use {2 * patch} or more"
+        )
+    step = max(patch, (length - config.overlap) // patch * patch)
     starts = [*range(0, frames - length, step), frames - length]
     return [(start, start + length) for start in starts]
 

@@ -322,13 +322,10 @@ class DiT(nn.Module):
         e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
             packed.levels, _pool(text, packed) if c.pooled_text else None
         )
-        x = layers.Linear(
-            c.width,
-            axes=(None, "embed"),
-            dtype=dtype,
-            kernel_init=layers.xavier,
-            name="patch_embedding",
-        )(packed.tokens)
+        embed = functools.partial(layers.Linear, c.width, axes=(None, "embed"))
+        x = embed(dtype=dtype, kernel_init=layers.xavier, name="patch_embedding")(
+            packed.tokens
+        )
         x = sharding.constrain(x, "batch", "tokens", "embed")
         if residual is None:
             text = TextProjection(c.width, dtype, name="text_projection")(text)
@@ -337,9 +334,8 @@ class DiT(nn.Module):
                 self.sow(CACHE, "residual", y - x)
         else:
             y = x + residual
-        y = Head(c.patch_size, c.skip, dtype, name="head")(
-            y, e, packed.level_ids, packed.tokens
-        )
+        head = Head(c.patch_size, c.skip, dtype, name="head")
+        y = head(y, e, packed.level_ids, packed.tokens)
         y = jnp.where(packed.segments[..., None] > 0, y, 0.0)
         return sharding.constrain(y, "batch", "tokens", None)
 

@@ -145,16 +145,22 @@ class RowShape:
       segments: S, segments a row holds.
       align: every segment starts at a multiple of this; 128 suits block-sparse
         attention on accelerators, 1 wastes nothing.
+      text_align: the same for the text of every segment.
     """
 
     tokens: int
     text: int
     segments: int
     align: int = 1
+    text_align: int = 1
 
     def aligned(self, length: int) -> int:
         """Room that a segment of `length` tokens takes."""
         return -(-length // self.align) * self.align
+
+    def aligned_text(self, length: int) -> int:
+        """Room that a text of `length` tokens takes."""
+        return -(-length // self.text_align) * self.text_align
 
 
 def assemble(rows: Sequence[Sequence[Segment]], shape: RowShape) -> Packed:
@@ -203,7 +209,7 @@ def _lay_row(
         packed.text[index, text_start:text_stop] = segment.text
         packed.text_segments[index, text_start:text_stop] = number
         start += shape.aligned(len(segment))
-        text_start = text_stop
+        text_start += shape.aligned_text(len(segment.text))
 
 
 def deal(packed: Packed, *, shards: int, block: int = 128) -> Packed:

@@ -9,8 +9,11 @@ parameters: with these options most of its bytes move asynchronously, without th
 are waited for.
 """
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 _ANYWHERE = {"xla_tpu_enable_async_all_to_all": True}
@@ -50,6 +53,35 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def options(mesh: Mesh) -> dict[str, Any] | None:
-    """For the devices of a mesh; None where they are no TPUs."""
-    kind = mesh.devices.flat[0].device_kind
-    return next((found for name, found in OPTIONS.items() if name in kind), None)
+    """For the devices of a mesh; None where they are no TPUs.
+
+    Where the devices are at hand, without those that their compiler does not know.
+    """
+    device = mesh.devices.flat[0]
+    found = (found for name, found in OPTIONS.items() if name in device.device_kind)
+    chosen = next(found, None)
+    if chosen is None or device.platform != jax.default_backend():
+        return chosen
+    return known(chosen)
+
+
+def known(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that the compiler at hand takes; warns of the others.
+
+    Names come and go with versions of the compiler, and one that it does not know would
+    end the training run.
+    """
+    if _takes(options):
+        return dict(options)
+    chosen = {name: value for name, value in options.items() if _takes({name: value})}
+    lost = ", ".join(sorted(options.keys() - chosen))
+    warnings.warn(f"this compiler does not know {lost}", stacklevel=2)
+    return chosen
+
+
+def _takes(options: Mapping[str, Any]) -> bool:
+    try:
+        jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

@@ -195,3 +195,27 @@ def _fit(frames, height, width, *, fps=8.0, grid=None, config=None):
         grid=grid or transforms.Grid(),
         config=config or transforms.FitConfig(),
     )
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(st.integers(1, 30), st.floats(0, 1), st.integers(0, 999))
+def test_windows_begin_inside_and_have_something_to_do(frames, probability, seed):
+    rng = np.random.default_rng(seed)
+    start, given = transforms.middle(frames, probability, rng=rng)
+    if frames < 3 or not probability:
+        assert (start, given) == (0, 0)
+    if start:
+        assert start >= 1 and given >= 1 and start + given < frames
+    else:
+        assert given == 0
+
+
+def test_windows_begin_at_every_frame_as_often_as_asked():
+    rng = np.random.default_rng(0)
+    drawn = [transforms.middle(5, 0.5, rng=rng) for _ in range(2000)]
+    assert {start for start, _ in drawn} == {0, 1, 2, 3}
+    assert {given for start, given in drawn if start == 1} == {1, 2, 3}
+    assert 0.45 < np.mean([start > 0 for start, _ in drawn]) < 0.55
+    before = rng.bit_generator.state
+    assert transforms.middle(5, 0.0, rng=rng) == (0, 0)
+    assert rng.bit_generator.state == before

@@ -1,10 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soraflax.generation import canvas as canvases
-from soraflax.generation import tasks
 from soraflax.nn import autoencoder
 
 GRID = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=3, patch=(1, 2, 2))
@@ -56,6 +57,13 @@ def test_no_number_of_frames(fps):
         GRID.nearest_frames(2.0, fps)
 
 
+@pytest.mark.parametrize("seconds", [1e6, 1e308])
+def test_too_many_seconds_name_the_most(seconds):
+    with pytest.raises(ValueError, match="use at most 8192 seconds"):
+        GRID.nearest_frames(seconds, 8.0)
+    assert GRID.nearest_frames(8191.6, 8.0) == 65533
+
+
 def test_more_tokens_than_the_limit_name_the_longest_video():
     row, most = 256 * 256, canvases.MAX_TOKENS // 256**2
     longest = GRID.latent_shape(1 + 4 * (most - 1), 16 * 256, 16 * 256)
@@ -63,15 +71,36 @@ def test_more_tokens_than_the_limit_name_the_longest_video():
     message = f"^{row * (most + 1)} tokens, more than {canvases.MAX_TOKENS}: "
     with pytest.raises(ValueError, match=f"{message}at this size use at most 5 frames"):
         GRID.check_tokens((most + 1, *longest[1:]))
-    with pytest.raises(ValueError, match=r"^1000000 tokens.*: use a smaller size"):
-        GRID.check_tokens(GRID.latent_shape(1, 16000, 16000))
+    with pytest.raises(ValueError, match=r"^262144 tokens.*: use 5792x5792 pixels"):
+        GRID.check_tokens(GRID.latent_shape(1, 8192, 8192))
+    GRID.check_tokens(GRID.latent_shape(1, 5792, 5792))
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "most"),
+    [
+        (10**12, 64, 64, "1000000000000 frames: use 65533 or less"),
+        (1, 64, 16000, "16000 pixels wide: use 8192 or less"),
+        (1, 16000, 64, "16000 pixels high: use 8192 or less"),
+        (65533, 1024, 1024, "65533 frames of 1024x1024 pixels: use 43685 or less"),
+    ],
+)
+def test_what_no_memory_holds_is_refused(frames, height, width, most):
+    with pytest.raises(ValueError, match=f"^{most}$"):
+        GRID.latent_shape(frames, height, width)
+
+
+def test_the_largest_sizes_are_on_the_grid():
+    assert GRID.latent_shape(65533, 64, 64) == (16384, 8, 8, 3)
+    assert GRID.latent_shape(1, 8192, 8192) == (1, 1024, 1024, 3)
+    assert GRID.latent_shape(43685, 1024, 1024)[0] * 128 * 128 * 3 <= 2**29
 
 
 def draw(seed, shape=(3, 4, 6, 3)):
     rng = np.random.default_rng(seed)
     known = np.repeat(np.repeat(rng.random((3, 2, 3)) < 0.5, 2, axis=1), 2, axis=2)
     latent = rng.normal(size=shape).astype(np.float32)
-    return canvases.Canvas(latent, known, time_step=2.0)
+    return canvases.Canvas(latent, known, time_step=2.0, strength=0.5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -115,10 +144,10 @@ def test_masks_are_whole_patches_of_the_same_latent():
         canvases.Canvas(canvas.latent, known, time_step=0.0)
 
 
-def test_text_tasks_know_nothing():
-    video = tasks.text_to_video(GRID, size=(96, 64), frames=17, time_step=0.5)
-    image = tasks.text_to_image(GRID, size=(64, 96))
-    assert video.latent.shape == (5, 8, 12, 3)
-    assert image.latent.shape == (1, 12, 8, 3)
-    assert video.time_step == 0.5
-    assert not video.known.any() and not image.known.any()
+def test_a_canvas_of_full_strength_tells_nothing_of_what_is_unknown():
+    canvas = dataclasses.replace(draw(0), strength=1.0)
+    segment = canvases.to_segment(
+        canvas, patch=(1, 2, 2), text=TEXT, statistics=STATISTICS
+    )
+    assert not segment.tokens[~segment.known].any()
+    assert segment.tokens[segment.known].any()

@@ -8,6 +8,7 @@ otherwise, and read the difference:
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -439,3 +440,46 @@ def test_tokens_of_another_patch_size_are_refused(model, params):
     packed = pack(random_rows(rng), [[1.0]] * 2)
     with pytest.raises(ValueError, match=r"tokens of 15 numbers.* have 16"):
         model.apply({"params": params}, packed.replace(tokens=packed.tokens[..., :15]))
+
+
+def test_a_residual_takes_the_place_of_the_blocks(model, params):
+    """Handed back it gives the same prediction; a changed one shows what it is."""
+    rng = np.random.default_rng(5)
+    rows = random_rows(rng)
+    packed = pack(rows, [[0.9, 0.5, 0.2]] * 2)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def sow(params, packed):
+        return model.apply({"params": params}, packed, mutable=[dit.CACHE])
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def reuse(params, packed, residual):
+        return model.apply({"params": params}, packed, residual=residual)
+
+    y, state = sow(params, packed)
+    (residual,) = state[dit.CACHE]["residual"]
+    assert residual.shape == (*packed.segments.shape, TINY.width)
+    present = packed.segments > 0
+    assert np.abs(np.asarray(residual)[present]).max() > 0.1
+    assert relative(reuse(params, packed, residual), y) < 1e-5
+    assert relative(reuse(params, packed, 0.5 * residual), y) > 1e-2
+    later = pack(rows, [[0.8, 0.4, 0.1]] * 2)
+    found = reuse(params, later, residual)
+    exact = sow(params, later)[0]
+    assert relative(found, y) > 1e-3
+    assert relative(found, exact) < relative(y, exact)
+
+
+def test_a_residual_leaves_nothing_of_the_blocks_to_compile(model, params):
+    packed = pack(random_rows(np.random.default_rng(6)), [[0.9] * 3] * 2)
+    residual = jnp.zeros((*packed.segments.shape, TINY.width))
+
+    def count(*values):
+        def call(params, packed, residual=None):
+            return model.apply({"params": params}, packed, residual=residual)
+
+        return str(jax.make_jaxpr(call)(params, packed, *values)).count("scan[")
+
+    only_text = 1
+    assert count() > only_text
+    assert count(residual) == only_text

@@ -29,3 +29,10 @@ def test_options_follow_the_kind_of_device(kind: str, expected: dict | None):
 
 def test_none_on_the_devices_at_hand():
     assert compiler.options(sharding.make_mesh()) is None
+
+
+def test_options_that_a_compiler_does_not_know_are_left_out():
+    good = {"xla_backend_optimization_level": 0}
+    assert compiler.known(good) == good
+    with pytest.warns(UserWarning, match="does not know xla_no_such_option$"):
+        assert compiler.known(good | {"xla_no_such_option": True}) == good

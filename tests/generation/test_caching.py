@@ -1,0 +1,140 @@
+"""Steps that take over what the blocks added before."""
+
+import dataclasses
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from soraflax.diffusion import sampler as samplers
+from soraflax.generation import caching
+from soraflax.generation import generator as generators
+from tests.generation import tiny
+
+PROMPT = generators.Prompt("a red circle moves right", (32, 32), frames=9, seed=3)
+CONFIG = generators.SamplingConfig(steps=6, guidance=2.0)
+ALWAYS = caching.CacheConfig(threshold=100.0, most=1, ends=1)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return generators.Generator(tiny.model())
+
+
+def fill(generator, cache, **changes):
+    config = dataclasses.replace(CONFIG, cache=cache, **changes)
+    return generator.fill([generator.request(PROMPT)], config)[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (caching.CacheConfig(0.2, most=2, ends=1), "0110100"),
+        (caching.CacheConfig(0.2, most=1, ends=1), "0101010"),
+        (caching.CacheConfig(0.2, most=2, ends=2), "0011000"),
+        (caching.CacheConfig(0.05, most=2, ends=1), "0000000"),
+        (caching.CacheConfig(9.0, most=9, ends=1), "0111110"),
+        (caching.CacheConfig(9.0, most=9, ends=3), "0001000"),
+        (caching.CacheConfig(9.0, most=9, ends=4), "0000000"),
+    ],
+)
+def test_skipped_on_a_literal_list(config, expected):
+    changes = [5.0, 0.1, 0.1, 0.1, 0.1, 0.15, 0.1]
+    found = caching.skipped(changes, config)
+    assert "".join(str(int(skip)) for skip in found) == expected
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(
+    changes=st.lists(st.floats(0, 1), min_size=1, max_size=40),
+    threshold=st.floats(0, 2),
+    most=st.integers(1, 5),
+    ends=st.integers(1, 5),
+)
+def test_what_is_skipped_stays_within_its_limits(changes, threshold, most, ends):
+    config = caching.CacheConfig(threshold, most, ends)
+    found = caching.skipped(changes, config)
+    assert len(found) == len(changes)
+    assert not any(found[:ends]) and not any(found[-ends:])
+    total, run = 0.0, 0
+    for skip, change in zip(found, changes, strict=True):
+        total, run = (total + change, run + 1) if skip else (0.0, 0)
+        assert total <= threshold + 1e-9 and run <= most
+
+
+def test_changes_are_distances_of_neighbours():
+    model = tiny.model()
+    params = jax.tree.map(np.asarray, model.params)
+    found = caching.modulation_changes(
+        params, model.config.transformer, model.config.shift, steps=9
+    )
+    assert found.shape == (9,) and found[0] == 0
+    assert np.isfinite(found).all() and (found[1:] > 0).all()
+    fine = caching.modulation_changes(
+        params, model.config.transformer, model.config.shift, steps=90
+    )
+    assert fine[1:].mean() < found[1:].mean()
+
+
+def test_a_threshold_of_nothing_is_no_cache(generator):
+    none = caching.CacheConfig(threshold=0.0)
+    np.testing.assert_array_equal(fill(generator, none), fill(generator, None))
+
+
+def test_the_more_steps_the_less_skipping_changes(generator):
+    errors = []
+    for steps in (6, 24):
+        plain, cached = (fill(generator, c, steps=steps) for c in (None, ALWAYS))
+        errors.append(np.linalg.norm(cached - plain) / np.linalg.norm(plain))
+    assert 1e-4 < errors[1] < 0.7 * errors[0]
+
+
+def test_skipped_steps_do_not_run_the_blocks(generator):
+    """Where the residual is handed over, `dit.DiT` leaves its blocks out."""
+    chosen = generator.denoiser.skips(dataclasses.replace(CONFIG, cache=ALWAYS))
+    assert chosen == [False, True, False, True, False, False]
+    calls = []
+    advance = generator.denoiser._advance
+    try:
+        generator.denoiser._advance = lambda *args, **rest: (
+            calls.append(args[3] is not None) or advance(*args, **rest)
+        )
+        fill(generator, ALWAYS)
+    finally:
+        generator.denoiser._advance = advance
+    assert calls == chosen
+
+
+@pytest.mark.parametrize("sampler", ("euler", "ddim", "dpm++", "unipc"))
+def test_every_sampler_of_one_call_can_skip(generator, sampler):
+    found = fill(generator, ALWAYS, sampler=samplers.SAMPLERS[sampler], guidance=1.0)
+    assert np.isfinite(found).all() and found.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: dataclasses.replace(CONFIG, cache=ALWAYS, sampler=samplers.Heun()),
+            "calls the model twice a step: use one that calls it once, such as UniPC",
+        ),
+        (lambda: caching.CacheConfig(threshold=-1.0), "threshold -1.0: use 0 or more"),
+        (lambda: caching.CacheConfig(threshold=float("nan")), "threshold nan"),
+        (lambda: caching.CacheConfig(most=0), "use 1 step or more"),
+        (lambda: caching.CacheConfig(ends=0), "use 1 step or more"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_two_experts_are_refused():
+    one = tiny.model()
+    config = dataclasses.replace(one.config, boundary=0.5)
+    params = {"high": one.params, "low": one.params}
+    model = dataclasses.replace(one, config=config, params=params)
+    with pytest.raises(ValueError, match="one transformer; this model has two"):
+        fill(generators.Generator(model), ALWAYS)
