@@ -5,8 +5,9 @@ PYTHON := python3
 endif
 BIN := .venv/bin
 DEMO ?= demo
+CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: demo test parity plan lint format clean
+.PHONY: demo gallery trained test parity plan lint format clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -19,6 +20,14 @@ DEMO ?= demo
 # Huge pages spare the allocator's page faults: a third of a training step on a CPU.
 demo: .venv/installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m experiments.demo --output $(DEMO)
+
+# One picture for every way of prompting, by the demo's model or that of CHECKPOINT.
+gallery: trained .venv/installed
+	$(BIN)/python -m experiments.gallery --checkpoint $(CHECKPOINT)
+
+trained:
+	@test -d $(CHECKPOINT) || { echo "no model in $(CHECKPOINT): run 'make demo' first," \
+	  "or name another: CHECKPOINT=DIR make gallery" >&2; exit 2; }
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2

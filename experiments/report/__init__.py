@@ -1,0 +1,1 @@
+"""Figures of the Sora report, made again: one file for each."""
