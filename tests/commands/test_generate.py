@@ -89,9 +89,10 @@ def test_any_text_is_a_prompt_and_its_command_makes_the_same_again(run, name):
     "how",
     [
         "--frames 5 --sampler unipc --cache --steps 4 --guidance-interval 0.1,0.9",
-        "--frames 5 --sampler dpm++ --guidance-rescale 0.5 --zero-init 1 --steps 2 --tile 32x16",
-        "--frames 5 --negative-prompt=-blurry --guidance -1 --sampler ddim --seed 4294967295",
+        "--frames 5 --sampler dpm++ --guidance-rescale 0.5 --zero-init 1 --steps 2",
+        "--frames 5 --negative-prompt=-blurry --sampler ddim --seed 4294967295",
         "--seconds 1 --fps 4.5 --cache=0.1 --steps 4",
+        "--frames 5 --guidance -1 --tile 32x16 --devices 1",
     ],
 )
 def test_every_flag_is_in_the_command(run, how):
