@@ -298,7 +298,7 @@ def _sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     add = parser.add_argument
     add("--steps", default=25, type=limited, metavar="N", help="sampler steps")
     add("--sampler", default="euler", choices=SAMPLERS)
-    add("--guidance", default=4.0, type=finite, metavar="G", help="1 is no guidance")
+    add("--guidance", default=2.0, type=finite, metavar="G", help="1 is no guidance")
     add("--guidance-interval", default=(0.0, 1.0), type=interval, metavar="LOW,HIGH")
     add("--guidance-rescale", default=0.0, type=share, metavar="PHI")
     add("--zero-init", default=0, type=int, metavar="N", help="steps that stand still")

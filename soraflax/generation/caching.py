@@ -37,7 +37,7 @@ class CacheConfig:
       ends: steps at the start and at the end that are always computed.
     """
 
-    threshold: float = 0.2
+    threshold: float = 0.4
     most: int = 2
     ends: int = 2
 

@@ -58,7 +58,7 @@ class Job:
     Attributes:
       given: from `generation.tasks`.
       text, negative, seed: as in `Prompt`.
-      settle: strength of the second pass, where one is needed (`generation.given`); 0
+      settle: strength of the second pass, where there is one (`generation.given`); 0
         goes without.
     """
 
@@ -208,7 +208,8 @@ class Generator:
         """
         config = config or SamplingConfig()
         first = [self.encode(job.given) for job in jobs]
-        again = [index for index, job in enumerate(jobs) if self.settles(job)]
+        pairs = enumerate(zip(jobs, first, strict=True))
+        again = [index for index, pair in pairs if self._settles(*pair)]
         passes = 2 if again else 1
         latest: dict[int, np.ndarray] = {}
 
@@ -256,12 +257,11 @@ class Generator:
         video in its latents alone, unless it takes two passes.
         """
         watch: Any = {"progress": progress, "preview": preview}
-        if self.settles(job):
+        given, canvas = job.given, self.encode(job.given)
+        if self._settles(job, canvas):
             yield from self.complete([job], config, **watch)[0]
             return
-        given = job.given
         yield from given.before if given.before is not None else ()
-        canvas = self.encode(given)
         latents = self.stream([job.request(canvas)], config, **watch)
         at = 0
         for chunk in self.decode_stream(part for _, part in latents):
@@ -270,9 +270,12 @@ class Generator:
             at += len(chunk)
         yield from given.after if given.after is not None else ()
 
-    def settles(self, job: Job) -> bool:
+    def _settles(self, job: Job, canvas: canvases.Canvas) -> bool:
         """Whether a job takes a second pass."""
-        return bool(job.settle) and givens.settles(job.given.kept, self.grid)
+        model = self.model.autoencoder
+        return bool(job.settle) and givens.settles(
+            job.given, model, self.grid, first=canvas
+        )
 
     def encode(self, given: givens.Given) -> canvases.Canvas:
         """The canvas of given pixels.

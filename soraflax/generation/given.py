@@ -18,7 +18,7 @@ no latent of its own. This is dealt with in two passes:
    was made, not what was assumed, and are held; the rest is noised to the strength
    `settle` and denoised once more (SDEdit), so that it fits them.
 
-`settles` says which masks need the second pass. A patch in time of which only the last
+`settles` says whether there is a second pass. A patch in time of which only the last
 frame is kept is held in the first pass, and free in the second.
 """
 
@@ -170,8 +170,34 @@ def settled(
     return canvases.Canvas(_encode(model, video), held, first.time_step, strength)
 
 
-def settles(kept: Bool[np.ndarray, "T H W"], grid: canvases.Grid) -> bool:
-    """Whether latents of kept pixels depend on pixels that are not kept."""
+def settles(
+    given: Given,
+    model: pretrained.AutoencoderModel,
+    grid: canvases.Grid,
+    *,
+    first: canvases.Canvas,
+) -> bool:
+    """Whether the second pass would hold something else than the first.
+
+    An autoencoder that looks back over no more frames than a patch has none to look at
+    before a kept one: then the latents of whole frames are what they are. This is found
+    by encoding the kept pixels among others.
+    """
+    if not may_settle(given.kept, grid):
+        return False
+    held = _held(given, grid, whole=True)
+    if (held != first.known).any():
+        return True
+    if not held.any():
+        return False
+    video = np.where(given.kept[..., None], given.video, np.uint8(128))
+    count = grid.latent_shape(*video.shape[:3])[0]
+    other, held = _encode(model, video)[held[:count]], first.latent[held]
+    return not np.allclose(other, held, atol=1e-3 * max(float(np.std(held)), 1e-6))
+
+
+def may_settle(kept: Bool[np.ndarray, "T H W"], grid: canvases.Grid) -> bool:
+    """Whether kept pixels follow, or lie beside, pixels that are not kept."""
     if not kept.any():
         return False
     frames = kept.reshape(len(kept), -1).all(axis=1)
