@@ -134,7 +134,7 @@ def commands() -> list[Command]:
             HALF,
         ),
         Command("loop", ("start.mkv",), "the piece that leads back", HALF),
-        Command("connect", ("red.mkv", "blue.mkv", BLUE), "a transition", FRAMES),
+        Command("connect", ("red.mkv", "blue.mkv"), "a transition", FRAMES),
         Command(
             "edit",
             ("red.mkv", GREEN, "--strength", str(EDIT)),
