@@ -30,7 +30,7 @@ CACHED_PROMPTS, PACKED_PROMPTS, COMPANY = 24, 18, 7
 MIN_SPEEDUP, MAX_LOSS, MIN_PACKED = 1.7, 0.02, 1.5
 SETTINGS = (
     caches.CacheConfig(),
-    caches.CacheConfig(threshold=0.4, most=2, ends=2),
+    caches.CacheConfig(threshold=0.2, most=2, ends=2),
     caches.CacheConfig(threshold=1.0, most=2, ends=1),
 )
 ORDERS: dict[str, tuple[samplers.Sampler, int]] = {

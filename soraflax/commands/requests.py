@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from soraflax import media
 from soraflax.commands import inputs
 from soraflax.generation import canvas, extending, generator, given, prompts, tasks
@@ -226,17 +224,10 @@ def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
     clip = _read(args.clip, model)
-
-    def around(frames: np.ndarray) -> given.Given:
-        return tasks.outpaint(model.grid, frames, size=args.size, fps=clip.fps)
-
-    larger, notes = around(clip.frames), []
+    larger = tasks.outpaint(model.grid, clip.frames, size=args.size, fps=clip.fps)
     rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
     size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
-    if inner != size:
-        # Cut to the shape of what has room: the task itself stretches it.
-        larger = around(inputs.resize(clip.frames, inner))
-        notes = [inputs.resized(str(args.clip), size, inner)]
+    notes = [] if inner == size else [inputs.resized(str(args.clip), size, inner)]
     return Task(larger, {"clip": args.clip}, notes=notes)
 
 

@@ -20,6 +20,7 @@ not out of the result.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -246,7 +247,7 @@ def outpaint(
     """A clip in the middle of a frame of another shape, whose rest is made.
 
     A clip that is wider or higher than the new frame is first made small enough, to
-    sides of whole patches.
+    sides of whole patches, and cut a little where that changes its shape.
 
     Args:
       grid: of the model.
@@ -272,7 +273,7 @@ def outpaint(
         raise ValueError(
             f"a clip of {_size(video)} fills {width}x{height}: use a larger size"
         )
-    small = resize(video, (inner[1], inner[0]))
+    small = resize(_shaped(video, inner), (inner[1], inner[0]))
     top, left = (
         (side - part) // 2 // cell * cell
         for side, part, cell in zip((height, width), inner, grid.cell, strict=True)
@@ -317,6 +318,15 @@ def resize(video: Video, size: tuple[int, int]) -> Video:
     return np.stack(
         [np.asarray(f).round().clip(0, 255).astype(np.uint8) for f in frames]
     )
+
+
+def _shaped(video: Video, sides: Sequence[int]) -> Video:
+    """The middle of a clip, in the shape of a frame of (height, width)."""
+    height, width = video.shape[1:3]
+    scale = min(height / sides[0], width / sides[1])
+    rows, columns = (max(1, round(side * scale)) for side in sides)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return video[:, top : top + rows, left : left + columns]
 
 
 def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
