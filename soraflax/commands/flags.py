@@ -153,6 +153,7 @@ def _clip_commands(commands: Commands) -> None:
     parser.add_argument(
         "--direction", default="forward", choices=("forward", "backward")
     )
+    _freedom(parser, 0.8, "backward: ")
     _sampling(parser)
     parser = _command(
         commands,
@@ -285,12 +286,14 @@ def _added(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _freedom(parser: argparse.ArgumentParser) -> None:
+def _freedom(
+    parser: argparse.ArgumentParser, default: float = 0.5, where: str = ""
+) -> None:
     parser.add_argument(
         "--strength",
-        default=0.5,
+        default=default,
         type=share,
-        help="1 invents all of the piece; less keeps more of the frames beside it",
+        help=f"{where}1 invents all of the piece; less keeps more of the frames beside",
     )
 
 

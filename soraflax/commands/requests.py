@@ -140,6 +140,7 @@ def _extend(args: argparse.Namespace, model: generator.Generator) -> Task:
         new = _new(args, clip.fps, new, model.grid)
     else:
         _check_enough(clip, model.grid, args.clip)
+        how["strength"] = args.strength
         new, *pieces = _new_before(args, clip.fps, new, model.grid)
     context = _context(args, context, clip)
     more = tasks.extend(model.grid, clip.frames, frames=new, context=context, **how)
@@ -149,7 +150,8 @@ def _extend(args: argparse.Namespace, model: generator.Generator) -> Task:
         notes=notes,
         pieces=pieces,
         context=context,
-        extra={"direction": args.direction, "context": context},
+        extra={"direction": args.direction, "context": context}
+        | {k: v for k, v in how.items() if k == "strength"},
     )
 
 

@@ -64,7 +64,7 @@ def before(
 
     Args:
       model: that makes them.
-      job: text, seed and frame rate; its `given` is not looked at otherwise.
+      job: text, seed, frame rate and strength; of `given` nothing else is looked at.
       video: uint8 `[T, H, W, 3]`.
       sizes: frames of each piece, from `pieces`.
       context: frames of the video that each piece is shown, at most.
@@ -78,6 +78,7 @@ def before(
             frames=size,
             context=min(context, len(video)),
             fps=job.given.fps,
+            strength=job.given.strength,
         )
         seed = (job.seed + 7919 * number) % (filling.MAX_SEED + 1)
         piece = dataclasses.replace(job, given=given, seed=seed)

@@ -100,6 +100,7 @@ def extend(
     frames: int,
     context: int,
     fps: float,
+    strength: float = 0.8,
 ) -> Given:
     """A clip continued, or what came before it.
 
@@ -110,6 +111,9 @@ def extend(
       frames: new ones, a multiple of r p forward; 1 + r (p k - 1) backward.
       context: frames of the clip that are shown to the model, at least; see (1).
       fps: frames per second.
+      strength: backward, of the noise that what comes before starts from: its frames
+        are first the clip's own first one, held. Less joins closer and moves less.
+        What comes after starts from nothing but noise.
 
     Raises:
       ValueError: a size off the grid, or a context longer than the clip.
@@ -127,10 +131,11 @@ def extend(
     head = _head(grid, video, context)
     check_new(grid, frames, first=True)
     return Given(
-        np.concatenate([_blank(video, frames), video[:head]]),
+        np.concatenate([np.repeat(video[:1], frames, axis=0), video[:head]]),
         _mask(video, (frames, False), (head, True)),
         fps,
         frames + head,
+        strength,
         after=video[head:],
     )
 
