@@ -4,10 +4,10 @@ Claim     clips and images of mixed sizes train in one packed sequence.
 Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
 Command   python -m experiments.train --config=experiments/configs/video_small.py
               --config.data.path=DATASET --config.autoencoder=AE --workdir=VIDEO
-Result    after these 1,200 steps, 597 s (`make demo`), the judge reads background right
-          in 1.00 of clips, colour in 0.93, size in 0.90, direction in 0.22 (chance 0.21)
-          and shape in 0.21 (chance 0.27). VIDEO/result.json: validation loss at fixed
-          noise levels.
+Result    after these 1,200 steps, 597 s (`make demo`), the judge reads background
+          right in 1.00 of clips, colour in 0.93, size in 0.90, direction in 0.22
+          (chance 0.21) and shape in 0.21 (chance 0.27). VIDEO/result.json: validation
+          loss at fixed noise levels.
 
 What made the difference, in trials of 500 to 1,500 steps with one seed: Muon for AdamW
 (at 500 steps and the same rate a loss of 0.124 against 0.175); `locality`, which made

@@ -9,11 +9,11 @@ Command   python -m data_pipelines.prepare --world bodies --variant demo \\
           python -m experiments.train --config=experiments/configs/video_tasks.py
               --config.data.path=WORLD --config.autoencoder=AE --workdir=VIDEO
           python -m experiments.benchmarks.tasks --checkpoint VIDEO
-Result    5,000 steps in 82 minutes beside other work (40 alone, at 2.1 steps a second).
-          Joins of extended, looped and connected clips at 0.8 to 1.2 times the clip's own
-          pace, image-to-video keeps colour and count in 1.00 and shape in 0.64 of clips
-          (0.92 for real ones, decoded); edits with accuracy 0.8 and position within a
-          diameter at strengths 0.4 to 0.8 (colour). README has the table.
+Result    82 minutes beside other work. Joins of extended, looped and connected clips at
+          0.8 to 1.2 times the clip's own pace; image-to-video keeps colour and count in
+          1.00 and shape in 0.64 of clips (0.92 for real ones, decoded); edits of colour
+          with accuracy 0.8 and position within a diameter at strengths 0.4 to 0.8. The
+          README has the table.
 
 It is `video_small.py` but for the rates of canvases, windows that begin inside a clip,
 and the number of steps. `:tiny` is the size that tests train.
