@@ -16,6 +16,7 @@ import numpy as np
 
 from data_pipelines.worlds import bodies
 from experiments import scoring
+from experiments.benchmarks import attention
 from experiments.benchmarks import tasks_clips as shared
 from soraflax.diffusion import convergence
 from soraflax.diffusion import sampler as samplers
@@ -94,7 +95,7 @@ def caching(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         watch = shared.progress(f"caching, {setting}")
         latents[setting] = bench.model.fill(requests, configs[setting], progress=watch)
 
-    seconds = least_seconds(
+    seconds = attention.least_seconds(
         {setting: lambda s=setting: fill(s) for setting in configs}, repeats=2
     )
     start = time.perf_counter()
@@ -152,7 +153,7 @@ def packed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         "decode together": lambda: decode([latents]),
         "decode alone": lambda: decode([[one] for one in latents]),
     }
-    seconds = least_seconds(calls, repeats=2)
+    seconds = attention.least_seconds(calls, repeats=2)
     alone = seconds["fill alone"] + seconds["decode alone"]
     together = seconds["fill together"] + seconds["decode together"]
     ratio = alone / together
@@ -200,21 +201,6 @@ def seed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
             "asked": "no unequal pixel",
             "ok": unequal == 0,
         }
-
-
-def least_seconds(
-    calls: dict[Any, Callable[[], None]], *, repeats: int
-) -> dict[Any, float]:
-    """The least time of each call after a first that compiles, taken in turns."""
-    for call in calls.values():
-        call()
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            least[name] = min(least[name], time.perf_counter() - start)
-    return least
 
 
 def _prompts(
