@@ -4,7 +4,7 @@
 
 Runs each command on clips of the world and draws a PNG of what it makes, frames that
 were given underlined in grey and made ones in blue; in `results/` what the commands
-make, in `inputs/` what they are given. Prints the table of the README.
+make, in `inputs/` what they are given. Prints a table of what it drew.
 """
 
 import argparse

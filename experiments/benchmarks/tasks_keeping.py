@@ -198,10 +198,14 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         ]
         videos, seconds = bench.complete(jobs, f"joins, settle {settle}")
         found: dict[str, list[float]] = {}
+        steps: dict[str, list[float]] = {}
         for case, video in zip(cases, videos, strict=True):
             for seam in case.seams:
+                moves = seam.own >= shared.STILL
                 ratios = found.setdefault(seam.name, [])
-                ratios += [seam.ratio(video)] if seam.own >= shared.STILL else []
+                ratios += [seam.ratio(video)] if moves else []
+                largest = steps.setdefault(seam.name, [])
+                largest += [measures.largest_step(video) / seam.own] if moves else []
         for name, ratios in found.items():
             ratio = float(np.median(ratios))
             yield {
@@ -213,6 +217,7 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
                 "left out, too still": len(clips) - len(ratios),
                 "ratio": ratio,
                 "worst of ten": float(np.quantile(ratios, 0.9)),
+                "largest step anywhere": float(np.median(steps[name])),
                 "true continuation, decoded": truth[name.split()[-1]],
                 "seconds": seconds / len(jobs),
                 "asked": f"ratio <= {MAX_RATIO}",

@@ -49,6 +49,12 @@ def pace(video: np.ndarray) -> float:
     return float(np.median([difference(a, b) for a, b in pairs]))
 
 
+def largest_step(video: np.ndarray) -> float:
+    """The largest RMS difference of two frames that follow each other, in levels."""
+    steps = np.diff(video.astype(np.float32), axis=0)
+    return float(np.sqrt(np.square(steps).mean(axis=(1, 2, 3))).max())
+
+
 def join_ratio(before: np.ndarray, after: np.ndarray, *, own: float) -> float:
     """Equation (2) of two frames and a pace above 0."""
     return difference(before, after) / own

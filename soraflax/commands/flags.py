@@ -7,7 +7,7 @@ from typing import Any
 
 Commands = Any  # argparse keeps the class of its subparsers to itself
 SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
-CACHE = 0.2  # what --cache alone means: `generation.caching.CacheConfig.threshold`
+CACHE = 0.4  # what --cache alone means: `generation.caching.CacheConfig.threshold`
 MOST = 10_000  # steps, videos
 
 
@@ -94,7 +94,7 @@ def finite(text: str) -> float:
 
 
 def add(commands: Commands) -> None:
-    """The nine commands."""
+    """All commands that make videos."""
     _text_commands(commands)
     _clip_commands(commands)
     _picture_commands(commands)
@@ -181,6 +181,8 @@ def _clip_commands(commands: Commands) -> None:
         choices=("refuse", "resize"),
         help="clips off the grid or of two sizes: an error (default), or resize them",
     )
+    rate = "of both; default: their own"
+    parser.add_argument("--fps", type=above_zero, metavar="F", help=rate)
     _added(parser)
     _freedom(parser)
     _sampling(parser)
@@ -261,6 +263,7 @@ def _clip(parser: argparse.ArgumentParser, *, prompt: str = "") -> None:
         choices=("refuse", "resize"),
         help="a clip off the grid: an error (default), or resize it",
     )
+    add("--fps", type=above_zero, metavar="F", help="default: the clip's own")
 
 
 def _shape(

@@ -141,7 +141,7 @@ def _make(
         now = range(start, min(start + at_once, len(jobs)))
         beside = [paths[number] for number in now] if args.preview else []
         with Watch(model, beside, fps=rate, parts=1 + len(asked.pieces)) as watch:
-            if len(now) == 1 and not asked.pieces:
+            if model.window_count(jobs[start], config) > 1 and not asked.pieces:
                 write(start, model.frames(jobs[start], config, **watch.callbacks))
                 continue
             videos = model.complete([jobs[i] for i in now], config, **watch.callbacks)
@@ -161,8 +161,11 @@ def _make(
 
 
 def _at_once(model: Model, job: generator.Job, config: Any) -> int:
-    """How many videos are sampled together: one that is long, more of others."""
-    if model.window_count(job, config) > 1:
+    """How many videos are sampled together: one that is long or in tiles, more of
+    others.
+    """
+    tiled = config.windows is not None and config.windows.tile is not None
+    if tiled or model.window_count(job, config) > 1:
         return 1
     return max(1, min(MOST_AT_ONCE, MOST_BYTES // (3 * math.prod(job.given.shape))))
 

@@ -119,6 +119,11 @@ def check(
                 raise media.MediaError(
                     f"{path}: would replace the input {file}: choose another name"
                 )
+        if beside.exists() and sidecar(file).resolve() == beside.resolve():
+            raise media.MediaError(
+                f"{path}: its record would replace that of the input {file}: choose "
+                "another name"
+            )
     if beside.is_dir() or (beside.exists() and not _is_record(beside)):
         raise media.MediaError(
             f"{path}: its record would replace {beside}, which soraflax did not write: "

@@ -180,7 +180,7 @@ def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
     if first.fps != second.fps:
         raise ValueError(
             f"{args.clip} has {first.fps:g} frames per second, {args.second} "
-            f"{second.fps:g}: give both one rate"
+            f"{second.fps:g}: give both one rate (--fps)"
         )
     if args.fit == "resize" and first.frames.shape[1:] != second.frames.shape[1:]:
         was, size = _size(second), _size(first)
@@ -213,7 +213,7 @@ def _edit(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
-    whole = _read(args.clip, model)
+    whole = _read(args, model, args.clip)
     frames, height, width = whole.frames.shape[:3]
     mask = inputs.read_mask(args.mask, frames=frames, height=height, width=width)
     clip, notes = _fitted(args, model, whole, args.clip)
@@ -225,7 +225,7 @@ def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip = _read(args.clip, model)
+    clip = _read(args, model, args.clip)
     larger = tasks.outpaint(model.grid, clip.frames, size=args.size, fps=clip.fps)
     rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
     size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
@@ -235,7 +235,7 @@ def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 def _upscale(args: argparse.Namespace, model: generator.Generator) -> Task:
     _check_size(model.grid, args.size)
-    clip = _read(args.clip, model)
+    clip = _read(args, model, args.clip)
     larger = tasks.upscale(
         model.grid,
         clip.frames,
@@ -265,18 +265,19 @@ TASKS: dict[str, Callable[[argparse.Namespace, generator.Generator], Task]] = {
 }
 
 
-def _read(path: pathlib.Path, model: generator.Generator) -> media.Video:
-    """A clip; an image, which has no frame rate, gets the model's."""
+def _read(
+    args: argparse.Namespace, model: generator.Generator, path: pathlib.Path
+) -> media.Video:
+    """A clip at the rate asked for, else its own; that of an image is the model's."""
     clip = inputs.read_clip(path, max_frames=canvas.MAX_FRAMES)
-    if len(clip.frames) == 1:
-        return media.Video(clip.frames, model.model.config.reference_fps)
-    return clip
+    still = model.model.config.reference_fps if len(clip.frames) == 1 else clip.fps
+    return media.Video(clip.frames, args.fps or still)
 
 
 def _clip(
     args: argparse.Namespace, model: generator.Generator, path: pathlib.Path
 ) -> tuple[media.Video, list[str]]:
-    return _fitted(args, model, _read(path, model), path)
+    return _fitted(args, model, _read(args, model, path), path)
 
 
 def _fitted(

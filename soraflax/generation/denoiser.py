@@ -148,7 +148,8 @@ class Denoiser:
         for step in range(config.steps):
             if past is None or step == config.zero_init:
                 past = stepping.begin(x, times[0])
-            guided = self.guided(guide, times[step][present], config)
+            seen = times[step : step + config.sampler.evaluations, present]
+            guided = self.guided(guide, seen, config)
             if guided not in contexts:
                 contexts[guided] = self._context(rows, guided=guided)
             skip = skips[step] and guided == was_guided

@@ -109,7 +109,7 @@ def extend(
       video: the clip.
       direction: 'forward' or 'backward'.
       frames: new ones, a multiple of r p forward; 1 + r (p k - 1) backward.
-      context: frames of the clip that are shown to the model, at least; see (1).
+      context: frames of the clip that are shown to the model, at most; see (1).
       fps: frames per second.
       strength: backward, of the noise that what comes before starts from: its frames
         are first the clip's own first one, held. Less joins closer and moves less.
