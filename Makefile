@@ -44,7 +44,7 @@ parity: .venv/parity
 # no TPU.
 plan: .venv/plan
 	SORAFLAX_PLAN=1 $(BIN)/python -m pytest tests/compiler
-	$(BIN)/python -m experiments.benchmarks.plan
+	$(BIN)/python -m experiments.benchmarks.pod_plans
 
 .venv/plan: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[plan,dev]'

@@ -24,7 +24,7 @@ from data_pipelines import records, sources, transforms
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class LatentEncoder:
     """What makes latents.
 
     Attributes:
@@ -46,7 +46,7 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheConfig:
+class LatentCacheConfig:
     """How clips are fitted and encoded.
 
     Attributes:
@@ -164,8 +164,8 @@ def cache_latents(
     dataset: str | Path,
     output: str | Path,
     *,
-    encoder: Encoder,
-    config: CacheConfig | None = None,
+    encoder: LatentEncoder,
+    config: LatentCacheConfig | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Encode every split of a clip dataset; all or nothing is written.
@@ -184,9 +184,9 @@ def cache_latents(
       DatasetError: `dataset` cannot be read, or `output` is in the way.
       MediaError: a clip cannot be decoded.
     """
-    from data_pipelines.builders import latents as builder
+    from data_pipelines.builders import latent_records as builder
 
-    config = config or CacheConfig()
+    config = config or LatentCacheConfig()
     records.check_output(output, overwrite=overwrite)
     info, grid = records.read_info(dataset), encoder.grid(config.patch)
     splits = {
@@ -212,7 +212,7 @@ def cache_latents(
 
 
 def _origin(
-    dataset: str | Path, info: Mapping[str, Any], encoder: Encoder
+    dataset: str | Path, info: Mapping[str, Any], encoder: LatentEncoder
 ) -> dict[str, Any]:
     """What dataset.json says of where the latents come from."""
     digest = records.dataset_digest(dataset)
@@ -251,7 +251,7 @@ def plan(
     clips: sources.Source[records.ClipRecord],
     grid: transforms.Grid,
     *,
-    config: CacheConfig,
+    config: LatentCacheConfig,
 ) -> list[Window]:
     """Which windows of which clips are encoded, at what size; every clip has one."""
     windows = []
@@ -325,7 +325,9 @@ class _Run:
       shapes: of the latents made so far.
     """
 
-    def __init__(self, encoder: Encoder, config: CacheConfig, bar: Any) -> None:
+    def __init__(
+        self, encoder: LatentEncoder, config: LatentCacheConfig, bar: Any
+    ) -> None:
         self.encoder = encoder
         self.config = config
         self.bar = bar

@@ -216,9 +216,9 @@ def pack_batch(
     shards: int = 1,
 ) -> packing.Packed:
     """A batch of exactly `count` rows; the last batch of a pass is filled with empty
-    rows. Tokens are dealt out over the `shards` of a row (`packing.deal`)."""
+    rows. Tokens are dealt out over the `shards` of a row (`packing.stripe`)."""
     empty: list[Sequence[packing.Segment]] = [[]] * (count - len(rows))
-    return packing.deal(packing.assemble([*rows, *empty], shape), shards=shards)
+    return packing.stripe(packing.assemble([*rows, *empty], shape), shards=shards)
 
 
 def efficiency(packed: packing.Packed) -> float:

@@ -110,7 +110,7 @@ class PackedDataConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
         if not 0 <= self.windows <= 1:
             raise ValueError(f"windows {self.windows}: use a share, 0 to 1")
-        packed_rows.deal_order(self.row.tokens, shards=self.shards)
+        packed_rows.stripe_order(self.row.tokens, shards=self.shards)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,8 @@ import tqdm
 from data_pipelines import records
 from data_pipelines.builders import folder, world
 from data_pipelines.worlds import bodies
-from soraflax import cli, media
+from soraflax import media
+from soraflax.cli import main as cli
 
 _EXAMPLES = """examples:
   a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):

@@ -31,14 +31,16 @@ import tqdm
 
 from data_pipelines import latents, prepare
 from data_pipelines.worlds import bodies
-from experiments import figures, scoring
 from experiments.configs import autoencoder_small, video_small
+from experiments.plots import figures
+from experiments.reports import scoring
 from experiments.stages import autoencoder as autoencoder_stage
 from experiments.stages import common
 from experiments.stages import video as video_stage
 from soraflax import config as config_lib
 from soraflax import media
-from soraflax.generation import generator, pretrained
+from soraflax.generation import generator
+from soraflax.pretrained import models
 
 REPORT = "report.json"
 MARKER = ".soraflax-demo"
@@ -154,7 +156,7 @@ def train(output: pathlib.Path, config: DemoConfig, clock: Clock) -> dict[str, f
             dataset,
             output / "latents",
             encoder=video_stage.Encoder.load(str(encoder)).for_cache(),
-            config=config_lib.to_dataclass(values.cache, latents.CacheConfig),
+            config=config_lib.to_dataclass(values.cache, latents.LatentCacheConfig),
         )
     with clock.stage("train the transformer"):
         values.data.path = str(output / "latents")
@@ -211,7 +213,7 @@ def generate(
 
 
 def judge(
-    encoder: pretrained.AutoencoderModel,
+    encoder: models.AutoencoderModel,
     samples: Sequence[Sample],
     world: bodies.WorldConfig,
 ) -> dict[str, Any]:
@@ -247,7 +249,7 @@ def real_renders(
     return [bodies.clip(HELD_OUT_SEED + 2, index, plain) for index in range(count)]
 
 
-def reconstruct(encoder: pretrained.AutoencoderModel, video: np.ndarray) -> np.ndarray:
+def reconstruct(encoder: models.AutoencoderModel, video: np.ndarray) -> np.ndarray:
     """A uint8 video through the autoencoder and back."""
     latent = encoder.encode(video[None].astype(np.float32) / 127.5 - 1.0)
     return np.asarray(encoder.decode(latent))[0]

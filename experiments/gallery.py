@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.worlds import bodies
-from experiments import strips
-from soraflax import cli, media
+from experiments.plots import strips
+from soraflax import media
+from soraflax.cli import main as cli
 
 SETTINGS = ("--steps", "30", "--guidance", "2")
 FRAMES, HALF, SIDE, WIDE, FPS = 17, 9, 64, 96, 8.0

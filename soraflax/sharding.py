@@ -382,7 +382,7 @@ def batch_sharding(mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES) -> NamedShar
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
-def feeds(mesh: Mesh) -> list[frozenset[int]]:
+def batch_shard_processes(mesh: Mesh) -> list[frozenset[int]]:
     """The processes that hold each part of a batch, in the order of its rows.
 
     Processes that split tokens or features among them hold the same rows, and have to

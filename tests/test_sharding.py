@@ -164,9 +164,11 @@ def test_processes_that_hold_the_same_rows_feed_them_together(
     sizes, per_host, expected
 ):
     mesh = fakes.mesh(per_host=per_host, **sizes)
-    assert sharding.feeds(mesh) == [frozenset(group) for group in expected]
+    assert sharding.batch_shard_processes(mesh) == [
+        frozenset(group) for group in expected
+    ]
 
 
 def test_shares_of_a_batch_that_overlap_are_refused():
     with pytest.raises(ValueError, match="shares of a batch overlap"):
-        sharding.feeds(fakes.mesh(per_host=3, fsdp=3, tensor=2))
+        sharding.batch_shard_processes(fakes.mesh(per_host=3, fsdp=3, tensor=2))

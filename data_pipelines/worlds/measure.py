@@ -17,7 +17,7 @@ import tqdm
 from scipy import ndimage
 
 from data_pipelines.worlds import bodies, judge
-from soraflax import cli
+from soraflax.cli import main as cli
 
 
 def accuracy(

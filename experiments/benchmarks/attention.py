@@ -11,7 +11,7 @@ Every ratio is of times taken in turns in one run, the least of `--repeats` each
     small rows   blocks over the reference on rows of 1,024 tokens and short segments
     balance      share of the time that the devices of a ring compute, by visited block
                  pairs, each step as long as its longest: rows of mixed images and clips
-                 as packed, and dealt over the ring (`packing.deal`); nothing is timed
+                 as packed, and dealt over the ring (`packing.stripe`); nothing is timed
 
 Splash and Triton take the place of blocks with `--implementation`, on what they run on.
 """
@@ -211,7 +211,7 @@ def balance(tokens: int, *, block: int, rows: int = 4) -> list[dict[str, Any]]:
     """How evenly rings of several sizes are busy."""
     lines = []
     for shards in (2, 4, 8, 16):
-        order = packing.deal_order(tokens, shards=shards, block=block)
+        order = packing.stripe_order(tokens, shards=shards, block=block)
         mixed = [mixed_segments(tokens, seed=seed) for seed in range(rows)]
         lines.append(
             {

@@ -33,10 +33,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraflax import flops, model_io
+from soraflax import flops
 from soraflax import memory as memory_lib
-from soraflax.generation import pretrained, streaming
+from soraflax.autoencoding import streaming
 from soraflax.nn import autoencoder
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 from soraflax.train import optimizer
 
 FAMILIES = {"wan2.1": "wan2_1", "wan2.2": "wan2_2"}
@@ -61,18 +63,18 @@ def relative(found: Any, expected: Any) -> float:
 
 
 def parity() -> Iterator[Line]:
-    from experiments.benchmarks import wan_peer
+    from experiments.benchmarks.peers import wan_autoencoder
 
     for family, variant in FAMILIES.items():
         full = autoencoder.VARIANTS[variant]
-        for config in (wan_peer.narrowed(full, REDUCED), full):
-            pair = wan_peer.make(config)
+        for config in (wan_autoencoder.narrowed(full, REDUCED), full):
+            pair = wan_autoencoder.make(config)
             run = jax.jit(pair.module.apply)
             for frames, height, width in PARITY:
                 side = config.spatial_ratio
-                pixels = wan_peer.video((frames, height * side, width * side))
-                theirs = pair.encode_and_decode(wan_peer.channels_first(pixels))
-                mean, decoded = map(wan_peer.channels_last, theirs)
+                pixels = wan_autoencoder.video((frames, height * side, width * side))
+                theirs = pair.encode_and_decode(wan_autoencoder.channels_first(pixels))
+                mean, decoded = map(wan_autoencoder.channels_last, theirs)
                 ours: Any = run({"params": pair.params}, pixels)
                 errors = {
                     "mean": relative(ours.mean, mean),
@@ -101,14 +103,14 @@ def least_seconds(
 def speed(repeats: int) -> Iterator[Line]:
     import torch  # pyright: ignore[reportMissingImports]
 
-    from experiments.benchmarks import wan_peer
+    from experiments.benchmarks.peers import wan_autoencoder
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for family, width, shape in SPEED:
         full = autoencoder.VARIANTS[FAMILIES[family]]
-        config = wan_peer.narrowed(full, width)
-        pair = wan_peer.make(config)
-        pixels = wan_peer.video(shape)
+        config = wan_autoencoder.narrowed(full, width)
+        pair = wan_autoencoder.make(config)
+        pixels = wan_autoencoder.video(shape)
         forward = flops.autoencoder_flops(config, video=shape)
         tasks = {
             "encode + decode": (_run_both(pair, pixels), forward),
@@ -129,9 +131,9 @@ def speed(repeats: int) -> Iterator[Line]:
 
 
 def _run_both(pair: Any, pixels: np.ndarray) -> dict[str, Callable[[], Any]]:
-    from experiments.benchmarks import wan_peer
+    from experiments.benchmarks.peers import wan_autoencoder
 
-    x = wan_peer.channels_first(pixels)
+    x = wan_autoencoder.channels_first(pixels)
     run = jax.jit(pair.module.apply)
     return {
         "diffusers": lambda: pair.encode_and_decode(x),
@@ -140,10 +142,10 @@ def _run_both(pair: Any, pixels: np.ndarray) -> dict[str, Callable[[], Any]]:
 
 
 def _train_both(pair: Any, pixels: np.ndarray) -> dict[str, Callable[[], Any]]:
-    from experiments.benchmarks import wan_peer
+    from experiments.benchmarks.peers import wan_autoencoder
 
-    x = wan_peer.channels_first(pixels)
-    rule = wan_peer.adamw(pair.theirs, rate=RATE)
+    x = wan_autoencoder.channels_first(pixels)
+    rule = wan_autoencoder.adamw(pair.theirs, rate=RATE)
 
     def theirs() -> None:
         rule.zero_grad(set_to_none=True)
@@ -215,9 +217,9 @@ def stream(frames: int) -> float:
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: 0.02 * rng.standard_normal(leaf.shape).astype(np.float32),
-        pretrained.autoencoder_shapes(config),
+        models.autoencoder_shapes(config),
     )
-    model = pretrained.AutoencoderModel(config, params, model_io.digest(params))
+    model = models.AutoencoderModel(config, params, model_io.digest(params))
     shape = (MEMORY_SIDE, MEMORY_SIDE, 3)
     video = (rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(frames))
     made = sum(len(chunk) for chunk in streaming.reconstruct(model, video))

@@ -33,13 +33,13 @@ def compare(
     repeats: int,
 ) -> dict[str, Any]:
     """One line: a clip of `(frames, height, width)` through both."""
-    from experiments.benchmarks import wan_peer
+    from experiments.benchmarks.peers import wan_autoencoder
 
-    pair = wan_peer.make(config)
-    pixels = wan_peer.video(shape)
-    theirs = wan_peer.compiled(pair, pixels, config.dtype)
+    pair = wan_autoencoder.make(config)
+    pixels = wan_autoencoder.video(shape)
+    theirs = wan_autoencoder.compiled(pair, pixels, config.dtype)
     ours = _ours(pair, pixels)
-    difference = benchmark.relative(ours(), wan_peer.channels_last(theirs()))
+    difference = benchmark.relative(ours(), wan_autoencoder.channels_last(theirs()))
     calls = {"diffusers": theirs, "soraflax": ours}
     seconds = benchmark.least_seconds(calls, repeats)
     return {
@@ -84,12 +84,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--repeats", type=int, default=3)
     arguments = parser.parse_args(argv)
     try:
-        from experiments.benchmarks import wan_peer
+        from experiments.benchmarks.peers import wan_autoencoder
     except ModuleNotFoundError as error:
         parser.exit(2, f"{parser.prog}: {error}; pip install -e '.[parity]'\n")
     config = autoencoder.VARIANTS[benchmark.FAMILIES[arguments.family]]
     if arguments.width is not None:
-        config = wan_peer.narrowed(config, arguments.width)
+        config = wan_autoencoder.narrowed(config, arguments.width)
     config = dataclasses.replace(config, dtype=arguments.dtype)
     for height, width in arguments.size:
         try:

@@ -28,8 +28,8 @@ from experiments.stages import autoencoder as stage
 from experiments.stages import codec
 from soraflax import config as config_lib
 from soraflax import flops
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder
+from soraflax.pretrained import models
 
 CLIPS = pathlib.Path(__file__).parents[2] / "tests" / "data" / "clips"
 WORLD_CLIPS = 2000
@@ -82,7 +82,7 @@ def train(
     values.optimizer.warmup = min(values.optimizer.warmup, steps // 5)
     stage.run(values, workdir)
     config = config_lib.to_dataclass(values, stage.Config)
-    model = pretrained.load_autoencoder(workdir)
+    model = models.load_autoencoder(workdir)
     mesh = config.mesh.make()
     module = autoencoder.Autoencoder(sizes)
     with jax.set_mesh(mesh):

@@ -28,8 +28,8 @@ import jax
 import numpy as np
 
 from soraflax import flops, sharding
-from soraflax.generation import pretrained
 from soraflax.nn import dit
+from soraflax.pretrained import models
 from soraflax.weights import files, wan
 
 BOUND = 1.25
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + flag}
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        shapes = pretrained.transformer_shapes(config)
+        shapes = models.transformer_shapes(config)
         params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
         wan.save_transformer(folder, params, config, most=FILE)
         del params

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import packing
-from experiments.benchmarks import packing as benchmark
+from experiments.benchmarks import packers as benchmark
 from soraflax import sharding
 from soraflax.nn import dit
 from soraflax.ops import packing as packed_rows

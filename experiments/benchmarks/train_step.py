@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import attention, wan_clips
+from experiments.benchmarks import attention
+from experiments.benchmarks.peers import wan_clips
 from soraflax import flops
 from soraflax.nn import dit
 from soraflax.ops import packing
@@ -163,7 +164,7 @@ def _calls(
     """A step of ours and of every peer, all from the same parameters."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    from experiments.benchmarks import wan_transformer_peer as peer
+    from experiments.benchmarks.peers import wan_transformer as peer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"

@@ -74,7 +74,7 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], name: str) -> Any:
             reference_fps=fit.fps or 16.0,
             captions=transforms.CaptionConfig(max_length=16 if tiny else 512),
         ),
-        "cache": latents.CacheConfig(fit=fit),
+        "cache": latents.LatentCacheConfig(fit=fit),
         "model": model,
         "loss": denoising.DenoisingConfig(
             shift=schedule.TokenCountShift(base=3.0, base_tokens=REFERENCE_TOKENS)

@@ -7,10 +7,10 @@ Command   python -m experiments.train
               --config=experiments/configs/autoencoder_adversarial.py
               --config.data.path=DATASET --config.autoencoder=AE --workdir=AE2
 Result    two cores: 700 steps from the demo's autoencoder, 28 minutes, contended;
-          64 held-out clips (python -m experiments.latent_report --clips 64), before and
-          after: Frechet distance 1.29, 1.02; PSNR 30.69, 30.66 dB; SSIM 0.927, 0.923;
-          flicker of still places 0.21, 0.28 of 255 levels. Edges gain contrast; on
-          real clips, which neither stage saw, so does the grain of 8 x 8 pixels.
+          64 held-out clips (python -m experiments.reports.latents --clips 64), before
+          and after: Frechet distance 1.29, 1.02; PSNR 30.69, 30.66 dB; SSIM 0.927,
+          0.923; flicker of still places 0.21, 0.28 of 255 levels. Edges gain contrast;
+          on real clips, which neither stage saw, so does the grain of 8 x 8 pixels.
 
 AE is what `autoencoder_small.py` trained, or any other autoencoder of the same ratios;
 `--config.train_encoder=true` trains its encoder too, after which latents have to be

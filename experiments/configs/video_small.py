@@ -30,10 +30,10 @@ from soraflax import config as config_lib
 from soraflax.diffusion import schedule
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.train import canvases, denoising, loop, optimizer
+from soraflax.train import denoising, loop, mask_sampling, optimizer
 
 SIZES = ("small", "tiny")
-CANVASES = canvases.CanvasRates(
+CANVASES = mask_sampling.MaskRates(
     first_frame=0.1, prefix=0.06, suffix=0.06, both_ends=0.06, frames=0.02, boxes=0.1
 )
 
@@ -60,7 +60,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
             windows=0.05,
             captions=transforms.CaptionConfig(dropout=0.1, max_length=128),
         ),
-        "cache": latents.CacheConfig(fit=fit),
+        "cache": latents.LatentCacheConfig(fit=fit),
         "model": dit.VARIANTS[size],
         "loss": objective,
         "optimizer": optimizer.OptimizerConfig(

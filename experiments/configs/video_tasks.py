@@ -25,9 +25,9 @@ from ml_collections import config_dict
 
 from experiments.configs import video_small
 from soraflax import config as config_lib
-from soraflax.train import canvases
+from soraflax.train import mask_sampling
 
-CANVASES = canvases.CanvasRates(
+CANVASES = mask_sampling.MaskRates(
     first_frame=0.15, prefix=0.1, suffix=0.1, both_ends=0.1, frames=0.05, boxes=0.12
 )
 

@@ -22,8 +22,8 @@ from data_pipelines import pipeline
 from experiments.stages import codec, common
 from soraflax import config as config_lib
 from soraflax import flops, sharding
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, discriminator
+from soraflax.pretrained import models
 from soraflax.train import adversarial, loop, metrics, reconstruction, step
 from soraflax.train import optimizer as optimizer_lib
 
@@ -93,7 +93,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       Interrupted: asked to stop before the end.
     """
     config, mesh = common.begin(values, Config)
-    saved = pretrained.load_autoencoder(config.autoencoder)
+    saved = models.load_autoencoder(config.autoencoder)
     asked = {"dtype": config.dtype, "remat": config.remat}
     given = {name: value for name, value in asked.items() if value}
     trained_as = dataclasses.replace(saved.config, **given)
@@ -125,8 +125,8 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
 
 
 def make_job(
-    config: Config, source: pretrained.AutoencoderModel, mesh: Mesh
-) -> tuple[loop.Job, dict[str, Any]]:
+    config: Config, source: models.AutoencoderModel, mesh: Mesh
+) -> tuple[loop.TrainJob, dict[str, Any]]:
     """The stage on `mesh`, and the parameters of the autoencoder that stay as they are.
 
     Raises:
@@ -144,7 +144,7 @@ def make_job(
     start_key, run_key = (jax.random.fold_in(key, part) for part in range(2))
     params, shardings, frozen = networks(config, game, source.params, start_key, mesh)
     constants = codec.perceptual(config.loss, mesh) | {"frozen": frozen}
-    job = loop.Job(
+    job = loop.TrainJob(
         name="adversarial",
         loss=step.Contextual(functools.partial(adversarial.loss, game=game), constants),
         params=params,
@@ -188,7 +188,7 @@ def networks(
         places = sharding.param_shardings(boxed, mesh)
         critic, critic_places = sharding.init(game.critic, key, example, mesh=mesh)
     codec_params = jax.device_put(dict(trained), places)
-    fixed = () if config.train_encoder else pretrained.ENCODER
+    fixed = () if config.train_encoder else models.ENCODER
     frozen = {name: codec_params[name] for name in fixed if name in codec_params}
     free = [name for name in codec_params if name not in frozen]
     params: dict[str, Any] = {

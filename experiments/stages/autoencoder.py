@@ -85,7 +85,9 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     return result
 
 
-def make_job(config: Config, module: autoencoder.Autoencoder, mesh: Mesh) -> loop.Job:
+def make_job(
+    config: Config, module: autoencoder.Autoencoder, mesh: Mesh
+) -> loop.TrainJob:
     """Data, parameters and loss of the stage, on `mesh`."""
     iterator = codec.crops(config.data, batch=config.batch, mesh=mesh)
     key = jax.random.key(config.seed)
@@ -94,7 +96,7 @@ def make_job(config: Config, module: autoencoder.Autoencoder, mesh: Mesh) -> loo
         params, shardings = sharding.init(
             module, jax.random.fold_in(key, 0), example, mesh=mesh
         )
-    return loop.Job(
+    return loop.TrainJob(
         name="autoencoder",
         loss=step.Contextual(
             functools.partial(reconstruction.loss, module=module, config=config.loss),

@@ -17,8 +17,8 @@ from experiments.stages import common
 from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.evaluation import metrics as video_metrics
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder
+from soraflax.pretrained import models
 from soraflax.train import checkpoint, metrics, reconstruction
 from soraflax.weights import lpips
 
@@ -89,7 +89,7 @@ class Clips:
         grid = transforms.Grid.of(
             self.sizes.temporal_ratio, self.sizes.spatial_ratio, patch=(1, 2, 2)
         )
-        cache = latents.CacheConfig(fit=self.evaluation.fit)
+        cache = latents.LatentCacheConfig(fit=self.evaluation.fit)
         windows = latents.plan(clips[:count], grid, config=cache)
         for _, loaded in latents.fitted_batches(clips, windows, batch=batch):
             videos = [video for _, video in loaded]
@@ -156,7 +156,7 @@ def finish(
     """Write `workdir/model`, of parameters on the host, and `workdir/result.json`."""
     if jax.process_index() == 0:
         facts = {"latents": dataclasses.asdict(statistics), "validation": result}
-        pretrained.save_autoencoder(workdir / "model", params, sizes, facts=facts)
+        models.save_autoencoder(workdir / "model", params, sizes, facts=facts)
     common.write_json(workdir / "result.json", result)
     common.barrier("exported")
 

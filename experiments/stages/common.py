@@ -75,7 +75,7 @@ def begin(values: Any, kind: type[Run]) -> tuple[Run, Mesh]:
 
 def host(mesh: Mesh) -> pipeline.Host:
     """This process's share of the data; processes that hold the same rows share it."""
-    groups = sharding.feeds(mesh)
+    groups = sharding.batch_shard_processes(mesh)
     mine = next(n for n, group in enumerate(groups) if jax.process_index() in group)
     return pipeline.Host(mine, len(groups))
 

@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 from data_pipelines import latents, pipeline, records
 from experiments.stages import common, video
 from soraflax import config as config_lib
-from soraflax import model_io
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, dit
 from soraflax.nn import lora as lora_lib
 from soraflax.ops import attention
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 from soraflax.train import denoising, loop, optimizer, step
 
 
@@ -41,7 +41,7 @@ class Config:
     stage: Literal["finetune"]
     base: str
     data: pipeline.PackedDataConfig
-    cache: latents.CacheConfig
+    cache: latents.LatentCacheConfig
     loss: denoising.DenoisingConfig
     optimizer: optimizer.OptimizerConfig
     train: loop.TrainConfig
@@ -105,7 +105,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       Interrupted: asked to stop before the end.
     """
     config, mesh = common.begin(values, Config)
-    base = pretrained.load_video_model(config.base)
+    base = models.load_video_model(config.base)
     settings = check_base(config, base)
     video.check_layout(settings, mesh)
     encoder = video.Encoder.load(settings.autoencoder)
@@ -132,7 +132,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     return result
 
 
-def check_base(config: Config, base: pretrained.VideoModel) -> video.Config:
+def check_base(config: Config, base: models.VideoModel) -> video.Config:
     """The settings of a run from scratch of the base's sizes, on these data.
 
     Raises:
@@ -155,7 +155,7 @@ def check_base(config: Config, base: pretrained.VideoModel) -> video.Config:
                 f"config.{key} is {found}, but the base was trained with {wanted}"
             )
     if config.lora is not None:
-        shapes = pretrained.transformer_shapes(made.transformer)
+        shapes = models.transformer_shapes(made.transformer)
         try:
             lora_lib.targets(shapes, config.lora)
         except ValueError as error:
@@ -165,15 +165,15 @@ def check_base(config: Config, base: pretrained.VideoModel) -> video.Config:
         for field in dataclasses.fields(video.Config)
         if field.name not in ("stage", "autoencoder", "model")
     }
-    folder = model_io.find_model(config.base) / pretrained.AUTOENCODER
+    folder = model_io.find_model(config.base) / models.AUTOENCODER
     values = {"stage": "video", "autoencoder": str(folder), "model": made.transformer}
     return config_lib.to_dataclass(values | shared, video.Config)
 
 
-def make_start(config: Config, base: pretrained.VideoModel, mesh: Mesh) -> Start:
+def make_start(config: Config, base: models.VideoModel, mesh: Mesh) -> Start:
     """Adapters that change nothing yet and a frozen base, or the base to be trained."""
-    boxed = pretrained.boxed_transformer(base.config.transformer)
-    places = pretrained.transformer_shardings(base.config.transformer, mesh)
+    boxed = models.boxed_transformer(base.config.transformer)
+    places = models.transformer_shardings(base.config.transformer, mesh)
     params = jax.device_put(base.params, places)
     if config.lora is None:
         return Start(params, places, lambda params, _: params, {})
@@ -189,10 +189,10 @@ def make_job(
     config: Config,
     settings: video.Config,
     data: pipeline.PackedDataConfig,
-    base: pretrained.VideoModel,
+    base: models.VideoModel,
     start: Start,
     mesh: Mesh,
-) -> loop.Job:
+) -> loop.TrainJob:
     """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
     predict = denoising.predict_with(dit.DiT(settings.model))
 
@@ -210,7 +210,7 @@ def make_job(
     evaluate = None
     if validate is not None:
         evaluate = lambda params: validate(start.whole(params, start.base))  # noqa: E731
-    return loop.Job(
+    return loop.TrainJob(
         name="finetune",
         loss=step.Contextual(loss, start.base),
         params=start.params,
@@ -225,7 +225,7 @@ def make_job(
     )
 
 
-def restated(base: pretrained.VideoModel, data: pipeline.PackedDataConfig) -> list[Any]:
+def restated(base: models.VideoModel, data: pipeline.PackedDataConfig) -> list[Any]:
     """The latents of a split, with the base's statistics.
 
     Raises:
@@ -241,13 +241,13 @@ def restated(base: pretrained.VideoModel, data: pipeline.PackedDataConfig) -> li
 
 
 def export(
-    config: Config, base: pretrained.VideoModel, params: Any, workdir: pathlib.Path
+    config: Config, base: models.VideoModel, params: Any, workdir: pathlib.Path
 ) -> None:
     """Write `workdir/model`, and `workdir/adapters` where there are some."""
     if jax.process_index() != 0:
         return
     if config.lora is not None:
-        pretrained.save_adapters(
+        models.save_adapters(
             workdir / "adapters",
             params,
             config.lora,
@@ -255,10 +255,10 @@ def export(
             base=base.digest,
         )
         params = lora_lib.merge(base.params, params, config.lora)
-    pretrained.save_video_model(
+    models.save_video_model(
         workdir / "model",
         params,
         base.config,
-        autoencoder_dir=model_io.find_model(config.base) / pretrained.AUTOENCODER,
+        autoencoder_dir=model_io.find_model(config.base) / models.AUTOENCODER,
         vocabulary=base.tokenizer,
     )

@@ -22,10 +22,10 @@ from experiments.stages import common
 from soraflax import config as config_lib
 from soraflax import flops, sharding, tokenizer
 from soraflax.evaluation import validation
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, dit
 from soraflax.ops import attention, packing
-from soraflax.train import denoising, layout, loop, metrics, optimizer
+from soraflax.pretrained import models
+from soraflax.train import denoising, loop, mesh_checks, metrics, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Config:
     stage: Literal["video"]
     autoencoder: str
     data: pipeline.PackedDataConfig
-    cache: latents.CacheConfig
+    cache: latents.LatentCacheConfig
     model: dit.DiTConfig
     loss: denoising.DenoisingConfig
     optimizer: optimizer.OptimizerConfig
@@ -100,18 +100,18 @@ class Encoder:
     """The trained autoencoder that the latents come from, and its folder."""
 
     folder: pathlib.Path
-    model: pretrained.AutoencoderModel
+    model: models.AutoencoderModel
 
     @classmethod
     def load(cls, path: str) -> "Encoder":
         """Raises ModelError or FileNotFoundError where there is none."""
-        model = pretrained.load_autoencoder(path)
+        model = models.load_autoencoder(path)
         model = dataclasses.replace(model, params=jax.device_put(model.params))
         return cls(pathlib.Path(path), model)
 
-    def for_cache(self) -> latents.Encoder:
+    def for_cache(self) -> latents.LatentEncoder:
         """What `cache_latents` asks for; it runs on one device."""
-        return latents.Encoder(
+        return latents.LatentEncoder(
             encode=self.model.encode,
             digest=self.model.encoder_digest,
             temporal_ratio=self.model.config.temporal_ratio,
@@ -161,10 +161,10 @@ def check_layout(config: Config, mesh: Mesh) -> None:
       ConfigError: naming both sizes and the nearest legal one.
     """
     try:
-        layout.check(
+        mesh_checks.check(
             config.model,
             config.data.row,
-            rows=config.data.rows * len(sharding.feeds(mesh)),
+            rows=config.data.rows * len(sharding.batch_shard_processes(mesh)),
             mesh=mesh,
             accumulate=config.train.accumulate,
         )
@@ -255,7 +255,7 @@ def check_source(
 
 def make_job(
     config: Config, data: pipeline.PackedDataConfig, encoder: Encoder, mesh: Mesh
-) -> loop.Job:
+) -> loop.TrainJob:
     """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
     module = dit.DiT(config.model)
     dataset = pipeline.make_dataset(
@@ -266,11 +266,15 @@ def make_job(
         params, shardings = sharding.init(
             module,
             jax.random.fold_in(key, 0),
-            example(data, config.model, rows=data.rows * len(sharding.feeds(mesh))),
+            example(
+                data,
+                config.model,
+                rows=data.rows * len(sharding.batch_shard_processes(mesh)),
+            ),
             mesh=mesh,
         )
     predict = denoising.predict_with(module)
-    return loop.Job(
+    return loop.TrainJob(
         name="video",
         loss=functools.partial(denoising.loss, predict=predict, config=config.loss),
         params=params,
@@ -320,7 +324,9 @@ def make_validation(
     """
     if not records.read_info(data.path)["splits"].get("validation"):
         return None
-    rows = data.rows * len(sharding.feeds(mesh))  # every process sees the same, whole
+    rows = data.rows * len(
+        sharding.batch_shard_processes(mesh)
+    )  # every process sees the same, whole
     held_out = dataclasses.replace(
         data, split="validation", passes=1, also=(), weights=(), rows=rows, windows=0.0
     )
@@ -364,7 +370,7 @@ def export(
         return
     found = latents.open_latents(data.path, data.split)
     std = pipeline.token_deviation(found.std, data.deviation)
-    described = pretrained.VideoModelConfig(
+    described = models.VideoModelConfig(
         transformer=config.model,
         statistics=autoencoder.LatentStatistics(
             tuple(found.mean.tolist()), tuple(std.tolist())
@@ -378,7 +384,7 @@ def export(
         shift=config.loss.shift,
         window=max(shape[0] for shape in found.shapes),
     )
-    pretrained.save_video_model(
+    models.save_video_model(
         workdir / "model",
         params,
         described,

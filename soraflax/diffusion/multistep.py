@@ -45,7 +45,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import stepping
+from soraflax.diffusion import solver
 
 # Below this h, (7) and (8) are summed as series: the differences lose their digits.
 SMALL_STRIDE = 0.5
@@ -68,15 +68,15 @@ class DPMSolver:
     def step(
         self,
         process: process_lib.Process,
-        denoise: stepping.Denoise,
-        x: stepping.Data,
-        step: stepping.Step,
-        past: stepping.Past,
-    ) -> tuple[stepping.Data, stepping.Past]:
+        denoise: solver.Denoise,
+        x: solver.Data,
+        step: solver.Step,
+        past: solver.Past,
+    ) -> tuple[solver.Data, solver.Past]:
         t = step.expand(step.t)
         clean = process_lib.to_x0(process, denoise(x, step.t), x, t)
         moved = _predict(process, x, clean, step=step, past=past)
-        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
+        return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,26 +99,26 @@ class UniPC:
     def step(
         self,
         process: process_lib.Process,
-        denoise: stepping.Denoise,
-        x: stepping.Data,
-        step: stepping.Step,
-        past: stepping.Past,
-    ) -> tuple[stepping.Data, stepping.Past]:
+        denoise: solver.Denoise,
+        x: solver.Data,
+        step: solver.Step,
+        past: solver.Past,
+    ) -> tuple[solver.Data, solver.Past]:
         t = step.expand(step.t)
         clean = process_lib.to_x0(process, denoise(x, step.t), x, t)
         x = _correct(process, x, clean, step=step, past=past)
         moved = _predict(process, x, clean, step=step, past=past)
-        return stepping.conclude(moved, x=x, clean=clean, step=step, past=past)
+        return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
 
 
 def _predict(
     process: process_lib.Process,
-    x: stepping.Data,
-    clean: stepping.Data,
+    x: solver.Data,
+    clean: solver.Data,
     *,
-    step: stepping.Step,
-    past: stepping.Past,
-) -> stepping.Data:
+    step: solver.Step,
+    past: solver.Past,
+) -> solver.Data:
     """Equations (2) and (4): x at `step.s`."""
     t, s = step.expand(step.t), step.expand(step.s)
     ratio = _stride_ratio(process, step.expand(past.levels[0]), t, s)
@@ -129,12 +129,12 @@ def _predict(
 
 def _correct(
     process: process_lib.Process,
-    x: stepping.Data,
-    clean: stepping.Data,
+    x: solver.Data,
+    clean: solver.Data,
     *,
-    step: stepping.Step,
-    past: stepping.Past,
-) -> stepping.Data:
+    step: solver.Step,
+    past: solver.Past,
+) -> solver.Data:
     """Equations (2) and (5): x at `step.t`, its last step done over.
 
     Unchanged where there was no such step, and where this one goes nowhere.
@@ -155,22 +155,22 @@ def _correct(
 
 def _transfer(
     process: process_lib.Process,
-    x: stepping.Data,
-    clean: stepping.Data,
-    t: stepping.Level,
-    s: stepping.Level,
-) -> stepping.Data:
+    x: solver.Data,
+    clean: solver.Data,
+    t: solver.Level,
+    s: solver.Level,
+) -> solver.Data:
     """Equations (2)-(3); of no meaning, but finite, where t = 0."""
     kept = process.sigma(s) / jnp.maximum(process.sigma(t), TINY)
     return kept * x + (process.alpha(s) - process.alpha(t) * kept) * clean
 
 
 def _stride(
-    process: process_lib.Process, t: stepping.Level, s: stepping.Level
-) -> stepping.Level:
+    process: process_lib.Process, t: solver.Level, s: solver.Level
+) -> solver.Level:
     """h from t to s, finite everywhere."""
 
-    def log_ratio(level: stepping.Level) -> stepping.Level:
+    def log_ratio(level: solver.Level) -> solver.Level:
         alpha = jnp.maximum(process.alpha(level), TINY)
         return jnp.log(alpha) - jnp.log(jnp.maximum(process.sigma(level), TINY))
 
@@ -179,17 +179,17 @@ def _stride(
 
 def _stride_ratio(
     process: process_lib.Process,
-    u: stepping.Level,
-    t: stepping.Level,
-    s: stepping.Level,
-) -> stepping.Level:
+    u: solver.Level,
+    t: solver.Level,
+    s: solver.Level,
+) -> solver.Level:
     """h / k of levels u > t > s; 0 where second order has no meaning."""
     usable = (u > t) & (t > s) & (s > 0) & (process.alpha(u) > 0)
     earlier = jnp.where(usable, _stride(process, u, t), 1.0)
     return jnp.where(usable, _stride(process, t, s) / earlier, 0.0)
 
 
-def _moments(h: stepping.Level) -> tuple[stepping.Level, stepping.Level]:
+def _moments(h: solver.Level) -> tuple[solver.Level, solver.Level]:
     """b1 and b2, equations (7) and (8); h above 0."""
     large = jnp.maximum(h, SMALL_STRIDE)
     common = -1.0 / jnp.expm1(-large)

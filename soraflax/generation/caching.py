@@ -28,7 +28,7 @@ from soraflax.nn import dit
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheConfig:
+class StepCacheConfig:
     """Which steps are skipped.
 
     Attributes:
@@ -50,7 +50,7 @@ class CacheConfig:
             )
 
 
-def skipped(changes: Sequence[float], config: CacheConfig) -> list[bool]:
+def skipped(changes: Sequence[float], config: StepCacheConfig) -> list[bool]:
     """For every step, whether it is skipped.
 
     Args:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from soraflax.generation import batching as rows_lib
 from soraflax.generation import canvas as canvases
-from soraflax.generation import rows as rows_lib
 from soraflax.generation import windows
 from soraflax.nn import autoencoder
 from soraflax.ops import packing

@@ -1,9 +1,9 @@
 """Prompts and given pixels in, videos out.
 
 Requests of any sizes and durations become segments of packed rows and are denoised
-together (`generation.denoiser`), long ones in windows and large ones in tiles
+together (`generation.sampling`), long ones in windows and large ones in tiles
 (`generation.windows`). Every way of prompting is a canvas: `generation.tasks` says what
-is kept, `generation.given` what that means for the latent.
+is kept, `generation.conditioning` what that means for the latent.
 """
 
 import dataclasses
@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soraflax.autoencoding import streaming
+from soraflax.generation import batching as rows_lib
 from soraflax.generation import canvas as canvases
-from soraflax.generation import denoiser, filling, pretrained, streaming, windows
-from soraflax.generation import given as givens
-from soraflax.generation import rows as rows_lib
+from soraflax.generation import conditioning as givens
+from soraflax.generation import filling, sampling, windows
+from soraflax.pretrained import models
 
 Progress = Callable[[int, int], None]
 Preview = Callable[[Callable[[], list[np.ndarray]]], None]
 Request = filling.Request
-SamplingConfig = denoiser.SamplingConfig
+SamplingConfig = sampling.SamplingConfig
 # Pixels of a frame above which the decoder takes it in tiles of this many pixels.
 MAX_DECODED, DECODED_TILE = 2**20, (512, 512)
 # Latent frames above which a video is decoded in chunks.
@@ -58,11 +60,11 @@ class Job:
     Attributes:
       given: from `generation.tasks`.
       text, negative, seed: as in `Prompt`.
-      settle: strength of the second pass, where there is one (`generation.given`); 0
-        goes without.
+      settle: strength of the second pass, where there is one
+        (`generation.conditioning`); 0 goes without.
     """
 
-    given: givens.Given
+    given: givens.Conditioning
     text: str = ""
     negative: str = ""
     seed: int = 0
@@ -85,7 +87,7 @@ class Generator:
       denoiser: its transformer, compiled for rows.
     """
 
-    def __init__(self, model: pretrained.VideoModel) -> None:
+    def __init__(self, model: models.VideoModel) -> None:
         config = model.config
         self.model = model
         self.grid = canvases.Grid(
@@ -95,7 +97,7 @@ class Generator:
             config.transformer.patch,
         )
         params = jax.tree.map(jnp.asarray, model.params)
-        self.denoiser = denoiser.Denoiser(model, params)
+        self.denoiser = sampling.Denoiser(model, params)
         self._form = filling.Form(
             config.transformer.patch,
             config.statistics,
@@ -111,7 +113,7 @@ class Generator:
           FileNotFoundError: no model there.
           ValueError: a damaged model, or one of another kind.
         """
-        return cls(pretrained.load_video_model(directory))
+        return cls(models.load_video_model(directory))
 
     @property
     def windows(self) -> windows.WindowConfig:
@@ -230,7 +232,7 @@ class Generator:
         videos = made(range(len(jobs)), first, 0)
         if again:
             second = {
-                i: givens.settled(
+                i: givens.refined(
                     jobs[i].given,
                     videos[i],
                     self.model.autoencoder,
@@ -273,11 +275,11 @@ class Generator:
     def _settles(self, job: Job, canvas: canvases.Canvas) -> bool:
         """Whether a job takes a second pass."""
         model = self.model.autoencoder
-        return bool(job.settle) and givens.settles(
+        return bool(job.settle) and givens.needs_refinement(
             job.given, model, self.grid, first=canvas
         )
 
-    def encode(self, given: givens.Given) -> canvases.Canvas:
+    def encode(self, given: givens.Conditioning) -> canvases.Canvas:
         """The canvas of given pixels.
 
         Raises:

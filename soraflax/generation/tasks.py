@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from soraflax.generation import canvas as canvases
-from soraflax.generation.given import Given
+from soraflax.generation.conditioning import Conditioning
 from soraflax.ops import patch as patches
 
 Video = UInt8[np.ndarray, "T H W 3"]
@@ -37,7 +37,7 @@ Direction = Literal["forward", "backward"]
 
 def generate(
     grid: canvases.Grid, *, size: tuple[int, int], frames: int, fps: float
-) -> Given:
+) -> Conditioning:
     """A video of which nothing is given.
 
     Args:
@@ -52,10 +52,10 @@ def generate(
     width, height = size
     grid.latent_shape(frames, height, width)
     none = np.zeros((0, height, width, 3), np.uint8)
-    return Given(none, _none(none), fps, frames)
+    return Conditioning(none, _none(none), fps, frames)
 
 
-def image(grid: canvases.Grid, *, size: tuple[int, int]) -> Given:
+def image(grid: canvases.Grid, *, size: tuple[int, int]) -> Conditioning:
     """An image is a video of one frame.
 
     Raises:
@@ -71,7 +71,7 @@ def animate(
     frames: int,
     fps: float,
     last: UInt8[np.ndarray, "H W 3"] | None = None,
-) -> Given:
+) -> Conditioning:
     """An image that begins to move, towards a last frame if there is one.
 
     Raises:
@@ -81,10 +81,10 @@ def animate(
     if frames < 2:
         raise ValueError(f"{frames} frames: use {1 + grid.group} or more to move")
     if last is None:
-        return Given(first[None], ~_none(first[None]), fps, frames)
+        return Conditioning(first[None], ~_none(first[None]), fps, frames)
     _check_same_size(first[None], last[None])
     middle = _blank(first[None], frames - 2)
-    return Given(
+    return Conditioning(
         np.concatenate([first[None], middle, last[None]]),
         _mask(middle, (1, True), (frames - 2, False), (1, True)),
         fps,
@@ -101,7 +101,7 @@ def extend(
     context: int,
     fps: float,
     strength: float = 0.8,
-) -> Given:
+) -> Conditioning:
     """A clip continued, or what came before it.
 
     Args:
@@ -127,10 +127,10 @@ def extend(
         shown = video[-tail:]
         total = tail + frames
         grid.latent_shape(total, *video.shape[1:3])
-        return Given(shown, ~_none(shown), fps, total, before=video[:-tail])
+        return Conditioning(shown, ~_none(shown), fps, total, before=video[:-tail])
     head = _head(grid, video, context)
     check_new(grid, frames, first=True)
-    return Given(
+    return Conditioning(
         np.concatenate([np.repeat(video[:1], frames, axis=0), video[:head]]),
         _mask(video, (frames, False), (head, True)),
         fps,
@@ -148,7 +148,7 @@ def loop(
     context: int,
     fps: float,
     strength: float = 0.5,
-) -> Given:
+) -> Conditioning:
     """A clip, and the piece after it that leads back to its first frame.
 
     Args and errors are those of `connect`, of the clip with itself.
@@ -176,7 +176,7 @@ def connect(
     context: int,
     fps: float,
     strength: float = 0.5,
-) -> Given:
+) -> Conditioning:
     """Two clips, and a transition between them.
 
     With a strength below 1 the transition starts from the frame before it, held for
@@ -201,7 +201,7 @@ def connect(
     check_new(grid, frames, first=False)
     held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
     held += [np.repeat(second[:1], frames // 2, axis=0)]
-    return Given(
+    return Conditioning(
         np.concatenate([first[-tail:], *held, second[:head]]),
         _mask(first, (tail, True), (frames, False), (head, True)),
         fps,
@@ -212,7 +212,9 @@ def connect(
     )
 
 
-def edit(grid: canvases.Grid, video: Video, *, strength: float, fps: float) -> Given:
+def edit(
+    grid: canvases.Grid, video: Video, *, strength: float, fps: float
+) -> Conditioning:
     """A clip made anew from itself with noise added (SDEdit, arXiv:2108.01073).
 
     Raises:
@@ -220,12 +222,12 @@ def edit(grid: canvases.Grid, video: Video, *, strength: float, fps: float) -> G
     """
     used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
-    return Given(video, _none(video), fps, len(video), strength, used=used)
+    return Conditioning(video, _none(video), fps, len(video), strength, used=used)
 
 
 def inpaint(
     grid: canvases.Grid, video: Video, mask: Bool[np.ndarray, "T H W"], *, fps: float
-) -> Given:
+) -> Conditioning:
     """What a mask marks is made anew; in places, in time, or both.
 
     Raises:
@@ -243,12 +245,12 @@ def inpaint(
     used, video = len(video), _whole(grid, video)
     grid.latent_shape(*video.shape[:3])
     kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
-    return Given(video, kept, fps, len(video), used=used)
+    return Conditioning(video, kept, fps, len(video), used=used)
 
 
 def outpaint(
     grid: canvases.Grid, video: Video, *, size: tuple[int, int], fps: float
-) -> Given:
+) -> Conditioning:
     """A clip in the middle of a frame of another shape, whose rest is made.
 
     A clip that is wider or higher than the new frame is first made small enough, to
@@ -287,7 +289,7 @@ def outpaint(
     kept = _none(canvas)
     place = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
     canvas[place], kept[place] = small, True
-    return Given(canvas, kept, fps, frames, used=used)
+    return Conditioning(canvas, kept, fps, frames, used=used)
 
 
 def upscale(
@@ -297,7 +299,7 @@ def upscale(
     size: tuple[int, int],
     strength: float,
     fps: float,
-) -> Given:
+) -> Conditioning:
     """A clip enlarged, noised and denoised at its new size.
 
     Raises:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from soraflax.autoencoding import tiling
 from soraflax.generation import canvas as canvases
-from soraflax.generation import tiling
 from soraflax.ops import patch as patches
 
 

@@ -344,7 +344,7 @@ class Autoencoder(nn.Module):
         self._check_chunk(first)
         grid = self.config.latent_grid(*video.shape[1:4], first=first)
         convolution.check_split(*grid[1:])
-        video = convolution.place(video)
+        video = convolution.constrain_video(video)
         moments = self.moments(self.encoder(video, first=first)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         if self.config.linear_path:

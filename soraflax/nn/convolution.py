@@ -29,7 +29,7 @@ NORM_EPS = 1e-8
 STREAM = "stream"
 
 
-def place(x: jax.Array) -> jax.Array:
+def constrain_video(x: jax.Array) -> jax.Array:
     """Video features `[B, T, H, W, C]` over the mesh: batch, and the longer side.
 
     A side that does not divide stays whole. Channels always do: where the compiler may
@@ -62,7 +62,7 @@ def longer_side(x: jax.Array) -> int:
     return 2 if x.shape[2] >= x.shape[3] else 3
 
 
-def carried(module: nn.Module, x: jax.Array, frames: int) -> jax.Array | None:
+def causal_cache(module: nn.Module, x: jax.Array, frames: int) -> jax.Array | None:
     """The last `frames` inputs of the chunks before; keeps those of this chunk.
 
     Zeros stand for frames before the first. None where nothing is streamed.
@@ -117,12 +117,12 @@ class CausalConv(nn.Module):
         )
         x = x.astype(self.dtype)
         front = self.kernel[0] - 1 if self.front is None else self.front
-        past = carried(self, x, front) if front else None
+        past = causal_cache(self, x, front) if front else None
         if past is not None:
             x, front = jnp.concatenate([past, x], axis=1), 0
         kernel = sharding.constrain(kernel.astype(self.dtype), *[None] * kernel.ndim)
-        y = self._convolve(place(x), kernel, front)
-        return place(y + bias.astype(self.dtype))
+        y = self._convolve(constrain_video(x), kernel, front)
+        return constrain_video(y + bias.astype(self.dtype))
 
     def _convolve(self, x: jax.Array, kernel: jax.Array, front: int) -> jax.Array:
         """The convolution, piece by piece where the mesh splits a side evenly."""
@@ -199,7 +199,7 @@ class FrameAttention(nn.Module):
         out = layers.Linear(
             channels, axes, dtype=self.dtype, kernel_init=zero, name="out"
         )
-        return place(x + out(y))
+        return constrain_video(x + out(y))
 
 
 class Middle(nn.Module):
@@ -243,7 +243,7 @@ class HalveFrames(nn.Module):
         halve = CausalConv(x.shape[-1], (3, 1, 1), (2, 1, 1), 0, name="conv", **shared)
         if self.is_initializing():
             halve(jnp.repeat(x[:, :1], 3, axis=1))
-        past = carried(self, x, 1)
+        past = causal_cache(self, x, 1)
         if past is not None and not first:
             return halve(jnp.concatenate([past, x], axis=1))
         later = [halve(x)] if x.shape[1] > 1 else []

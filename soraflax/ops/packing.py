@@ -48,7 +48,7 @@ class Packed:
     Attributes:
       tokens: patches of latent, `[B, N, P]`; the contents of padding do not matter.
       segments: `[B, N]` int32, 1..S, 0 where padded; equal ids are contiguous, in a row
-        or, where it is dealt (`deal`), in every shard of it.
+        or, where it is dealt (`stripe`), in every shard of it.
       positions: `[B, N, 3]` float32: time, height, width. Time is in latent frames at
         the reference frame rate, height and width in patches.
       levels: `[B, 2 S + 2]` float32 in [0, 1], the table of equations (1) and (2).
@@ -108,7 +108,7 @@ def segment_mean(
     return jnp.einsum("bnd,bns->bsd", values, one_hot) / counts[..., None]
 
 
-def spread(
+def segment_gather(
     values: Float[Array, "B S1"], segments: Int[Array, "B N"]
 ) -> Float[Array, "B N"]:
     """One value per segment, given to each of its tokens."""
@@ -212,7 +212,7 @@ def _lay_row(
         text_start += shape.aligned_text(len(segment.text))
 
 
-def deal(packed: Packed, *, shards: int, block: int = 128) -> Packed:
+def stripe(packed: Packed, *, shards: int, block: int = 128) -> Packed:
     """The same rows, their tokens dealt out over the shards of a row (host arrays).
 
     Block b of a row goes to shard `b mod shards`. Every shard then has nearly the same
@@ -231,7 +231,7 @@ def deal(packed: Packed, *, shards: int, block: int = 128) -> Packed:
     """
     if shards == 1:
         return packed
-    order = deal_order(packed.segments.shape[1], shards=shards, block=block)
+    order = stripe_order(packed.segments.shape[1], shards=shards, block=block)
     return packed.replace(
         tokens=packed.tokens[:, order],
         segments=packed.segments[:, order],
@@ -240,7 +240,7 @@ def deal(packed: Packed, *, shards: int, block: int = 128) -> Packed:
     )
 
 
-def deal_order(tokens: int, *, shards: int, block: int = 128) -> Int[np.ndarray, "N"]:
+def stripe_order(tokens: int, *, shards: int, block: int = 128) -> Int[np.ndarray, "N"]:
     """Which token of a row comes where when it is dealt; `argsort` undoes it."""
     if tokens % shards:
         nearest = max(1, round(tokens / shards)) * shards

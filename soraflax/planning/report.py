@@ -4,10 +4,10 @@ import dataclasses
 import json
 from typing import Any
 
-from soraflax.planning import chips, plan
+from soraflax.planning import chips, step_plan
 
 
-def to_json(made: plan.Plan) -> str:
+def to_json(made: step_plan.Plan) -> str:
     """One object, one line: the plan's fields, and what follows from them."""
     fields = dataclasses.asdict(made)
     fields["fits"] = made.fits
@@ -18,7 +18,7 @@ def to_json(made: plan.Plan) -> str:
     return json.dumps(fields, allow_nan=False)
 
 
-def table(made: plan.Plan) -> str:
+def table(made: step_plan.Plan) -> str:
     """Several lines, without a newline at the end."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in made.mesh.items())
     slices = f", {made.slices} slices" if made.slices > 1 else ""
@@ -36,7 +36,7 @@ def table(made: plan.Plan) -> str:
     return "\n".join(lines)
 
 
-def _memory(made: plan.Plan, per: str) -> list[str]:
+def _memory(made: step_plan.Plan, per: str) -> list[str]:
     capacity = _gib(made.capacity)
     share = f"{100 * made.needed / made.capacity:.0f} % of {capacity}"
     verdict = "fits" if made.fits else "does not fit"
@@ -60,7 +60,7 @@ def _memory(made: plan.Plan, per: str) -> list[str]:
     return [*lines, f"  {'peak':<34}{_gib(held.peak):>11}  {share}: {verdict}"]
 
 
-def _time(made: plan.Plan, per: str) -> list[str]:
+def _time(made: step_plan.Plan, per: str) -> list[str]:
     time = made.time
     assert time is not None
     rows = {
@@ -84,7 +84,7 @@ def _time(made: plan.Plan, per: str) -> list[str]:
     return lines
 
 
-def _traffic(made: plan.Plan, per: str) -> list[str]:
+def _traffic(made: step_plan.Plan, per: str) -> list[str]:
     lines = [f"between devices, from each {per}"]
     for t in made.traffic:
         where = "DCN" if t.crosses else "ICI"
@@ -101,7 +101,7 @@ def _traffic(made: plan.Plan, per: str) -> list[str]:
     ]
 
 
-def choices(found: list[plan.Plan]) -> str:
+def choices(found: list[step_plan.Plan]) -> str:
     """Plans side by side, one a line, in the order given."""
     head = ("mesh", "rows", "remat", "GiB", "", "step s", "tokens/s", "MFU")
     body: list[tuple[str, ...]] = [head]

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from soraflax import sharding
-from soraflax.planning import chips, estimate, plan
+from soraflax.planning import chips, estimate, step_plan
 from soraflax.planning import subject as subjects
 
 POLICIES = ("none", "dots", "attention", "offload", "full")
 ROWS = (1, 2, 4)  # of a batch, for every shard of it
 MARGIN = 1.15  # of what may be used, up to which an estimate is worth compiling
 
-Make = Callable[[subjects.Subject], plan.Plan]
+Make = Callable[[subjects.Subject], step_plan.Plan]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ def search(
     topology: chips.Topology,
     *,
     devices: list[Any],
-    first: plan.Plan,
+    first: step_plan.Plan,
     trials: int,
-) -> list[plan.Plan]:
+) -> list[step_plan.Plan]:
     """`first` and up to `trials` other plans: those that fit first, the fastest ahead.
 
     Args:
@@ -54,15 +54,15 @@ def search(
       trials: how many to compile.
     """
 
-    def make(other: subjects.Subject) -> plan.Plan:
-        return plan.make(other, topology, devices=devices, quick=True)
+    def make(other: subjects.Subject) -> step_plan.Plan:
+        return step_plan.make(other, topology, devices=devices, quick=True)
 
     return compile_best(rank(subject, topology, first=first), first, trials, make)
 
 
 def compile_best(
-    candidates: list[Candidate], first: plan.Plan, trials: int, make: Make
-) -> list[plan.Plan]:
+    candidates: list[Candidate], first: step_plan.Plan, trials: int, make: Make
+) -> list[step_plan.Plan]:
     """The plans of the first candidates, sorted by `order`; `first` is among them."""
     found = [first]
     for candidate in candidates[:trials]:
@@ -70,13 +70,13 @@ def compile_best(
     return sorted(found, key=order)
 
 
-def order(made: plan.Plan) -> tuple[bool, float]:
+def order(made: step_plan.Plan) -> tuple[bool, float]:
     """Sorts what fits first, then by useful tokens a second."""
     return not made.fits, -made.tokens_per_second
 
 
 def rank(
-    subject: subjects.Subject, topology: chips.Topology, *, first: plan.Plan
+    subject: subjects.Subject, topology: chips.Topology, *, first: step_plan.Plan
 ) -> list[Candidate]:
     """What may fit by estimate, without `subject` itself.
 
@@ -86,7 +86,7 @@ def rank(
     subject = subjects.for_tpu(subject)
     own = estimate.make(subject, first.mesh, topology)
     products = first.time.products if first.time else 0.0
-    room = MARGIN * plan.FULL * first.capacity
+    room = MARGIN * step_plan.FULL * first.capacity
     found = []
     for other, sizes in neighbours(subject, topology):
         same = other.rows == subject.rows and other.model == subject.model
@@ -105,7 +105,7 @@ def rank(
     return sorted(found, key=lambda c: (changed(first, c.subject), -c.rate))
 
 
-def changed(first: plan.Plan, other: subjects.Subject) -> int:
+def changed(first: step_plan.Plan, other: subjects.Subject) -> int:
     """How many of mesh, remat and rows differ; every size of the mesh counts."""
     sizes = dataclasses.asdict(other.mesh)
     axes = sum(sizes[axis] != size for axis, size in first.mesh.items())
@@ -150,7 +150,7 @@ def meshes(
         }
 
 
-def advice(first: plan.Plan, found: list[plan.Plan]) -> str:
+def advice(first: step_plan.Plan, found: list[step_plan.Plan]) -> str:
     """One line: whether `first` fits, and if not, the smallest change that does."""
     fitting = [made for made in found if made.fits]
     if len(found) == 1:
@@ -167,7 +167,7 @@ def advice(first: plan.Plan, found: list[plan.Plan]) -> str:
     return f"the smallest change that fits: {flags(first, smallest)}"
 
 
-def changes(first: plan.Plan, other: plan.Plan) -> dict[str, Any]:
+def changes(first: step_plan.Plan, other: step_plan.Plan) -> dict[str, Any]:
     """What of mesh, remat and rows differs, by the name it has in a configuration."""
     found: dict[str, Any] = {}
     if first.remat != other.remat:
@@ -182,6 +182,6 @@ def changes(first: plan.Plan, other: plan.Plan) -> dict[str, Any]:
     return found
 
 
-def flags(first: plan.Plan, other: plan.Plan) -> str:
+def flags(first: step_plan.Plan, other: step_plan.Plan) -> str:
     """`changes` as they are written."""
     return ", ".join(f"{k}={v}" for k, v in changes(first, other).items())

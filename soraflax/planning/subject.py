@@ -106,7 +106,8 @@ def for_tpu(subject: Subject) -> Subject:
 def read(values: Any) -> Subject:
     """The subject of a configuration of the stage `video`, one batch row-set per feed.
 
-    `rows` is that of the configuration, of one process: see `sharding.feeds`.
+    `rows` is that of the configuration, of one process: see
+    `sharding.batch_shard_processes`.
 
     Args:
       values: nested dict or ConfigDict.

@@ -4,9 +4,9 @@ Left alone, the compiler waits for most collectives of a sharded step. Chips wit
 SparseCores (v5p, v6e, TPU7x) can hand gathers, sums and scatters to those, beside the
 products of the TensorCore. On v5e a gather moves step by step inside of the products
 beside it (an async collective fusion). All-to-all can run beside other work anywhere.
-`experiments/benchmarks/plan.py` shows what the compiler made of a step of 14 billion
-parameters: with these options most of its bytes move asynchronously, without them most
-are waited for.
+`experiments/benchmarks/pod_plans.py` shows what the compiler made of a step of 14
+billion parameters: with these options most of its bytes move asynchronously, without
+them most are waited for.
 """
 
 import warnings

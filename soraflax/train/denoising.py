@@ -8,7 +8,8 @@ tokens of a row,
     unknown n   enters as alpha(t_s) x0 + sigma(t_s) noise, at level t_s          (1)
     loss      = sum over unknown n of  w_n lambda(t_s) |prediction - target|^2 / P  (2)
 
-with w and lambda as in `diffusion.loss`. Canvases are drawn as `train.canvases` says.
+with w and lambda as in `diffusion.loss`. Canvases are drawn as `train.mask_sampling`
+says.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from soraflax.diffusion import loss as losses
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.ops import packing
-from soraflax.train import canvases as canvas_lib
+from soraflax.train import mask_sampling as canvas_lib
 
 Packed = packing.Packed
 Predict = Callable[[Any, Packed], jax.Array]
@@ -56,8 +57,8 @@ class DenoisingConfig:
     weighting: str = "segment"
     error: Literal["prediction", "x0"] = "prediction"
     min_snr: float = 0.0
-    canvases: canvas_lib.CanvasRates = dataclasses.field(
-        default_factory=canvas_lib.CanvasRates
+    canvases: canvas_lib.MaskRates = dataclasses.field(
+        default_factory=canvas_lib.MaskRates
     )
 
     def __post_init__(self) -> None:
@@ -102,7 +103,7 @@ def loss(
     )
     present = packed.segments > 0
     count = jnp.sum(present, dtype=jnp.float32)
-    drawn = jnp.where(present, packing.spread(levels, packed.segments), 0.0)
+    drawn = jnp.where(present, packing.segment_gather(levels, packed.segments), 0.0)
     return value, {
         "useful_tokens": count,
         "segments": jnp.sum(jnp.max(packed.segments, axis=1), dtype=jnp.float32),
@@ -131,7 +132,9 @@ def loss_at(
         unknown.astype(jnp.float32), packed.segments, max_segments=packed.max_segments
     )
     weights = losses.token_weights(
-        unknown, packing.spread(counts, packed.segments), weighting=config.weighting
+        unknown,
+        packing.segment_gather(counts, packed.segments),
+        weighting=config.weighting,
     )
     weights = weights * config.level_weight(process, t)
     return losses.weighted_mse(predict(params, noisy), target, weights)

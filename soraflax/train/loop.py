@@ -58,7 +58,7 @@ class Diverged(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TrainJob:
     """What is trained, on what.
 
     Attributes:
@@ -94,7 +94,7 @@ class Job:
 class Run:
     """A job under way: its data, its course, and the open files that record it."""
 
-    job: Job
+    job: TrainJob
     data: prefetch.DevicePrefetch
     config: TrainConfig
     checkpointer: checkpoint.Checkpointer
@@ -103,7 +103,7 @@ class Run:
 
 
 def fit(
-    job: Job,
+    job: TrainJob,
     *,
     workdir: str | pathlib.Path,
     config: TrainConfig,
@@ -143,7 +143,7 @@ def fit(
         writer = metrics.Writer(workdir, start=start, steps=config.steps, name=job.name)
         stack.enter_context(writer)
         writer.say(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
-        parts = len(sharding.feeds(job.mesh))
+        parts = len(sharding.batch_shard_processes(job.mesh))
         meter = metrics.Meter(job.measure, peak=peak, parts=parts)
         run = Run(job, data, config, keeper, writer, meter)
         return train(current, train_step, run=run)
@@ -152,7 +152,7 @@ def fit(
 def _resume(
     current: state.TrainState,
     places: state.TrainState,
-    job: Job,
+    job: TrainJob,
     keeper: checkpoint.Checkpointer,
     data: prefetch.DevicePrefetch,
 ) -> state.TrainState:

@@ -63,13 +63,13 @@ class DevicePrefetch:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch, as arrays over the whole mesh.
 
-    Processes of one entry of `sharding.feeds` give the same rows.
+    Processes of one entry of `sharding.batch_shard_processes` give the same rows.
 
     Raises:
       ValueError: the rows of all feeds do not divide over the mesh's batch axes.
     """
     place = sharding.batch_sharding(mesh)
-    parts = len(sharding.feeds(mesh))
+    parts = len(sharding.batch_shard_processes(mesh))
 
     def put(x: Any) -> jax.Array:
         rows = x.shape[0] * parts

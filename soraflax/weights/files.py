@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from soraflax import model_io
+from soraflax.pretrained import io as model_io
 
 SAFE = ".safetensors"
 INDEX = ".safetensors.index.json"

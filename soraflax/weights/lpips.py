@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from soraflax import model_io
 from soraflax.nn import perceptual
+from soraflax.pretrained import io as model_io
 from soraflax.weights import files
 
 _CONVOLUTION = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)")

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from experiments import command
-from soraflax import cli
+from soraflax.cli import main
 from soraflax.nn import transformer
 from soraflax.planning import chips, program
 from soraflax.planning import subject as subjects
@@ -15,7 +15,7 @@ TINY = f"{command.CONFIGS}/wan2_1_t2v_14b.py:tiny"
 
 
 def run(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
-    status = cli.main(["plan", f"--config={TINY}", *words])
+    status = main.main(["plan", f"--config={TINY}", *words])
     output = capsys.readouterr()
     return status, output.out, output.err
 

@@ -62,7 +62,7 @@ def write_clips(path: Path, *, train: int = 12, validation: int = 3) -> Path:
     return path
 
 
-def encoder(digest: str = "a" * 64) -> latents.Encoder:
+def encoder(digest: str = "a" * 64) -> latents.LatentEncoder:
     """Averages 4 x 8 x 8 blocks, the first frame by itself; five channels."""
 
     def encode(video: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def encoder(digest: str = "a" * 64) -> latents.Encoder:
         wave = np.linspace(0, 1, x[0, ..., 0].size).reshape(x.shape[1:4])
         return np.concatenate([x + wave[..., None], extra], axis=-1)
 
-    return latents.Encoder(encode, digest, temporal_ratio=4, spatial_ratio=8)
+    return latents.LatentEncoder(encode, digest, temporal_ratio=4, spatial_ratio=8)
 
 
 class Latents:

@@ -5,7 +5,7 @@ from data_pipelines import latents, packing, pipeline, records, transforms
 from soraflax.ops import packing as packed_rows
 from tests.data_pipelines import clip_data
 
-CONFIG = latents.CacheConfig(
+CONFIG = latents.LatentCacheConfig(
     fit=transforms.FitConfig(max_tokens=100, max_frames=17), batch=4, chunk=5
 )
 
@@ -64,7 +64,9 @@ def test_the_report_accounts_for_every_clip(cached):
 
 
 def test_long_clips_may_give_several_windows(clips):
-    config = latents.CacheConfig(fit=transforms.FitConfig(max_frames=9), windows=4)
+    config = latents.LatentCacheConfig(
+        fit=transforms.FitConfig(max_frames=9), windows=4
+    )
     source = records.open_dataset(clips)
     windows = latents.plan(source, transforms.Grid(), config=config)
     starts = [w.start for w in windows if w.id.split("#")[0] == "clip-3"]
@@ -74,7 +76,9 @@ def test_long_clips_may_give_several_windows(clips):
 
 def test_random_windows_are_those_of_the_seed(clips):
     def starts(seed):
-        config = latents.CacheConfig(fit=transforms.FitConfig(max_frames=5), seed=seed)
+        config = latents.LatentCacheConfig(
+            fit=transforms.FitConfig(max_frames=5), seed=seed
+        )
         source = records.open_dataset(clips)
         return [w.start for w in latents.plan(source, transforms.Grid(), config=config)]
 
@@ -89,7 +93,7 @@ def test_each_fitted_size_is_encoded_at_one_batch_size(clips, tmp_path):
         seen.add(video.shape)
         return encoder.encode(video)
 
-    spy = latents.Encoder(encode, "c" * 64, temporal_ratio=4, spatial_ratio=8)
+    spy = latents.LatentEncoder(encode, "c" * 64, temporal_ratio=4, spatial_ratio=8)
     latents.cache_latents(clips, tmp_path / "out", encoder=spy, config=CONFIG)
     assert {shape[0] for shape in seen} == {CONFIG.batch}
     assert len(seen) == len({shape[1:] for shape in seen})
@@ -120,7 +124,7 @@ def test_latents_name_the_clips_they_were_made_from(clips, cached, tmp_path):
 @pytest.mark.parametrize("name", ["batch", "chunk", "windows"])
 def test_nothing_at_a_time_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} 0: use 1 or more"):
-        latents.CacheConfig(**{name: 0})
+        latents.LatentCacheConfig(**{name: 0})
 
 
 def test_a_truncated_shard_is_refused(clips, tmp_path):
@@ -136,7 +140,7 @@ def test_nothing_is_left_when_the_encoder_fails(clips, tmp_path):
     def broken(video):
         return np.full((len(video), 1, 1, 1, 1), np.nan)
 
-    encoder = latents.Encoder(broken, "d" * 64, temporal_ratio=4, spatial_ratio=8)
+    encoder = latents.LatentEncoder(broken, "d" * 64, temporal_ratio=4, spatial_ratio=8)
     with pytest.raises(ValueError, match="float16 cannot hold"):
         latents.cache_latents(clips, tmp_path / "out", encoder=encoder, config=CONFIG)
     assert list(tmp_path.iterdir()) == []

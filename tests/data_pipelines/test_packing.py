@@ -125,6 +125,6 @@ def test_a_batch_is_dealt_over_shards():
     rows = [[clip_data.segment(300)]]
     whole = packing.pack_batch(rows, shape=shape, count=1)
     dealt = packing.pack_batch(rows, shape=shape, count=1, shards=2)
-    expected = packed_rows.deal(whole, shards=2)
+    expected = packed_rows.stripe(whole, shards=2)
     np.testing.assert_array_equal(dealt.segments, expected.segments)
     assert (dealt.segments[0, :256] > 0).sum() == 128 + 44

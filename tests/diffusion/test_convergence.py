@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraflax.diffusion import convergence
+from soraflax.diffusion import convergence, samplers
 from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import sampler as samplers
 
 MEANS, SPREADS, SHARES = np.asarray([[-1, 0.8], [0.5, 0.4], [0.4, 0.6]], np.float32)
 PROCESSES = tuple(process_lib.PROCESSES)

@@ -3,9 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraflax.diffusion import guidance
+from soraflax.diffusion import guidance, samplers
 from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import sampler as samplers
 
 
 def test_ends_and_extrapolation(key):

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraflax.diffusion import multistep
+from soraflax.diffusion import multistep, samplers
 from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import sampler as samplers
 
 MULTISTEP = (samplers.DPMSolver(), samplers.UniPC())
 

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import demo, figures, scoring
+from experiments import demo
+from experiments.plots import figures
+from experiments.reports import scoring
 from soraflax import media
 
 SMALL = demo.DemoConfig(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.worlds import judge
-from experiments import gallery, strips
+from experiments import gallery
+from experiments.plots import strips
 from soraflax import media
 from tests.generation import tiny
 

@@ -18,9 +18,9 @@ from data_pipelines import prepare
 from experiments import command
 from experiments.stages import adversarial, autoencoder, common, finetune, video
 from soraflax import config as config_lib
-from soraflax import model_io
-from soraflax.generation import pretrained
 from soraflax.nn import lora
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 from soraflax.train import checkpoint, loop, metrics
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
@@ -179,10 +179,10 @@ def test_adversarial_stage_resumes_bit_for_bit(
     assert result == json.loads((whole / "result.json").read_text())
     chex.assert_trees_all_equal(_saved(parts, 2), _saved(whole, 2))
     other = tmp_path / "other"
-    pretrained.save_autoencoder(
+    models.save_autoencoder(
         other,
-        jax.tree.map(lambda x: x + 1.0, pretrained.load_autoencoder(trained).params),
-        pretrained.load_autoencoder(trained).config,
+        jax.tree.map(lambda x: x + 1.0, models.load_autoencoder(trained).params),
+        models.load_autoencoder(trained).config,
     )
     config.autoencoder = str(other)
     with pytest.raises(checkpoint.CheckpointError, match="trained with start="):
@@ -193,13 +193,13 @@ def test_adversarial_stage_trains_the_decoder_alone(
     train: Callable[[str], pathlib.Path], trained: pathlib.Path
 ) -> None:
     path = train("autoencoder_adversarial")
-    before, after = (pretrained.load_autoencoder(p) for p in (trained, path))
+    before, after = (models.load_autoencoder(p) for p in (trained, path))
     assert after.encoder_digest == before.encoder_digest
     assert after.statistics == before.statistics
     assert after.config == before.config
     for name, tree in after.params.items():
         same = jax.tree.map(np.array_equal, tree, before.params[name])
-        assert jax.tree.all(same) == (name in pretrained.ENCODER)
+        assert jax.tree.all(same) == (name in models.ENCODER)
 
 
 def test_adversarial_stage_logs_both_sides(
@@ -229,9 +229,7 @@ def test_adversarial_stage_can_train_the_encoder(
     config.train.steps = 1
     config.data.crops.shapes = ((1, 16, 16),)
     adversarial.run(config, tmp_path / "run")
-    before, after = (
-        pretrained.load_autoencoder(p) for p in (trained, tmp_path / "run")
-    )
+    before, after = (models.load_autoencoder(p) for p in (trained, tmp_path / "run"))
     assert after.encoder_digest != before.encoder_digest
     assert after.statistics != before.statistics
 
@@ -378,8 +376,7 @@ def test_finetuning_changes_the_adapted_kernels_alone(
     train: Callable[[str], pathlib.Path],
 ) -> None:
     base, tuned = (
-        pretrained.load_video_model(train(name))
-        for name in ("video_small", "video_lora")
+        models.load_video_model(train(name)) for name in ("video_small", "video_lora")
     )
     assert tuned.config == base.config
     record = model_io.model_config(train("video_lora") / "adapters")
@@ -447,7 +444,7 @@ def test_all_parameters_can_be_tuned(train: Callable[[str], pathlib.Path]) -> No
     with config.ignore_type():
         config.lora = None
     made = config_lib.to_dataclass(config, finetune.Config)
-    base = pretrained.load_video_model(made.base)
+    base = models.load_video_model(made.base)
     start = finetune.make_start(made, base, made.mesh.make())
     chex.assert_trees_all_equal(start.whole(start.params, start.base), base.params)
     assert not jax.tree.leaves(start.base)

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines import prepare
 from experiments import command
-from soraflax import model_io
+from soraflax.pretrained import io as model_io
 from soraflax.train import metrics
 
 ROOT = pathlib.Path(command.CONFIGS).parents[1]

@@ -6,9 +6,9 @@ from types import ModuleType
 import pytest
 
 from experiments.configs import wan2_1_t2v_1_3b, wan2_1_t2v_14b, wan2_2_ti2v_5b
-from soraflax.planning import chips, plan
+from soraflax.planning import chips, step_plan
 from soraflax.planning import subject as subjects
-from soraflax.train import layout
+from soraflax.train import mesh_checks
 from tests.planning import fakes
 
 # By preset: a slice, and how many.
@@ -36,7 +36,7 @@ def prepared(config: ModuleType, preset: str) -> tuple[subjects.Subject, list]:
         assert topology.chips == int(preset.rpartition("-")[2])
     devices = on_hosts(topology)
     subject = subjects.read(config.get_config(preset))
-    return plan.rows_of(subject, devices, None), devices
+    return step_plan.rows_of(subject, devices, None), devices
 
 
 def on_hosts(topology: chips.Topology) -> list[fakes.Device]:
@@ -52,7 +52,7 @@ def on_hosts(topology: chips.Topology) -> list[fakes.Device]:
 
 
 def check(subject: subjects.Subject, devices: list) -> None:
-    layout.check(
+    mesh_checks.check(
         subject.model,
         subject.row,
         rows=subject.rows,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from soraflax.diffusion import sampler as samplers
+from soraflax.diffusion import samplers
 from soraflax.generation import caching
 from soraflax.generation import generator as generators
 from tests.generation import tiny
 
 PROMPT = generators.Prompt("a red circle moves right", (32, 32), frames=9, seed=3)
 CONFIG = generators.SamplingConfig(steps=6, guidance=2.0)
-ALWAYS = caching.CacheConfig(threshold=100.0, most=1, ends=1)
+ALWAYS = caching.StepCacheConfig(threshold=100.0, most=1, ends=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def fill(generator, cache, **changes):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (caching.CacheConfig(0.2, most=2, ends=1), "0110100"),
-        (caching.CacheConfig(0.2, most=1, ends=1), "0101010"),
-        (caching.CacheConfig(0.2, most=2, ends=2), "0011000"),
-        (caching.CacheConfig(0.05, most=2, ends=1), "0000000"),
-        (caching.CacheConfig(9.0, most=9, ends=1), "0111110"),
-        (caching.CacheConfig(9.0, most=9, ends=3), "0001000"),
-        (caching.CacheConfig(9.0, most=9, ends=4), "0000000"),
+        (caching.StepCacheConfig(0.2, most=2, ends=1), "0110100"),
+        (caching.StepCacheConfig(0.2, most=1, ends=1), "0101010"),
+        (caching.StepCacheConfig(0.2, most=2, ends=2), "0011000"),
+        (caching.StepCacheConfig(0.05, most=2, ends=1), "0000000"),
+        (caching.StepCacheConfig(9.0, most=9, ends=1), "0111110"),
+        (caching.StepCacheConfig(9.0, most=9, ends=3), "0001000"),
+        (caching.StepCacheConfig(9.0, most=9, ends=4), "0000000"),
     ],
 )
 def test_skipped_on_a_literal_list(config, expected):
@@ -54,7 +54,7 @@ def test_skipped_on_a_literal_list(config, expected):
     ends=st.integers(1, 5),
 )
 def test_what_is_skipped_stays_within_its_limits(changes, threshold, most, ends):
-    config = caching.CacheConfig(threshold, most, ends)
+    config = caching.StepCacheConfig(threshold, most, ends)
     found = caching.skipped(changes, config)
     assert len(found) == len(changes)
     assert not any(found[:ends]) and not any(found[-ends:])
@@ -79,7 +79,7 @@ def test_changes_are_distances_of_neighbours():
 
 
 def test_a_threshold_of_nothing_is_no_cache(generator):
-    none = caching.CacheConfig(threshold=0.0)
+    none = caching.StepCacheConfig(threshold=0.0)
     np.testing.assert_array_equal(fill(generator, none), fill(generator, None))
 
 
@@ -120,10 +120,13 @@ def test_every_sampler_of_one_call_can_skip(generator, sampler):
             lambda: dataclasses.replace(CONFIG, cache=ALWAYS, sampler=samplers.Heun()),
             "calls the model twice a step: use one that calls it once, such as UniPC",
         ),
-        (lambda: caching.CacheConfig(threshold=-1.0), "threshold -1.0: use 0 or more"),
-        (lambda: caching.CacheConfig(threshold=float("nan")), "threshold nan"),
-        (lambda: caching.CacheConfig(most=0), "use 1 step or more"),
-        (lambda: caching.CacheConfig(ends=0), "use 1 step or more"),
+        (
+            lambda: caching.StepCacheConfig(threshold=-1.0),
+            "threshold -1.0: use 0 or more",
+        ),
+        (lambda: caching.StepCacheConfig(threshold=float("nan")), "threshold nan"),
+        (lambda: caching.StepCacheConfig(most=0), "use 1 step or more"),
+        (lambda: caching.StepCacheConfig(ends=0), "use 1 step or more"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

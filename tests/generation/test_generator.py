@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from soraflax import model_io
-from soraflax.diffusion import sampler as samplers
+from soraflax.diffusion import samplers
+from soraflax.generation import batching as rows_lib
 from soraflax.generation import canvas as canvases
-from soraflax.generation import denoiser, filling, pretrained, windows
+from soraflax.generation import filling, sampling, windows
 from soraflax.generation import generator as generators
-from soraflax.generation import rows as rows_lib
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 from tests.generation import tiny
 
 Prompt = generators.Prompt
@@ -266,7 +267,7 @@ def test_noise_is_a_function_of_seed_place_and_step():
 
     def draw(step):
         return np.asarray(
-            denoiser.token_noise(segments, (seeds, places), np.int32(step), size=4)
+            sampling.token_noise(segments, (seeds, places), np.int32(step), size=4)
         )
 
     np.testing.assert_array_equal(draw(0)[0, :2], draw(0)[0, 2:4])
@@ -278,9 +279,9 @@ def test_saved_and_loaded(tmp_path, videos):
     model = tiny.model()
     ae = tmp_path / "ae" / "model"
     tiny.save(tmp_path)
-    assert pretrained.load_autoencoder(ae).encoder_digest == model.config.autoencoder
+    assert models.load_autoencoder(ae).encoder_digest == model.config.autoencoder
     for place in ("video", "video/model"):
-        loaded = pretrained.load_video_model(tmp_path / place)
+        loaded = models.load_video_model(tmp_path / place)
         assert loaded.config == model.config
         assert loaded.tokenizer == model.tokenizer
         jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
@@ -291,10 +292,10 @@ def test_saved_and_loaded(tmp_path, videos):
     with pytest.raises(ValueError, match="'autoencoder', not 'video'"):
         generators.Generator.load(ae)
     with pytest.raises(ValueError, match="'video', not 'autoencoder'"):
-        pretrained.load_autoencoder(tmp_path / "video")
+        models.load_autoencoder(tmp_path / "video")
     other = dataclasses.replace(model.config, autoencoder="0" * 64)
     with pytest.raises(ValueError, match="trained on latents of 000000000000"):
-        pretrained.save_video_model(
+        models.save_video_model(
             tmp_path / "other",
             model.params,
             other,
@@ -328,14 +329,14 @@ def test_two_experts_share_the_levels(generator, tmp_path):
             error = np.abs(a - b).max() / np.abs(b).max()
             assert error <= 1e-5 if same else error > 1e-2
     tiny.save(tmp_path)
-    pretrained.save_video_model(
+    models.save_video_model(
         tmp_path / "two",
         model.params,
         model.config,
         autoencoder_dir=tmp_path / "ae",
         vocabulary=model.tokenizer,
     )
-    again = pretrained.load_video_model(tmp_path / "two")
+    again = models.load_video_model(tmp_path / "two")
     assert again.config == model.config and again.digest == model_io.digest(
         model.params
     )

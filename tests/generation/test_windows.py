@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from soraflax.autoencoding import tiling
+from soraflax.generation import batching as rows_lib
 from soraflax.generation import canvas as canvases
 from soraflax.generation import generator as generators
-from soraflax.generation import rows as rows_lib
-from soraflax.generation import tiling, windows
+from soraflax.generation import windows
 from tests.generation import tiny
 
 GRID = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))

@@ -7,11 +7,12 @@ import pathlib
 import jax
 import numpy as np
 
-from soraflax import model_io, tokenizer
+from soraflax import tokenizer
 from soraflax.diffusion import schedule
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder, dit, text_encoder
 from soraflax.ops import packing
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 
 ROW = packing.RowShape(tokens=256, text=128, segments=8)
 
@@ -24,28 +25,28 @@ def randomised(shapes, *, scale):
 
 
 @functools.cache
-def model() -> pretrained.VideoModel:
+def model() -> models.VideoModel:
     vocabulary = tokenizer.Tokenizer.embedded()
     encoder = autoencoder.VARIANTS["tiny"]
     text = dataclasses.replace(
         text_encoder.VARIANTS["tiny"], vocabulary=vocabulary.vocab_size
     )
     transformer = dataclasses.replace(dit.VARIANTS["tiny"], text=text, depth=1)
-    params = randomised(pretrained.transformer_shapes(transformer), scale=0.3)
-    ae_params = randomised(pretrained.autoencoder_shapes(encoder), scale=0.2)
+    params = randomised(models.transformer_shapes(transformer), scale=0.3)
+    ae_params = randomised(models.autoencoder_shapes(encoder), scale=0.2)
     z = encoder.latent_channels
-    config = pretrained.VideoModelConfig(
+    config = models.VideoModelConfig(
         transformer=transformer,
         statistics=autoencoder.LatentStatistics((0.5,) * z, (2.0,) * z),
-        autoencoder=pretrained.encoder_digest(ae_params),
+        autoencoder=models.encoder_digest(ae_params),
         row=ROW,
         text_length=32,
         shift=schedule.TokenCountShift(base=2.0, base_tokens=32),
     )
-    return pretrained.VideoModel(
+    return models.VideoModel(
         config=config,
         params=params,
-        autoencoder=pretrained.AutoencoderModel(
+        autoencoder=models.AutoencoderModel(
             encoder, ae_params, model_io.digest(ae_params)
         ),
         tokenizer=vocabulary,
@@ -56,10 +57,10 @@ def model() -> pretrained.VideoModel:
 def save(directory: pathlib.Path) -> pathlib.Path:
     """The model as training exports it: `directory/ae` and, returned, the video's."""
     tiny = model()
-    pretrained.save_autoencoder(
+    models.save_autoencoder(
         directory / "ae" / "model", tiny.autoencoder.params, tiny.autoencoder.config
     )
-    pretrained.save_video_model(
+    models.save_video_model(
         directory / "video" / "model",
         tiny.params,
         tiny.config,

@@ -341,10 +341,10 @@ def test_split_tokens_equal_one_device(model, apply, gradient, params):
     rng = np.random.default_rng(14)
     packed = pack(random_rows(rng), rng.uniform(size=(2, 3)))
     weight = rng.normal(size=packed.tokens.shape).astype(np.float32)
-    order = packing.deal_order(SHAPE.tokens, shards=2, block=32)
+    order = packing.stripe_order(SHAPE.tokens, shards=2, block=32)
     with jax.set_mesh(sharding.make_mesh(fsdp=1, context=8)):
         assert attention.ring_shards(TINY.heads) == 2
-        dealt = packing.deal(packed, shards=2, block=32)
+        dealt = packing.stripe(packed, shards=2, block=32)
         out = jit_apply(model)(params, dealt)
         found = jit_gradient(model)(params, dealt, weight[:, order])
     assert out.addressable_shards[0].data.shape == (ROWS, 12, out.shape[2])

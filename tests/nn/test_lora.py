@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from soraflax import model_io, sharding
-from soraflax.generation import pretrained
+from soraflax import sharding
 from soraflax.nn import dit, lora
 from soraflax.ops import packing, patch
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 
 SIZES = dataclasses.replace(dit.VARIANTS["tiny"], text=None, attention_block=32)
 CONFIG = lora.LoraConfig(
@@ -116,7 +117,7 @@ def test_only_what_matches_is_adapted(boxed, adapters):
     found = lora.targets(boxed, CONFIG)
     assert found == lora.targets(meta.unbox(boxed), CONFIG)
     assert "head/out/kernel" in found and "stack/blocks/mlp/up/kernel" in found
-    with_text = pretrained.transformer_shapes(dit.VARIANTS["tiny"])
+    with_text = models.transformer_shapes(dit.VARIANTS["tiny"])
     assert lora.targets(with_text, CONFIG) == found
     assert not any("cross_attention" in path for path in found)
     layers = {name.rpartition("/")[0] for name in model_io.flatten(adapters)}
@@ -129,7 +130,7 @@ def test_only_what_matches_is_adapted(boxed, adapters):
 @pytest.mark.parametrize("name", sorted(dit.VARIANTS))
 def test_every_variant_has_the_default_targets(name):
     config = dit.VARIANTS[name]
-    shapes = pretrained.transformer_shapes(config)
+    shapes = models.transformer_shapes(config)
     found = lora.targets(shapes, lora.LoraConfig())
     assert len(found) == 8  # q, k, v, out of two attentions; layers are stacked
 

@@ -79,7 +79,7 @@ def test_sum_and_spread_are_transposes(key):
     np.testing.assert_allclose(sums.sum(1), values.sum(1), rtol=1e-5)
     np.testing.assert_allclose(
         jnp.vdot(sums, table),
-        jnp.vdot(values, packing.spread(table, segments)),
+        jnp.vdot(values, packing.segment_gather(table, segments)),
         rtol=1e-5,
     )
 
@@ -95,16 +95,16 @@ def test_packed_is_a_pytree():
 def test_dealing_moves_blocks_and_nothing_else():
     shape = packing.RowShape(tokens=16, text=4, segments=2)
     packed = packing.assemble([[clip(9, 1, 1.0), clip(5, 1, 2.0)]], shape)
-    dealt = packing.deal(packed, shards=2, block=2)
+    dealt = packing.stripe(packed, shards=2, block=2)
     np.testing.assert_array_equal(
         dealt.segments[0], [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 2, 2, 0, 0]
     )
     np.testing.assert_array_equal(dealt.tokens[0, :, 0], dealt.segments[0])
-    back = np.argsort(packing.deal_order(16, shards=2, block=2))
+    back = np.argsort(packing.stripe_order(16, shards=2, block=2))
     for name in ("tokens", "segments", "positions", "level_ids"):
         moved, kept = getattr(dealt, name), getattr(packed, name)
         np.testing.assert_array_equal(moved[:, back], kept)
-    assert dealt.text is packed.text and packing.deal(packed, shards=1) is packed
+    assert dealt.text is packed.text and packing.stripe(packed, shards=1) is packed
 
 
 @settings(max_examples=25, deadline=None)
@@ -113,11 +113,11 @@ def test_dealing_moves_blocks_and_nothing_else():
 )
 def test_dealt_ids_increase_within_every_shard(shards, blocks, block):
     tokens = 4 * shards * blocks
-    order = packing.deal_order(tokens, shards=shards, block=block)
+    order = packing.stripe_order(tokens, shards=shards, block=block)
     assert sorted(order) == list(range(tokens))
     assert (np.diff(order.reshape(shards, -1)) > 0).all()
 
 
 def test_shards_that_do_not_divide_a_row_are_refused():
     with pytest.raises(ValueError, match=r"row of 100 tokens .* 8 shards; .*: 96"):
-        packing.deal_order(100, shards=8)
+        packing.stripe_order(100, shards=8)

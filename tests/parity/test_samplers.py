@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import sampler as samplers
+from soraflax.diffusion import samplers
 
 MEANS, SPREADS = np.asarray([[-1.0, 0.8], [0.5, 0.4]], np.float32)
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}

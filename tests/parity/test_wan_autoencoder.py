@@ -9,8 +9,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from soraflax.generation import pretrained, streaming
+from soraflax.autoencoding import streaming
 from soraflax.nn import autoencoder
+from soraflax.pretrained import models
 from soraflax.weights import wan
 from soraflax.weights.wan import autoencoder as wan_autoencoder
 from tests.golden import wan_autoencoder as judge
@@ -70,7 +71,7 @@ def test_full_width(family, full, case):
     )
     tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
     params = wan_autoencoder.autoencoder_from_tensors(tensors, config)
-    ours = pretrained.AutoencoderModel(config, params, "", statistics)
+    ours = models.AutoencoderModel(config, params, "", statistics)
     check(theirs, ours, case)
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from soraflax import model_io
-from soraflax.generation import pretrained
 from soraflax.nn import dit, experts
 from soraflax.ops import packing, patch
-from soraflax.weights import files, layout, wan
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
+from soraflax.weights import files, tensor_map, wan
 from soraflax.weights.wan import transformer
 from tests.golden import wan_transformer as judge
 
@@ -178,8 +178,8 @@ def test_full_size(name):
         theirs = WanTransformer3DModel(**judge.FULL[name])
     variant = dit.VARIANTS[name]
     assert transformer.parse_config(dict(theirs.config)) == variant
-    shapes = model_io.flat_shapes(pretrained.transformer_shapes(variant))
-    like = layout.expected(transformer.entries(variant), shapes)
+    shapes = model_io.flat_shapes(models.transformer_shapes(variant))
+    like = tensor_map.expected(transformer.entries(variant), shapes)
     assert {k: tuple(t.shape) for k, t in theirs.state_dict().items()} == {
         k: a.shape for k, a in like.items()
     }

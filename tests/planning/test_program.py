@@ -9,7 +9,7 @@ import pytest
 from soraflax import sharding
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.planning import chips, memory, program
+from soraflax.planning import chip_memory, chips, program
 from soraflax.planning import subject as subjects
 from soraflax.train import denoising, loop, optimizer
 
@@ -49,16 +49,16 @@ def test_a_device_holds_its_shards(text: bool):
     )
     mesh = mesh_config.make()
     shapes = program.layout(subject, mesh)
-    held = memory.shard_bytes(shapes.params)
+    held = chip_memory.shard_bytes(shapes.params)
     whole = sum(x.size * 4 for x in jax.tree.leaves(shapes.params))
     assert whole / 8 <= held < whole / 2
-    assert memory.shard_bytes(shapes.ema) == held
+    assert chip_memory.shard_bytes(shapes.ema) == held
     # Two moments a parameter and a few counters.
-    assert 2 * held <= memory.shard_bytes(shapes.opt_state) <= 2 * held + 64
+    assert 2 * held <= chip_memory.shard_bytes(shapes.opt_state) <= 2 * held + 64
     rows = subjects.batch(subject, mesh)
     assert rows.tokens.shape == (8, 128, model.patch_size)
     assert rows.text.shape == ((8, 64) if text else (8, 64, model.text_width))
-    assert memory.shard_bytes(rows.tokens) * 4 == np.prod(rows.tokens.shape) * 4
+    assert chip_memory.shard_bytes(rows.tokens) * 4 == np.prod(rows.tokens.shape) * 4
 
 
 def test_the_step_is_traced_from_shapes_alone():

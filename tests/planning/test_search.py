@@ -7,7 +7,15 @@ import pytest
 from soraflax import sharding
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.planning import chips, estimate, memory, plan, report, roofline, search
+from soraflax.planning import (
+    chip_memory,
+    chips,
+    estimate,
+    report,
+    roofline,
+    search,
+    step_plan,
+)
 from soraflax.planning import subject as subjects
 from soraflax.train import denoising, loop, optimizer
 
@@ -30,9 +38,9 @@ def subject(**changes) -> subjects.Subject:
     return subjects.for_tpu(dataclasses.replace(base, **changes))
 
 
-def made(**changes) -> plan.Plan:
+def made(**changes) -> step_plan.Plan:
     """A plan that fits, as if it had been compiled."""
-    base = plan.Plan(
+    base = step_plan.Plan(
         topology=TOPOLOGY.name,
         slices=1,
         chips=16,
@@ -43,7 +51,7 @@ def made(**changes) -> plan.Plan:
         clip=16_384,
         remat="full",
         accumulate=1,
-        memory=memory.Memory(*[GIB] * 5, peak=5 * GIB, host=0, capacity=95 * GIB),
+        memory=chip_memory.Memory(*[GIB] * 5, peak=5 * GIB, host=0, capacity=95 * GIB),
         needed=5 * GIB,
         capacity=95 * GIB,
         model_flops=10**15,
@@ -130,7 +138,7 @@ def test_trials_are_compiled_in_order_and_no_more_of_them():
     ranked = search.rank(subject(), TOPOLOGY, first=TIGHT)
     asked: list[subjects.Subject] = []
 
-    def make(other: subjects.Subject) -> plan.Plan:
+    def make(other: subjects.Subject) -> step_plan.Plan:
         asked.append(other)
         return made(remat=other.model.remat, tokens_per_second=float(len(asked)))
 

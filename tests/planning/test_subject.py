@@ -7,7 +7,7 @@ import pytest
 from experiments.configs import wan2_1_t2v_14b
 from soraflax import config as config_lib
 from soraflax import sharding
-from soraflax.planning import chips, plan
+from soraflax.planning import chips, step_plan
 from soraflax.planning import subject as subjects
 from tests.planning import fakes
 
@@ -52,12 +52,12 @@ def test_counts_that_are_missing_or_none_at_all(group: str, name: str):
 
 def test_slices_get_a_replica_each_where_the_config_has_one(tiny: subjects.Subject):
     two = chips.parse("v5e:2x2", slices=2)
-    spread = plan.over_slices(tiny, two)
+    spread = step_plan.over_slices(tiny, two)
     assert spread.mesh == sharding.MeshConfig(data=2, fsdp=-1)
-    assert plan.over_slices(tiny, dataclasses.replace(two, slices=1)) is tiny
+    assert step_plan.over_slices(tiny, dataclasses.replace(two, slices=1)) is tiny
     four = dataclasses.replace(tiny, mesh=sharding.MeshConfig(data=4))
-    assert plan.over_slices(four, two) is four
+    assert step_plan.over_slices(four, two) is four
     devices = fakes.devices(two)
     alone = dataclasses.replace(tiny, mesh=sharding.MeshConfig(data=2, fsdp=4))
-    rows = [plan.rows_of(s, devices, None).rows for s in (spread, alone)]
+    rows = [step_plan.rows_of(s, devices, None).rows for s in (spread, alone)]
     assert rows == [2 * tiny.rows] * 2  # two hosts, each with the config's rows

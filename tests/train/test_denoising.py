@@ -12,7 +12,7 @@ from soraflax import config as config_lib
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.ops import packing, patch
-from soraflax.train import canvases, denoising
+from soraflax.train import denoising, mask_sampling
 
 GRIDS = ((5, 2, 3), (1, 3, 3), (3, 2, 2))
 STEPS = (1.0, 1.0, 2.5)
@@ -107,14 +107,14 @@ def test_weighting(packed, weighting):
 
 def test_draws_do_not_depend_on_neighbours(packed, key):
     config = denoising.DenoisingConfig(
-        canvases=canvases.CanvasRates(0.3, 0.3, 0.3),
+        canvases=mask_sampling.MaskRates(0.3, 0.3, 0.3),
         shift=schedule.TokenCountShift(base=2.0),
     )
     alone = jax.tree.map(jnp.asarray, packing.assemble([rows()[0][:1]], SHAPE))
     n = len(rows()[0][0])
     for draw in (
         lambda p: denoising.draw_levels(p, key, config=config)[0, 1],
-        lambda p: canvases.draw(p, key, rates=config.canvases).known[0, :n],
+        lambda p: mask_sampling.draw(p, key, rates=config.canvases).known[0, :n],
     ):
         np.testing.assert_array_equal(draw(packed), draw(alone))
 
@@ -132,7 +132,7 @@ def test_larger_clips_get_noisier_levels(packed, key):
 
 def test_padding_contents_do_not_matter(packed, model, key):
     predict, params = model
-    config = denoising.DenoisingConfig(canvases=canvases.CanvasRates(0.3, 0.3, 0.3))
+    config = denoising.DenoisingConfig(canvases=mask_sampling.MaskRates(0.3, 0.3, 0.3))
 
     def value(packed):
         def call(p):
@@ -212,7 +212,7 @@ def test_packed_loss_equals_its_clips_alone(packed, model, key):
 def test_config_survives_json():
     config = denoising.DenoisingConfig(
         levels=schedule.Uniform(0.1, 0.9),
-        canvases=canvases.CanvasRates(first_frame=0.1),
+        canvases=mask_sampling.MaskRates(first_frame=0.1),
     )
     back = config_lib.to_dataclass(
         config_lib.to_dict(config), denoising.DenoisingConfig

@@ -63,10 +63,10 @@ def mesh(count: int) -> Mesh:
     return sharding.make_mesh(**sizes, devices=jax.devices()[:count])
 
 
-def job(where: Mesh, data: Data | None = None, **changes: Any) -> loop.Job:
+def job(where: Mesh, data: Data | None = None, **changes: Any) -> loop.TrainJob:
     example = jax.ShapeDtypeStruct((8, 8), jnp.float32)
     params, shardings = sharding.init(Net(), jax.random.key(0), example, mesh=where)
-    made = loop.Job(
+    made = loop.TrainJob(
         name="toy",
         loss=loss,
         params=params,
@@ -81,7 +81,7 @@ def job(where: Mesh, data: Data | None = None, **changes: Any) -> loop.Job:
 
 
 def fit(
-    made: loop.Job, workdir: pathlib.Path, *, steps: int = 6, **course: Any
+    made: loop.TrainJob, workdir: pathlib.Path, *, steps: int = 6, **course: Any
 ) -> state.TrainState:
     config = loop.TrainConfig(**{"steps": steps, "log_every": 2, **course})
     return loop.fit(made, workdir=workdir, config=config, optimizer_config=OPTIMIZER)

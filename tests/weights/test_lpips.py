@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from soraflax import model_io
+from soraflax.pretrained import io as model_io
 from soraflax.weights import lpips
 from tests.nn import lpips_params
 

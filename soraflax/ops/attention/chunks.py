@@ -46,7 +46,7 @@ def _forward(
             parts = qs[i], ks[j], vs[j], cut.window(i, j), scale
             return kernels.merge(found, kernel.forward(*parts))
 
-        return lax.fori_loop(*cut.touched(i), visit, kernels.nothing(qs[0]))
+        return lax.fori_loop(*cut.touched(i), visit, kernels.empty_partial(qs[0]))
 
     outs, lses = lax.map(attend, jnp.arange(cut.queries.count))
     lse = cut.queries.join(lses.mT[..., None])[..., 0].mT

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soraflax.ops.attention import context_parallel, reference
 from soraflax.ops.attention import kernel as kernels
-from soraflax.ops.attention import layout, reference
 from soraflax.ops.attention import plan as planning
 
 # Of a float32 reference's norm; bfloat16 is off by 0.005, a wrong mask by 0.1 and more.
@@ -23,14 +23,14 @@ LENGTHS = (300, 700, 30, 250)
 
 
 @functools.cache
-def agrees(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> bool:
+def matches_reference(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> bool:
     """Whether `kernel` computes here what the reference does, gradients included.
 
     Once per process, kernel, size and dtype; outside of whatever is being traced. Says
     so by a warning where it does not, or does not even compile. What is compiled for
     devices that are not here cannot be tried, and is believed.
     """
-    if layout.platform() != jax.default_backend():
+    if context_parallel.platform() != jax.default_backend():
         return True
     # A thread of its own: whatever is being traced here does not reach there.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
@@ -44,7 +44,7 @@ def agrees(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> bool:
         fault = "fails (" + " ".join(str(future.exception()).split())[:200] + ")"
     warnings.warn(
         f"an attention kernel for heads of {head_size} in {dtype} {fault} on this "
-        f"{layout.platform()}: it is not used",
+        f"{context_parallel.platform()}: it is not used",
         stacklevel=2,
     )
     return False

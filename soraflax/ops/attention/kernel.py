@@ -102,7 +102,7 @@ def row_sums(d_out: jax.Array, out: jax.Array) -> Float[Array, "B H N"]:
     )
 
 
-def misfit(
+def unsupported_sizes(
     head_size: int,
     plan: planning.AttentionPlan,
     *,
@@ -134,7 +134,7 @@ def misfit(
     return None
 
 
-def nothing(q: jax.Array) -> Partial:
+def empty_partial(q: jax.Array) -> Partial:
     """Attention to no keys, in float32: where a sum of parts begins."""
     rows, tokens, heads, _ = q.shape
     lse = jnp.full((rows, heads, tokens), MASKED, jnp.float32)

@@ -12,8 +12,8 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from soraflax import sharding
+from soraflax.ops.attention import context_parallel as layouts
 from soraflax.ops.attention import kernel as kernels
-from soraflax.ops.attention import layout as layouts
 from soraflax.ops.attention import plan as planning
 from soraflax.ops.attention import ring as rings
 

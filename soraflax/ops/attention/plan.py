@@ -13,7 +13,7 @@ blocks that equation (1) does not name; the token mask has the last word).
 
 Where several devices hold a row (layout.py), blocks lie inside shards and there are
 runs for every pair of shards. Ids need to increase within a shard only: a row whose
-blocks were dealt out over shards (`packing.deal`) has runs as short as before.
+blocks were dealt out over shards (`packing.stripe`) has runs as short as before.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from soraflax.ops.attention import layout
+from soraflax.ops.attention import context_parallel
 
 DEFAULT_BLOCK = 128
 
@@ -151,7 +151,7 @@ def make_plan(
         raise ValueError(f"attention block {block} must be positive: use 128")
     query_segments = jnp.asarray(query_segments, jnp.int32)
     key_segments = jnp.asarray(key_segments, jnp.int32)
-    cut = layout.make_layout(heads=heads, key_axis=key_axis)
+    cut = context_parallel.make_layout(heads=heads, key_axis=key_axis)
     query_block = min(block, _shard_length("queries", query_segments, cut.queries))
     key_block = min(block, _shard_length("keys", key_segments, cut.keys))
     query_low, query_high = _intervals(query_segments, cut.queries, query_block)

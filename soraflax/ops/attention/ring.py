@@ -10,7 +10,7 @@ can do both at once; compiled for TPU v5p, transfers begin before the work of a 
 end after it. It travels whether or not anybody needs it: a device that left out
 a step would leave its neighbours waiting, and a branch that all agree on would keep the
 transfer from overlapping the work. The work itself is left out wherever two shards do
-not touch. `packing.deal` spreads a row so that every step is as long on every device.
+not touch. `packing.stripe` spreads a row so that every step is as long on every device.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def _forward(
         return visit(s, found, k, v), *following
 
     last = ring.groups - 1
-    found, k, v = lax.fori_loop(0, last, step, (kernels.nothing(q), k, v))
+    found, k, v = lax.fori_loop(0, last, step, (kernels.empty_partial(q), k, v))
     out, lse = visit(last, found, k, v)
     return out.astype(q.dtype), lse
 

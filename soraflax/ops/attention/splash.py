@@ -39,8 +39,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from soraflax.ops.attention import chunks
+from soraflax.ops.attention import context_parallel as layouts
 from soraflax.ops.attention import kernel as kernels
-from soraflax.ops.attention import layout as layouts
 from soraflax.ops.attention import plan as planning
 
 HEAD_SIZES = (64, 128)
@@ -52,9 +52,9 @@ PARTS = (8, 2, 1)
 _MASKED = -0.7 * float(np.finfo(np.float32).max)
 
 
-def why_not(head_size: int, plan: planning.AttentionPlan) -> str | None:
+def unsupported_reason(head_size: int, plan: planning.AttentionPlan) -> str | None:
     """What keeps splash from these sizes, with the nearest that would do; or None."""
-    return kernels.misfit(
+    return kernels.unsupported_sizes(
         head_size, plan, head_sizes=HEAD_SIZES, tile=LANES, largest=LARGEST
     )
 

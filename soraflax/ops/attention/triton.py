@@ -24,17 +24,17 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from soraflax.ops.attention import context_parallel as layouts
 from soraflax.ops.attention import kernel as kernels
-from soraflax.ops.attention import layout as layouts
 from soraflax.ops.attention import plan as planning
 
 TILE = 64
 HEAD_SIZES = (16, 32, 64, 128)
 
 
-def why_not(head_size: int, plan: planning.AttentionPlan) -> str | None:
+def unsupported_reason(head_size: int, plan: planning.AttentionPlan) -> str | None:
     """What keeps it from these sizes, with the nearest that would do; or None."""
-    return kernels.misfit(head_size, plan, head_sizes=HEAD_SIZES, tile=TILE)
+    return kernels.unsupported_sizes(head_size, plan, head_sizes=HEAD_SIZES, tile=TILE)
 
 
 def _forward(
@@ -325,7 +325,7 @@ class _Side:
 
 def _sides(plan: planning.AttentionPlan) -> tuple[_Side, _Side]:
     def side(segments: jax.Array, runs: planning.Runs, block: int) -> _Side:
-        if block % TILE:  # a single block: see `why_not`
+        if block % TILE:  # a single block: see `unsupported_reason`
             block = max(16, 1 << (block - 1).bit_length())
         return _Side(segments, runs, block)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from soraflax import model_io
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder
-from soraflax.weights import files, layout
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
+from soraflax.weights import files, tensor_map
 
 FAMILIES = ("wan2.1", "wan2.2")
 CLASS = "AutoencoderKLWan"
@@ -23,14 +23,14 @@ STEM = "diffusion_pytorch_model"
 COLOURS = 3
 
 
-VOLUME = layout.einsum("oithw", "thwio")
-IMAGE = layout.Form(
+VOLUME = tensor_map.einsum("oithw", "thwio")
+IMAGE = tensor_map.TensorForm(
     lambda a: np.einsum("oihw->hwio", a)[None],
     lambda a: np.einsum("hwio->oihw", a[0]),
 )
-POINT = layout.Form(lambda a: a[..., 0, 0].T, lambda a: a.T[..., None, None])
-VOLUME_NORM = layout.reshape((-1, 1, 1, 1), (-1,))
-IMAGE_NORM = layout.reshape((-1, 1, 1), (-1,))
+POINT = tensor_map.TensorForm(lambda a: a[..., 0, 0].T, lambda a: a.T[..., None, None])
+VOLUME_NORM = tensor_map.reshape((-1, 1, 1, 1), (-1,))
+IMAGE_NORM = tensor_map.reshape((-1, 1, 1), (-1,))
 
 
 def _patch_order(side: int) -> np.ndarray:
@@ -42,25 +42,27 @@ def _patch_order(side: int) -> np.ndarray:
     return np.einsum("cwh->hwc", there).reshape(-1)
 
 
-def _reordered(form: layout.Form, order: np.ndarray, axis: int) -> layout.Form:
+def _reordered(
+    form: tensor_map.TensorForm, order: np.ndarray, axis: int
+) -> tensor_map.TensorForm:
     """A form whose `axis` here is ordered otherwise there."""
     back = np.argsort(order)
-    return layout.Form(
+    return tensor_map.TensorForm(
         lambda a: np.take(form.read(a), order, axis=axis),
         lambda a: form.write(np.take(a, back, axis=axis)),
     )
 
 
 def _convolution(
-    ours: str, theirs: str, form: layout.Form = VOLUME
-) -> Iterator[layout.Entry]:
-    yield layout.Entry(f"{ours}/kernel", f"{theirs}.weight", form)
-    yield layout.Entry(f"{ours}/bias", f"{theirs}.bias", layout.VECTOR)
+    ours: str, theirs: str, form: tensor_map.TensorForm = VOLUME
+) -> Iterator[tensor_map.Entry]:
+    yield tensor_map.Entry(f"{ours}/kernel", f"{theirs}.weight", form)
+    yield tensor_map.Entry(f"{ours}/bias", f"{theirs}.bias", tensor_map.VECTOR)
 
 
-def _residual(ours: str, theirs: str, *, widens: bool) -> Iterator[layout.Entry]:
+def _residual(ours: str, theirs: str, *, widens: bool) -> Iterator[tensor_map.Entry]:
     for at in (1, 2):
-        yield layout.Entry(
+        yield tensor_map.Entry(
             f"{ours}/norm{at}/scale", f"{theirs}.norm{at}.gamma", VOLUME_NORM
         )
         yield from _convolution(f"{ours}/conv{at}", f"{theirs}.conv{at}")
@@ -68,24 +70,26 @@ def _residual(ours: str, theirs: str, *, widens: bool) -> Iterator[layout.Entry]
         yield from _convolution(f"{ours}/shortcut", f"{theirs}.conv_shortcut")
 
 
-def _middle(ours: str, theirs: str) -> Iterator[layout.Entry]:
+def _middle(ours: str, theirs: str) -> Iterator[tensor_map.Entry]:
     for at in (0, 1):
         block = f"{theirs}.resnets.{at}"
         yield from _residual(f"{ours}/block{at + 1}", block, widens=False)
     attention = f"{theirs}.attentions.0"
     scale = f"{ours}/attention/norm/scale"
-    yield layout.Entry(scale, f"{attention}.norm.gamma", IMAGE_NORM)
+    yield tensor_map.Entry(scale, f"{attention}.norm.gamma", IMAGE_NORM)
     yield from _convolution(f"{ours}/attention/qkv", f"{attention}.to_qkv", POINT)
     yield from _convolution(f"{ours}/attention/out", f"{attention}.proj", POINT)
 
 
-def _resample(ours: str, theirs: str, *, temporal: bool) -> Iterator[layout.Entry]:
+def _resample(ours: str, theirs: str, *, temporal: bool) -> Iterator[tensor_map.Entry]:
     yield from _convolution(f"{ours}/space", f"{theirs}.resample.1", IMAGE)
     if temporal:
         yield from _convolution(f"{ours}/time/conv", f"{theirs}.time_conv")
 
 
-def _encoder_stages(config: autoencoder.AutoencoderConfig) -> Iterator[layout.Entry]:
+def _encoder_stages(
+    config: autoencoder.AutoencoderConfig,
+) -> Iterator[tensor_map.Entry]:
     width, place = config.width, 0
     for stage, wide in enumerate(config.stage_widths):
         for at in range(config.blocks):
@@ -104,7 +108,9 @@ def _encoder_stages(config: autoencoder.AutoencoderConfig) -> Iterator[layout.En
             place += 1
 
 
-def _decoder_stages(config: autoencoder.AutoencoderConfig) -> Iterator[layout.Entry]:
+def _decoder_stages(
+    config: autoencoder.AutoencoderConfig,
+) -> Iterator[tensor_map.Entry]:
     width = config.decoder_widths[0]
     for stage, wide in enumerate(config.decoder_widths):
         theirs = f"decoder.up_blocks.{stage}"
@@ -122,28 +128,32 @@ def _decoder_stages(config: autoencoder.AutoencoderConfig) -> Iterator[layout.En
             width = wide if config.shortcuts else wide // 2
 
 
-def autoencoder_entries(config: autoencoder.AutoencoderConfig) -> list[layout.Entry]:
+def autoencoder_entries(
+    config: autoencoder.AutoencoderConfig,
+) -> list[tensor_map.Entry]:
     """Every parameter of an autoencoder of Wan's form, and its tensor there."""
     order = _patch_order(config.patch[1])
-    found: list[layout.Entry] = []
+    found: list[tensor_map.Entry] = []
     for half, stages in (("encoder", _encoder_stages), ("decoder", _decoder_stages)):
         forms = {"conv_in": VOLUME, "conv_out": VOLUME}
-        bias = layout.VECTOR
+        bias = tensor_map.VECTOR
         if half == "encoder":
             forms["conv_in"] = _reordered(VOLUME, order, -2)
         else:
             forms["conv_out"] = _reordered(VOLUME, order, -1)
-            bias = _reordered(layout.VECTOR, order, -1)
+            bias = _reordered(tensor_map.VECTOR, order, -1)
         found += _convolution(f"{half}/conv_in", f"{half}.conv_in", forms["conv_in"])
         found += _middle(f"{half}/middle", f"{half}.mid_block")
         found += stages(config)
         scale = f"{half}/norm_out/scale"
-        found.append(layout.Entry(scale, f"{half}.norm_out.gamma", VOLUME_NORM))
+        found.append(tensor_map.Entry(scale, f"{half}.norm_out.gamma", VOLUME_NORM))
         out = f"{half}.conv_out"
         found.append(
-            layout.Entry(f"{half}/conv_out/kernel", f"{out}.weight", forms["conv_out"])
+            tensor_map.Entry(
+                f"{half}/conv_out/kernel", f"{out}.weight", forms["conv_out"]
+            )
         )
-        found.append(layout.Entry(f"{half}/conv_out/bias", f"{out}.bias", bias))
+        found.append(tensor_map.Entry(f"{half}/conv_out/bias", f"{out}.bias", bias))
     found += _convolution("moments", "quant_conv")
     found += _convolution("embed", "post_quant_conv")
     return found
@@ -160,7 +170,7 @@ def autoencoder_from_tensors(
     Raises:
       ModelError: a tensor is missing, unknown, of another shape or not finite.
     """
-    shapes = model_io.flat_shapes(pretrained.autoencoder_shapes(config))
+    shapes = model_io.flat_shapes(models.autoencoder_shapes(config))
     entries = autoencoder_entries(config)
     expected = {
         entry.theirs: entry.form.write(np.broadcast_to(0.0, shapes[entry.ours].shape))
@@ -310,7 +320,7 @@ def from_files(
     *,
     family: str,
     where: pathlib.Path,
-) -> pretrained.AutoencoderModel:
+) -> models.AutoencoderModel:
     """Write our autoencoder to `out` from diffusers' `config.json` and tensors.
 
     Raises:
@@ -323,19 +333,19 @@ def from_files(
     facts: dict[str, Any] = {"converted_from": family}
     if statistics is not None:
         facts["latents"] = dataclasses.asdict(statistics)
-    digest = pretrained.save_autoencoder(out, params, config, facts=facts)
-    return pretrained.AutoencoderModel(config, params, digest, statistics)
+    digest = models.save_autoencoder(out, params, config, facts=facts)
+    return models.AutoencoderModel(config, params, digest, statistics)
 
 
 def to_files(
     checkpoint: str | os.PathLike[str], folder: pathlib.Path, *, family: str, most: int
-) -> pretrained.AutoencoderModel:
+) -> models.AutoencoderModel:
     """Write what diffusers reads to `folder`, of our autoencoder at `checkpoint`.
 
     Raises:
       FileNotFoundError, ModelError: no such model, or one of another form or family.
     """
-    model = pretrained.load_autoencoder(checkpoint)
+    model = models.load_autoencoder(checkpoint)
     _check_family(family_of(model.config), family, checkpoint)
     tensors = autoencoder_to_tensors(model.params, model.config)
     drafts = [

@@ -8,13 +8,13 @@ import pathlib
 import secrets
 import shutil
 
-from soraflax import model_io
-from soraflax.generation import pretrained
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 from soraflax.weights import files
 from soraflax.weights.wan import autoencoder, lora, transformer
 
-Converted = pretrained.AutoencoderModel | pretrained.TransformerModel
-Model = Converted | pretrained.AdaptersModel
+Converted = models.AutoencoderModel | models.TransformerModel
+Model = Converted | models.AdaptersModel
 MOST = 5 * 2**30
 PARTS = ("vae", "transformer")
 CLASSES = (autoencoder.CLASS, transformer.CLASS)

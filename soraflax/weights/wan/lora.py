@@ -21,10 +21,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from soraflax import model_io
-from soraflax.generation import pretrained
 from soraflax.nn import dit, lora
-from soraflax.weights import files, layout
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
+from soraflax.weights import files, tensor_map
 from soraflax.weights.wan import transformer
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -59,18 +59,18 @@ _KNOWN = {
 }
 
 
-def _layers(config: dit.DiTConfig) -> dict[str, layout.Entry]:
+def _layers(config: dit.DiTConfig) -> dict[str, tensor_map.Entry]:
     """Entries of the kernels that are linear layers there, by our path."""
     return {
         entry.ours: entry
         for entry in transformer.entries(config)
-        if entry.form is layout.KERNEL
+        if entry.form is tensor_map.KERNEL
     }
 
 
 def entries(
     config: dit.DiTConfig, form: lora.LoraConfig, *, prefix: str = "transformer"
-) -> list[layout.Entry]:
+) -> list[tensor_map.Entry]:
     """Every adapter of a transformer of Wan's form, and its tensors there.
 
     Raises:
@@ -81,7 +81,7 @@ def entries(
     transformer.check_form(config)
     known = _layers(config)
     found = []
-    for path in lora.targets(pretrained.transformer_shapes(config), form):
+    for path in lora.targets(models.transformer_shapes(config), form):
         if path not in known:
             raise model_io.ModelError(
                 f"{path}: is a convolution there, which has no place in the file; "
@@ -91,10 +91,10 @@ def entries(
         for ours, theirs in NAMES.items():
             name = kernel.theirs.removesuffix(".weight")
             found.append(
-                layout.Entry(
+                tensor_map.Entry(
                     f"{path.removesuffix('/kernel')}/{ours}",
                     f"{prefix}.{name}.{theirs}.weight",
-                    layout.KERNEL,
+                    tensor_map.KERNEL,
                     kernel.layers,
                 )
             )
@@ -138,7 +138,7 @@ def save_lora(
 
 def to_files(
     checkpoint: str | os.PathLike[str], folder: pathlib.Path
-) -> pretrained.AdaptersModel:
+) -> models.AdaptersModel:
     """Write `FILE` to `folder`, of the adapters at `checkpoint`.
 
     Raises:
@@ -146,7 +146,7 @@ def to_files(
         form has not.
       ConfigError: of another version of the transformer or of the adapters.
     """
-    model = pretrained.load_adapters(checkpoint)
+    model = models.load_adapters(checkpoint)
     save_lora(folder / FILE, model.params, model.config, model.form)
     return model
 
@@ -172,7 +172,7 @@ def load_lora(
     form = _form(path, tensors, config, prefix=prefix)
     shapes = model_io.flat_shapes(_shapes(config, form))
     found = entries(config, form, prefix=prefix)
-    return form, model_io.unflatten(layout.read(tensors, found, shapes, where=path))
+    return form, model_io.unflatten(tensor_map.read(tensors, found, shapes, where=path))
 
 
 def _form(
@@ -275,4 +275,4 @@ def _layer(name: str, prefix: str) -> str:
 
 
 def _shapes(config: dit.DiTConfig, form: lora.LoraConfig) -> dict[str, Any]:
-    return lora.shapes(pretrained.transformer_shapes(config), form)
+    return lora.shapes(models.transformer_shapes(config), form)

@@ -17,22 +17,23 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from soraflax import model_io, sharding
-from soraflax.generation import pretrained
+from soraflax import sharding
 from soraflax.nn import dit, experts
-from soraflax.weights import files, layout
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
+from soraflax.weights import files, tensor_map
 
 CLASS = "WanTransformer3DModel"
 STEM = "diffusion_pytorch_model"
 PIPELINE = "model_index.json"
 MOST = 5 * 2**30
-TABLE = layout.Form(lambda a: a[0], lambda a: a[None], (None, 0, 1))
+TABLE = tensor_map.TensorForm(lambda a: a[0], lambda a: a[None], (None, 0, 1))
 
 
-def _patches(config: dit.DiTConfig) -> layout.Form:
+def _patches(config: dit.DiTConfig) -> tensor_map.TensorForm:
     """A convolution over patches there, a matrix over flat ones here."""
     shape = (*config.patch, config.latent_channels)
-    return layout.Form(
+    return tensor_map.TensorForm(
         lambda a: np.einsum("dzthw->thwzd", a).reshape(-1, a.shape[0]),
         lambda a: np.einsum("thwzd->dzthw", a.reshape(*shape, a.shape[-1])),
         (1, None, None, None, None),
@@ -40,15 +41,15 @@ def _patches(config: dit.DiTConfig) -> layout.Form:
 
 
 def _linear(
-    ours: str, theirs: str, *, layers: int | None = None, form: Any = layout.KERNEL
-) -> Iterator[layout.Entry]:
-    yield layout.Entry(f"{ours}/kernel", f"{theirs}.weight", form, layers)
-    yield layout.Entry(f"{ours}/bias", f"{theirs}.bias", layout.VECTOR, layers)
+    ours: str, theirs: str, *, layers: int | None = None, form: Any = tensor_map.KERNEL
+) -> Iterator[tensor_map.Entry]:
+    yield tensor_map.Entry(f"{ours}/kernel", f"{theirs}.weight", form, layers)
+    yield tensor_map.Entry(f"{ours}/bias", f"{theirs}.bias", tensor_map.VECTOR, layers)
 
 
-def _block(layers: int) -> Iterator[layout.Entry]:
+def _block(layers: int) -> Iterator[tensor_map.Entry]:
     ours, theirs = "stack/blocks", "blocks.{}"
-    yield layout.Entry(
+    yield tensor_map.Entry(
         f"{ours}/modulation", f"{theirs}.scale_shift_table", TABLE, layers
     )
     for here, there in (("self_attention", "attn1"), ("cross_attention", "attn2")):
@@ -56,10 +57,10 @@ def _block(layers: int) -> Iterator[layout.Entry]:
             path, name = f"{ours}/{here}/{part}", f"{theirs}.{there}.to_{part}"
             yield from _linear(path, name, layers=layers)
         for part in "qk":
-            yield layout.Entry(
+            yield tensor_map.Entry(
                 f"{ours}/{here}/{part}_norm/scale",
                 f"{theirs}.{there}.norm_{part}.weight",
-                layout.VECTOR,
+                tensor_map.VECTOR,
                 layers,
             )
         yield from _linear(
@@ -67,12 +68,12 @@ def _block(layers: int) -> Iterator[layout.Entry]:
         )
     for here, there in (("scale", "weight"), ("bias", "bias")):
         path, name = f"{ours}/cross_norm/{here}", f"{theirs}.norm2.{there}"
-        yield layout.Entry(path, name, layout.VECTOR, layers)
+        yield tensor_map.Entry(path, name, tensor_map.VECTOR, layers)
     yield from _linear(f"{ours}/mlp/up", f"{theirs}.ffn.net.0.proj", layers=layers)
     yield from _linear(f"{ours}/mlp/down", f"{theirs}.ffn.net.2", layers=layers)
 
 
-def entries(config: dit.DiTConfig) -> list[layout.Entry]:
+def entries(config: dit.DiTConfig) -> list[tensor_map.Entry]:
     """Every parameter of a transformer of Wan's form, and its tensors there."""
     embedder = "condition_embedder"
     found = [*_linear("patch_embedding", "patch_embedding", form=_patches(config))]
@@ -86,7 +87,7 @@ def entries(config: dit.DiTConfig) -> list[layout.Entry]:
         found += _linear(ours, f"{embedder}.{theirs}")
     found += _block(config.depth)
     found += _linear("head/out", "proj_out")
-    return [*found, layout.Entry("head/modulation", "scale_shift_table", TABLE)]
+    return [*found, tensor_map.Entry("head/modulation", "scale_shift_table", TABLE)]
 
 
 def check_form(config: dit.DiTConfig) -> None:
@@ -229,12 +230,14 @@ def from_tensors(
       ModelError: a tensor is missing, unknown, of another shape or not finite.
       ValueError: a size does not divide over its mesh axes.
     """
-    shapes = model_io.flat_shapes(pretrained.transformer_shapes(config))
+    shapes = model_io.flat_shapes(models.transformer_shapes(config))
     places = None
     if mesh is not None:
-        found = pretrained.transformer_shardings(config, mesh, rules=rules)
+        found = models.transformer_shardings(config, mesh, rules=rules)
         places = model_io.flat_shapes(found)
-    flat = layout.read(tensors, entries(config), shapes, where=where, shardings=places)
+    flat = tensor_map.read(
+        tensors, entries(config), shapes, where=where, shardings=places
+    )
     return model_io.unflatten(flat)
 
 
@@ -332,7 +335,7 @@ def save_transformer(
     path = pathlib.Path(folder)
     if path.exists() and any(path.iterdir()):
         raise model_io.ModelError(f"{path}: is not empty; choose another name")
-    shapes = pretrained.transformer_shapes(config)
+    shapes = models.transformer_shapes(config)
     leaves = model_io.flat_shapes(params)
     model_io.check_like(leaves, shapes, where="parameters")
     drafts = []
@@ -353,7 +356,7 @@ def from_files(
     *,
     family: str,
     where: pathlib.Path,
-) -> pretrained.TransformerModel:
+) -> models.TransformerModel:
     """Write our transformer to `out` from diffusers' `config.json` and tensors.
 
     Raises:
@@ -362,18 +365,18 @@ def from_files(
     config = parse_config(values, where=where)
     params = from_tensors(tensors, config, where=where.parent)
     facts = {"converted_from": family}
-    digest = pretrained.save_transformer(out, params, config, facts=facts)
-    return pretrained.TransformerModel(config, params, digest)
+    digest = models.save_transformer(out, params, config, facts=facts)
+    return models.TransformerModel(config, params, digest)
 
 
 def to_files(
     checkpoint: str | os.PathLike[str], folder: pathlib.Path, *, most: int
-) -> pretrained.TransformerModel:
+) -> models.TransformerModel:
     """Write what diffusers reads to `folder`, of our transformer at `checkpoint`.
 
     Raises:
       FileNotFoundError, ModelError: no such model, or one of another form.
     """
-    model = pretrained.load_transformer(checkpoint)
+    model = models.load_transformer(checkpoint)
     save_transformer(folder, model.params, model.config, most=most)
     return model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from soraflax.ops import attention
-from soraflax.ops.attention import blocks, chunks, kernel, reference
+from soraflax.ops.attention import block_sparse, chunks, kernel, reference
 from tests.ops.attention import cases
 
 LENGTHS = ([(1, 7), (2, 13), (4, 9)], [(1, 30)])
@@ -37,7 +37,7 @@ def both(make_kernel, query, key):
     return gradients(chunked), gradients(defined)
 
 
-@pytest.mark.parametrize("inner", [blocks.KERNEL, reference.KERNEL])
+@pytest.mark.parametrize("inner", [block_sparse.KERNEL, reference.KERNEL])
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_chunks_equal_the_whole(inner, size):
     query = np.stack([cases.ids(row, 37) for row in LENGTHS])
@@ -48,7 +48,7 @@ def test_chunks_equal_the_whole(inner, size):
 def test_chunks_of_keys_of_another_length():
     query = np.stack([cases.ids(row, 37) for row in LENGTHS])
     key = np.stack([cases.ids(row, 18) for row in TEXT])
-    found, expected = both(chunks.chunked(blocks.KERNEL, blocks=2), query, key)
+    found, expected = both(chunks.chunked(block_sparse.KERNEL, blocks=2), query, key)
     cases.check_close(found, expected, atol=1e-5)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from soraflax import sharding
 from soraflax.ops import attention, packing
+from soraflax.ops.attention import context_parallel, parallel, reference
 from soraflax.ops.attention import kernel as kernels
-from soraflax.ops.attention import layout, parallel, reference
 from tests.ops.attention import cases
 
 
@@ -24,11 +24,14 @@ from tests.ops.attention import cases
 )
 def test_layout_trades_heads_while_they_divide(heads, tensor, context, expected):
     with jax.set_mesh(sharding.make_mesh(context=context, tensor=tensor)):
-        found = layout.make_layout(heads=heads, key_axis="tokens")
-        assert found == layout.Layout(*expected)
-        text = layout.make_layout(heads=heads, key_axis="text")
-        assert text == layout.Layout(1, context, 1)
-    assert layout.make_layout(heads=heads, key_axis="tokens") == layout.Layout()
+        found = context_parallel.make_layout(heads=heads, key_axis="tokens")
+        assert found == context_parallel.Layout(*expected)
+        text = context_parallel.make_layout(heads=heads, key_axis="text")
+        assert text == context_parallel.Layout(1, context, 1)
+    assert (
+        context_parallel.make_layout(heads=heads, key_axis="tokens")
+        == context_parallel.Layout()
+    )
 
 
 def ring_rows():
@@ -60,7 +63,7 @@ def test_ring_inside_scan_and_remat():
 
 
 def test_rows_dealt_over_shards():
-    """Ids that increase within each shard alone, as `packing.deal` leaves them."""
+    """Ids that increase within each shard alone, as `packing.stripe` leaves them."""
     row, arrays = ring_rows()
     expected, gradients = cases.run(*arrays, row, row, implementation="reference")
     order = np.concatenate(
@@ -156,6 +159,6 @@ def test_dealt_rows_keep_every_device_busy(seed):
     rng = np.random.default_rng(seed)
     lengths = 128 * np.exp(rng.uniform(np.log(2), np.log(512), 100)).astype(int)
     row = np.repeat(np.arange(1, 101, dtype=np.int32), lengths)[None, :131072]
-    order = packing.deal_order(131072, shards=8)
+    order = packing.stripe_order(131072, shards=8)
     assert busy(row) < 0.7
     assert busy(row[:, order]) > 0.95

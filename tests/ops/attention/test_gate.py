@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from soraflax.ops import attention
-from soraflax.ops.attention import blocks, entry, gate, kernel, layout, reference
+from soraflax.ops.attention import (
+    api,
+    block_sparse,
+    context_parallel,
+    gate,
+    kernel,
+    reference,
+)
 from tests.ops.attention import cases
 
 
@@ -28,7 +35,9 @@ def test_a_right_kernel_agrees_even_while_something_is_traced(dtype):
 
     @jax.jit
     def traced(x):
-        found.append(gate.agrees(blocks.KERNEL, head_size=16, dtype=dtype))
+        found.append(
+            gate.matches_reference(block_sparse.KERNEL, head_size=16, dtype=dtype)
+        )
         return x
 
     traced(1.0)
@@ -45,7 +54,7 @@ def test_a_right_kernel_agrees_even_while_something_is_traced(dtype):
 )
 def test_a_wrong_kernel_is_not_used(wrong):
     with pytest.warns(UserWarning, match=r"heads of 16 in float32 is off by .* cpu"):
-        assert not gate.agrees(wrong, head_size=16, dtype="float32")
+        assert not gate.matches_reference(wrong, head_size=16, dtype="float32")
 
 
 def test_a_kernel_that_does_not_compile_is_not_used():
@@ -54,18 +63,18 @@ def test_a_kernel_that_does_not_compile_is_not_used():
 
     broken = kernel.Kernel(forward, reference.KERNEL.backward)
     with pytest.warns(UserWarning, match="fails .no such instruction. on this cpu"):
-        assert not gate.agrees(broken, head_size=16, dtype="float32")
+        assert not gate.matches_reference(broken, head_size=16, dtype="float32")
 
 
 def chosen(platform, monkeypatch, *, agrees=True, block=128, size=64, **arguments):
     """What the entry takes where it is free to choose."""
-    monkeypatch.setattr(layout, "platform", lambda: platform)
-    monkeypatch.setattr(gate, "agrees", lambda *_, **__: agrees)
+    monkeypatch.setattr(context_parallel, "platform", lambda: platform)
+    monkeypatch.setattr(gate, "matches_reference", lambda *_, **__: agrees)
     plan = attention.make_plan(
         np.ones((1, 384), int), np.ones((1, 384), int), block=block
     )
     q = jnp.zeros((1, 384, 2, size))
-    return entry._choose(q, plan, arguments.get("bias"))
+    return api._choose(q, plan, arguments.get("bias"))
 
 
 def test_the_platform_and_the_sizes_choose(monkeypatch):
@@ -112,7 +121,7 @@ def test_kernels_lower_for_their_platform(
     implementation, platform, target, call, size, monkeypatch
 ):
     """Three kernels: forward, and backward for queries and for keys."""
-    monkeypatch.setattr(layout, "platform", lambda: platform)
+    monkeypatch.setattr(context_parallel, "platform", lambda: platform)
     row = np.ones((2, 700), np.int32)
     plan = attention.make_plan(row, row)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from soraflax import sharding
-from soraflax.ops.attention import entry
+from soraflax.ops.attention import api
 from tests.ops.attention import cases
 
 LENGTHS = (24, 33)
@@ -53,7 +53,7 @@ def alone(text: bool):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("implementation", entry.KERNELS)
+@pytest.mark.parametrize("implementation", api.KERNELS)
 def test_packed_equals_alone(implementation, mesh):
     heads, sizes = MESHES[mesh]
     arrays, expected = jax.tree.map(lambda x: x[:, :, :heads], alone(text=False))
@@ -65,7 +65,7 @@ def test_packed_equals_alone(implementation, mesh):
 
 
 @pytest.mark.parametrize("mesh", ["one device", "context by both"])
-@pytest.mark.parametrize("implementation", entry.KERNELS)
+@pytest.mark.parametrize("implementation", api.KERNELS)
 def test_packed_text_equals_text_alone(implementation, mesh):
     heads, sizes = MESHES[mesh]
     arrays, expected = jax.tree.map(lambda x: x[:, :, :heads], alone(text=True))

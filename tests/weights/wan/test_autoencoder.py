@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from soraflax import model_io
-from soraflax.generation import pretrained
 from soraflax.nn import autoencoder
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
 from soraflax.weights import wan
 from soraflax.weights.wan import autoencoder as wan_autoencoder
 from tests.golden import wan_autoencoder as judge
@@ -22,7 +22,7 @@ TENSORS = "diffusion_pytorch_model.safetensors"
 def _weights(family):
     """Sizes, and tensors under diffusers' names, at reduced width."""
     config, _ = wan_autoencoder.parse_config(judge.config(judge.SMALL[family]))
-    shapes = model_io.flat_shapes(pretrained.autoencoder_shapes(config))
+    shapes = model_io.flat_shapes(models.autoencoder_shapes(config))
     named = {
         entry.theirs: entry.form.write(np.zeros(shapes[entry.ours].shape)).shape
         for entry in wan_autoencoder.autoencoder_entries(config)
@@ -59,7 +59,7 @@ def test_files_become_ours_and_theirs_again(tmp_path, family):
     config, tensors = _weights(family)
     theirs = _save(tmp_path / "theirs" / "vae", family, tensors).parent
     converted = wan.convert(theirs, tmp_path / "ours", family=family)
-    loaded = pretrained.load_autoencoder(tmp_path / "ours")
+    loaded = models.load_autoencoder(tmp_path / "ours")
     assert loaded.config == config and loaded.digest == converted.digest
     assert loaded.statistics == converted.statistics is not None
     wan.export(tmp_path / "ours", tmp_path / "back", family=family)
@@ -80,7 +80,7 @@ def test_variants_are_the_published_ones(name):
     assert wan_autoencoder.format_config(config, None) == wan_autoencoder.format_config(
         variant, None
     )
-    shapes = pretrained.autoencoder_shapes(variant)
+    shapes = models.autoencoder_shapes(variant)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count == {"wan2_1": 126_892_531, "wan2_2": 704_688_668}[name]
     expected = {"wan2_1": (4, 8, 16), "wan2_2": (4, 16, 48)}[name]

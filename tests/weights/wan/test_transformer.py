@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from soraflax import flops, model_io, sharding
-from soraflax.generation import pretrained
+from soraflax import flops, sharding
 from soraflax.nn import dit, experts
 from soraflax.ops import packing, patch
-from soraflax.weights import files, layout, wan
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models
+from soraflax.weights import files, tensor_map, wan
 from soraflax.weights.wan import transformer
 from tests.golden import wan_transformer as judge
 
@@ -33,11 +34,11 @@ def sizes_of(family):
 
 
 def shapes_of(config):
-    return model_io.flat_shapes(pretrained.transformer_shapes(config))
+    return model_io.flat_shapes(models.transformer_shapes(config))
 
 
 def tensors_of(config, *, seed=judge.HIGH):
-    like = layout.expected(transformer.entries(config), shapes_of(config))
+    like = tensor_map.expected(transformer.entries(config), shapes_of(config))
     return judge.tensors({name: a.shape for name, a in like.items()}, seed=seed)
 
 
@@ -163,7 +164,7 @@ def test_variants_are_the_published_ones(name):
     assert transformer.parse_config(judge.FULL[name]) == variant
     assert transformer.parse_config(transformer.format_config(variant)) == variant
     shapes = shapes_of(variant)
-    like = layout.expected(transformer.entries(variant), shapes)
+    like = tensor_map.expected(transformer.entries(variant), shapes)
     published = {
         "wan2_1_t2v_1_3b": (1_418_996_800, 825),
         "wan2_1_t2v_14b": (14_288_491_584, 1_095),
@@ -193,7 +194,7 @@ def test_a_mesh_holds_what_the_host_would(theirs, axes):
     mesh = sharding.make_mesh(**axes, devices=devices)
     config, whole = wan.load_transformer(theirs)
     _, params = wan.load_transformer(theirs, mesh=mesh)
-    places = pretrained.transformer_shardings(config, mesh)
+    places = models.transformer_shardings(config, mesh)
     for leaf, place in zip(
         jax.tree.leaves(params), jax.tree.leaves(places), strict=True
     ):
@@ -245,7 +246,7 @@ def test_no_more_than_one_shard_is_staged(theirs, monkeypatch):
         staged.append(values.nbytes)
         return put(values, device)
 
-    monkeypatch.setattr(layout.jax, "device_put", counted)
+    monkeypatch.setattr(tensor_map.jax, "device_put", counted)
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     _, params = wan.load_transformer(theirs, mesh=mesh)
     shards = [
@@ -258,7 +259,7 @@ def test_no_more_than_one_shard_is_staged(theirs, monkeypatch):
 @pytest.mark.parametrize("most", [1, 30_000, 10**9])
 def test_files_become_ours_and_theirs_again(family, theirs, tmp_path, most):
     converted = wan.convert(theirs, tmp_path / "ours", family=family)
-    loaded = pretrained.load_transformer(tmp_path / "ours")
+    loaded = models.load_transformer(tmp_path / "ours")
     assert loaded.config == converted.config
     assert loaded.digest == converted.digest
     wan.export(tmp_path / "ours", tmp_path / "back", family=family, most=most)

@@ -1,0 +1,158 @@
+"""Token efficiency and cost of packing a mixed corpus, ours beside grain's.
+
+    python -m experiments.benchmarks.packers [--clips 8000]
+
+Prints one JSON line per packer, row size and alignment: the fraction of tokens that
+belong to clips (`bound`: what alignment alone allows) and microseconds per clip; and
+for every row size what padding makes of it: every clip to the longest, or to the
+longest of its bucket.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from data_pipelines import packing
+from soraflax.ops import packing as packed_rows
+
+ROWS = (32_768, 131_072)
+ALIGNMENTS = (1, 128)
+BUCKETS = 8
+LINES = (256, 480, 720)  # of a 16:9 picture; one token is 16 x 16 pixels
+LINE_RATES = (0.5, 0.35, 0.15)
+ASPECTS = (9 / 16, 3 / 4, 1.0, 4 / 3, 16 / 9)
+IMAGES = 0.3
+FRAMES = (2, 36)  # latent frames; 36 of them are 141 frames at 4:1
+CAPTION = (20, 200)
+NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+
+
+def corpus(row: int, clips: int, *, shrink: int = 1, seed: int = 0) -> list[int]:
+    """Tokens of images and clips of many sizes, shapes and durations.
+
+    Durations are log-uniform. A clip that does not fit a row is shortened.
+
+    Args:
+      row: tokens that a clip may have at most.
+      clips: how many.
+      shrink: pictures have so many times fewer tokens.
+      seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = []
+    for _ in range(clips):
+        area = (rng.choice(LINES, p=LINE_RATES) / 16) ** 2 * 16 / 9 / shrink
+        height = max(1, round(math.sqrt(area / rng.choice(ASPECTS))))
+        picture = height * max(1, round(area / height))
+        frames = FRAMES[0] * (FRAMES[1] / FRAMES[0]) ** rng.random()
+        frames = 1 if rng.random() < IMAGES else round(frames)
+        lengths.append(picture * max(1, min(frames, row // picture)))
+    return lengths
+
+
+def segments_of(lengths: Sequence[int]) -> list[packed_rows.Segment]:
+    """Clips of such lengths and captions; their numbers take no memory."""
+    rng = np.random.default_rng(0)
+    return [
+        packed_rows.Segment(
+            tokens=np.broadcast_to(np.float32(0), (length, 1)),
+            positions=np.broadcast_to(np.float32(0), (length, 3)),
+            known=np.broadcast_to(np.False_, length),
+            text=np.ones(int(rng.integers(*CAPTION)), np.int32),
+        )
+        for length in lengths
+    ]
+
+
+def buckets(lengths: Sequence[int]) -> list[list[int]]:
+    """Eight ranges of length, the shortest first, of as many tokens each."""
+    ordered = sorted(lengths)
+    share = np.cumsum(ordered) / sum(ordered)
+    places = np.minimum((share * BUCKETS).astype(int), BUCKETS - 1)
+    found: list[list[int]] = [[] for _ in range(BUCKETS)]
+    for length, place in zip(ordered, places, strict=True):
+        found[place].append(length)
+    return [bucket for bucket in found if bucket]
+
+
+def padded_efficiency(lengths: Sequence[int]) -> dict[str, float]:
+    """Of padding to the longest clip, and to the longest of each bucket."""
+    places = sum(max(bucket) * len(bucket) for bucket in buckets(lengths))
+    return {
+        "longest": sum(lengths) / (max(lengths) * len(lengths)),
+        "buckets": sum(lengths) / places,
+    }
+
+
+def packers(
+    segments: Sequence[packed_rows.Segment], shape: packed_rows.RowShape
+) -> dict[str, Any]:
+    """Name to dataset of rows."""
+    ours = packing.PackIterDataset(
+        grain.MapDataset.source(segments), shape=shape, read_options=NO_THREADS
+    )
+    elements = grain.MapDataset.source(
+        [{"tokens": s.tokens, "at": s.positions, "text": s.text} for s in segments]
+    ).to_iter_dataset(NO_THREADS)
+    found: dict[str, Any] = {"soraflax, 8 open rows": ours}
+    for name in ("FirstFit", "BestFit"):
+        for bins in (32, 128):
+            found[f"grain {name}, {bins} bins"] = getattr(
+                grain.experimental, f"{name}PackIterDataset"
+            )(
+                elements,
+                length_struct={
+                    "tokens": shape.tokens,
+                    "at": shape.tokens,
+                    "text": shape.text,
+                },
+                pack_alignment_struct={
+                    "tokens": shape.align,
+                    "at": shape.align,
+                    "text": 1,
+                },
+                num_packing_bins=bins,
+                max_sequences_per_bin=shape.segments,
+                shuffle_bins=False,
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=8000)
+    clips = parser.parse_args().clips
+    for tokens in ROWS:
+        lengths = corpus(tokens, clips)
+        for way, found in padded_efficiency(lengths).items():
+            line = {"padded_to": way, "row": tokens, "efficiency": round(found, 4)}
+            print(json.dumps(line), flush=True)
+        segments = segments_of(lengths)
+        for align in ALIGNMENTS:
+            shape = packed_rows.RowShape(tokens, tokens // 4, tokens // 64, align)
+            bound = sum(lengths) / sum(map(shape.aligned, lengths))
+            for name, rows in packers(segments, shape).items():
+                start = time.perf_counter()
+                count = sum(1 for _ in rows)
+                seconds = time.perf_counter() - start
+                line = {
+                    "packer": name,
+                    "row": tokens,
+                    "align": align,
+                    "efficiency": round(sum(lengths) / (count * tokens), 4),
+                    "bound": round(bound, 4),
+                    "microseconds_per_clip": round(1e6 * seconds / clips, 1),
+                }
+                print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

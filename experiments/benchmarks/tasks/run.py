@@ -1,0 +1,119 @@
+"""Every way of prompting a trained model, measured, as JSON lines.
+
+    python -m experiments.benchmarks.tasks --checkpoint VIDEO [--only joins edit]
+
+    known      given pixels come back as they were
+    joins      given and made frames meet without a jump: extend, loop, connect
+    image      image-to-video keeps colour, shape and count
+    edit       new attributes and old places over the strength of an edit
+    order      samplers converge as fast as they claim
+    caching    skipped steps: faster, and as good
+    packed     mixed sizes in shared rows over one at a time
+    seed       the same pixels in any company
+
+A line says what was `asked` and whether it is `ok`; the modules `tasks_*` beside this
+one say how it is measured. The exit status does not depend on it. Times are of this
+machine, taken in turns within one run.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from experiments.benchmarks import attention
+from experiments.benchmarks.tasks import clips as shared
+from experiments.benchmarks.tasks import editing, keeping, sampling
+from soraflax.generation import filling, generator
+
+Part = Callable[[shared.Bench], Iterator[dict[str, Any]]]
+PARTS: dict[str, Part] = {
+    "known": keeping.known,
+    "joins": keeping.joins,
+    "image": keeping.image,
+    "edit": editing.edit,
+    "order": sampling.order,
+    "caching": sampling.caching,
+    "packed": sampling.packed,
+    "seed": sampling.seed,
+}
+
+
+def measure(bench: shared.Bench, parts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The lines of these parts, in the order of the table, and one of the machine."""
+    seconds = {}
+    for name in (name for name in PARTS if name in parts):
+        shared.note(name)
+        start = time.perf_counter()
+        yield from (shared.rounded(line) for line in PARTS[name](bench))
+        seconds[name] = round(time.perf_counter() - start, 1)
+    yield {
+        "figure": "machine",
+        "machine": attention.machine(),
+        "jax": jax.__version__,
+        "model": bench.model.model.digest,
+        "steps": bench.sampling.steps,
+        "guidance": bench.sampling.guidance,
+        "seed": bench.seed,
+        "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.tasks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("--checkpoint", type=pathlib.Path, required=True, help="a trained VIDEO folder")
+    add("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    add("--count", type=int, help="clips of every part, for each its own number")
+    add("--seed", type=int, default=0, help="of clips and of noise")
+    add("--steps", type=int, default=20, help="of the sampler")
+    add("--guidance", type=float, default=2.0, help="scale of guidance")
+    add(
+        "--settle",
+        type=float,
+        nargs="+",
+        default=[generator.Job.settle],
+        help="strengths of the second pass that joins are measured at; 0 for none",
+    )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    try:
+        if options.count is not None and options.count < 1:
+            raise ValueError(f"--count {options.count}: use 1 or more")
+        if not 0 <= options.seed <= filling.MAX_SEED // 2:
+            raise ValueError(f"--seed {options.seed}: use one from 0 to 2**31 - 1")
+        for settle in options.settle:
+            if not 0 <= settle <= 1:
+                raise ValueError(f"--settle {settle}: use strengths in [0, 1]")
+        bench = shared.Bench(
+            generator.Generator.load(options.checkpoint),
+            generator.SamplingConfig(steps=options.steps, guidance=options.guidance),
+            count=options.count,
+            seed=options.seed,
+            settles=tuple(options.settle),
+        )
+        for line in measure(bench, options.only):
+            print(json.dumps(line), flush=True)
+    except (ValueError, OSError) as error:
+        print(f"tasks: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tasks: stopped", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

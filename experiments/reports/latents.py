@@ -1,0 +1,385 @@
+"""The report on an autoencoder that the authors of a transformer need.
+
+    python -m experiments.reports.latents --checkpoint demo/autoencoder \\
+        --dataset demo/dataset --output report
+
+For held-out clips, fitted as the autoencoder's stage fits them, from the posterior's
+mean:
+
+    channels        mean, deviation, shape and correlation of the latent channels, how
+                    alike neighbouring cells are, the posterior's own deviation
+    reconstruction  PSNR, SSIM, LPIPS (with weights), Fréchet distance
+    frames          PSNR of the first, middle and last frame, and of every other
+    flicker         what changes when a still frame is repeated
+
+Writes `report.json` and `report.png`, and prints one JSON line for each of the four.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from data_pipelines import latents as windows_lib
+from data_pipelines import records, transforms
+from experiments.plots import latents as latent_figure
+from experiments.stages import codec
+from soraflax.cli import main as cli
+from soraflax.evaluation import fidelity, frechet, latent_statistics, metrics
+from soraflax.nn import autoencoder, perceptual
+from soraflax.pretrained import models
+from soraflax.train import reconstruction
+from soraflax.weights import lpips
+
+EXIT_BAD_INPUT = 2
+SECTIONS = ("channels", "reconstruction", "frames", "flicker")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Which clips are measured, and how.
+
+    Attributes:
+      split: of the dataset.
+      clips: at most.
+      fit: how a clip is fitted.
+      batch: clips of one size that are measured together.
+      lpips: file or directory of LPIPS weights; empty leaves LPIPS out.
+    """
+
+    split: str = "validation"
+    clips: int = 64
+    fit: transforms.FitConfig = dataclasses.field(
+        default_factory=lambda: codec.EvaluationConfig().fit
+    )
+    batch: int = 4
+    lpips: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "clips": self.clips,
+            "batch": self.batch,
+            "max frames": self.fit.max_frames,
+            "max tokens": self.fit.max_tokens,
+        }
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: use 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What is kept of each clip.
+
+    Attributes:
+      window: of which clip.
+      scalars: PSNR in dB, SSIM and, with weights, LPIPS.
+      latent, noise: `[t, h, w, z]`, mean and deviation of the posterior.
+      errors: `[T]`, squared error of each frame.
+      features: of the clip and of its reconstruction, for the Fréchet distance.
+      steps: `[T - 1]`, flicker of its middle frame repeated; empty for an image.
+      still: peak and mean error of the same, in 8-bit levels.
+    """
+
+    window: windows_lib.Window
+    scalars: dict[str, float]
+    latent: np.ndarray
+    noise: np.ndarray
+    errors: np.ndarray
+    features: tuple[np.ndarray, np.ndarray]
+    steps: np.ndarray
+    still: tuple[float, float]
+
+
+def run(
+    checkpoint: pathlib.Path,
+    dataset: pathlib.Path,
+    output: pathlib.Path,
+    config: ReportConfig,
+) -> dict[str, Any]:
+    """Measure, write both files; returns what `report.json` holds.
+
+    Raises:
+      ValueError, OSError: bad input, in one line, before anything is written.
+    """
+    for path in (output, *output.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: is a file; give a directory as --output")
+    model = models.load_autoencoder(checkpoint)
+    weights = lpips.load_lpips(config.lpips) if config.lpips else None
+    clips = records.open_dataset(dataset, config.split)
+    measured = measure(model, clips, config, weights=weights)
+    report = {
+        "autoencoder": {
+            "digest": model.digest,
+            "temporal_ratio": model.config.temporal_ratio,
+            "spatial_ratio": model.config.spatial_ratio,
+            "latent_channels": model.config.latent_channels,
+        },
+        "clips": {
+            "split": config.split,
+            "count": len(measured),
+            "images": sum(len(clip.errors) == 1 for clip in measured),
+            "fit": dataclasses.asdict(config.fit),
+        },
+        **summarise(measured, model.config.temporal_ratio),
+    }
+    report = plain(report)
+    shown = examples(model, clips, measured)
+    output.mkdir(parents=True, exist_ok=True)
+    latent_figure.draw(output / "report.png", report, shown)
+    text = json.dumps(report, indent=2, allow_nan=False)
+    (output / "report.json").write_text(text + "\n")
+    return report
+
+
+def measure(
+    model: models.AutoencoderModel,
+    clips: Any,
+    config: ReportConfig,
+    *,
+    weights: Any = None,
+) -> list[Measured]:
+    """Every clip through the autoencoder and back, with a progress bar."""
+    params = jax.device_put(model.params)
+    module = autoencoder.Autoencoder(model.config)
+    found = []
+    with tqdm.tqdm(total=min(config.clips, len(clips)), unit="clip") as bar:
+        for windows, videos in _batches(clips, model.config, config):
+            values = jax.device_get(_measure(module, params, weights, videos))
+            for at, window in enumerate(windows):
+                clip = jax.tree.map(lambda leaf, at=at: leaf[at], values)
+                found.append(_measured(window, clip))
+            bar.update(len(windows))
+    return found
+
+
+def _batches(
+    clips: Any, model: autoencoder.AutoencoderConfig, config: ReportConfig
+) -> Iterator[tuple[list[windows_lib.Window], np.ndarray]]:
+    """Windows, and uint8 videos `[B, T, H, W, 3]` filled up to the batch size."""
+    grid = transforms.Grid.of(
+        model.temporal_ratio, model.spatial_ratio, patch=(1, 2, 2)
+    )
+    cache = windows_lib.LatentCacheConfig(fit=config.fit)
+    windows = windows_lib.plan(clips[: config.clips], grid, config=cache)
+    batches = windows_lib.fitted_batches(clips, windows, batch=config.batch)
+    for places, loaded in batches:
+        videos = [video for _, video in loaded]
+        videos += [videos[-1]] * (config.batch - len(videos))
+        yield [window for _, window in places], np.stack(videos)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(
+    module: autoencoder.Autoencoder, params: Any, weights: Any, videos: jax.Array
+) -> dict[str, Any]:
+    x = reconstruction.as_float(videos)
+    result: Any = module.apply({"params": params}, x)
+    y = jnp.clip(result.video, -1.0, 1.0)
+    found = {
+        "scalars": {"psnr_db": metrics.psnr(y, x), "ssim": metrics.ssim(y, x)},
+        "latent": result.mean,
+        "noise": jnp.exp(0.5 * result.log_variance),
+        "errors": fidelity.frame_errors(y, x),
+        "features": (frechet.band_features(x), frechet.band_features(y)),
+    }
+    if weights is not None:
+        found["scalars"]["lpips"] = perceptual.distance(weights, y, x)
+    frames = x.shape[1]
+    if frames > 1:
+        scene = fidelity.still(x[:, frames // 2], frames)
+        made: Any = module.apply({"params": params}, scene)
+        found["still"] = fidelity.flicker(scene, jnp.clip(made.video, -1.0, 1.0))
+    return found
+
+
+def _measured(window: windows_lib.Window, clip: dict[str, Any]) -> Measured:
+    still = clip.pop("still", None)
+    clip["scalars"] = {key: float(value) for key, value in clip["scalars"].items()}
+    return Measured(
+        window=window,
+        steps=np.empty(0) if still is None else still.steps,
+        still=(0.0, 0.0) if still is None else (float(still.peak), float(still.error)),
+        **clip,
+    )
+
+
+def summarise(clips: Sequence[Measured], temporal_ratio: int) -> dict[str, Any]:
+    """The four sections of the report."""
+    return {
+        "channels": _channels(clips),
+        "reconstruction": _reconstruction(clips),
+        "frames": dataclasses.asdict(
+            fidelity.frame_profile(
+                ([clip.errors] for clip in clips), temporal_ratio=temporal_ratio
+            )
+        ),
+        "flicker": _flicker([clip for clip in clips if len(clip.steps)]),
+    }
+
+
+def _channels(clips: Sequence[Measured]) -> dict[str, Any]:
+    found = latent_statistics.channel_statistics(clip.latent for clip in clips)
+    cells = sum(clip.noise[..., 0].size for clip in clips)
+    noise = sum(np.square(clip.noise).sum(axis=(0, 1, 2)) for clip in clips) / cells
+    return dataclasses.asdict(found) | {
+        "variance_fraction": found.variance_fraction,
+        "dead": list(found.dead),
+        "posterior_std": np.sqrt(noise),
+    }
+
+
+def _reconstruction(clips: Sequence[Measured]) -> dict[str, Any]:
+    names = clips[0].scalars
+    means = {
+        name: float(np.mean([clip.scalars[name] for clip in clips])) for name in names
+    }
+    real, made = (
+        frechet.moments(clip.features[side][None] for clip in clips) for side in (0, 1)
+    )
+    needed = frechet.clips_needed(frechet.FEATURES)
+    distance = float("nan")
+    if len(clips) > 1:
+        distance = frechet.distance(real, made, few="allow")
+    return means | {
+        "frechet": {
+            "distance": distance,
+            "features": "frechet.band_features; not comparable with FVD or rFVD",
+            "clips": len(clips),
+            "clips_needed": needed,
+            "enough_clips": len(clips) >= needed,
+        },
+        "by_clip": {clip.window.id: clip.scalars for clip in clips},
+    }
+
+
+def _flicker(clips: Sequence[Measured]) -> dict[str, Any]:
+    """Means over clips; empty without videos. Levels are of 8 bits."""
+    if not clips:
+        return {"clips": 0}
+    means = np.array([clip.steps.mean() for clip in clips])
+    errors = np.array([clip.still[1] for clip in clips])
+    longest = max(len(clip.steps) for clip in clips)
+    by_step = [
+        np.mean([clip.steps[t] for clip in clips if len(clip.steps) > t])
+        for t in range(longest)
+    ]
+    return {
+        "clips": len(clips),
+        "mean_levels": float(means.mean()),
+        "worst_step_levels": max(float(clip.steps.max()) for clip in clips),
+        "peak_levels": max(clip.still[0] for clip in clips),
+        "error_levels": float(errors.mean()),
+        "relative": float(means.mean() / max(errors.mean(), 1e-9)),
+        "by_step_levels": np.array(by_step),
+    }
+
+
+def examples(
+    model: models.AutoencoderModel, clips: Any, measured: Sequence[Measured]
+) -> list[latent_figure.Example]:
+    """The worst, the median and the best clip by PSNR, videos before images."""
+    videos = [clip for clip in measured if len(clip.errors) > 1] or list(measured)
+    ordered = sorted(videos, key=lambda clip: clip.scalars["psnr_db"])
+    places = dict.fromkeys((0, len(ordered) // 2, len(ordered) - 1))
+    found = []
+    for title, at in zip(("worst", "median", "best"), places, strict=False):
+        window, decibels = ordered[at].window, ordered[at].scalars["psnr_db"]
+        _, video = windows_lib.load_window(clips, window)
+        latent = model.encode(video[None].astype(np.float32) / fidelity.LEVELS - 1.0)
+        made = np.asarray(model.decode(latent))[0]
+        label = f"{title} of {len(ordered)}: {window.id}, {decibels:.1f} dB"
+        found.append(latent_figure.Example(label, video, made))
+    return found
+
+
+def plain(value: Any) -> Any:
+    """JSON types; what is not finite becomes null, floats keep six digits."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """One JSON line per section: its numbers, without lists and tables."""
+    found = []
+    for section in SECTIONS:
+        values = report[section]
+        scalars = {k: v for k, v in values.items() if not isinstance(v, dict | list)}
+        if section == "channels":
+            scalars["dead"] = values["dead"]
+            scalars["std_range"] = [min(values["std"]), max(values["std"])]
+            scalars["neighbours"] = {
+                axis: _mean(each) for axis, each in values["neighbours"].items()
+            }
+        if section == "reconstruction":
+            scalars["frechet"] = values["frechet"]
+        found.append(json.dumps({"section": section, **scalars}))
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return plain(float(np.mean(known))) if known else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(
+        prog="python -m experiments.reports.latents",
+        description=(__doc__ or "").split("\n\n")[0],
+    )
+    default = ReportConfig()
+    add = parser.add_argument
+    add("--checkpoint", type=pathlib.Path, required=True, metavar="AE")
+    add("--dataset", type=pathlib.Path, required=True, metavar="DATASET")
+    add("--output", type=pathlib.Path, required=True, metavar="DIR")
+    add("--split", default=default.split)
+    add("--clips", type=int, default=default.clips, metavar="N", help="at most")
+    add("--max-frames", type=int, default=default.fit.max_frames, metavar="N")
+    add("--max-tokens", type=int, default=default.fit.max_tokens, metavar="N")
+    add("--batch", type=int, default=default.batch, metavar="N")
+    add("--lpips", default="", metavar="PATH", help="LPIPS weights, safetensors")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the report; 0, or 2 after one line that says what was wrong."""
+    arguments = _parser().parse_args(argv)
+    try:
+        config = ReportConfig(
+            split=arguments.split,
+            clips=arguments.clips,
+            fit=transforms.FitConfig(
+                max_tokens=arguments.max_tokens, max_frames=arguments.max_frames
+            ),
+            batch=arguments.batch,
+            lpips=arguments.lpips,
+        )
+        report = run(arguments.checkpoint, arguments.dataset, arguments.output, config)
+    except (ValueError, OSError) as error:
+        print(f"latent_report: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("latent_report: stopped; nothing was written", file=sys.stderr)
+        return 130
+    print("\n".join(lines(report)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

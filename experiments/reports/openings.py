@@ -1,0 +1,170 @@
+"""Three openings that lead to one ending, and one opening with three endings.
+
+    python -m experiments.reports.openings --checkpoint VIDEO [--output openings.png]
+
+Sora's report extends a clip backwards three times, from different beginnings to the
+same end. Here a clip of the world is extended backwards, and another forwards, each
+with three prompts or seeds. The picture has a row for every result, given frames
+underlined in grey and made ones in blue; one JSON line says for both
+
+    shared       share of given pixels that are alike in all three                (1)
+    different    least RMS difference of the made parts of two results, in levels (2)
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipelines.worlds import bodies
+from experiments.plots import strips
+from soraflax.generation import generator, tasks
+
+FRAMES, SHOWN, SCALE = 17, 9, 1
+SIZE = (64, 64)
+WORLD = dataclasses.replace(
+    bodies.VARIANTS["demo"],
+    sizes=(SIZE,),
+    frames=(FRAMES,),
+    image_share=0.0,
+    colours=("red",),
+    shapes=("circle",),
+    backgrounds=("white",),
+    object_sizes=("large",),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Three results that share the clip they were made from.
+
+    Attributes:
+      name: of it.
+      direction: in which the clip is extended.
+      videos: uint8 `[T, H, W, 3]`.
+      given: `[T]` bool, which frames are of the clip.
+      labels: of the three.
+    """
+
+    name: str
+    direction: Literal["forward", "backward"]
+    videos: Sequence[np.ndarray]
+    given: np.ndarray
+    labels: Sequence[str]
+
+    def figures(self) -> dict[str, Any]:
+        """Equations (1) and (2)."""
+        pairs = list(itertools.combinations(self.videos, 2))
+        same = [(a[self.given] == b[self.given]).all(axis=-1).mean() for a, b in pairs]
+        apart = [a[~self.given].astype(float) - b[~self.given] for a, b in pairs]
+        return {
+            "figure": self.name,
+            "shared": round(float(min(same)), 4),
+            "different": round(float(min(np.sqrt(np.mean(d**2)) for d in apart)), 2),
+        }
+
+
+def clip(direction: str, seed: int) -> bodies.Clip:
+    """A red circle that moves so."""
+    world = dataclasses.replace(WORLD, directions=(direction,))
+    return bodies.clip(seed, 0, world)
+
+
+def families(
+    model: generator.Generator, sampling: generator.SamplingConfig, *, seed: int
+) -> list[Family]:
+    """Both, made in one call."""
+    grid, fps = model.grid, model.model.config.reference_fps
+    still = clip("still", seed)
+    step = grid.group
+    first, last = grid.frames(grid.patch[0]), step
+    more = FRAMES - first
+    before = FRAMES - last
+    heads = tasks.extend(
+        grid,
+        still.video[:first],
+        direction="forward",
+        frames=more,
+        context=first,
+        fps=fps,
+    )
+    tails = tasks.extend(
+        grid,
+        still.video[-last:],
+        direction="backward",
+        frames=before,
+        context=last,
+        fps=fps,
+    )
+    ways = ("left", "right", "up")
+    texts = [f"a large red circle moves {way} on a white background" for way in ways]
+    jobs = [
+        generator.Job(given, text, seed=seed + index)
+        for given in (tails, heads)
+        for index, text in enumerate(texts)
+    ]
+    videos = model.complete(jobs, sampling)
+    return [
+        Family(
+            "three openings, one ending",
+            "backward",
+            videos[:3],
+            np.arange(FRAMES) >= before,
+            texts,
+        ),
+        Family(
+            "one opening, three endings",
+            "forward",
+            videos[3:],
+            np.arange(FRAMES) < first,
+            texts,
+        ),
+    ]
+
+
+def draw(path: pathlib.Path, found: Sequence[Family]) -> None:
+    """A row for every result."""
+    rows = [
+        strips.Row(video, family.given, label=f"{family.name}\n{label}")
+        for family in found
+        for video, label in zip(family.videos, family.labels, strict=True)
+    ]
+    strips.sheet(path, rows, frames=SHOWN, scale=SCALE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.reports.openings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=pathlib.Path, required=True, help="a trained VIDEO folder")
+    add("--output", type=pathlib.Path, default=pathlib.Path("openings.png"))
+    add("--seed", type=int, default=0)
+    add("--steps", type=int, default=30)
+    add("--guidance", type=float, default=2.0)
+    options = parser.parse_args(argv)
+    try:
+        sampling = generator.SamplingConfig(options.steps, options.guidance)
+        model = generator.Generator.load(options.checkpoint)
+        found = families(model, sampling, seed=options.seed)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        draw(options.output, found)
+    except (ValueError, OSError) as error:
+        print(f"openings: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for family in found:
+        print(json.dumps(family.figures()))
+    print(f"picture: {options.output}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The one entry of attention.
+
+A token attends to the keys of its own segment; padding attends to nothing and gets 0,
+and what padding holds reaches nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from soraflax.ops.attention import (
+    block_sparse,
+    context_parallel,
+    gate,
+    parallel,
+    reference,
+    splash,
+    triton,
+)
+from soraflax.ops.attention import plan as planning
+
+KERNELS = {
+    "reference": reference.KERNEL,
+    "blocks": block_sparse.KERNEL,
+    "splash": splash.KERNEL,
+    "triton": triton.KERNEL,
+}
+# Kernels of one platform; elsewhere they are interpreted, for tests.
+OF_PLATFORM = {"tpu": ("splash", splash), "gpu": ("triton", triton)}
+
+
+def attention(
+    q: Float[Array, "B N H K"],
+    k: Float[Array, "B M H K"],
+    v: Float[Array, "B M H K"],
+    *,
+    plan: planning.AttentionPlan,
+    implementation: str | None = None,
+    scale: float | None = None,
+    bias: Float[Array, "H N M"] | None = None,
+) -> Float[Array, "B N H K"]:
+    """softmax(scale q k^T + bias) v inside each segment, in the dtype of `q`.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      plan: from `make_plan`, once per step, for these rows.
+      implementation: 'reference' computes every pair of tokens; 'blocks' only the
+        pairs of blocks that touch, anywhere; 'splash' and 'triton' likewise, by
+        kernels for TPU and GPU (on other platforms interpreted, slowly). None
+        chooses by platform and sizes.
+      scale: 1 / sqrt(K) by default.
+      bias: added to the scaled scores of every row; 'reference' only.
+
+    Raises:
+      ValueError: unknown implementation, or one that takes no such sizes or no bias; a
+        plan for other lengths or another mesh; rows or heads that the mesh does not
+        divide.
+    """
+    _check_plan(q, k, plan)
+    if implementation is None:
+        implementation = _choose(q, plan, bias)
+    _check(implementation, q, plan, bias)
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    q = _blank(q, plan.query_segments)
+    k, v = _blank(k, plan.key_segments), _blank(v, plan.key_segments)
+    if implementation == "reference" and (bias is not None or plan.shards == (1, 1)):
+        out = reference.attention(q, k, v, plan=plan, scale=factor, bias=bias)
+        return checkpoint_name(out, "attention_output")
+    kernel = KERNELS[implementation]
+    return parallel.attend(q, k, v, plan=plan, kernel=kernel, scale=factor)
+
+
+def _choose(q: jax.Array, plan: planning.AttentionPlan, bias: jax.Array | None) -> str:
+    """The fastest for these sizes on the platform that is compiled for."""
+    if bias is not None:
+        return "reference"
+    name, module = OF_PLATFORM.get(context_parallel.platform(), ("blocks", None))
+    if module is not None and module.why_not(q.shape[-1], plan) is None:
+        size, dtype = q.shape[-1], q.dtype.name
+        if gate.matches_reference(KERNELS[name], head_size=size, dtype=dtype):
+            return name
+    count = plan.keys_of.start.shape[-1] * plan.queries_of.start.shape[-1]
+    return "reference" if count < 4 else "blocks"
+
+
+def _blank(x: jax.Array, segments: jax.Array) -> jax.Array:
+    """Zero in padding: 0 times what stands there could be NaN."""
+    return jnp.where((segments > 0)[:, :, None, None], x, 0)
+
+
+def _check_plan(q: jax.Array, k: jax.Array, plan: planning.AttentionPlan) -> None:
+    planned = plan.query_segments.shape + plan.key_segments.shape
+    if planned != q.shape[:2] + k.shape[:2]:
+        raise ValueError(
+            f"queries {q.shape[:2]} and keys {k.shape[:2]} do not fit the plan's "
+            f"{planned[:2]} and {planned[2:]}"
+        )
+
+
+def _check(
+    implementation: str,
+    q: jax.Array,
+    plan: planning.AttentionPlan,
+    bias: jax.Array | None,
+) -> None:
+    if implementation not in KERNELS:
+        raise ValueError(
+            f"unknown attention implementation {implementation!r}; "
+            f"known: {', '.join(KERNELS)}"
+        )
+    if bias is not None and implementation != "reference":
+        raise ValueError(f"attention {implementation!r} takes no bias: use 'reference'")
+    for name, module in OF_PLATFORM.values():
+        if name == implementation and (why := module.why_not(q.shape[-1], plan)):
+            raise ValueError(f"attention {name!r} cannot take {why}, or 'blocks'")

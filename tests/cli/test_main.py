@@ -1,0 +1,96 @@
+"""The command line: what goes wrong is one line and exit status 2."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from soraflax.cli import main
+
+
+def run(capsys, *words):
+    try:
+        status = main.main(list(words))
+    except SystemExit as stop:
+        status = stop.code
+    return status, capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["generate", "a", "--checkpoint", "nowhere"], "nowhere"),
+        (["generate", "a", "--checkpoint", "x", "--size", "96"], "96x64"),
+        (["generate", "a", "--checkpoint", "x", "--frames", "0"], "1 or more"),
+        (["generate", "a"], "--checkpoint"),
+        (["info", "nowhere"], "nowhere"),
+        (["paint"], "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, words, says):
+    status, output = run(capsys, *words)
+    assert status == 2
+    assert output.out == ""
+    assert len(output.err.strip().splitlines()) == 1
+    assert says in output.err
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "soraflax.cli.reconstruct", raising=False)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    words = ("reconstruct", "a.mp4", "--checkpoint", "x", "--out", "b.mp4")
+    status, output = run(capsys, *words)
+    assert status == 2
+    assert "pip install 'soraflax[media]'" in output.err
+
+
+def commands():
+    """The names of all commands."""
+    (actions,) = (
+        action.choices
+        for action in main._parser()._actions
+        if isinstance(action.choices, dict)
+    )
+    return sorted(actions)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_has_an_example_that_parses(capsys, name):
+    status, output = run(capsys, name, "--help")
+    assert status == 0
+    text = " ".join(output.out.split())
+    for line in re.split(r"examples?: ", text)[1].split("; "):
+        words = shlex.split(line)
+        assert words[:2] == ["soraflax", name]
+        assert main._parser().parse_args(words[1:]).command == name
+
+
+def test_every_command_is_in_the_help(capsys):
+    status, output = run(capsys, "--help")
+    assert status == 0
+    listed = {line.split()[0] for line in output.out.splitlines() if line.strip()}
+    assert set(commands()) <= listed
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["loop", "--help"], ["edit"], ["loop", "a", "--steps", "x"]]
+)
+def test_parsing_and_help_import_nothing_slow(words):
+    """In a process of its own, as the others have imported everything."""
+    program = (
+        "import sys; from soraflax import cli\n"
+        f"try: cli.main({words!r})\n"
+        "except SystemExit: pass\n"
+        "slow = {'jax', 'flax', 'av', 'numpy', 'PIL', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(str(slow) if slow else 0)"
+    )
+    root = str(pathlib.Path(main.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": root}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr

@@ -1,0 +1,321 @@
+"""Samplers against data whose score is known in closed form.
+
+For data that is Normal(mean, spread^2) the best prediction of noise from x_t is
+
+    noise = sigma (x_t - alpha mean) / (alpha^2 spread^2 + sigma^2)             (1)
+
+and the probability-flow equation carries x_t to
+
+    x_0 = mean + spread (x_t - alpha mean) / sqrt(alpha^2 spread^2 + sigma^2).  (2)
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraflax.diffusion import process as process_lib
+from soraflax.diffusion import samplers, schedule
+
+MEAN, SPREAD = 0.7, 0.5
+RULES = (*samplers.SAMPLERS.values(), samplers.DDIM(1.0))
+PREDICTIONS = ("velocity", "epsilon", "x0")
+PROCESSES = tuple(process_lib.PROCESSES)
+
+
+def gaussian(process):
+    """The ideal model of Normal(MEAN, SPREAD^2), equation (1)."""
+
+    def denoise(x, t):
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        variance = alpha**2 * SPREAD**2 + sigma**2
+        noise = sigma * (x - alpha * MEAN) / variance
+        x0 = MEAN + alpha * SPREAD**2 * (x - alpha * MEAN) / variance
+        return process_lib.target(process, x0, noise, t)
+
+    return denoise
+
+
+def run(sampler, process, steps, *, x, **options):
+    times = schedule.inference_times(steps, jnp.ones(()))
+    return samplers.sample(
+        sampler, gaussian(process), x, times, process=process, **options
+    )
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("eta", (0.0, 1.0))
+def test_ddim_recovers_a_point_mass_exactly(name, prediction, eta, key):
+    process = process_lib.make(name, prediction)
+    point = jnp.asarray([0.3, -1.2, 0.9])
+
+    def denoise(x, t):
+        sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
+        noise = (x - process.alpha(t) * point) / sigma
+        return process_lib.target(process, point, noise, t)
+
+    times = schedule.inference_times(
+        7, jnp.ones(()), start=process_lib.start_level(process)
+    )
+    found = samplers.sample(
+        samplers.DDIM(eta),
+        denoise,
+        jax.random.normal(key, (3,)),
+        times,
+        process=process,
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (3,)),
+    )
+    np.testing.assert_allclose(found, point, atol=2e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", (samplers.Euler(), samplers.Heun()))
+def test_flow_recovers_a_point_mass_exactly(sampler, prediction, key):
+    """Straight paths: any number of steps lands on the point."""
+    process = process_lib.RectifiedFlow(prediction)
+    point = jnp.asarray([0.3, -1.2, 0.9])
+
+    def denoise(x, t):
+        sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
+        noise = (x - process.alpha(t) * point) / sigma
+        return process_lib.target(process, point, noise, t)
+
+    start = process_lib.start_level(process)
+    x = process_lib.add_noise(
+        process, point, jax.random.normal(key, (3,)), jnp.float32(start)
+    )
+    times = schedule.inference_times(3, jnp.ones(()), start=start)
+    found = samplers.sample(sampler, denoise, x, times, process=process)
+    np.testing.assert_allclose(found, point, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_ancestral_sampling_keeps_the_distribution(name, key):
+    process = process_lib.make(name)
+    x = jax.random.normal(key, (20_000,))
+    found = run(
+        samplers.DDIM(eta=1.0),
+        process,
+        100,
+        x=x,
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i + 1), x.shape),
+    )
+    assert abs(float(found.mean()) - MEAN) < 0.03
+    assert abs(float(found.std()) - SPREAD) < 0.03
+    assert abs(float(jnp.corrcoef(x, found)[0, 1])) < 0.5
+
+
+@pytest.mark.parametrize("sampler", RULES, ids=str)
+def test_known_tokens_come_back_bit_for_bit(sampler, key):
+    process = process_lib.RectifiedFlow()
+    x = jax.random.normal(key, (2, 6, 3))
+    known = jnp.asarray([[True, True, False, False, False, False], [False] * 6])
+    times = schedule.inference_times(5, jnp.ones((2, 1, 1)))
+    seen = []
+
+    def denoise(x, t):
+        seen.append(t.shape)
+        return gaussian(process)(x, jnp.where(known[..., None], 0.0, t))
+
+    found = samplers.sample(
+        sampler,
+        denoise,
+        x,
+        times,
+        process=process,
+        known=known[..., None],
+        expand=lambda t: jnp.where(known[..., None], 0.0, t),
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
+    )
+    assert (found[known] == x[known]).all()
+    assert (found[~known] != x[~known]).all()
+    assert jnp.isfinite(found).all()
+    assert set(seen) == {(2, 1, 1)}
+
+
+@pytest.mark.parametrize("sampler", RULES, ids=str)
+def test_a_walk_in_pieces_is_the_same_walk(sampler, key):
+    """Step by step from a host loop, by one program, or in pieces of any lengths."""
+    process = process_lib.RectifiedFlow()
+    x = jax.random.normal(key, (5,))
+    times = schedule.inference_times(6, jnp.ones(()))
+
+    @functools.partial(jax.jit, donate_argnames="past")
+    def walk(x, past, levels, start):
+        return samplers.walk(
+            sampler,
+            gaussian(process),
+            x,
+            levels,
+            process=process,
+            past=past,
+            noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (5,)),
+            first_step=start,
+        )
+
+    def pieces(*cuts):
+        found = x, samplers.begin(x, times[0])
+        for start, stop in itertools.pairwise(cuts):
+            found = walk(*found, times[start : stop + 1], jnp.int32(start))
+        return found
+
+    single = pieces(*range(7))
+    assert walk._cache_size() == 1
+    whole = pieces(0, 6)
+    for cut in (single, pieces(0, 2, 6)):
+        for a, b in zip(*map(jax.tree.leaves, (cut, whole)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    alone = walk(x, None, times, jnp.int32(0))[0]
+    np.testing.assert_allclose(alone, whole[0], atol=1e-6)
+
+
+def test_the_memory_looks_alike_whatever_the_sampler_and_the_step(key):
+    process = process_lib.RectifiedFlow()
+    x = jax.random.normal(key, (2, 3, 4))
+    times = schedule.inference_times(3, jnp.ones((2, 1, 1)))
+
+    def form(past):
+        return jax.tree.structure(past), jax.tree.map(jnp.shape, past), dtypes(past)
+
+    def dtypes(past):
+        return [leaf.dtype for leaf in jax.tree.leaves(past)]
+
+    first = samplers.begin(x, times[0])
+    assert first.count == 0
+    for sampler in RULES:
+        after, past = samplers.walk(
+            sampler,
+            gaussian(process),
+            x,
+            times[:3],
+            process=process,
+            noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
+        )
+        assert form(past) == form(first)
+        assert past.count == 2
+        assert (past.levels[0] == times[1]).all() and (past.levels[1] == times[0]).all()
+        assert (past.before != after).any()
+
+
+@pytest.mark.parametrize("sampler", RULES, ids=str)
+def test_the_memory_shows_the_clean_estimate(sampler, key):
+    """A model certain of one point: that point is what the memory shows."""
+    process = process_lib.VariancePreserving("x0")
+    x = jax.random.normal(key, (3,))
+    point = jnp.asarray([0.3, -1.2, 0.9])
+    times = schedule.inference_times(5, jnp.ones(()))
+    _, past = samplers.walk(
+        sampler,
+        lambda x, t: point,
+        x,
+        times[:3],
+        process=process,
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
+    )
+    np.testing.assert_allclose(past.clean[0], point, atol=1e-6)
+    np.testing.assert_allclose(past.clean[1], point, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction"),
+    [
+        ("rectified_flow", "velocity"),
+        ("variance_preserving", "epsilon"),
+        ("variance_preserving", "x0"),
+    ],
+)
+@pytest.mark.parametrize("sampler", RULES, ids=str)
+def test_segments_at_level_zero_do_not_move(sampler, prediction, name, key):
+    """Strength 0, strength 1/2, full noise, and one that waits: in one walk."""
+    process = process_lib.make(name, prediction)
+    start = process_lib.start_level(process)
+    waits = jnp.asarray([0.5, 0.5, 0.5, 0.25, 0.0, 0.0])
+    full = schedule.inference_times(5, jnp.ones(()), start=start)
+    times = jnp.stack([jnp.zeros(6), full / 2, full, waits], axis=-1)
+    x = jax.random.normal(key, (4, 3))
+
+    def walk(denoise):
+        return samplers.walk(
+            sampler,
+            denoise,
+            x,
+            times,
+            process=process,
+            expand=lambda t: t[:, None],
+            noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
+        )
+
+    found, past = walk(lambda x, t: gaussian(process)(x, t[:, None]))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(past))
+    assert jnp.isfinite(found).all()
+    assert (found[0] == x[0]).all() and (past.clean[0][0] == x[0]).all()
+    assert (found[1:] != x[1:]).all()
+    if not sampler.stochastic:
+        short = jnp.asarray([0.5, 0.25, 0.0])
+        alone = samplers.sample(
+            sampler, gaussian(process), x[3], short, process=process
+        )
+        np.testing.assert_allclose(found[3], alone, atol=1e-5)
+
+
+def test_nothing_is_ever_nan(key):
+    """Not even in a branch that is not taken."""
+    process = process_lib.VariancePreserving()
+    times = jnp.asarray(
+        [[1, 1, 0.5, 0], [1, 0.6, 0.5, 0], [0.5, 0, 0, 0], [0, 0, 0, 0]]
+    )
+    with jax.debug_nans(True):
+        for sampler in samplers.SAMPLERS.values():
+            found = samplers.sample(
+                sampler,
+                gaussian(process),
+                jax.random.normal(key, (4,)),
+                times.astype(jnp.float32),
+                process=process,
+            )
+            assert jnp.isfinite(found).all()
+
+
+@pytest.mark.parametrize("sampler", RULES, ids=str)
+def test_evaluations_are_counted(sampler, key):
+    calls = []
+
+    def denoise(x, t):
+        calls.append(t)
+        return jnp.zeros_like(x)
+
+    step = samplers.Step(
+        t=jnp.float32(0.5),
+        s=jnp.float32(0.25),
+        expand=lambda t: t,
+        noise=lambda: jnp.zeros(3),
+    )
+    past = samplers.begin(jnp.zeros(3), step.t)
+    sampler.step(process_lib.RectifiedFlow(), denoise, jnp.ones(3), step, past)
+    assert len(calls) == sampler.evaluations
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS.values(), ids=str)
+def test_levels_of_their_own(sampler):
+    """Two segments with different grids in one call match two calls."""
+    process = process_lib.RectifiedFlow()
+    x = jnp.asarray([1.0, 1.0])
+    times = schedule.inference_times(4, jnp.asarray([0.5, 3.0]))
+    together = samplers.sample(sampler, gaussian(process), x, times, process=process)
+    for i in range(2):
+        alone = samplers.sample(
+            sampler, gaussian(process), x[i], times[:, i], process=process
+        )
+        np.testing.assert_allclose(together[i], alone, atol=1e-6)
+    assert together[0] != together[1]
+
+
+def test_stochastic_needs_noise():
+    with pytest.raises(ValueError, match="draws fresh noise"):
+        run(samplers.DDIM(1.0), process_lib.RectifiedFlow(), 2, x=jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"eta 2.0: use a value in \[0, 1\]"):
+        samplers.DDIM(eta=2.0)
