@@ -144,9 +144,9 @@ class FrameStore:
         key = (clip.id, hash(clip.video))
         whole = self._kept.get(key)
         if whole is None and self._reserve(3 * int(np.prod(sizes(clip, self.config)))):
-            whole = self._kept[key] = self._decode(clip, 0, None)
+            whole = self._kept[key] = self._decode(clip, 0, count=None)
         if whole is None:
-            return self._decode(clip, start, count)
+            return self._decode(clip, start, count=count)
         return whole[start : start + count]
 
     def _reserve(self, size: int) -> bool:
@@ -156,7 +156,7 @@ class FrameStore:
             return fits
 
     def _decode(
-        self, clip: records.ClipRecord, start: int, count: int | None
+        self, clip: records.ClipRecord, start: int, *, count: int | None
     ) -> np.ndarray:
         stride = transforms.frame_stride(clip.fps, self.config.fps)
         _, height, width = sizes(clip, self.config)

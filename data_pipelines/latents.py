@@ -195,14 +195,14 @@ def cache_latents(
     plans = {name: plan(clips, grid, config=config) for name, clips in splits.items()}
     bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
     with bar, records.publish(output, overwrite=overwrite) as work:
-        run = _Run(encoder, config, bar)
+        run = _Run(encoder, config, bar=bar)
         examples = {
             name: run.examples(clips, plans[name]) for name, clips in splits.items()
         }
         directory = builder.Latents(data_dir=work, examples=examples).write()
         facts = {
             "kind": "latents",
-            **_origin(dataset, info, encoder),
+            **_origin(dataset, info, encoder=encoder),
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
             "shapes": sorted(run.shapes),
@@ -212,7 +212,7 @@ def cache_latents(
 
 
 def _origin(
-    dataset: str | Path, info: Mapping[str, Any], encoder: LatentEncoder
+    dataset: str | Path, info: Mapping[str, Any], *, encoder: LatentEncoder
 ) -> dict[str, Any]:
     """What dataset.json says of where the latents come from."""
     digest = records.dataset_digest(dataset)
@@ -326,7 +326,7 @@ class _Run:
     """
 
     def __init__(
-        self, encoder: LatentEncoder, config: LatentCacheConfig, bar: Any
+        self, encoder: LatentEncoder, config: LatentCacheConfig, *, bar: Any
     ) -> None:
         self.encoder = encoder
         self.config = config

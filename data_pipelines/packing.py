@@ -66,7 +66,7 @@ class BestFit:
         Raises:
           ValueError: the segment is larger than an empty row.
         """
-        check_fits(len(segment), len(segment.text), self.shape)
+        check_fits(len(segment), len(segment.text), shape=self.shape)
         need = self.shape.aligned(len(segment))
         row, closed = self._best(len(segment), len(segment.text)), None
         if row is None:
@@ -190,7 +190,7 @@ class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
         )
 
 
-def check_fits(tokens: int, text: int, shape: packing.RowShape) -> None:
+def check_fits(tokens: int, text: int, *, shape: packing.RowShape) -> None:
     """Refuse what an empty row cannot hold.
 
     Raises:

@@ -216,7 +216,7 @@ def make_dataset(
         for path in (config.path, *config.also)
     ]
     for source in latents:
-        _check_source(source, latents[0], config)
+        _check_source(source, latents[0], config=config)
     transform = transforms.LatentTransform(
         patch=config.patch,
         mean=latents[0].mean,
@@ -246,7 +246,7 @@ def _pack(config: PackedDataConfig) -> Callable[[Any], packed_rows.Packed]:
 
 
 def _check_source(
-    source: LatentSource, first: LatentSource, config: PackedDataConfig
+    source: LatentSource, first: LatentSource, *, config: PackedDataConfig
 ) -> None:
     """Refuse latents of two encoders, or larger than a row, before training."""
     if source.digest != first.digest:
@@ -256,7 +256,7 @@ def _check_source(
         )
     for shape in source.shapes:
         t, h, w = patch.grid_of(shape, config.patch)
-        packing.check_fits(t * h * w, config.captions.max_length, config.row)
+        packing.check_fits(t * h * w, config.captions.max_length, shape=config.row)
 
 
 def token_deviation(std: np.ndarray, how: str) -> np.ndarray:

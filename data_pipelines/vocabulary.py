@@ -225,7 +225,7 @@ def corpus() -> Iterator[str]:
 def _sentences() -> Iterator[str]:
     config = bodies.VARIANTS["full"]
     for images in (False, True):
-        for text, _ in bodies.prompts(0, _WORLD_CAPTIONS, config, images=images):
+        for text, _ in bodies.prompts(0, _WORLD_CAPTIONS, config=config, images=images):
             yield text
     for colour, shape, side in itertools.product(
         config.colours, config.shapes, ("left", "right", "top", "bottom")

@@ -103,13 +103,13 @@ class Clock:
 def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
     """The whole demo; returns what `report.json` holds."""
     clock = Clock()
-    quality = train(output, config, clock)
+    quality = train(output, config, clock=clock)
     world = bodies.VARIANTS["demo"]
     with clock.stage("generate"):
         model = generator.Generator.load(output / "video")
-        samples = generate(model, world, output / "videos", config)
+        samples = generate(model, world, folder=output / "videos", config=config)
     with clock.stage("judge"):
-        scores = judge(model.model.autoencoder, samples, world)
+        scores = judge(model.model.autoencoder, samples, world=world)
     with clock.stage("draw"):
         draw(output, samples)
     report = {
@@ -131,7 +131,9 @@ def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
     return report
 
 
-def train(output: pathlib.Path, config: DemoConfig, clock: Clock) -> dict[str, float]:
+def train(
+    output: pathlib.Path, config: DemoConfig, *, clock: Clock
+) -> dict[str, float]:
     """World, autoencoder, latents, transformer; returns the autoencoder's quality."""
     dataset, encoder = output / "dataset", output / "autoencoder"
     with clock.stage("render the world"):
@@ -169,6 +171,7 @@ def train(output: pathlib.Path, config: DemoConfig, clock: Clock) -> dict[str, f
 def generate(
     model: generator.Generator,
     world: bodies.WorldConfig,
+    *,
     folder: pathlib.Path,
     config: DemoConfig,
 ) -> list[Sample]:
@@ -176,11 +179,13 @@ def generate(
     unseen = dataclasses.replace(world, holdout="only")
     asked = [
         (text, expected, FRAMES)
-        for text, expected in bodies.prompts(HELD_OUT_SEED, config.videos, unseen)
+        for text, expected in bodies.prompts(
+            HELD_OUT_SEED, config.videos, config=unseen
+        )
     ] + [
         (text, expected, 1)
         for text, expected in bodies.prompts(
-            HELD_OUT_SEED + 1, config.images, unseen, images=True
+            HELD_OUT_SEED + 1, config.images, config=unseen, images=True
         )
     ]
     prompts = [
@@ -207,7 +212,7 @@ def generate(
         suffix = ".png" if prompt.frames == 1 else ".mp4"
         path = folder / f"{index:03d}-{slug}{suffix}"
         details = {"prompt": prompt.text, "seed": prompt.seed}
-        media.write_video(path, video, model.frame_rate(prompt), metadata=details)
+        media.write_video(path, video, fps=model.frame_rate(prompt), metadata=details)
         samples.append(Sample(prompt, asked[index][1], video, path))
     return samples
 
@@ -215,6 +220,7 @@ def generate(
 def judge(
     encoder: models.AutoencoderModel,
     samples: Sequence[Sample],
+    *,
     world: bodies.WorldConfig,
 ) -> dict[str, Any]:
     """Scores of the clips (`judge`) and of the still images (`judge_images`)."""
@@ -246,7 +252,9 @@ def real_renders(
         occluder=0.0,
         pan=0.0,
     )
-    return [bodies.clip(HELD_OUT_SEED + 2, index, plain) for index in range(count)]
+    return [
+        bodies.clip(HELD_OUT_SEED + 2, index, config=plain) for index in range(count)
+    ]
 
 
 def reconstruct(encoder: models.AutoencoderModel, video: np.ndarray) -> np.ndarray:
@@ -270,7 +278,7 @@ def draw(output: pathlib.Path, samples: Sequence[Sample]) -> None:
     figures.contact_sheet(
         output / "contact_sheet.png",
         [s.video for s in shown],
-        [s.prompt.text for s in shown],
+        labels=[s.prompt.text for s in shown],
     )
     runs = {name: output / name / "metrics.jsonl" for name in ("autoencoder", "video")}
     figures.loss_curves(output / "loss_curves.png", runs)

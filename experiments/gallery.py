@@ -87,10 +87,10 @@ class Inputs:
     def write(self, folder: pathlib.Path, fps: float) -> None:
         """As files that the commands read."""
         for name in ("red", "start", "blue", "wide"):
-            media.write_video(folder / f"{name}.mkv", getattr(self, name), fps)
-        media.write_video(folder / "first.png", self.red[:1], 1.0)
+            media.write_video(folder / f"{name}.mkv", getattr(self, name), fps=fps)
+        media.write_video(folder / "first.png", self.red[:1], fps=1.0)
         mask = np.where(self.mask[:1, ..., None], np.uint8(255), np.uint8(0))
-        media.write_video(folder / "mask.png", mask.repeat(3, axis=-1), 1.0)
+        media.write_video(folder / "mask.png", mask.repeat(3, axis=-1), fps=1.0)
 
 
 def inputs(seed: int) -> Inputs:
@@ -116,7 +116,7 @@ def render(text: str, seed: int, *, size: tuple[int, int] = (SIDE, SIDE)) -> np.
         directions=(direction,),
         backgrounds=(background,),
     )
-    return bodies.clip(seed, 0, world).video
+    return bodies.clip(seed, 0, config=world).video
 
 
 def commands() -> list[Command]:
@@ -165,7 +165,7 @@ def commands() -> list[Command]:
 
 
 def run(
-    command: Command, checkpoint: pathlib.Path, folder: pathlib.Path, *, seed: int
+    command: Command, checkpoint: pathlib.Path, *, folder: pathlib.Path, seed: int
 ) -> media.Video:
     """What the command makes, of inputs in `folder`; written to `results/` there.
 
@@ -185,11 +185,11 @@ def run(
         raise ValueError(f"soraflax {command.name} ends with {status}")
     video = media.read_video(out)
     if len(video.frames) > 1:
-        media.write_video(out.with_suffix(".mp4"), video.frames, video.fps)
+        media.write_video(out.with_suffix(".mp4"), video.frames, fps=video.fps)
     return video
 
 
-def draw(path: pathlib.Path, command: Command, given: Inputs, video: Video) -> None:
+def draw(path: pathlib.Path, command: Command, *, given: Inputs, video: Video) -> None:
     """The picture of a command: what was given, where it is seen, and the result."""
     kept = np.arange(len(video)) < command.kept
     if command.name == "connect":
@@ -231,10 +231,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for command in commands():
             if command.name in options.only:
                 video = run(
-                    command, options.checkpoint, options.output, seed=options.seed
+                    command,
+                    options.checkpoint,
+                    folder=options.output,
+                    seed=options.seed,
                 )
                 picture = options.output / f"{command.name}.png"
-                draw(picture, command, given, video.frames)
+                draw(picture, command, given=given, video=video.frames)
                 shown.append(command)
     except (ValueError, OSError) as error:
         print(f"gallery: {' '.join(str(error).split())}", file=sys.stderr)

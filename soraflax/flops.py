@@ -269,7 +269,7 @@ def _norm(places: Places, c: int) -> Convolution:
     return Convolution(math.prod(places), 0, (c, c))
 
 
-def _residual(places: Places, a: int, b: int) -> Iterator[Convolution]:
+def _residual(places: Places, a: int, *, b: int) -> Iterator[Convolution]:
     n = math.prod(places)
     yield _norm(places, a)
     yield Convolution(n, 27, (a, b))
@@ -279,14 +279,16 @@ def _residual(places: Places, a: int, b: int) -> Iterator[Convolution]:
         yield Convolution(n, 1, (a, b))
 
 
-def _middle(config: AutoencoderSizes, places: Places, c: int) -> Iterator[Convolution]:
-    yield from _residual(places, c, c)
+def _middle(
+    config: AutoencoderSizes, places: Places, *, c: int
+) -> Iterator[Convolution]:
+    yield from _residual(places, c, b=c)
     if config.attention:
         n = math.prod(places)
         yield _norm(places, c)
         yield Convolution(n, 1, (c, 3 * c), pairs=n * places[1] * places[2])
         yield Convolution(n, 1, (c, c))
-    yield from _residual(places, c, c)
+    yield from _residual(places, c, b=c)
 
 
 def _ends(config: AutoencoderSizes) -> tuple[int, int]:
@@ -316,7 +318,7 @@ def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
     c = config.width
     for at, (places, width) in enumerate(zip(stages, config.stage_widths, strict=True)):
         for _ in range(config.blocks):
-            yield from _residual(places, c, width)
+            yield from _residual(places, c, b=width)
             c = width
         if at + 1 < len(stages) and config.spatial_downsample[at]:
             halved = (places[0], *stages[at + 1][1:])
@@ -325,7 +327,7 @@ def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
             later = (stages[at + 1][0] - 1, *stages[at + 1][1:])
             yield Convolution(math.prod(later), 3, (c, c))
     n, z = math.prod(stages[-1]), config.latent_channels
-    yield from _middle(config, stages[-1], c)
+    yield from _middle(config, stages[-1], c=c)
     yield _norm(stages[-1], c)
     yield Convolution(n, 27, (c, 2 * z))
     yield Convolution(n, 1, (2 * z, 2 * z))
@@ -340,10 +342,10 @@ def decoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
     z, c = config.latent_channels, widths[0]
     yield Convolution(math.prod(stages[0]), 1, (z, z))
     yield Convolution(math.prod(stages[0]), 27, (z, c))
-    yield from _middle(config, stages[0], c)
+    yield from _middle(config, stages[0], c=c)
     for at, (places, width) in enumerate(zip(stages, widths, strict=True)):
         for _ in range(config.blocks + 1):
-            yield from _residual(places, c, width)
+            yield from _residual(places, c, b=width)
             c = width
         if at + 1 < len(stages) and config.temporal_downsample[::-1][at]:
             later = (places[0] - 1, *places[1:])

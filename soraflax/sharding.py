@@ -152,7 +152,7 @@ def _device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
         )
 
 
-def check_divides(shape: Sequence[int], spec: P, mesh: Any, *, what: str) -> None:
+def check_divides(shape: Sequence[int], spec: P, *, mesh: Any, what: str) -> None:
     """Refuse a size that its mesh axes do not divide.
 
     Raises:
@@ -177,7 +177,7 @@ def constrain(
     if mesh.empty or mesh.size == 1:
         return x
     spec = rules.spec(names)
-    check_divides(x.shape, spec, mesh, what=f"activation {names}")
+    check_divides(x.shape, spec, mesh=mesh, what=f"activation {names}")
     return jax.lax.with_sharding_constraint(x, spec)
 
 
@@ -201,8 +201,8 @@ def side_shards() -> int:
 def map_side(
     function: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
-    kernel: jax.Array,
     *,
+    kernel: jax.Array,
     axis: int,
     halo: tuple[int, int],
 ) -> jax.Array:
@@ -295,7 +295,7 @@ def param_shardings(boxed: Any, mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES)
     def sharding(path: Any, leaf: Any) -> NamedSharding:
         spec = rules.spec(leaf.names) if _is_named(leaf) else P()
         shape = leaf.value.shape if _is_named(leaf) else leaf.shape
-        check_divides(shape, spec, mesh, what=jax.tree_util.keystr(path))
+        check_divides(shape, spec, mesh=mesh, what=jax.tree_util.keystr(path))
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=_is_named)

@@ -29,8 +29,8 @@ FLOORS = {
     "soraflax.train": 3,
     "soraflax.planning": 3,
     "soraflax.cli.main": 4,
-    "data_pipelines": 5,
-    "experiments": 6,
+    "data_pipelines": 7,
+    "experiments": 8,
 }
 # Its own file may hand on names from any floor of the library.
 FRONT = "soraflax"

@@ -121,7 +121,7 @@ def test_written_files_read_back(suffix: str, tmp_path: Path) -> None:
     frames = _moving_square(1 if suffix == ".png" else 6)
     path = tmp_path / "new" / f"clip{suffix}"
     metadata = {"prompt": "a “red” square", "seed": 3}
-    media.write_video(path, frames, 8.0, metadata=metadata)
+    media.write_video(path, frames, fps=8.0, metadata=metadata)
     video = media.read_video(path)
     assert video.frames.shape == frames.shape
     assert np.abs(video.frames.astype(int) - frames).mean() < 4
@@ -132,7 +132,7 @@ def test_written_files_read_back(suffix: str, tmp_path: Path) -> None:
 
 def test_mp4_is_what_browsers_play(tmp_path: Path) -> None:
     path = tmp_path / "odd.mp4"
-    media.write_video(path, _moving_square(4, 31, 47), 8.0)
+    media.write_video(path, _moving_square(4, 31, 47), fps=8.0)
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
@@ -145,7 +145,7 @@ def test_a_gif_that_stops_moving_keeps_its_length(tmp_path: Path) -> None:
     """Gif writers merge equal frames into one that is shown for longer."""
     moving = _moving_square(4)
     frames = np.concatenate([moving[:2], moving[1:2], moving[2:], moving[-1:]])
-    media.write_video(tmp_path / "still.gif", frames, 10.0)
+    media.write_video(tmp_path / "still.gif", frames, fps=10.0)
     video = media.read_video(tmp_path / "still.gif")
     assert video.fps == pytest.approx(10)
     np.testing.assert_array_equal(video.frames, frames)
@@ -266,26 +266,26 @@ def test_missing_and_too_large_files_are_refused(tmp_path: Path) -> None:
 def test_impossible_writes_leave_nothing(tmp_path: Path) -> None:
     frames = _moving_square(3)
     with pytest.raises(media.MediaError, match=r"cannot write '.mp3': .*\.mp4"):
-        media.write_video(tmp_path / "a.mp3", frames, 8.0)
+        media.write_video(tmp_path / "a.mp3", frames, fps=8.0)
     with pytest.raises(media.MediaError, match="one frame, not 3"):
-        media.write_video(tmp_path / "a.png", frames, 8.0)
+        media.write_video(tmp_path / "a.png", frames, fps=8.0)
     for bad in (frames[0], frames[:0], frames.astype(np.float32)):
         with pytest.raises(ValueError, match="uint8"):
-            media.write_video(tmp_path / "a.mp4", bad, 8.0)
+            media.write_video(tmp_path / "a.mp4", bad, fps=8.0)
     with pytest.raises(ValueError, match="fps=0"):
-        media.write_video(tmp_path / "a.mp4", frames, 0)
+        media.write_video(tmp_path / "a.mp4", frames, fps=0)
     with pytest.raises(media.MediaError, match=r"fps=2000: use 1000, .* 0.01 to 1000"):
-        media.write_video(tmp_path / "a.mp4", frames, 2000)
+        media.write_video(tmp_path / "a.mp4", frames, fps=2000)
     with pytest.raises(media.MediaError, match=r"fps=60: use 50, the nearest"):
-        media.write_video(tmp_path / "a.gif", frames, 60)
+        media.write_video(tmp_path / "a.gif", frames, fps=60)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(media.MediaError, match=r"a\.mp4: .*file is a file, not a dir"):
-        media.write_video(blocked / "deep" / "a.mp4", frames, 8.0)
+        media.write_video(blocked / "deep" / "a.mp4", frames, fps=8.0)
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
     with pytest.raises(media.MediaError, match=r"folder\.mp4: is a directory"):
-        media.write_video(folder, frames, 8.0)
+        media.write_video(folder, frames, fps=8.0)
     assert {p.name for p in tmp_path.iterdir()} == {"file", "folder.mp4"}
 
 

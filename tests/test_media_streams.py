@@ -142,7 +142,9 @@ def test_hidden_vp8_packets_are_not_frames(tmp_path):
     [((1, 8), "at least 2 pixels high"), ((8, 1), "at least 2 pixels wide")],
 )
 def test_frames_of_one_pixel_are_refused(shape, says, tmp_path):
-    media.write_video(tmp_path / "thin.png", np.zeros((1, *shape, 3), np.uint8), 1.0)
+    media.write_video(
+        tmp_path / "thin.png", np.zeros((1, *shape, 3), np.uint8), fps=1.0
+    )
     with (
         pytest.raises(media.MediaError, match=says),
         media.open_frames(tmp_path / "thin.png"),
@@ -173,8 +175,8 @@ def test_a_streamed_write_is_a_full_write(suffix, size, tmp_path):
     frames = moving(1 if suffix == ".png" else 6, *size)
     metadata = {"seed": 3}
     once, streamed = tmp_path / f"once{suffix}", tmp_path / "new" / f"stream{suffix}"
-    media.write_video(once, frames, 8.0, metadata=metadata)
-    media.write_frames(streamed, (f for f in frames), 8.0, metadata=metadata)
+    media.write_video(once, frames, fps=8.0, metadata=metadata)
+    media.write_frames(streamed, (f for f in frames), fps=8.0, metadata=metadata)
     assert streamed.read_bytes() == once.read_bytes()
     assert media.read_metadata(streamed) == metadata
     assert [p.name for p in streamed.parent.iterdir()] == [streamed.name]
@@ -185,9 +187,9 @@ def test_a_sidecar_holds_the_metadata_of_the_file(suffix, tmp_path):
     frames = moving(1 if suffix == ".png" else 6)
     metadata = {"prompt": "“red” 猫 👩‍👩‍👧" * 99, "seed": 3, "file": "caf\udce9.mp4"}
     alone, path = tmp_path / f"alone{suffix}", tmp_path / "new" / f"out{suffix}"
-    media.write_frames(alone, frames, 8.0, metadata=metadata)
+    media.write_frames(alone, frames, fps=8.0, metadata=metadata)
     sidecar = path.with_suffix(".json")
-    media.write_frames(path, frames, 8.0, metadata=metadata, sidecar=sidecar)
+    media.write_frames(path, frames, fps=8.0, metadata=metadata, sidecar=sidecar)
     assert path.read_bytes() == alone.read_bytes()
     assert json.loads(sidecar.read_text(encoding="utf-8")) == metadata
     assert media.read_metadata(path) == metadata
@@ -217,11 +219,13 @@ def test_an_interrupted_write_leaves_nothing(suffix, after, error, tmp_path):
         else:
             source = stopped(moving(6), after=after, error=error)
             with pytest.raises((Stopped, ValueError)):
-                media.write_frames(path, source, 8.0)
+                media.write_frames(path, source, fps=8.0)
         if suffix != ".npy":
             source = stopped(moving(6), after=after, error=error)
             with pytest.raises((Stopped, ValueError)):
-                media.write_frames(path, source, 8.0, sidecar=path.with_suffix(".json"))
+                media.write_frames(
+                    path, source, fps=8.0, sidecar=path.with_suffix(".json")
+                )
     assert below(tmp_path) == before
     assert (tmp_path / f"old{suffix}").read_text() == "kept"
 
@@ -241,18 +245,18 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     frames = moving(3)
     path = tmp_path / "a.mp4"
     with pytest.raises(ValueError, match="no frames"):
-        media.write_frames(path, iter(()), 8.0)
+        media.write_frames(path, iter(()), fps=8.0)
     with pytest.raises(ValueError, match="frame 1 is uint8"):
-        media.write_frames(path, [frames[0], frames[1][:8]], 8.0)
+        media.write_frames(path, [frames[0], frames[1][:8]], fps=8.0)
     with pytest.raises(ValueError, match="frame 0 is float32"):
-        media.write_frames(path, floats(1, 8, 8), 8.0)
+        media.write_frames(path, floats(1, 8, 8), fps=8.0)
     with pytest.raises(media.MediaError, match=r"a\.png: a png holds one frame, not 2"):
-        media.write_frames(tmp_path / "a.png", frames, 8.0)
+        media.write_frames(tmp_path / "a.png", frames, fps=8.0)
     with pytest.raises(media.MediaError, match=r"fps=60\.0: use 50"):
-        media.write_frames(tmp_path / "a.gif", frames, 60.0)
+        media.write_frames(tmp_path / "a.gif", frames, fps=60.0)
     monkeypatch.setattr("soraflax.media.writing.MAX_GIF_PIXELS", 2 * 32 * 48)
     with pytest.raises(media.MediaError, match=r"use at most 2, or \.mp4"):
-        media.write_frames(tmp_path / "a.gif", frames, 8.0)
+        media.write_frames(tmp_path / "a.gif", frames, fps=8.0)
     with pytest.raises(ValueError, match="2 frames came, 3 were announced"):
         media.write_array(tmp_path / "a.npy", floats(2, 8, 8), count=3)
     with pytest.raises(ValueError, match="float32"):

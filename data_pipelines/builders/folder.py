@@ -121,7 +121,9 @@ def find_captions(
         )
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
-            return _match(folder, source, list(readers[source.suffix.lower()](file)))
+            return _match(
+                folder, source, lines=list(readers[source.suffix.lower()](file))
+            )
     except FileNotFoundError as error:
         raise records.DatasetError(
             f"{source}: no such captions file, nor one in {folder}"
@@ -145,7 +147,7 @@ def _read_csv(file: Iterable[str]) -> Iterator[tuple[int, Any]]:
         yield reader.line_num, {k: v for k, v in row.items() if k is not None}
 
 
-def _match(folder: Path, source: Path, lines: Sequence[tuple[int, Any]]) -> Captions:
+def _match(folder: Path, source: Path, *, lines: Sequence[tuple[int, Any]]) -> Captions:
     """Give each line to the file it names."""
     texts: dict[Path, Mapping[str, str]] = {}
     failed: list[dict[str, Any]] = []
@@ -243,10 +245,14 @@ def inspect(
             continue
         clips.append(Clip(name, path, probe, texts))
         line |= {"outcome": "kept", **dataclasses.asdict(probe)}
-    return clips, report + _ignored(folder, captions, {str(r["input"]) for r in report})
+    return clips, report + _ignored(
+        folder, captions, seen={str(r["input"]) for r in report}
+    )
 
 
-def _ignored(folder: Path, captions: Captions, seen: set[str]) -> list[dict[str, Any]]:
+def _ignored(
+    folder: Path, captions: Captions, *, seen: set[str]
+) -> list[dict[str, Any]]:
     lines = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = _relative(path, folder)

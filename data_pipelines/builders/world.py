@@ -89,7 +89,7 @@ def plan(
 
 def render(shot: Shot) -> records.ClipRecord:
     """Render one clip; its video is stored without loss."""
-    clip = bodies.clip(shot.stream, shot.index, shot.config)
+    clip = bodies.clip(shot.stream, shot.index, config=shot.config)
     frames, height, width = clip.video.shape[:3]
     return records.ClipRecord(
         id=shot.id,

@@ -110,7 +110,7 @@ class Clip:
     truth: dict[str, Any]
 
 
-def clip(seed: int, index: int, config: WorldConfig) -> Clip:
+def clip(seed: int, index: int, *, config: WorldConfig) -> Clip:
     """Renders clip `index` of stream `seed`; the same bytes whatever else is rendered.
 
     Raises:
@@ -127,7 +127,7 @@ def clip(seed: int, index: int, config: WorldConfig) -> Clip:
     else:
         raise ValueError(_hopeless(config))
     video, seen = draw.render(scene, motion)
-    facts = truth.describe(scene, motion, seen)
+    facts = truth.describe(scene, motion, seen=seen)
     words = {
         "short": captions.short(facts["objects"]),
         "detailed": captions.detailed(facts),
@@ -136,7 +136,7 @@ def clip(seed: int, index: int, config: WorldConfig) -> Clip:
 
 
 def prompts(
-    seed: int, count: int, config: WorldConfig, *, images: bool = False
+    seed: int, count: int, *, config: WorldConfig, images: bool = False
 ) -> list[tuple[str, dict[str, Any]]]:
     """Different prompts in the detailed grammar, with the attributes each names.
 
@@ -284,7 +284,9 @@ def _draw_scene(dice: _Dice, config: WorldConfig) -> scenes.Scene | None:
         scene = dataclasses.replace(scene, occluder=scenes.Occluder(middle, bar))
     spin = dice.chance(config.spin)
     for _ in range(20):
-        placed = _place_all(dice, scene, objects, kind=kind, spin=spin, config=config)
+        placed = _place_all(
+            dice, scene, objects=objects, kind=kind, spin=spin, config=config
+        )
         if placed is not None:
             return dataclasses.replace(scene, bodies=placed)
     return None
@@ -293,8 +295,8 @@ def _draw_scene(dice: _Dice, config: WorldConfig) -> scenes.Scene | None:
 def _place_all(
     dice: _Dice,
     scene: scenes.Scene,
-    objects: Sequence[dict[str, Any]],
     *,
+    objects: Sequence[dict[str, Any]],
     kind: str,
     spin: bool,
     config: WorldConfig,
@@ -315,7 +317,7 @@ def _place_all(
         bodies.append(placed)
     times = scene.duration if config.separate and kind == "even" else 0.0
     if any(
-        _approach(a, b, times) < a.reach + b.reach + _GAP
+        _approach(a, b, duration=times) < a.reach + b.reach + _GAP
         for i, a in enumerate(bodies)
         for b in bodies[:i]
     ):
@@ -323,7 +325,7 @@ def _place_all(
     return tuple(bodies)
 
 
-def _approach(first: scenes.Body, second: scenes.Body, duration: float) -> float:
+def _approach(first: scenes.Body, second: scenes.Body, *, duration: float) -> float:
     """The least distance between the centres of two bodies in even motion."""
     apart = np.subtract(first.position, second.position)
     speed = np.subtract(first.velocity, second.velocity)
@@ -347,7 +349,7 @@ def _place_even(
     if np.any(low > high + 1e-9) or (heading.any() and free < truth.MOVED):
         return None
     start = [dice.uniform(a, b) for a, b in zip(low, high, strict=True)]
-    return _launch(body, start, travel / max(scene.duration, 1e-9))
+    return _launch(body, start, velocity=travel / max(scene.duration, 1e-9))
 
 
 def _place_leaving(
@@ -363,7 +365,7 @@ def _place_leaving(
     end = np.where(edge > 0, extent + depth, np.where(edge < 0, -depth, inside))
     travel = edge * speed * scene.duration if heading else np.zeros(2)
     start = end - travel + camera
-    return _launch(body, start.tolist(), travel / max(scene.duration, 1e-9))
+    return _launch(body, start.tolist(), velocity=travel / max(scene.duration, 1e-9))
 
 
 def _place_free(
@@ -377,11 +379,11 @@ def _place_free(
     start = [dice.uniform(edge, width - edge), dice.uniform(edge, lowest)]
     jitter = dice.uniform(-0.15, 0.15) * heading[::-1]
     faster = 1.0 if scene.gravity else dice.uniform(1.0, 2.5)
-    return _launch(body, start, (heading + jitter) * speed * faster)
+    return _launch(body, start, velocity=(heading + jitter) * speed * faster)
 
 
 def _launch(
-    body: scenes.Body, start: Sequence[float], velocity: np.ndarray
+    body: scenes.Body, start: Sequence[float], *, velocity: np.ndarray
 ) -> scenes.Body:
     return dataclasses.replace(
         body,

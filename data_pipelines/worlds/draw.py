@@ -25,19 +25,19 @@ def render(scene: scenes.Scene, motion: scenes.Motion) -> tuple[np.ndarray, np.n
       [0, 1]: the share of its area that is inside the frame and not covered.
     """
     frame = _background(scene)
-    cover = [_body_cover(scene, motion, i) for i in range(len(scene.bodies))]
+    cover = [_body_cover(scene, motion, index=i) for i in range(len(scene.bodies))]
     for body, (region, alpha) in zip(scene.bodies, cover, strict=True):
-        _blend(frame, region, alpha, palette.COLOURS[body.colour])
+        _blend(frame, region, alpha=alpha, colour=palette.COLOURS[body.colour])
     bar = _occluder_cover(scene)
     if bar is not None:
         whole = (slice(0, scene.height), slice(0, scene.width))
-        _blend(frame, whole, bar, palette.OCCLUDER)
+        _blend(frame, whole, alpha=bar, colour=palette.OCCLUDER)
     video = np.clip(frame + np.float32(0.5), 0, 255).astype(np.uint8)
-    return video, _seen(scene, cover, bar)
+    return video, _seen(scene, cover, bar=bar)
 
 
 def shape_cover(
-    shape: str, radius: float, x: np.ndarray, y: np.ndarray, *, angle: np.ndarray
+    shape: str, radius: float, *, x: np.ndarray, y: np.ndarray, angle: np.ndarray
 ) -> np.ndarray:
     """Equation (1) for a shape of `radius` pixels; x, y are offsets from its centre."""
     form = palette.SHAPES[shape]
@@ -51,9 +51,9 @@ def shape_cover(
             thickness = np.float32(radius * (form.outer - form.hole))
             distance = np.maximum(distance, -(distance + thickness))
     elif shape == "star":
-        distance = _star_distance(x, y, form.vertices * radius)
+        distance = _star_distance(x, y, vertices=form.vertices * radius)
     else:
-        distance = _convex_distance(x, y, form.vertices * radius)
+        distance = _convex_distance(x, y, vertices=form.vertices * radius)
     return np.clip(np.float32(0.5) - distance, 0, 1)
 
 
@@ -61,7 +61,9 @@ def _round(values: np.ndarray) -> np.ndarray:
     return (np.round(np.asarray(values) * 2**16) / 2**16).astype(np.float32)
 
 
-def _convex_distance(x: np.ndarray, y: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+def _convex_distance(
+    x: np.ndarray, y: np.ndarray, *, vertices: np.ndarray
+) -> np.ndarray:
     distance = None
     for start, end in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
         edge = (end - start) / np.hypot(*(end - start))
@@ -72,7 +74,7 @@ def _convex_distance(x: np.ndarray, y: np.ndarray, vertices: np.ndarray) -> np.n
     return distance
 
 
-def _star_distance(x: np.ndarray, y: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+def _star_distance(x: np.ndarray, y: np.ndarray, *, vertices: np.ndarray) -> np.ndarray:
     """Folds the plane onto half a point of the star, whose edge is then one line."""
     cos, sin = _round(np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)]))
     x = np.abs(x)
@@ -107,7 +109,7 @@ Region = tuple[slice, slice]
 
 
 def _body_cover(
-    scene: scenes.Scene, motion: scenes.Motion, index: int
+    scene: scenes.Scene, motion: scenes.Motion, *, index: int
 ) -> tuple[Region, np.ndarray]:
     """The part of the frame that the body ever touches, and its cover there."""
     body, short = scene.bodies[index], scene.short_side
@@ -124,7 +126,7 @@ def _body_cover(
     y = _pixels(scene.height)[None, region[0], None] - centre[:, None, None, 1]
     angle = motion.angle[:, index, None, None]
     radius = body.radius * short
-    return region, shape_cover(body.shape, radius, x, y, angle=angle)
+    return region, shape_cover(body.shape, radius, x=x, y=y, angle=angle)
 
 
 def _occluder_cover(scene: scenes.Scene) -> np.ndarray | None:
@@ -137,7 +139,11 @@ def _occluder_cover(scene: scenes.Scene) -> np.ndarray | None:
 
 
 def _blend(
-    frame: np.ndarray, region: Region, alpha: np.ndarray, colour: tuple[int, int, int]
+    frame: np.ndarray,
+    region: Region,
+    *,
+    alpha: np.ndarray,
+    colour: tuple[int, int, int],
 ) -> None:
     """Equation (2), in place."""
     part = frame[:, region[0], region[1]]
@@ -147,6 +153,7 @@ def _blend(
 def _seen(
     scene: scenes.Scene,
     cover: list[tuple[Region, np.ndarray]],
+    *,
     bar: np.ndarray | None,
 ) -> np.ndarray:
     shape = (scene.frames, scene.height, scene.width)

@@ -327,8 +327,8 @@ def _templates(radius: int) -> tuple[tuple[str, ...], np.ndarray]:
                 cover = draw.shape_cover(
                     shape,
                     scale,
-                    offset[None, :],
-                    offset[:, None],
+                    x=offset[None, :],
+                    y=offset[:, None],
                     angle=np.asarray(turn),
                 )
                 cover = ndimage.gaussian_filter(cover, blur) if blur else cover

@@ -37,7 +37,7 @@ def accuracy(
     spent = {"render": 0.0, "read": 0.0}
     for index in tqdm.tqdm(range(count), unit="clip", disable=not sys.stderr.isatty()):
         start = time.perf_counter()
-        clip = bodies.clip(seed, index, config)
+        clip = bodies.clip(seed, index, config=config)
         drawn = time.perf_counter()
         video = disturb(clip.video, seed=index, blur=blur, noise=noise)
         reread = time.perf_counter()

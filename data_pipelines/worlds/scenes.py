@@ -120,10 +120,11 @@ def simulate(scene: Scene) -> Motion:
     space.gravity = (0.0, scene.gravity * _UNIT)
     names: dict[pymunk.Shape, str] = {}
     bodies = [
-        _add_body(space, body, names, index) for index, body in enumerate(scene.bodies)
+        _add_body(space, body, names=names, index=index)
+        for index, body in enumerate(scene.bodies)
     ]
     if scene.walls:
-        _add_walls(space, scene, names)
+        _add_walls(space, scene, names=names)
     hits: list[tuple[int, int, str]] = []
     frame = 0
 
@@ -162,7 +163,7 @@ def _bounces(scene: Scene, hits: list[tuple[int, int, str]]) -> tuple[Event, ...
 
 
 def _add_body(
-    space: pymunk.Space, body: Body, names: dict[pymunk.Shape, str], index: int
+    space: pymunk.Space, body: Body, *, names: dict[pymunk.Shape, str], index: int
 ) -> pymunk.Body:
     form = palette.SHAPES[body.shape]
     physical = pymunk.Body(mass=body.radius**2, moment=1.0)
@@ -186,7 +187,7 @@ def _add_body(
 
 
 def _add_walls(
-    space: pymunk.Space, scene: Scene, names: dict[pymunk.Shape, str]
+    space: pymunk.Space, scene: Scene, *, names: dict[pymunk.Shape, str]
 ) -> None:
     """Walls around all that the camera ever shows."""
     travel = scene.pan * scene.duration

@@ -21,7 +21,7 @@ CLEAR_SHARE = 1 / 3
 
 
 def describe(
-    scene: scenes.Scene, motion: scenes.Motion, seen: np.ndarray
+    scene: scenes.Scene, motion: scenes.Motion, *, seen: np.ndarray
 ) -> dict[str, Any]:
     """The truth of a clip as plain JSON values.
 
@@ -33,9 +33,9 @@ def describe(
     """
     boxes = _boxes(scene, motion)
     margin = _margin(scene, boxes)
-    verbs = [_verb(scene, motion, index) for index in range(len(scene.bodies))]
+    verbs = [_verb(scene, motion, index=index) for index in range(len(scene.bodies))]
     objects = [
-        _object(scene, motion, index, verb=verb, boxes=boxes, seen=seen)
+        _object(scene, motion, index=index, verb=verb, boxes=boxes, seen=seen)
         for index, verb in enumerate(verbs)
     ]
     framing = "inside" if margin >= 0 else "cut"
@@ -62,11 +62,11 @@ def describe(
 
 def directions(scene: scenes.Scene, motion: scenes.Motion) -> list[str | None]:
     """The plain direction of each body's motion in the world, None if it has none."""
-    verbs = [_verb(scene, motion, index) for index in range(len(scene.bodies))]
+    verbs = [_verb(scene, motion, index=index) for index in range(len(scene.bodies))]
     return [verb if verb in palette.DIRECTIONS else None for verb in verbs]
 
 
-def _verb(scene: scenes.Scene, motion: scenes.Motion, index: int) -> str | None:
+def _verb(scene: scenes.Scene, motion: scenes.Motion, *, index: int) -> str | None:
     if scene.frames == 1:
         return None
     track = motion.position[:, index]
@@ -102,8 +102,8 @@ def _margin(scene: scenes.Scene, boxes: np.ndarray) -> float:
 def _object(
     scene: scenes.Scene,
     motion: scenes.Motion,
-    index: int,
     *,
+    index: int,
     verb: str | None,
     boxes: np.ndarray,
     seen: np.ndarray,
@@ -138,7 +138,7 @@ def _events(motion: scenes.Motion) -> list[dict[str, Any]]:
     ]
 
 
-def _clear(scene: scenes.Scene, boxes: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _clear(scene: scenes.Scene, boxes: np.ndarray, *, seen: np.ndarray) -> np.ndarray:
     """`[T]` bool: see the module docstring."""
     limit = np.array([scene.width, scene.height])
     clear = (boxes[..., :2] >= 0).all((1, 2)) & (boxes[..., 2:] <= limit).all((1, 2))
@@ -171,7 +171,7 @@ def _visible(
     margin: float,
     seen: np.ndarray,
 ) -> dict[str, bool]:
-    clear = bool(_clear(scene, boxes, seen).mean() >= CLEAR_SHARE)
+    clear = bool(_clear(scene, boxes, seen=seen).mean() >= CLEAR_SHARE)
     radius = min(body.radius for body in scene.bodies) * scene.short_side
     moved = all("direction" in item for item in named["objects"])
     background = (seen.mean(0) * (boxes[..., 2:] - boxes[..., :2]).prod(-1)).sum(-1)

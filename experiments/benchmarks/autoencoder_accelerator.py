@@ -37,7 +37,7 @@ def compare(
 
     pair = wan_autoencoder.make(config)
     pixels = wan_autoencoder.video(shape)
-    theirs = wan_autoencoder.compiled(pair, pixels, config.dtype)
+    theirs = wan_autoencoder.compiled(pair, pixels, dtype=config.dtype)
     ours = _ours(pair, pixels)
     difference = benchmark.relative(ours(), wan_autoencoder.channels_last(theirs()))
     calls = {"diffusers": theirs, "soraflax": ours}

@@ -71,8 +71,8 @@ def values_of(
 def train(
     sizes: autoencoder.AutoencoderConfig,
     data: Sequence[pathlib.Path],
-    workdir: pathlib.Path,
     *,
+    workdir: pathlib.Path,
     steps: int,
     rate: float,
 ) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def compare(
     runs += [("wan", wan, its_steps, rate) for rate in rates]
     for name, sizes, count, rate in runs:
         workdir = output / f"{name}-{rate:g}"
-        line = train(sizes, data, workdir, steps=count, rate=rate)
+        line = train(sizes, data, workdir=workdir, steps=count, rate=rate)
         yield {"benchmark": "quality", "form": name} | line
 
 

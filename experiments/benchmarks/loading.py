@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shapes = models.transformer_shapes(config)
         params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
-        wan.save_transformer(folder, params, config, most=FILE)
+        wan.save_transformer(folder, params, config=config, most=FILE)
         del params
         for where in ("mesh", "host"):
             name = "experiments.benchmarks.loading"

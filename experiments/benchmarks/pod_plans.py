@@ -74,7 +74,7 @@ CHIPS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 LONGEST = 16  # devices of a fully sharded group, at most: more chips add groups
 
 
-def make(values: Any, name: str, slices: int, *, quick: bool) -> dict[str, Any]:
+def make(values: Any, name: str, *, slices: int, quick: bool) -> dict[str, Any]:
     """The plan of a config, and its collectives that wait, the largest first.
 
     Raises:
@@ -85,10 +85,10 @@ def make(values: Any, name: str, slices: int, *, quick: bool) -> dict[str, Any]:
     subject = subjects.read(values)
     devices = program.devices(topology)
     subject, mesh = step_plan.prepare(
-        step_plan.rows_of(subject, devices, None), devices
+        step_plan.rows_of(subject, devices, rows=None), devices
     )
     built = program.build(subject, topology, mesh=mesh, quick=quick)
-    made = step_plan.read(built, subject, topology)
+    made = step_plan.read(built, subject, topology=topology)
     found = collectives.find(hlo.parse(built.text), mesh)
     waiting = collectives.summarise([c for c in found if not c.asynchronous])
     return {
@@ -119,7 +119,7 @@ def weak_scaling(
       known: its plan.
     """
     topology = chips.parse(WEAK[1])
-    own = estimate.make(subject, known["mesh"], topology)
+    own = estimate.make(subject, known["mesh"], topology=topology)
     found = []
     for count in CHIPS:
         shards = min(LONGEST, count // 4)
@@ -132,12 +132,12 @@ def weak_scaling(
         )
         scaled = chips.Topology(topology.chip, (count, 1, 1))
         guess = estimate.calibrate(
-            estimate.make(other, sizes, scaled),
+            estimate.make(other, sizes, topology=scaled),
             own,
             memory=known["needed"],
             products=known["time"]["products"],
         )
-        summed = estimate.replicas(other, sizes, scaled)
+        summed = estimate.replicas(other, sizes, topology=scaled)
         step = max(guess.products, guess.links + summed)
         found.append(
             {
@@ -176,7 +176,7 @@ def line(pod: Pod, *, quick: bool) -> dict[str, Any]:
     """What is printed of a pod; an error where the compiler found no room."""
     values = pod.config.get_config(pod.preset)
     try:
-        made = make(values, pod.topology, pod.slices, quick=quick)
+        made = make(values, pod.topology, slices=pod.slices, quick=quick)
     except program.OutOfMemory as error:
         made = {"error": str(error)}
     return {"preset": pod.name} | made
@@ -184,7 +184,7 @@ def line(pod: Pod, *, quick: bool) -> dict[str, Any]:
 
 def print_weak_scaling(*, quick: bool) -> None:
     values = wan2_2_ti2v_5b.get_config(WEAK[0])
-    known = make(values, WEAK[1], 1, quick=quick)
+    known = make(values, WEAK[1], slices=1, quick=quick)
     print(json.dumps({"preset": f"5b {WEAK[0]}"} | known), flush=True)
     subject = dataclasses.replace(subjects.read(values), rows=known["rows"])
     for point in weak_scaling(subjects.for_tpu(subject), known):

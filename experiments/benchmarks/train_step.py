@@ -70,7 +70,7 @@ def narrowed(*, width: int, depth: int, dtype: str, remat: str) -> dit.DiTConfig
 
 
 def our_step(
-    config: dit.DiTConfig, params: Any, packed: packing.Packed, target: np.ndarray
+    config: dit.DiTConfig, params: Any, *, packed: packing.Packed, target: np.ndarray
 ) -> Callable[[], float]:
     """A call that trains ours for one step, and gives its loss."""
     rule = optimizer.make_optimizer(
@@ -122,7 +122,7 @@ def compare(
         for number, grid in enumerate(grids)
     ]
     packed, target = wan_clips.rows(clips, config, pack=pack)
-    calls = _calls(config, clips, packed, target, peers=peers)
+    calls = _calls(config, clips, packed=packed, target=target, peers=peers)
     losses = {name: [call() for _ in range(STEPS)] for name, call in calls.items()}
     seconds = attention.least_seconds(calls, repeats)
     lengths = [int(np.prod(grid)) for grid in grids for _ in range(count)]
@@ -156,9 +156,9 @@ def compare(
 def _calls(
     config: dit.DiTConfig,
     clips: Sequence[wan_clips.Batch],
+    *,
     packed: packing.Packed,
     target: np.ndarray,
-    *,
     peers: Sequence[str],
 ) -> dict[str, Callable[[], float]]:
     """A step of ours and of every peer, all from the same parameters."""
@@ -174,7 +174,7 @@ def _calls(
         calls[name] = peer.train_step(
             theirs, clips, rate=RATE, compile=name == "compile", dtype=config.dtype
         )
-        calls["soraflax"] = our_step(config, params, packed, target)
+        calls["soraflax"] = our_step(config, params, packed=packed, target=target)
     return calls
 
 

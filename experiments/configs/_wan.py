@@ -51,7 +51,7 @@ class Recipe:
     learning_rate: float
 
 
-def make(recipe: Recipe, presets: Mapping[str, Preset], name: str) -> Any:
+def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
     """The ConfigDict of a recipe under a preset, or of its size that tests train.
 
     Raises:

@@ -50,4 +50,4 @@ PRESETS = {
 
 def get_config(preset: str = "v5p-512") -> Any:
     recipe = MILLION if preset == "million" else RECIPE
-    return _wan.make(recipe, PRESETS, preset)
+    return _wan.make(recipe, PRESETS, name=preset)

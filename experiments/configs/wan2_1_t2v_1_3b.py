@@ -33,4 +33,4 @@ PRESETS = {
 
 
 def get_config(preset: str = "v6e-16") -> Any:
-    return _wan.make(RECIPE, PRESETS, preset)
+    return _wan.make(RECIPE, PRESETS, name=preset)

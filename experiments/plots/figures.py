@@ -20,8 +20,8 @@ GAP = 4
 def contact_sheet(
     path: pathlib.Path,
     videos: Sequence[np.ndarray],
-    labels: Sequence[str],
     *,
+    labels: Sequence[str],
     frames: int = 5,
     scale: int = 2,
     columns: int = 2,

@@ -35,7 +35,7 @@ class Example:
 
 
 def draw(
-    path: pathlib.Path, report: dict[str, Any], examples: Sequence[Example]
+    path: pathlib.Path, report: dict[str, Any], *, examples: Sequence[Example]
 ) -> None:
     """Write the PNG.
 

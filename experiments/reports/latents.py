@@ -104,6 +104,7 @@ class Measured:
 def run(
     checkpoint: pathlib.Path,
     dataset: pathlib.Path,
+    *,
     output: pathlib.Path,
     config: ReportConfig,
 ) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def run(
     model = models.load_autoencoder(checkpoint)
     weights = lpips.load_lpips(config.lpips) if config.lpips else None
     clips = records.open_dataset(dataset, config.split)
-    measured = measure(model, clips, config, weights=weights)
+    measured = measure(model, clips, config=config, weights=weights)
     report = {
         "autoencoder": {
             "digest": model.digest,
@@ -135,9 +136,9 @@ def run(
         **summarise(measured, model.config.temporal_ratio),
     }
     report = plain(report)
-    shown = examples(model, clips, measured)
+    shown = examples(model, clips, measured=measured)
     output.mkdir(parents=True, exist_ok=True)
-    latent_figure.draw(output / "report.png", report, shown)
+    latent_figure.draw(output / "report.png", report, examples=shown)
     text = json.dumps(report, indent=2, allow_nan=False)
     (output / "report.json").write_text(text + "\n")
     return report
@@ -146,8 +147,8 @@ def run(
 def measure(
     model: models.AutoencoderModel,
     clips: Any,
-    config: ReportConfig,
     *,
+    config: ReportConfig,
     weights: Any = None,
 ) -> list[Measured]:
     """Every clip through the autoencoder and back, with a progress bar."""
@@ -155,8 +156,10 @@ def measure(
     module = autoencoder.Autoencoder(model.config)
     found = []
     with tqdm.tqdm(total=min(config.clips, len(clips)), unit="clip") as bar:
-        for windows, videos in _batches(clips, model.config, config):
-            values = jax.device_get(_measure(module, params, weights, videos))
+        for windows, videos in _batches(clips, model.config, config=config):
+            values = jax.device_get(
+                _measure(module, params, weights=weights, videos=videos)
+            )
             for at, window in enumerate(windows):
                 clip = jax.tree.map(lambda leaf, at=at: leaf[at], values)
                 found.append(_measured(window, clip))
@@ -165,7 +168,7 @@ def measure(
 
 
 def _batches(
-    clips: Any, model: autoencoder.AutoencoderConfig, config: ReportConfig
+    clips: Any, model: autoencoder.AutoencoderConfig, *, config: ReportConfig
 ) -> Iterator[tuple[list[windows_lib.Window], np.ndarray]]:
     """Windows, and uint8 videos `[B, T, H, W, 3]` filled up to the batch size."""
     grid = transforms.Grid.of(
@@ -182,7 +185,7 @@ def _batches(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(
-    module: autoencoder.Autoencoder, params: Any, weights: Any, videos: jax.Array
+    module: autoencoder.Autoencoder, params: Any, *, weights: Any, videos: jax.Array
 ) -> dict[str, Any]:
     x = reconstruction.as_float(videos)
     result: Any = module.apply({"params": params}, x)
@@ -287,7 +290,7 @@ def _flicker(clips: Sequence[Measured]) -> dict[str, Any]:
 
 
 def examples(
-    model: models.AutoencoderModel, clips: Any, measured: Sequence[Measured]
+    model: models.AutoencoderModel, clips: Any, *, measured: Sequence[Measured]
 ) -> list[latent_figure.Example]:
     """The worst, the median and the best clip by PSNR, videos before images."""
     videos = [clip for clip in measured if len(clip.errors) > 1] or list(measured)
@@ -370,7 +373,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch=arguments.batch,
             lpips=arguments.lpips,
         )
-        report = run(arguments.checkpoint, arguments.dataset, arguments.output, config)
+        report = run(
+            arguments.checkpoint,
+            arguments.dataset,
+            output=arguments.output,
+            config=config,
+        )
     except (ValueError, OSError) as error:
         print(f"latent_report: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT

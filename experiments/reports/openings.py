@@ -73,7 +73,7 @@ class Family:
 def clip(direction: str, seed: int) -> bodies.Clip:
     """A red circle that moves so."""
     world = dataclasses.replace(WORLD, directions=(direction,))
-    return bodies.clip(seed, 0, world)
+    return bodies.clip(seed, 0, config=world)
 
 
 def families(

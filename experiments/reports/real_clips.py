@@ -56,7 +56,7 @@ class Steps:
     video: int = 500
 
 
-def run(output: pathlib.Path, clips: pathlib.Path, steps: Steps) -> dict[str, Any]:
+def run(output: pathlib.Path, clips: pathlib.Path, *, steps: Steps) -> dict[str, Any]:
     """Everything; returns what `real_clips.json` holds."""
     start = time.perf_counter()
     check_clips(clips)
@@ -66,7 +66,7 @@ def run(output: pathlib.Path, clips: pathlib.Path, steps: Steps) -> dict[str, An
     values.data.path = str(dataset)
     values.train.steps = steps.autoencoder
     quality = autoencoder_stage.run(values, encoder)
-    memorised = memorise(output, clips, encoder, steps=steps.video)
+    memorised = memorise(output, clips, encoder=encoder, steps=steps.video)
     report = {
         "held_out": quality,
         "memorised": memorised,
@@ -93,7 +93,7 @@ def check_clips(clips: pathlib.Path) -> None:
 
 
 def memorise(
-    output: pathlib.Path, clips: pathlib.Path, encoder: pathlib.Path, *, steps: int
+    output: pathlib.Path, clips: pathlib.Path, *, encoder: pathlib.Path, steps: int
 ) -> dict[str, float]:
     """Equation (2) for each of the four clips."""
     four = output / "four-clips"
@@ -114,7 +114,7 @@ def memorise(
     true = model.decode([record.latent.astype(np.float32) for record in records])
     pairs = [video for both in zip(true, made, strict=True) for video in both]
     names = [n for r in records for n in (f"{r.id}: latent", f"{r.id}: generated")]
-    figures.contact_sheet(output / "real_clips.png", pairs, names)
+    figures.contact_sheet(output / "real_clips.png", pairs, labels=names)
     return {
         record.id: round(psnr_db(a, b), 2)
         for record, a, b in zip(records, made, true, strict=True)
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.output.exists():
             raise ValueError(f"{arguments.output} exists; name a new folder")
-        report = run(arguments.output, arguments.input, steps)
+        report = run(arguments.output, arguments.input, steps=steps)
     except (ValueError, OSError) as error:
         print(f"real_clips: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -100,7 +100,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     source = dataclasses.replace(saved, config=trained_as)
     module = autoencoder.Autoencoder(source.config)
     clips = codec.Clips(config.data.path, source.config, config.evaluation, mesh)
-    job, frozen = make_job(config, source, mesh)
+    job, frozen = make_job(config, source, mesh=mesh)
     with common.folder(workdir) as path, jax.set_mesh(mesh):
         measure = functools.partial(_quality, module, clips.held_out(), frozen)
         state = loop.fit(
@@ -116,16 +116,16 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         codec.finish(
             path,
             {**source.params, **common.to_host(trained, mesh)},
-            saved.config,
+            sizes=saved.config,
             statistics=statistics
-            or codec.latent_statistics(module, {**frozen, **trained}, clips),
+            or codec.latent_statistics(module, {**frozen, **trained}, clips=clips),
             result=result,
         )
     return result
 
 
 def make_job(
-    config: Config, source: models.AutoencoderModel, mesh: Mesh
+    config: Config, source: models.AutoencoderModel, *, mesh: Mesh
 ) -> tuple[loop.TrainJob, dict[str, Any]]:
     """The stage on `mesh`, and the parameters of the autoencoder that stay as they are.
 
@@ -142,7 +142,9 @@ def make_job(
     )
     key = jax.random.key(config.seed)
     start_key, run_key = (jax.random.fold_in(key, part) for part in range(2))
-    params, shardings, frozen = networks(config, game, source.params, start_key, mesh)
+    params, shardings, frozen = networks(
+        config, game, trained=source.params, key=start_key, mesh=mesh
+    )
     constants = codec.perceptual(config.loss, mesh) | {"frozen": frozen}
     job = loop.TrainJob(
         name="adversarial",
@@ -177,6 +179,7 @@ def check_crops(config: Config, sizes: autoencoder.AutoencoderConfig) -> None:
 def networks(
     config: Config,
     game: adversarial.Game,
+    *,
     trained: Mapping[str, Any],
     key: jax.Array,
     mesh: Mesh,

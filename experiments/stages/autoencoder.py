@@ -64,7 +64,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     config, mesh = common.begin(values, Config)
     module = autoencoder.Autoencoder(config.model)
     clips = codec.Clips(config.data.path, config.model, config.evaluation, mesh)
-    job = make_job(config, module, mesh)
+    job = make_job(config, module, mesh=mesh)
     with common.folder(workdir) as path, jax.set_mesh(mesh):
         measure = functools.partial(codec.quality, module, clips.held_out())
         state = loop.fit(
@@ -78,15 +78,15 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         codec.finish(
             path,
             common.to_host(state.ema, mesh),
-            config.model,
-            statistics=codec.latent_statistics(module, state.ema, clips),
+            sizes=config.model,
+            statistics=codec.latent_statistics(module, state.ema, clips=clips),
             result=result,
         )
     return result
 
 
 def make_job(
-    config: Config, module: autoencoder.Autoencoder, mesh: Mesh
+    config: Config, module: autoencoder.Autoencoder, *, mesh: Mesh
 ) -> loop.TrainJob:
     """Data, parameters and loss of the stage, on `mesh`."""
     iterator = codec.crops(config.data, batch=config.batch, mesh=mesh)

@@ -148,15 +148,15 @@ def work(config: autoencoder.AutoencoderConfig, batch: Any) -> metrics.Work:
 def finish(
     workdir: pathlib.Path,
     params: Any,
-    sizes: autoencoder.AutoencoderConfig,
     *,
+    sizes: autoencoder.AutoencoderConfig,
     statistics: autoencoder.LatentStatistics,
     result: dict[str, float],
 ) -> None:
     """Write `workdir/model`, of parameters on the host, and `workdir/result.json`."""
     if jax.process_index() == 0:
         facts = {"latents": dataclasses.asdict(statistics), "validation": result}
-        models.save_autoencoder(workdir / "model", params, sizes, facts=facts)
+        models.save_autoencoder(workdir / "model", params, config=sizes, facts=facts)
     common.write_json(workdir / "result.json", result)
     common.barrier("exported")
 
@@ -169,7 +169,7 @@ def quality(
     """Mean PSNR and SSIM over clips, from the posterior's mean."""
     found: dict[str, list[float]] = {"psnr_db": [], "ssim": []}
     for videos, real in batches:
-        values = jax.device_get(_measure(module, params, videos))
+        values = jax.device_get(_measure(module, params, videos=videos))
         for name in found:
             found[name] += [float(v) for v in values[name][:real]]
     return {f"validation/{name}": float(np.mean(v)) for name, v in found.items()}
@@ -177,7 +177,7 @@ def quality(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(
-    module: autoencoder.Autoencoder, params: Any, videos: jax.Array
+    module: autoencoder.Autoencoder, params: Any, *, videos: jax.Array
 ) -> dict[str, jax.Array]:
     x = reconstruction.as_float(videos)
     y: Any = module.apply({"params": params}, x)
@@ -189,7 +189,7 @@ def _measure(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(
-    module: autoencoder.Autoencoder, params: Any, videos: jax.Array
+    module: autoencoder.Autoencoder, params: Any, *, videos: jax.Array
 ) -> jax.Array:
     x = reconstruction.as_float(videos)
     mean, _ = module.apply({"params": params}, x, method="encode")
@@ -203,10 +203,10 @@ def _everywhere(tree: Any) -> Any:
 
 
 def latent_statistics(
-    module: autoencoder.Autoencoder, params: Any, clips: Clips
+    module: autoencoder.Autoencoder, params: Any, *, clips: Clips
 ) -> autoencoder.LatentStatistics:
     """Mean and deviation of each latent channel over training clips."""
     return autoencoder.latent_statistics(
-        jax.device_get(_encode(module, params, videos))[:real]
+        jax.device_get(_encode(module, params, videos=videos))[:real]
         for videos, real in clips.training()
     )

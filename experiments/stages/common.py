@@ -84,7 +84,7 @@ def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
     """Refuse a batch (all processes together) that the mesh does not divide."""
     place = sharding.batch_sharding(mesh)
     try:
-        sharding.check_divides((rows,), place.spec, mesh, what=key)
+        sharding.check_divides((rows,), place.spec, mesh=mesh, what=key)
     except ValueError as error:
         raise config_lib.ConfigError(str(error)) from error
 

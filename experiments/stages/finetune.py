@@ -113,11 +113,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     with common.folder(workdir) as path, jax.set_mesh(mesh):
         data = dataclasses.replace(
             config.data,
-            path=str(video.find_latents(settings, encoder, path)),
+            path=str(video.find_latents(settings, encoder, workdir=path)),
             shards=attention.ring_shards(settings.model.heads),
         )
-        start = make_start(config, base, mesh)
-        job = make_job(config, settings, data, base, start, mesh)
+        start = make_start(config, base, mesh=mesh)
+        job = make_job(config, settings, data=data, base=base, start=start, mesh=mesh)
         state = loop.fit(
             job,
             workdir=path,
@@ -126,7 +126,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         )
         common.require_end(int(state.step), config.train.steps)
         result = job.evaluate(state.ema) if job.evaluate else {}
-        export(config, base, common.to_host(state.ema, mesh), path)
+        export(config, base, params=common.to_host(state.ema, mesh), workdir=path)
         common.write_json(path / "result.json", result)
         common.barrier("exported")
     return result
@@ -170,7 +170,7 @@ def check_base(config: Config, base: models.VideoModel) -> video.Config:
     return config_lib.to_dataclass(values | shared, video.Config)
 
 
-def make_start(config: Config, base: models.VideoModel, mesh: Mesh) -> Start:
+def make_start(config: Config, base: models.VideoModel, *, mesh: Mesh) -> Start:
     """Adapters that change nothing yet and a frozen base, or the base to be trained."""
     boxed = models.boxed_transformer(base.config.transformer)
     places = models.transformer_shardings(base.config.transformer, mesh)
@@ -178,7 +178,7 @@ def make_start(config: Config, base: models.VideoModel, mesh: Mesh) -> Start:
     if config.lora is None:
         return Start(params, places, lambda params, _: params, {})
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    adapters, shardings = lora_lib.init(key, boxed, config.lora, mesh=mesh)
+    adapters, shardings = lora_lib.init(key, boxed, config=config.lora, mesh=mesh)
     form = config.lora
     return Start(
         adapters, shardings, lambda own, base: lora_lib.attach(base, own, form), params
@@ -188,6 +188,7 @@ def make_start(config: Config, base: models.VideoModel, mesh: Mesh) -> Start:
 def make_job(
     config: Config,
     settings: video.Config,
+    *,
     data: pipeline.PackedDataConfig,
     base: models.VideoModel,
     start: Start,
@@ -205,7 +206,7 @@ def make_job(
         data, latents=open_latents(data), host=common.host(mesh)
     )
     validate = video.make_validation(
-        settings, data, predict, mesh, open_latents=open_latents
+        settings, data, predict=predict, mesh=mesh, open_latents=open_latents
     )
     evaluate = None
     if validate is not None:
@@ -241,7 +242,7 @@ def restated(base: models.VideoModel, data: pipeline.PackedDataConfig) -> list[A
 
 
 def export(
-    config: Config, base: models.VideoModel, params: Any, workdir: pathlib.Path
+    config: Config, base: models.VideoModel, *, params: Any, workdir: pathlib.Path
 ) -> None:
     """Write `workdir/model`, and `workdir/adapters` where there are some."""
     if jax.process_index() != 0:
@@ -250,7 +251,7 @@ def export(
         models.save_adapters(
             workdir / "adapters",
             params,
-            config.lora,
+            form=config.lora,
             config=base.config.transformer,
             base=base.digest,
         )
@@ -258,7 +259,7 @@ def export(
     models.save_video_model(
         workdir / "model",
         params,
-        base.config,
+        config=base.config,
         autoencoder_dir=model_io.find_model(config.base) / models.AUTOENCODER,
         vocabulary=base.tokenizer,
     )

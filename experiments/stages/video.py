@@ -131,15 +131,15 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     check_layout(config, mesh)
     encoder = Encoder.load(config.autoencoder)
     vocabulary = tokenizer.Tokenizer.embedded()
-    check_sizes(config, encoder, vocabulary)
+    check_sizes(config, encoder, vocabulary=vocabulary)
     records.read_info(config.data.path)
     with common.folder(workdir) as path, jax.set_mesh(mesh):
         data = dataclasses.replace(
             config.data,
-            path=str(find_latents(config, encoder, path)),
+            path=str(find_latents(config, encoder, workdir=path)),
             shards=attention.ring_shards(config.model.heads),
         )
-        job = make_job(config, data, encoder, mesh)
+        job = make_job(config, data, encoder=encoder, mesh=mesh)
         state = loop.fit(
             job,
             workdir=path,
@@ -148,7 +148,14 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         )
         common.require_end(int(state.step), config.train.steps)
         result = job.evaluate(state.ema) if job.evaluate else {}
-        export(config, data, encoder, vocabulary, common.to_host(state.ema, mesh), path)
+        export(
+            config,
+            data,
+            encoder=encoder,
+            vocabulary=vocabulary,
+            params=common.to_host(state.ema, mesh),
+            workdir=path,
+        )
         common.write_json(path / "result.json", result)
         common.barrier("exported")
     return result
@@ -173,7 +180,7 @@ def check_layout(config: Config, mesh: Mesh) -> None:
 
 
 def check_sizes(
-    config: Config, encoder: Encoder, vocabulary: tokenizer.Tokenizer
+    config: Config, encoder: Encoder, *, vocabulary: tokenizer.Tokenizer
 ) -> None:
     """Refuse a transformer that does not fit the autoencoder or the vocabulary.
 
@@ -200,7 +207,7 @@ def check_sizes(
 
 
 def find_latents(
-    config: Config, encoder: Encoder, workdir: pathlib.Path
+    config: Config, encoder: Encoder, *, workdir: pathlib.Path
 ) -> pathlib.Path:
     """The latents to train on; clips are encoded into `workdir/latents` once.
 
@@ -254,7 +261,7 @@ def check_source(
 
 
 def make_job(
-    config: Config, data: pipeline.PackedDataConfig, encoder: Encoder, mesh: Mesh
+    config: Config, data: pipeline.PackedDataConfig, *, encoder: Encoder, mesh: Mesh
 ) -> loop.TrainJob:
     """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
     module = dit.DiT(config.model)
@@ -285,7 +292,7 @@ def make_job(
         measure=functools.partial(work, config.model),
         identity=config_lib.to_dict(config) | {"encoder": encoder.model.encoder_digest},
         may_differ=common.MAY_DIFFER,
-        evaluate=make_validation(config, data, predict, mesh),
+        evaluate=make_validation(config, data, predict=predict, mesh=mesh),
     )
 
 
@@ -308,9 +315,9 @@ def example(
 def make_validation(
     config: Config,
     data: pipeline.PackedDataConfig,
+    *,
     predict: denoising.Predict,
     mesh: Mesh,
-    *,
     open_latents: Callable[[pipeline.PackedDataConfig], Any] = lambda _: (),
 ) -> validation.Validation | None:
     """Validation loss on held-out clips; None where the dataset has none.
@@ -360,6 +367,7 @@ def work(config: dit.DiTConfig, packed: packing.Packed) -> metrics.Work:
 def export(
     config: Config,
     data: pipeline.PackedDataConfig,
+    *,
     encoder: Encoder,
     vocabulary: tokenizer.Tokenizer,
     params: Any,
@@ -387,7 +395,7 @@ def export(
     models.save_video_model(
         workdir / "model",
         params,
-        described,
+        config=described,
         autoencoder_dir=encoder.folder,
         vocabulary=vocabulary,
     )

@@ -51,11 +51,11 @@ class Projection:
         config = model.config
         r, s = config.temporal_ratio, config.spatial_ratio
         size = config.video_shape(1 + _LATER, _CELLS, _CELLS)
-        video = random_clips(np.random.default_rng(seed), _CLIPS, size)
+        video = random_clips(np.random.default_rng(seed), _CLIPS, size=size)
         latent = np.concatenate(
             [np.asarray(model.encode(jnp.asarray(clip)[None])) for clip in video]
         ).astype(np.float64)
-        weights = _solve(latent, cell_means(video, r, s))
+        weights = _solve(latent, cell_means(video, r, s=s))
         return cls(weights.astype(np.float32), s)
 
     def colours(
@@ -82,7 +82,7 @@ class Projection:
 
 
 def random_clips(
-    rng: np.random.Generator, count: int, size: tuple[int, int, int]
+    rng: np.random.Generator, count: int, *, size: tuple[int, int, int]
 ) -> Float[np.ndarray, "count time height width 3"]:
     """Moving boxes before moving gradients, of random colours in [-1, 1]."""
     axes = [np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in size]
@@ -102,7 +102,7 @@ def random_clips(
 
 
 def cell_means(
-    video: Float[np.ndarray, "*batch time height width 3"], r: int, s: int
+    video: Float[np.ndarray, "*batch time height width 3"], r: int, *, s: int
 ) -> Float[np.ndarray, "*batch t h w 3"]:
     """Mean colours of the pixels and frames that each latent cell stands for."""
     *batch, frames, height, width, _ = video.shape

@@ -53,9 +53,9 @@ class StreamConfig:
 def run_chunk(
     module: autoencoder.Autoencoder,
     params: Any,
+    *,
     state: Any,
     x: Any,
-    *,
     method: Method,
     first: bool,
 ) -> tuple[jax.Array, Any]:
@@ -101,7 +101,7 @@ def encode(
         finite.
     """
     config, sizes = config or StreamConfig(), model.config
-    run = _Tiled(model, config, "encode")
+    run = _Tiled(model, config, method="encode")
     length, count, stream = sizes.temporal_ratio * config.chunk, 0, iter(frames)
     while part := list(itertools.islice(stream, length + (not count))):
         chunk = _checked(part, count)
@@ -129,7 +129,7 @@ def decode(
       ValueError: no latents, or of another number of channels.
     """
     config = config or StreamConfig()
-    run, chunk = _Tiled(model, config, "decode"), None
+    run, chunk = _Tiled(model, config, method="decode"), None
     for chunk in _rechunked(latents, config.chunk):
         if chunk.shape[-1] != model.config.latent_channels:
             raise ValueError(
@@ -175,7 +175,7 @@ class _Tiled:
     """One direction of the autoencoder, tile by tile, with what each tile carries."""
 
     def __init__(
-        self, model: models.AutoencoderModel, config: StreamConfig, method: Method
+        self, model: models.AutoencoderModel, config: StreamConfig, *, method: Method
     ) -> None:
         self.module = autoencoder.Autoencoder(model.config)
         self.params = model.on_device
@@ -198,20 +198,20 @@ class _Tiled:
             y, state = run_chunk(
                 self.module,
                 self.params,
-                self.states[at],
-                part[None],
+                state=self.states[at],
+                x=part[None],
                 method=self.method,
                 first=first,
             )
             parts.append(np.asarray(y[0]))
             self.states[at] = self._kept(state)
         places = [(a.scaled(outside), b.scaled(outside)) for a, b in self.places]
-        return tiling.blend(parts, places, self._overlap * outside)
+        return tiling.blend(parts, places, ramp=self._overlap * outside)
 
     def _tiles(self, grid: tuple[int, int]) -> list[tiling.Tile]:
         ratio = self.module.config.spatial_ratio
         if self.config.tile is None:
-            return tiling.tiles(grid, None, 0)
+            return tiling.tiles(grid, None, overlap=0)
         height, width = (side // ratio for side in self.config.tile)
         cuts = [n for n, side in zip((height, width), grid, strict=True) if n < side]
         if min(cuts, default=self._overlap + 1) <= self._overlap:
@@ -220,7 +220,7 @@ class _Tiled:
                 f"tiles of {self.config.tile[1]} x {self.config.tile[0]} pixels that "
                 f"share {self.config.overlap}: use sides of {least} or more"
             )
-        return tiling.tiles(grid, (height, width), self._overlap)
+        return tiling.tiles(grid, (height, width), overlap=self._overlap)
 
     @property
     def _overlap(self) -> int:

@@ -38,7 +38,7 @@ class Span:
 Tile = tuple[Span, Span]
 
 
-def spans(side: int, size: int, overlap: int) -> list[Span]:
+def spans(side: int, size: int, *, overlap: int) -> list[Span]:
     """Parts of `size` that cover `side` and share at least `overlap`.
 
     Raises:
@@ -56,11 +56,13 @@ def spans(side: int, size: int, overlap: int) -> list[Span]:
 
 
 def tiles(
-    grid: tuple[int, int], size: tuple[int, int] | None, overlap: int
+    grid: tuple[int, int], size: tuple[int, int] | None, *, overlap: int
 ) -> list[Tile]:
     """Tiles of a latent grid `(h, w)`; one, if `size` is None."""
     sizes = grid if size is None else size
-    rows, columns = (spans(n, m, overlap) for n, m in zip(grid, sizes, strict=True))
+    rows, columns = (
+        spans(n, m, overlap=overlap) for n, m in zip(grid, sizes, strict=True)
+    )
     return list(itertools.product(rows, columns))
 
 
@@ -70,7 +72,9 @@ def cut(video: np.ndarray, tile: Tile) -> np.ndarray:
     return video[:, rows.start : rows.stop, columns.start : columns.stop]
 
 
-def blend(parts: Sequence[np.ndarray], places: Sequence[Tile], ramp: int) -> np.ndarray:
+def blend(
+    parts: Sequence[np.ndarray], places: Sequence[Tile], *, ramp: int
+) -> np.ndarray:
     """Equation (1): parts `[T, h, w, C]` at `places` to one `[T, H, W, C]`."""
     if len(parts) == 1:
         return parts[0]

@@ -104,10 +104,10 @@ def _text_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "generate",
-        "make a video or an image from a text prompt",
-        'generate "a large red circle moves right" --checkpoint demo/video '
+        summary="make a video or an image from a text prompt",
+        example='generate "a large red circle moves right" --checkpoint demo/video '
         "--size 96x64 --frames 17 --seed 0 --out out.mp4",
-        "A video longer than the clips of training is made in windows that overlap, "
+        more="A video longer than the clips of training is made in windows that overlap, "
         "and written while it is made.",
     )
     parser.add_argument("prompt", help="what the video shows")
@@ -116,10 +116,11 @@ def _text_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "image",
-        "make an image from a text prompt",
-        'image "a large red circle on a white background" --checkpoint demo/video '
+        summary="make an image from a text prompt",
+        example='image "a large red circle on a white background" '
+        "--checkpoint demo/video "
         "--size 96x96 --out out.png",
-        "Any size on the grid; large ones in tiles (--tile) or over devices.",
+        more="Any size on the grid; large ones in tiles (--tile) or over devices.",
     )
     parser.add_argument("prompt", help="what the image shows")
     parser.add_argument("--size", default=(64, 64), type=size, metavar="WxH")
@@ -127,10 +128,11 @@ def _text_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "animate",
-        "make a video that begins with an image",
-        'animate picture.png "a small red square moves right" --checkpoint demo/video '
+        summary="make a video that begins with an image",
+        example='animate picture.png "a small red square moves right" '
+        "--checkpoint demo/video "
         "--out out.mp4",
-        "With --last-frame it ends with another.",
+        more="With --last-frame it ends with another.",
     )
     parser.add_argument("image", type=pathlib.Path, help="the first frame")
     parser.add_argument("prompt", nargs="?", default="", help="what happens")
@@ -143,23 +145,24 @@ def _clip_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "extend",
-        "make what comes after a clip, or before it",
-        'extend clip.mp4 "a small red square moves right" --checkpoint demo/video '
+        summary="make what comes after a clip, or before it",
+        example='extend clip.mp4 "a small red square moves right" '
+        "--checkpoint demo/video "
         "--direction backward --seconds 1 --out out.mp4",
-        "The clip is in the result unchanged. The result can be extended again.",
+        more="The clip is in the result unchanged. The result can be extended again.",
     )
     _clip(parser)
     _added(parser)
     parser.add_argument(
         "--direction", default="forward", choices=("forward", "backward")
     )
-    _freedom(parser, 0.8, "backward: ")
+    _freedom(parser, 0.8, where="backward: ")
     _sampling(parser)
     parser = _command(
         commands,
         "loop",
-        "add the piece that makes a clip repeat without a seam",
-        "loop clip.mp4 --checkpoint demo/video --out out.gif",
+        summary="add the piece that makes a clip repeat without a seam",
+        example="loop clip.mp4 --checkpoint demo/video --out out.gif",
     )
     _clip(parser)
     _added(parser)
@@ -168,9 +171,9 @@ def _clip_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "connect",
-        "make a transition between two clips",
-        "connect first.mp4 second.mp4 --checkpoint demo/video --out out.mp4",
-        "The clips may differ in subject and composition, not in size.",
+        summary="make a transition between two clips",
+        example="connect first.mp4 second.mp4 --checkpoint demo/video --out out.mp4",
+        more="The clips may differ in subject and composition, not in size.",
     )
     parser.add_argument("clip", type=pathlib.Path, help="the first")
     parser.add_argument("second", type=pathlib.Path, help="the second")
@@ -192,8 +195,9 @@ def _picture_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "edit",
-        "make a clip anew after another prompt (SDEdit)",
-        'edit clip.mp4 "a large blue circle moves right" --checkpoint demo/video '
+        summary="make a clip anew after another prompt (SDEdit)",
+        example='edit clip.mp4 "a large blue circle moves right" '
+        "--checkpoint demo/video "
         "--strength 0.7 --out out.mp4",
     )
     _clip(parser, prompt="what it shall show")
@@ -204,9 +208,10 @@ def _picture_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "inpaint",
-        "make anew what a mask marks",
-        "inpaint clip.mp4 --mask mask.png --checkpoint demo/video --out out.mp4",
-        "The mask is white where the clip shall be new: an image for all frames, or a "
+        summary="make anew what a mask marks",
+        example="inpaint clip.mp4 --mask mask.png --checkpoint demo/video "
+        "--out out.mp4",
+        more="The mask is white where the clip shall be new: an image for all frames, or a "
         "video of as many.",
     )
     _clip(parser)
@@ -215,9 +220,9 @@ def _picture_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "outpaint",
-        "make a larger or differently shaped frame around a clip",
-        "outpaint clip.mp4 --size 64x96 --checkpoint demo/video --out out.mp4",
-        "A clip that does not fit the frame is first made small enough.",
+        summary="make a larger or differently shaped frame around a clip",
+        example="outpaint clip.mp4 --size 64x96 --checkpoint demo/video --out out.mp4",
+        more="A clip that does not fit the frame is first made small enough.",
     )
     _clip(parser)
     parser.add_argument("--size", required=True, type=size, metavar="WxH")
@@ -225,8 +230,8 @@ def _picture_commands(commands: Commands) -> None:
     parser = _command(
         commands,
         "upscale",
-        "make a clip larger, noising and denoising it at its new size",
-        "upscale clip.mp4 --size 192x128 --tile 96x64 --checkpoint demo/video "
+        summary="make a clip larger, noising and denoising it at its new size",
+        example="upscale clip.mp4 --size 192x128 --tile 96x64 --checkpoint demo/video "
         "--out out.mp4",
     )
     _clip(parser)
@@ -238,7 +243,7 @@ def _picture_commands(commands: Commands) -> None:
 
 
 def _command(
-    commands: Commands, name: str, summary: str, example: str, more: str = ""
+    commands: Commands, name: str, *, summary: str, example: str, more: str = ""
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
@@ -290,7 +295,7 @@ def _added(parser: argparse.ArgumentParser) -> None:
 
 
 def _freedom(
-    parser: argparse.ArgumentParser, default: float = 0.5, where: str = ""
+    parser: argparse.ArgumentParser, default: float = 0.5, *, where: str = ""
 ) -> None:
     parser.add_argument(
         "--strength",

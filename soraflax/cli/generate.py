@@ -49,19 +49,20 @@ def run(args: argparse.Namespace) -> None:
             model.check_job(job, config)
         outputs.tell(args.command, asked.notes)
         records = [
-            outputs.record(_made(args, asked, job, config), model.model) for job in jobs
+            outputs.record(_made(args, asked, job=job, config=config), model.model)
+            for job in jobs
         ]
 
         written: list[pathlib.Path] = []
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
             fps = jobs[number].given.fps
-            outputs.write(paths[number], frames, fps, record=records[number])
+            outputs.write(paths[number], frames, fps=fps, record=records[number])
             written.append(paths[number])
             print(paths[number], flush=True)
 
         try:
-            _make(args, model, asked, jobs, config=config, write=write)
+            _make(args, model, asked=asked, jobs=jobs, config=config, write=write)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(_left(written, str(stop))) from None
 
@@ -106,6 +107,7 @@ def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig
 def _made(
     args: argparse.Namespace,
     asked: requests.Asked,
+    *,
     job: generator.Job,
     config: generator.SamplingConfig,
 ) -> outputs.Provenance:
@@ -128,16 +130,16 @@ def _made(
 def _make(
     args: argparse.Namespace,
     model: Model,
+    *,
     asked: requests.Asked,
     jobs: Sequence[generator.Job],
-    *,
     config: generator.SamplingConfig,
     write: Callable[[int, Iterable[np.ndarray]], None],
 ) -> None:
     """Short videos are sampled together; long ones one by one, as they are written."""
     paths = outputs.places(args.out, len(jobs))
     rate = jobs[0].given.fps / model.grid.temporal_ratio
-    at_once = 1 if asked.pieces else _at_once(model, jobs[0], config)
+    at_once = 1 if asked.pieces else _at_once(model, jobs[0], config=config)
     for start in range(0, len(jobs), at_once):
         now = range(start, min(start + at_once, len(jobs)))
         beside = [paths[number] for number in now] if args.preview else []
@@ -150,7 +152,7 @@ def _make(
                 longer = prepending.prepend(
                     model,
                     jobs[start],
-                    videos[0],
+                    video=videos[0],
                     sizes=asked.pieces,
                     context=asked.context,
                     config=config,
@@ -161,7 +163,7 @@ def _make(
                 write(number, video)
 
 
-def _at_once(model: Model, job: generator.Job, config: Any) -> int:
+def _at_once(model: Model, job: generator.Job, *, config: Any) -> int:
     """How many videos are sampled together: one that is long or in tiles, more of
     others.
     """

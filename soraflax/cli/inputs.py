@@ -135,7 +135,7 @@ def fit_image(
     goal = size or nearest_size(grid, width, height)
     if goal == (width, height):
         return image, None
-    return resize(image[None], goal)[0], resized(name, (width, height), goal)
+    return resize(image[None], goal)[0], resized(name, (width, height), after=goal)
 
 
 def fit_clip(
@@ -170,7 +170,7 @@ def fit_clip(
             "--fit resize"
         )
     frames = resize(clip.frames, goal)
-    return media.Video(frames, clip.fps), resized(name, (width, height), goal)
+    return media.Video(frames, clip.fps), resized(name, (width, height), after=goal)
 
 
 def resize(
@@ -212,7 +212,7 @@ def _nearest(side: int, step: int) -> int:
     return min(legal, key=lambda near: (abs(near - side), near))
 
 
-def resized(name: str, before: tuple[int, int], after: tuple[int, int]) -> str:
+def resized(name: str, before: tuple[int, int], *, after: tuple[int, int]) -> str:
     """A line that says what `resize` did to a width and height."""
     sizes = "{}x{} becomes {}x{}".format(*itertools.chain(before, after))
     cut = before[0] * after[1] != before[1] * after[0]

@@ -176,8 +176,8 @@ def record(made: Provenance, model: models.VideoModel) -> dict[str, Any]:
 def write(
     path: pathlib.Path,
     frames: Iterable[np.ndarray],
-    fps: float,
     *,
+    fps: float,
     record: Mapping[str, Any],
 ) -> None:
     """Write a result and its sidecar, both whole, or leave what was there before.
@@ -191,7 +191,7 @@ def write(
     Raises:
       MediaError: as `media.write_frames`, such as a full disk.
     """
-    media.write_frames(path, frames, fps, metadata=record, sidecar=sidecar(path))
+    media.write_frames(path, frames, fps=fps, metadata=record, sidecar=sidecar(path))
 
 
 def file_digest(path: pathlib.Path) -> str:
@@ -301,7 +301,7 @@ class PreviewWriter:
             "preview_of": self._out.name,
         }
         try:
-            media.write_video(path, frames, self._fps, metadata=about)
+            media.write_video(path, frames, fps=self._fps, metadata=about)
         except media.MediaError as error:
             print(f"{GENERATOR}: no more previews: {error}", file=sys.stderr)
             self._due = float("inf")

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     subject = dataclasses.replace(subject, **changes)
     subject = step_plan.over_slices(subject, topology)
     devices = program.devices(topology)
-    subject = step_plan.rows_of(subject, devices, args.rows)
+    subject = step_plan.rows_of(subject, devices, rows=args.rows)
     made = step_plan.make(subject, topology, devices=devices, quick=args.quick)
     print(report.table(made))
     lines = [report.to_json(made)]

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     config = streaming.StreamConfig(chunk=args.chunk, tile=tile, overlap=args.overlap)
     with _opened(args.clip) as clip:
         fps = (clip.fps or ARRAY_FPS) if args.fps is None else args.fps
-        _check_out(args.out, args.clip, clip, fps)
+        _check_out(args.out, args.clip, clip=clip, fps=fps)
         model = checkpoints.load_autoencoder(args.checkpoint, dtype=args.dtype)
         size = (clip.frames, clip.height, clip.width)
         try:
@@ -75,10 +75,18 @@ def run(args: argparse.Namespace) -> None:
         with devices.split_over(args.devices), devices.memory_errors(_LESS_MEMORY):
             quality = metrics.Quality(similarity=None if args.no_ssim else 0.0)
             quality = _write(
-                args.out, clip, model, fit=fit, config=config, fps=fps, quality=quality
+                args.out,
+                clip,
+                model=model,
+                fit=fit,
+                config=config,
+                fps=fps,
+                quality=quality,
             )
         seconds = time.perf_counter() - start
-    report = _report(args.out, model, fit, quality, fps=fps, seconds=seconds)
+    report = _report(
+        args.out, model, fit=fit, quality=quality, fps=fps, seconds=seconds
+    )
     print(json.dumps(dataclasses.asdict(report)) if args.json else _text(report))
 
 
@@ -140,7 +148,7 @@ def _opened(
 
 
 def _check_out(
-    out: pathlib.Path, source: pathlib.Path, clip: media.FrameStream, fps: float
+    out: pathlib.Path, source: pathlib.Path, *, clip: media.FrameStream, fps: float
 ) -> None:
     if out.exists() and os.path.samefile(out, source):
         raise ValueError(f"--out {out}: is the clip itself; choose another name")
@@ -154,8 +162,8 @@ def _check_out(
 def _write(
     out: pathlib.Path,
     clip: media.FrameStream,
-    model: models.AutoencoderModel,
     *,
+    model: models.AutoencoderModel,
     fit: fitting.Fit,
     config: streaming.StreamConfig,
     fps: float,
@@ -178,16 +186,16 @@ def _write(
             made_by = {"generator": "soraflax", "autoencoder": model.digest}
             metadata = made_by | {"reconstruction_of": clip.name}
             pixels = map(as_bytes, frames())
-            media.write_frames(out, pixels, fps, metadata=metadata)
+            media.write_frames(out, pixels, fps=fps, metadata=metadata)
     return quality
 
 
 def _report(
     out: pathlib.Path,
     model: models.AutoencoderModel,
+    *,
     fit: fitting.Fit,
     quality: metrics.Quality,
-    *,
     fps: float,
     seconds: float,
 ) -> Report:

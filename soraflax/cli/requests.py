@@ -107,7 +107,7 @@ def read(args: argparse.Namespace, model: generator.Generator) -> Asked:
 
 def _generate(args: argparse.Namespace, model: generator.Generator) -> Task:
     fps = args.fps or model.model.config.reference_fps
-    frames = _length(args, model, fps)
+    frames = _length(args, model, fps=fps)
     empty = tasks.generate(model.grid, size=args.size, frames=frames, fps=fps)
     return Task(empty, positional=("prompt",))
 
@@ -118,7 +118,7 @@ def _image(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 def _animate(args: argparse.Namespace, model: generator.Generator) -> Task:
     fps = args.fps or model.model.config.reference_fps
-    frames = _length(args, model, fps)
+    frames = _length(args, model, fps=fps)
     if args.size is not None:
         _check_size(model.grid, args.size)
     first, note = inputs.fit_image(
@@ -139,17 +139,17 @@ def _animate(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _extend(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip, notes = _clip(args, model, args.clip)
+    clip, notes = _clip(args, model, path=args.clip)
     context, new = _contexts(model)[args.direction]
     how: dict[str, Any] = {"direction": args.direction, "fps": clip.fps}
     pieces: list[int] = []
     if args.direction == "forward":
-        new = _new(args, clip.fps, new, model.grid)
+        new = _new(args, clip.fps, default=new, grid=model.grid)
     else:
-        _check_enough(clip, model.grid, args.clip)
+        _check_enough(clip, model.grid, path=args.clip)
         how["strength"] = args.strength
-        new, *pieces = _new_before(args, clip.fps, new, model.grid)
-    context = _context(args, context, clip)
+        new, *pieces = _new_before(args, clip.fps, piece=new, grid=model.grid)
+    context = _context(args, context, clip=clip)
     more = tasks.extend(model.grid, clip.frames, frames=new, context=context, **how)
     return Task(
         more,
@@ -163,14 +163,14 @@ def _extend(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _loop(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip, notes = _clip(args, model, args.clip)
-    _check_enough(clip, model.grid, args.clip)
+    clip, notes = _clip(args, model, path=args.clip)
+    _check_enough(clip, model.grid, path=args.clip)
     context, new = _contexts(model)["between"]
-    context = _context(args, context, clip)
+    context = _context(args, context, clip=clip)
     looped = tasks.loop(
         model.grid,
         clip.frames,
-        frames=_new(args, clip.fps, new, model.grid),
+        frames=_new(args, clip.fps, default=new, grid=model.grid),
         context=context,
         fps=clip.fps,
         strength=args.strength,
@@ -180,10 +180,10 @@ def _loop(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
-    first, notes = _clip(args, model, args.clip)
-    second, more = _clip(args, model, args.second)
+    first, notes = _clip(args, model, path=args.clip)
+    second, more = _clip(args, model, path=args.second)
     for clip, path in ((first, args.clip), (second, args.second)):
-        _check_enough(clip, model.grid, path)
+        _check_enough(clip, model.grid, path=path)
     if first.fps != second.fps:
         raise ValueError(
             f"{args.clip} has {first.fps:g} frames per second, {args.second} "
@@ -193,15 +193,15 @@ def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
         was, size = _size(second), _size(first)
         frames = inputs.resize(second.frames, size)
         second = media.Video(frames, second.fps)
-        more = [*more, inputs.resized(str(args.second), was, size)]
+        more = [*more, inputs.resized(str(args.second), was, after=size)]
     context, new = _contexts(model)["between"]
     shorter = min(first, second, key=lambda clip: len(clip.frames))
-    context = _context(args, context, shorter)
+    context = _context(args, context, clip=shorter)
     joined = tasks.connect(
         model.grid,
         first.frames,
         second.frames,
-        frames=_new(args, first.fps, new, model.grid),
+        frames=_new(args, first.fps, default=new, grid=model.grid),
         context=context,
         fps=first.fps,
         strength=args.strength,
@@ -213,36 +213,36 @@ def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
 
 
 def _edit(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip, notes = _clip(args, model, args.clip)
+    clip, notes = _clip(args, model, path=args.clip)
     edited = tasks.edit(model.grid, clip.frames, strength=args.strength, fps=clip.fps)
     extra = {"strength": args.strength}
     return Task(edited, {"clip": args.clip}, notes=notes, extra=extra)
 
 
 def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
-    whole = _read(args, model, args.clip)
+    whole = _read(args, model, path=args.clip)
     frames, height, width = whole.frames.shape[:3]
     mask = inputs.read_mask(args.mask, frames=frames, height=height, width=width)
-    clip, notes = _fitted(args, model, whole, args.clip)
+    clip, notes = _fitted(args, model, clip=whole, path=args.clip)
     if clip.frames.shape[1:3] != mask.shape[1:]:
         mask = inputs.resize_mask(mask, _size(clip))
-    painted = tasks.inpaint(model.grid, clip.frames, mask, fps=clip.fps)
+    painted = tasks.inpaint(model.grid, clip.frames, mask=mask, fps=clip.fps)
     files = {"clip": args.clip, "mask": args.mask}
     return Task(painted, files, notes=notes)
 
 
 def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
-    clip = _read(args, model, args.clip)
+    clip = _read(args, model, path=args.clip)
     larger = tasks.outpaint(model.grid, clip.frames, size=args.size, fps=clip.fps)
     rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
     size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
-    notes = [] if inner == size else [inputs.resized(str(args.clip), size, inner)]
+    notes = [] if inner == size else [inputs.resized(str(args.clip), size, after=inner)]
     return Task(larger, {"clip": args.clip}, notes=notes)
 
 
 def _upscale(args: argparse.Namespace, model: generator.Generator) -> Task:
     _check_size(model.grid, args.size)
-    clip = _read(args, model, args.clip)
+    clip = _read(args, model, path=args.clip)
     larger = tasks.upscale(
         model.grid,
         clip.frames,
@@ -273,7 +273,7 @@ TASKS: dict[str, Callable[[argparse.Namespace, generator.Generator], Task]] = {
 
 
 def _read(
-    args: argparse.Namespace, model: generator.Generator, path: pathlib.Path
+    args: argparse.Namespace, model: generator.Generator, *, path: pathlib.Path
 ) -> media.Video:
     """A clip at the rate asked for, else its own; that of an image is the model's."""
     clip = inputs.read_clip(path, max_frames=canvas.MAX_FRAMES)
@@ -282,14 +282,15 @@ def _read(
 
 
 def _clip(
-    args: argparse.Namespace, model: generator.Generator, path: pathlib.Path
+    args: argparse.Namespace, model: generator.Generator, *, path: pathlib.Path
 ) -> tuple[media.Video, list[str]]:
-    return _fitted(args, model, _read(args, model, path), path)
+    return _fitted(args, model, clip=_read(args, model, path=path), path=path)
 
 
 def _fitted(
     args: argparse.Namespace,
     model: generator.Generator,
+    *,
     clip: media.Video,
     path: pathlib.Path,
 ) -> tuple[media.Video, list[str]]:
@@ -311,7 +312,7 @@ def _check_size(grid: canvas.Grid, size: tuple[int, int]) -> None:
     grid.latent_shape(grid.frames(grid.patch[0]), size[1], size[0])
 
 
-def _check_enough(clip: media.Video, grid: canvas.Grid, path: pathlib.Path) -> None:
+def _check_enough(clip: media.Video, grid: canvas.Grid, *, path: pathlib.Path) -> None:
     """Refuse a clip too short for anything to be made before it.
 
     Raises:
@@ -324,14 +325,16 @@ def _check_enough(clip: media.Video, grid: canvas.Grid, path: pathlib.Path) -> N
         )
 
 
-def _length(args: argparse.Namespace, model: generator.Generator, fps: float) -> int:
+def _length(args: argparse.Namespace, model: generator.Generator, *, fps: float) -> int:
     """Frames of a new video."""
     if args.seconds is None:
         return args.frames or DEFAULT_FRAMES
     return model.grid.nearest_frames(args.seconds, fps)
 
 
-def _new(args: argparse.Namespace, fps: float, default: int, grid: canvas.Grid) -> int:
+def _new(
+    args: argparse.Namespace, fps: float, *, default: int, grid: canvas.Grid
+) -> int:
     """How many frames are to be made between or after what is given.
 
     Raises:
@@ -346,7 +349,7 @@ def _new(args: argparse.Namespace, fps: float, default: int, grid: canvas.Grid) 
 
 
 def _new_before(
-    args: argparse.Namespace, fps: float, piece: int, grid: canvas.Grid
+    args: argparse.Namespace, fps: float, *, piece: int, grid: canvas.Grid
 ) -> list[int]:
     """The same before what is given, in pieces of so many at most.
 
@@ -370,6 +373,6 @@ def _contexts(model: generator.Generator) -> dict[str, tuple[int, int]]:
     return tasks.contexts(model.grid, model.model.config.window)
 
 
-def _context(args: argparse.Namespace, default: int, clip: media.Video) -> int:
+def _context(args: argparse.Namespace, default: int, *, clip: media.Video) -> int:
     """Frames of a clip that are shown: as asked, else what suits and is there."""
     return args.context or min(default, len(clip.frames))

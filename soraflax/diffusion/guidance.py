@@ -108,7 +108,7 @@ class GuidanceConfig:
 
 
 def classifier_free(
-    conditional: Data, unconditional: Data, scale: Float[Array, "*#shape"]
+    conditional: Data, unconditional: Data, *, scale: Float[Array, "*#shape"]
 ) -> Data:
     """Equation (1) in float32; `scale` is one number or broadcasts, `[B, N, 1]`."""
     conditional = conditional.astype(jnp.float32)
@@ -143,9 +143,11 @@ def guide(
       The guided prediction, float32, in the same parameterisation.
     """
     conditional = conditional.astype(jnp.float32)
-    guided = classifier_free(conditional, unconditional, jnp.asarray(settings.scale))
+    guided = classifier_free(
+        conditional, unconditional, scale=jnp.asarray(settings.scale)
+    )
     guided = guided * _rescale_factor(
-        deviation(conditional), deviation(guided), jnp.asarray(settings.rescale)
+        deviation(conditional), deviation(guided), rescale=jnp.asarray(settings.rescale)
     )
     inside = (settings.low <= level) & (level <= settings.high)
     guided = jnp.where(inside, guided, conditional)
@@ -170,8 +172,8 @@ def still(
     nothing = process_lib.convert(
         process,
         jnp.zeros_like(prediction, jnp.float32),
-        x,
-        level,
+        x_t=x,
+        t=level,
         source="velocity",
         destination=process.prediction,
     )
@@ -179,7 +181,7 @@ def still(
     return jnp.where(early, nothing, prediction)
 
 
-def _rescale_factor(conditional: Any, guided: Any, rescale: Any) -> Any:
+def _rescale_factor(conditional: Any, guided: Any, *, rescale: Any) -> Any:
     """Equation (2), from the two deviations."""
     ratio = jnp.where(guided > 0, conditional / jnp.where(guided > 0, guided, 1.0), 1.0)
     return rescale * ratio + (1.0 - rescale)

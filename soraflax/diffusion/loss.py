@@ -57,7 +57,7 @@ class DataError:
     def __call__(
         self, process: process_lib.Process, t: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
-        return _on_prediction(jnp.ones_like(t), process, t)
+        return _on_prediction(jnp.ones_like(t), process, t=t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class MinSNR:
         self, process: process_lib.Process, t: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
         alpha2, sigma2 = _squares(process, t)
-        return _on_prediction(jnp.minimum(alpha2 / sigma2, self.gamma), process, t)
+        return _on_prediction(jnp.minimum(alpha2 / sigma2, self.gamma), process, t=t)
 
 
 def _squares(
@@ -87,7 +87,10 @@ def _squares(
 
 
 def _on_prediction(
-    g: Float[Array, "*shape"], process: process_lib.Process, t: Float[Array, "*shape"]
+    g: Float[Array, "*shape"],
+    process: process_lib.Process,
+    *,
+    t: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
     """Equations (4)-(6): lambda from g."""
     alpha2, sigma2 = _squares(process, t)
@@ -126,6 +129,7 @@ def token_weights(
 def weighted_mse(
     prediction: Float[Array, "B N P"],
     target: Float[Array, "B N P"],
+    *,
     weights: Float[Array, "B N"],
 ) -> Float[Array, ""]:
     """Equation (1) with `weights` standing for w times lambda.

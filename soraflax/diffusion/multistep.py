@@ -74,8 +74,8 @@ class DPMSolver:
         past: solver.Past,
     ) -> tuple[solver.Data, solver.Past]:
         t = step.expand(step.t)
-        clean = process_lib.to_x0(process, denoise(x, step.t), x, t)
-        moved = _predict(process, x, clean, step=step, past=past)
+        clean = process_lib.to_x0(process, denoise(x, step.t), x_t=x, t=t)
+        moved = _predict(process, x, clean=clean, step=step, past=past)
         return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
 
 
@@ -105,33 +105,33 @@ class UniPC:
         past: solver.Past,
     ) -> tuple[solver.Data, solver.Past]:
         t = step.expand(step.t)
-        clean = process_lib.to_x0(process, denoise(x, step.t), x, t)
-        x = _correct(process, x, clean, step=step, past=past)
-        moved = _predict(process, x, clean, step=step, past=past)
+        clean = process_lib.to_x0(process, denoise(x, step.t), x_t=x, t=t)
+        x = _correct(process, x, clean=clean, step=step, past=past)
+        moved = _predict(process, x, clean=clean, step=step, past=past)
         return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
 
 
 def _predict(
     process: process_lib.Process,
     x: solver.Data,
-    clean: solver.Data,
     *,
+    clean: solver.Data,
     step: solver.Step,
     past: solver.Past,
 ) -> solver.Data:
     """Equations (2) and (4): x at `step.s`."""
     t, s = step.expand(step.t), step.expand(step.s)
-    ratio = _stride_ratio(process, step.expand(past.levels[0]), t, s)
+    ratio = _stride_ratio(process, step.expand(past.levels[0]), t=t, s=s)
     ratio = jnp.where(past.count > 0, ratio, 0.0)
     direction = clean + ratio / 2 * (clean - past.clean[0])
-    return _transfer(process, x, direction, t, s)
+    return _transfer(process, x, clean=direction, t=t, s=s)
 
 
 def _correct(
     process: process_lib.Process,
     x: solver.Data,
-    clean: solver.Data,
     *,
+    clean: solver.Data,
     step: solver.Step,
     past: solver.Past,
 ) -> solver.Data:
@@ -141,14 +141,14 @@ def _correct(
     """
     here, ahead = step.expand(step.t), step.expand(step.s)
     before, older = (step.expand(level) for level in past.levels)
-    ratio = _stride_ratio(process, older, before, here)
+    ratio = _stride_ratio(process, older, t=before, s=here)
     ratio = jnp.where(past.count > 1, ratio, 0.0)
-    b1, b2 = _moments(_stride(process, before, here))
+    b1, b2 = _moments(_stride(process, before, s=here))
     r1 = (b1 - b2) * ratio / (1.0 + ratio)
     r2 = jnp.where(ratio > 0, b1 - r1, 0.5)
     newest, earlier = past.clean
     direction = newest + r1 * ratio * (newest - earlier) + r2 * (clean - newest)
-    corrected = _transfer(process, past.before, direction, before, here)
+    corrected = _transfer(process, past.before, clean=direction, t=before, s=here)
     usable = (past.count > 0) & (before > here) & (here > ahead)
     return jnp.where(usable, corrected, x)
 
@@ -156,6 +156,7 @@ def _correct(
 def _transfer(
     process: process_lib.Process,
     x: solver.Data,
+    *,
     clean: solver.Data,
     t: solver.Level,
     s: solver.Level,
@@ -166,7 +167,7 @@ def _transfer(
 
 
 def _stride(
-    process: process_lib.Process, t: solver.Level, s: solver.Level
+    process: process_lib.Process, t: solver.Level, *, s: solver.Level
 ) -> solver.Level:
     """h from t to s, finite everywhere."""
 
@@ -180,13 +181,14 @@ def _stride(
 def _stride_ratio(
     process: process_lib.Process,
     u: solver.Level,
+    *,
     t: solver.Level,
     s: solver.Level,
 ) -> solver.Level:
     """h / k of levels u > t > s; 0 where second order has no meaning."""
     usable = (u > t) & (t > s) & (s > 0) & (process.alpha(u) > 0)
-    earlier = jnp.where(usable, _stride(process, u, t), 1.0)
-    return jnp.where(usable, _stride(process, t, s) / earlier, 0.0)
+    earlier = jnp.where(usable, _stride(process, u, s=t), 1.0)
+    return jnp.where(usable, _stride(process, t, s=s) / earlier, 0.0)
 
 
 def _moments(h: solver.Level) -> tuple[solver.Level, solver.Level]:

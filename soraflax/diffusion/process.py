@@ -145,13 +145,13 @@ def start_level(process: Process) -> float:
     return 0.99 if process.prediction == "epsilon" else 1.0
 
 
-def add_noise(process: Process, x0: Data, noise: Data, t: Level) -> Data:
+def add_noise(process: Process, x0: Data, *, noise: Data, t: Level) -> Data:
     """x_t, equation (1); exactly x0 where t is 0."""
     x0, noise = x0.astype(jnp.float32), noise.astype(jnp.float32)
     return process.alpha(t) * x0 + process.sigma(t) * noise
 
 
-def target(process: Process, x0: Data, noise: Data, t: Level) -> Data:
+def target(process: Process, x0: Data, *, noise: Data, t: Level) -> Data:
     """What the model should predict for x_t, in the process's parameterisation."""
     x0, noise = x0.astype(jnp.float32), noise.astype(jnp.float32)
     if process.prediction == "x0":
@@ -161,32 +161,32 @@ def target(process: Process, x0: Data, noise: Data, t: Level) -> Data:
     return process.velocity_of_data(t) * x0 + process.velocity_of_noise(t) * noise
 
 
-def split(process: Process, output: Data, x_t: Data, t: Level) -> tuple[Data, Data]:
+def split(process: Process, output: Data, *, x_t: Data, t: Level) -> tuple[Data, Data]:
     """`(x0, noise)` that a model's output at x_t means, equations (5)-(8)."""
-    return _split(process, process.prediction, output, x_t, t)
+    return _split(process, process.prediction, output=output, x_t=x_t, t=t)
 
 
-def to_x0(process: Process, output: Data, x_t: Data, t: Level) -> Data:
+def to_x0(process: Process, output: Data, *, x_t: Data, t: Level) -> Data:
     """The clean data that a model's output means."""
-    return split(process, output, x_t, t)[0]
+    return split(process, output, x_t=x_t, t=t)[0]
 
 
-def to_noise(process: Process, output: Data, x_t: Data, t: Level) -> Data:
+def to_noise(process: Process, output: Data, *, x_t: Data, t: Level) -> Data:
     """The noise that a model's output means."""
-    return split(process, output, x_t, t)[1]
+    return split(process, output, x_t=x_t, t=t)[1]
 
 
-def to_velocity(process: Process, output: Data, x_t: Data, t: Level) -> Data:
+def to_velocity(process: Process, output: Data, *, x_t: Data, t: Level) -> Data:
     """The velocity (4) that a model's output means."""
-    return convert(process, output, x_t, t, source=process.prediction)
+    return convert(process, output, x_t=x_t, t=t, source=process.prediction)
 
 
 def convert(
     process: Process,
     output: Data,
+    *,
     x_t: Data,
     t: Level,
-    *,
     source: str,
     destination: str = "velocity",
 ) -> Data:
@@ -195,7 +195,7 @@ def convert(
     output = output.astype(jnp.float32)
     if source == destination:
         return output
-    x0, noise = _split(process, source, output, x_t, t)
+    x0, noise = _split(process, source, output=output, x_t=x_t, t=t)
     if destination == "x0":
         return x0
     if destination == "epsilon":
@@ -204,7 +204,7 @@ def convert(
 
 
 def _split(
-    process: Process, source: str, output: Data, x_t: Data, t: Level
+    process: Process, source: str, *, output: Data, x_t: Data, t: Level
 ) -> tuple[Data, Data]:
     _check(source)
     output, x_t = output.astype(jnp.float32), x_t.astype(jnp.float32)

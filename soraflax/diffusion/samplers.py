@@ -86,8 +86,8 @@ class Euler:
     ) -> tuple[Data, Past]:
         t, s = step.expand(step.t), step.expand(step.s)
         output = denoise(x, step.t)
-        velocity = process_lib.to_velocity(process, output, x, t)
-        clean = process_lib.to_x0(process, output, x, t)
+        velocity = process_lib.to_velocity(process, output, x_t=x, t=t)
+        clean = process_lib.to_x0(process, output, x_t=x, t=t)
         moved = x + (s - t) * process.rate * velocity
         return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
 
@@ -114,10 +114,12 @@ class Heun:
     ) -> tuple[Data, Past]:
         t, s = step.expand(step.t), step.expand(step.s)
         output = denoise(x, step.t)
-        first = process_lib.to_velocity(process, output, x, t)
-        clean = process_lib.to_x0(process, output, x, t)
+        first = process_lib.to_velocity(process, output, x_t=x, t=t)
+        clean = process_lib.to_x0(process, output, x_t=x, t=t)
         ahead = x + (s - t) * process.rate * first
-        second = process_lib.to_velocity(process, denoise(ahead, step.s), ahead, s)
+        second = process_lib.to_velocity(
+            process, denoise(ahead, step.s), x_t=ahead, t=s
+        )
         mean = (first + second) / 2
         moved = jnp.where(s > 0, x + (s - t) * process.rate * mean, ahead)
         return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
@@ -154,7 +156,7 @@ class DDIM:
         past: Past,
     ) -> tuple[Data, Past]:
         t, s = step.expand(step.t), step.expand(step.s)
-        clean, noise = process_lib.split(process, denoise(x, step.t), x, t)
+        clean, noise = process_lib.split(process, denoise(x, step.t), x_t=x, t=t)
         alpha, sigma = process.alpha(s), process.sigma(s)
         if not self.stochastic:
             moved = alpha * clean + sigma * noise
@@ -179,9 +181,9 @@ SAMPLERS: dict[str, Sampler] = {
 def sample(
     sampler: Sampler,
     denoise: Denoise,
+    *,
     x: Data,
     times: Any,
-    *,
     process: process_lib.Process,
     known: Bool[Array, "*#shape"] | None = None,
     expand: Expand = lambda level: level,
@@ -198,8 +200,8 @@ def sample(
     return walk(
         sampler,
         denoise,
-        x,
-        times,
+        x=x,
+        times=times,
         process=process,
         known=known,
         expand=expand,
@@ -211,9 +213,9 @@ def sample(
 def walk(
     sampler: Sampler,
     denoise: Denoise,
+    *,
     x: Data,
     times: Any,
-    *,
     process: process_lib.Process,
     past: Past | None = None,
     known: Bool[Array, "*#shape"] | None = None,

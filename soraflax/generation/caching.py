@@ -71,8 +71,8 @@ def skipped(changes: Sequence[float], config: StepCacheConfig) -> list[bool]:
 def modulation_changes(
     params: Any,
     config: dit.DiTConfig,
-    shift: schedule.TokenCountShift,
     *,
+    shift: schedule.TokenCountShift,
     steps: int,
 ) -> np.ndarray:
     """d_k of equation (1) for every step, `[steps]`, 0 for the first."""

@@ -19,8 +19,8 @@ their
    was made, not what was assumed, and are held; the rest is noised to the strength
    `settle` and denoised once more (SDEdit), so that it fits them.
 
-`needs_refinement` says whether there is a second pass. A patch in time of which only the last
-frame is kept is held in the first pass, and free in the second.
+`needs_refinement` says whether there is a second pass. A patch in time of which only
+the last frame is kept is held in the first pass, and free in the second.
 """
 
 import dataclasses
@@ -116,8 +116,8 @@ class Conditioning:
 def encode(
     given: Conditioning,
     model: models.AutoencoderModel,
-    grid: canvases.Grid,
     *,
+    grid: canvases.Grid,
     reference_fps: float,
 ) -> canvases.Canvas:
     """The canvas of the first pass.
@@ -151,9 +151,9 @@ def encode(
 def refined(
     given: Conditioning,
     video: np.ndarray,
+    *,
     model: models.AutoencoderModel,
     grid: canvases.Grid,
-    *,
     first: canvases.Canvas,
     strength: float,
 ) -> canvases.Canvas:
@@ -175,8 +175,8 @@ def refined(
 def needs_refinement(
     given: Conditioning,
     model: models.AutoencoderModel,
-    grid: canvases.Grid,
     *,
+    grid: canvases.Grid,
     first: canvases.Canvas,
 ) -> bool:
     """Whether the second pass would hold something else than the first.

@@ -73,7 +73,7 @@ class Filling:
         canvas = request.canvas
         self.request = request
         self.owner = owner
-        self.tiles = windows.tiles(canvas, grid, config)
+        self.tiles = windows.tiles(canvas, grid, config=config)
         self.spans = windows.spans(len(canvas.latent), config, patch=grid.patch[0])
         self.latent = np.zeros(canvas.latent.shape, np.float32)
         self.ramp = -(-config.share // max(grid.cell))

@@ -219,8 +219,8 @@ class Generator:
             latents = self.fill(
                 [jobs[i].request(canvas[i]) for i in chosen],
                 config,
-                progress=_part_of(progress, number, passes),
-                preview=_among(preview, latest, chosen),
+                progress=_part_of(progress, number, passes=passes),
+                preview=_among(preview, latest, chosen=chosen),
             )
             latest.update(zip(chosen, latents, strict=True))
             videos = self.decode(latents, batch=config.decode)
@@ -235,8 +235,8 @@ class Generator:
                 i: givens.refined(
                     jobs[i].given,
                     videos[i],
-                    self.model.autoencoder,
-                    self.grid,
+                    model=self.model.autoencoder,
+                    grid=self.grid,
                     first=first[i],
                     strength=jobs[i].settle,
                 )
@@ -276,7 +276,7 @@ class Generator:
         """Whether a job takes a second pass."""
         model = self.model.autoencoder
         return bool(job.settle) and givens.needs_refinement(
-            job.given, model, self.grid, first=canvas
+            job.given, model, grid=self.grid, first=canvas
         )
 
     def encode(self, given: givens.Conditioning) -> canvases.Canvas:
@@ -288,7 +288,7 @@ class Generator:
         return givens.encode(
             given,
             self.model.autoencoder,
-            self.grid,
+            grid=self.grid,
             reference_fps=self.model.config.reference_fps,
         )
 
@@ -422,7 +422,7 @@ class _Watch:
             self.preview(lambda: self.now.put(self.batch, estimate()))
 
 
-def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | None:
+def _part_of(progress: Progress | None, number: int, *, passes: int) -> Progress | None:
     """`progress` of one of several passes, as if all took as many steps."""
     if progress is None or passes == 1:
         return progress
@@ -430,7 +430,7 @@ def _part_of(progress: Progress | None, number: int, passes: int) -> Progress | 
 
 
 def _among(
-    preview: Preview | None, latest: dict[int, np.ndarray], chosen: Sequence[int]
+    preview: Preview | None, latest: dict[int, np.ndarray], *, chosen: Sequence[int]
 ) -> Preview | None:
     """`preview` of a pass over some of all jobs, the others as they were made."""
     if preview is None:

@@ -52,8 +52,8 @@ def nearest(grid: canvases.Grid, frames: float, *, most: int) -> int:
 def prepend(
     model: generator.Generator,
     job: generator.Job,
-    video: np.ndarray,
     *,
+    video: np.ndarray,
     sizes: Sequence[int],
     context: int,
     config: generator.SamplingConfig | None = None,

@@ -57,7 +57,7 @@ def clean(
     changed, notes = _readable(text)
     if text and not changed:
         notes.append("nothing to read in it, so it counts as empty")
-    cut, tokens, total = _fitting(changed, vocabulary, text_length)
+    cut, tokens, total = _fitting(changed, vocabulary, text_length=text_length)
     unknown = int((vocabulary.encode(cut) == vocabulary.unknown_id).sum())
     lines = [f"{name}: {note}" for note in notes]
     if total > tokens:
@@ -104,7 +104,7 @@ def _names(characters: Iterable[str]) -> str:
 
 
 def _fitting(
-    text: str, vocabulary: tokenizer.Tokenizer, text_length: int
+    text: str, vocabulary: tokenizer.Tokenizer, *, text_length: int
 ) -> tuple[str, int, int]:
     """A prefix of the text that fits, its tokens, and those of the whole text.
 

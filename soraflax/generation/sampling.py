@@ -149,7 +149,7 @@ class Denoiser:
             if past is None or step == config.zero_init:
                 past = solver.begin(x, times[0])
             seen = times[step : step + config.sampler.evaluations, present]
-            guided = self.guided(guide, seen, config)
+            guided = self.guided(guide, seen, config=config)
             if guided not in contexts:
                 contexts[guided] = self._context(rows, guided=guided)
             skip = skips[step] and guided == was_guided
@@ -177,6 +177,7 @@ class Denoiser:
         self,
         guide: guidance_lib.GuidanceConfig,
         levels: np.ndarray,
+        *,
         config: SamplingConfig,
     ) -> bool:
         """Whether a step computes both copies of its rows.
@@ -210,7 +211,7 @@ class Denoiser:
         changes = caching.modulation_changes(
             self._params,
             self.model.config.transformer,
-            self.model.config.shift,
+            shift=self.model.config.shift,
             steps=config.steps,
         )
         return caching.skipped(changes.tolist(), config.cache)
@@ -222,7 +223,7 @@ class Denoiser:
 
 
 def token_noise(
-    segments: jax.Array, noise: tuple[Any, Any], step: Any, *, size: int
+    segments: jax.Array, noise: tuple[Any, Any], *, step: Any, size: int
 ) -> jax.Array:
     """Standard normal noise `[B, N, size]` of a step; see the module docstring.
 
@@ -289,8 +290,8 @@ def _start(
     packed = packed.replace(levels=packing.level_table(levels))
     t = packed.noise_levels[..., None]
     size = packed.tokens.shape[-1]
-    fresh = token_noise(packed.segments, noise, jnp.int32(0), size=size)
-    return process_lib.add_noise(process, packed.tokens, fresh, t)
+    fresh = token_noise(packed.segments, noise, step=jnp.int32(0), size=size)
+    return process_lib.add_noise(process, packed.tokens, noise=fresh, t=t)
 
 
 def _advance(
@@ -336,7 +337,9 @@ def _advance(
         t=times[0],
         s=times[1],
         expand=expand,
-        noise=lambda: token_noise(once.segments, noise, step + 1, size=x.shape[-1]),
+        noise=lambda: token_noise(
+            once.segments, noise, step=step + 1, size=x.shape[-1]
+        ),
     )
     y, past = sampler.step(process, denoise, x, inner, past)
     y = jnp.where(once.known[..., None], x, y)

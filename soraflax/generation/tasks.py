@@ -122,13 +122,13 @@ def extend(
         raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
     _check_frame(grid, video)
     if direction == "forward":
-        tail = _tail(grid, video, context)
+        tail = _tail(grid, video, context=context)
         check_new(grid, frames, first=False)
         shown = video[-tail:]
         total = tail + frames
         grid.latent_shape(total, *video.shape[1:3])
         return Conditioning(shown, ~_none(shown), fps, total, before=video[:-tail])
-    head = _head(grid, video, context)
+    head = _head(grid, video, context=context)
     check_new(grid, frames, first=True)
     return Conditioning(
         np.concatenate([np.repeat(video[:1], frames, axis=0), video[:head]]),
@@ -197,7 +197,10 @@ def connect(
     """
     _check_same_size(first, second)
     _check_frame(grid, first)
-    tail, head = _tail(grid, first, context), _head(grid, second, context)
+    tail, head = (
+        _tail(grid, first, context=context),
+        _head(grid, second, context=context),
+    )
     check_new(grid, frames, first=False)
     held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
     held += [np.repeat(second[:1], frames // 2, axis=0)]
@@ -226,7 +229,7 @@ def edit(
 
 
 def inpaint(
-    grid: canvases.Grid, video: Video, mask: Bool[np.ndarray, "T H W"], *, fps: float
+    grid: canvases.Grid, video: Video, *, mask: Bool[np.ndarray, "T H W"], fps: float
 ) -> Conditioning:
     """What a mask marks is made anew; in places, in time, or both.
 
@@ -363,12 +366,12 @@ def check_new(grid: canvases.Grid, frames: int, *, first: bool) -> None:
     patches.check_size(frames, grid.group, first=least, unit="new frames")
 
 
-def _tail(grid: canvases.Grid, video: Video, context: int) -> int:
+def _tail(grid: canvases.Grid, video: Video, *, context: int) -> int:
     """The most kept frames that are not more than `context`, for the start."""
     return _fit(video, context, step=grid.group, first=grid.frames(grid.patch[0]))
 
 
-def _head(grid: canvases.Grid, video: Video, context: int) -> int:
+def _head(grid: canvases.Grid, video: Video, *, context: int) -> int:
     """The same for the end; of one frame fewer, as nothing before it is kept."""
     return _fit(video, context, step=grid.group, first=grid.group)
 

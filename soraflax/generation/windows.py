@@ -84,7 +84,7 @@ def take(
 
 
 def tiles(
-    canvas: canvases.Canvas, grid: canvases.Grid, config: WindowConfig
+    canvas: canvases.Canvas, grid: canvases.Grid, *, config: WindowConfig
 ) -> list[tiling.Tile]:
     """Where its tiles lie, in patches; one that is everything, if it is not cut.
 
@@ -93,7 +93,7 @@ def tiles(
     """
     rows, columns = patches.grid_of(canvas.latent.shape, grid.patch)[1:]
     if config.tile is None:
-        return tiling.tiles((rows, columns), None, 0)
+        return tiling.tiles((rows, columns), None, overlap=0)
     for name, side, cell in zip(("high", "wide"), config.tile, grid.cell, strict=True):
         patches.check_size(side, cell, first=cell, unit=f"pixels {name} in a tile")
     size = (config.tile[0] // grid.cell[0], config.tile[1] // grid.cell[1])
@@ -104,7 +104,7 @@ def tiles(
             f"tiles of {config.tile[1]}x{config.tile[0]} pixels that share "
             f"{config.share}: use sides of {(share + 1) * max(grid.cell)} or more"
         )
-    return tiling.tiles((rows, columns), size, share)
+    return tiling.tiles((rows, columns), size, overlap=share)
 
 
 def crop(

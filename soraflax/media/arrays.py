@@ -41,14 +41,14 @@ def open_array(
             held = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise common.MediaError(f"{name}: {common.cause(error)}") from error
-        frames, height, width = _shape(file, name, max_pixels)
+        frames, height, width = _shape(file, name, max_pixels=max_pixels)
         claimed = _PIXEL.itemsize * 3 * frames * height * width
         if (after := held - file.tell()) != claimed:
             raise common.MediaError(
                 f"{name}: {after} bytes of pixels, but its header says {claimed}: "
                 f"{'truncated' if after < claimed else 'not what was saved'}"
             )
-        pixels = _frames(file, name, (frames, height, width))
+        pixels = _frames(file, name, shape=(frames, height, width))
         yield common.FrameStream(name, frames, height, width, None, pixels)
 
 
@@ -98,7 +98,7 @@ def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def _shape(file: BinaryIO, name: str, max_pixels: int) -> tuple[int, int, int]:
+def _shape(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int, int, int]:
     """Frames, height and width by the header; the file is left at the first pixel."""
     try:
         version = np.lib.format.read_magic(file)
@@ -124,12 +124,12 @@ def _shape(file: BinaryIO, name: str, max_pixels: int) -> tuple[int, int, int]:
         )
     frames, height, width = shape[:3]
     common.check_sides(name, height, width)
-    common.check_pixels(name, height, width, max_pixels=max_pixels)
+    common.check_pixels(name, height, width=width, max_pixels=max_pixels)
     return frames, height, width
 
 
 def _frames(
-    file: BinaryIO, name: str, shape: tuple[int, int, int]
+    file: BinaryIO, name: str, *, shape: tuple[int, int, int]
 ) -> Iterator[np.ndarray]:
     frames, height, width = shape
     length = _PIXEL.itemsize * 3 * height * width

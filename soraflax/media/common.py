@@ -90,7 +90,7 @@ def cause(error: Exception) -> str:
     return " ".join(str(text).lower().split())
 
 
-def check_pixels(name: str, height: int, width: int, *, max_pixels: int) -> None:
+def check_pixels(name: str, height: int, *, width: int, max_pixels: int) -> None:
     """Refuse frames of more than `max_pixels`.
 
     Raises:
@@ -162,7 +162,7 @@ def whole_files(path: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
             with contextlib.ExitStack() as undo:
                 for part, goal in zip(parts, goals, strict=True):
                     if beside:
-                        _keep(goal, Path(folder) / f"old-{goal.name}", undo)
+                        _keep(goal, Path(folder) / f"old-{goal.name}", undo=undo)
                     os.replace(part, goal)
                 undo.pop_all()
     except BaseException as error:
@@ -174,7 +174,7 @@ def whole_files(path: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
         raise
 
 
-def _keep(path: Path, old: Path, undo: contextlib.ExitStack) -> None:
+def _keep(path: Path, old: Path, *, undo: contextlib.ExitStack) -> None:
     """Have `undo` bring `path` back to what it is now."""
     if not path.exists():
         undo.callback(path.unlink, missing_ok=True)

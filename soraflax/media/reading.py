@@ -101,8 +101,8 @@ def decode(
             "least 0, the others at least 1"
         )
     stop = None if max_frames is None else start + step * max_frames
-    with _stream(io.BytesIO(data), name, max_pixels) as stream:
-        kept = list(_select(stream, slice(start, stop, step), size))
+    with _stream(io.BytesIO(data), name, max_pixels=max_pixels) as stream:
+        kept = list(_select(stream, slice(start, stop, step), size=size))
         if not kept:
             raise common.MediaError(f"{name}: no frames from frame {start} on")
         return common.Video(np.stack(kept), stream.scan.fps / step)
@@ -126,12 +126,15 @@ def open_frames(
         side of one pixel, or of one longer than `common.MAX_SIDE`.
     """
     name = os.fspath(path)
-    with _opened(path) as file, _stream(file, name, max_pixels, keep=False) as stream:
+    with (
+        _opened(path) as file,
+        _stream(file, name, max_pixels=max_pixels, keep=False) as stream,
+    ):
         common.check_sides(name, *stream.size[::-1])
         _check_whole(stream, stream.scan.packets - stream.scan.hidden)
         order = stream.scan.order
         frames = stream.promised if order is None else len(order)
-        pixels = _exactly(_select(stream, slice(0, None, 1)), frames, name)
+        pixels = _exactly(_select(stream, slice(0, None, 1)), frames, name=name)
         first = next(pixels)
         height, width = first.shape[:2]
         common.check_sides(name, height, width)
@@ -159,7 +162,7 @@ def probe(
     name = name or ("video bytes" if isinstance(source, bytes) else str(source))
     with (
         _opened(source) as file,
-        _stream(file, name, max_pixels, keep=False) as stream,
+        _stream(file, name, max_pixels=max_pixels, keep=False) as stream,
     ):
         count = turns = 0
         for frame in _frames(stream):
@@ -191,7 +194,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `write_video` was given as metadata; empty where there is none."""
     name, most = str(path), common.MAX_PIXELS
-    with _opened(path) as file, _stream(file, name, most, keep=False) as stream:
+    with (
+        _opened(path) as file,
+        _stream(file, name, max_pixels=most, keep=False) as stream,
+    ):
         tags = dict(stream.stream.metadata) | dict(stream.container.metadata)
         if not tags.get("comment") and not tags.get("COMMENT"):
             tags |= dict(next(_frames(stream)).metadata)
@@ -219,25 +225,27 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _stream(
-    file: BinaryIO, name: str, max_pixels: int, *, keep: bool = True
+    file: BinaryIO, name: str, *, max_pixels: int, keep: bool = True
 ) -> Iterator[_Stream]:
     """The first video stream, scanned; its packets are kept, or read once more."""
-    with _container(file, name, max_pixels) as (container, stream):
-        packets = _packets(container, stream, name)
+    with _container(file, name, max_pixels=max_pixels) as (container, stream):
+        packets = _packets(container, stream, name=name)
         if keep:
             packets = list(packets)
-        scan = _scan(packets, container, stream)
+        scan = _scan(packets, container, stream=stream)
         if keep:
             yield _Stream(name, container, stream, packets, scan)
             return
     file.seek(0)
-    with _container(file, name, max_pixels) as (container, stream):
-        packets = _packets(container, stream, name)
+    with _container(file, name, max_pixels=max_pixels) as (container, stream):
+        packets = _packets(container, stream, name=name)
         yield _Stream(name, container, stream, packets, scan)
 
 
 @contextlib.contextmanager
-def _container(file: BinaryIO, name: str, max_pixels: int) -> Iterator[tuple[Any, Any]]:
+def _container(
+    file: BinaryIO, name: str, *, max_pixels: int
+) -> Iterator[tuple[Any, Any]]:
     """Open a file, find its first video stream, and check its size."""
     pyav = common.pyav()
     try:
@@ -253,22 +261,24 @@ def _container(file: BinaryIO, name: str, max_pixels: int) -> Iterator[tuple[Any
         context = stream.codec_context
         if context is None:
             raise common.MediaError(f"{name}: its video codec is not supported")
-        common.check_pixels(name, context.height, context.width, max_pixels=max_pixels)
+        common.check_pixels(
+            name, context.height, width=context.width, max_pixels=max_pixels
+        )
         # Threads inside a data worker deadlock, and clips are short.
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"max_pixels": str(max_pixels)}
-        _check_gif_end(file, container, name)
+        _check_gif_end(file, container, name=name)
         yield container, stream
 
 
-def _packets(container: Any, stream: Any, name: str) -> Iterator[Any]:
+def _packets(container: Any, stream: Any, *, name: str) -> Iterator[Any]:
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except common.pyav().FFmpegError as error:
         raise common.MediaError(f"{name}: {common.cause(error)}") from error
 
 
-def _check_gif_end(file: BinaryIO, container: Any, name: str) -> None:
+def _check_gif_end(file: BinaryIO, container: Any, *, name: str) -> None:
     """A gif declares neither frames nor duration; its last byte is all there is."""
     if container.format.name != "gif":
         return
@@ -280,7 +290,7 @@ def _check_gif_end(file: BinaryIO, container: Any, name: str) -> None:
         raise common.MediaError(f"{name}: truncated (no end marker)")
 
 
-def _scan(packets: Iterable[Any], container: Any, stream: Any) -> _Scan:
+def _scan(packets: Iterable[Any], container: Any, *, stream: Any) -> _Scan:
     """Count packets and sort the times of those that are shown."""
     base = float(stream.time_base or 1)
     vp8 = stream.codec_context.name in ("vp8", "libvpx")
@@ -297,7 +307,7 @@ def _scan(packets: Iterable[Any], container: Any, stream: Any) -> _Scan:
     times = sorted(shown)
     last = shown[times[-1]] if times else 0.0
     stamps = np.asarray(times, np.float64)
-    fps, order = _timeline(stamps, last, _declared_rate(container, stream))
+    fps, order = _timeline(stamps, last, declared=_declared_rate(container, stream))
     return _Scan(count, hidden, stamps, fps, order)
 
 
@@ -314,7 +324,7 @@ def _declared_rate(container: Any, stream: Any) -> float | None:
 
 
 def _timeline(
-    times: np.ndarray, last: float, declared: float | None
+    times: np.ndarray, last: float, *, declared: float | None
 ) -> tuple[float, np.ndarray | None]:
     """Frame rate, and equation (1) as indices of frames where they are uneven."""
     if len(times) < 2:
@@ -400,7 +410,7 @@ def _declared_seconds(stream: _Stream) -> float | None:
 
 
 def _select(
-    stream: _Stream, wanted: slice, size: tuple[int, int] | None = None
+    stream: _Stream, wanted: slice, *, size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
     """The frames of a slice; decoding stops after the last of them."""
     counts, order = None, stream.scan.order
@@ -421,7 +431,7 @@ def _select(
             yield from itertools.repeat(_to_rgb(frame, size), repeats)
 
 
-def _exactly(pixels: Iterator[np.ndarray], count: int, name: str) -> Iterator[Any]:
+def _exactly(pixels: Iterator[np.ndarray], count: int, *, name: str) -> Iterator[Any]:
     """The same frames; as many as were promised, all of one size."""
     found, shape = 0, None
     for frame in pixels:

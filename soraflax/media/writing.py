@@ -35,8 +35,8 @@ def encode_lossless(frames: np.ndarray, fps: float) -> bytes:
 def write_video(
     path: str | os.PathLike[str],
     frames: np.ndarray,
-    fps: float,
     *,
+    fps: float,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write frames to a file; it appears whole or not at all.
@@ -56,14 +56,14 @@ def write_video(
     """
     frames = _checked(frames, fps)
     check_target(path, frames=len(frames), fps=fps, size=frames.shape[1:3])
-    write_frames(path, frames, fps, metadata=metadata)
+    write_frames(path, frames, fps=fps, metadata=metadata)
 
 
 def write_frames(
     path: str | os.PathLike[str],
     frames: Iterable[np.ndarray],
-    fps: float,
     *,
+    fps: float,
     metadata: Mapping[str, Any] | None = None,
     sidecar: str | os.PathLike[str] | None = None,
 ) -> None:
@@ -94,7 +94,7 @@ def write_frames(
         ".png": _write_png,
     }
     comment = json.dumps(metadata or {}, sort_keys=True)
-    source = _fitting(path, frames, fps)
+    source = _fitting(path, frames, fps=fps)
     others = () if sidecar is None else (Path(sidecar),)
     with common.whole_files(path, *others) as (part, *beside):
         writers[path.suffix.lower()](part, source, fps, comment)
@@ -126,11 +126,11 @@ def check_target(
     """
     path = Path(path)
     common.check_place(path)
-    _check_format(path, frames, fps, size)
+    _check_format(path, frames, fps=fps, size=size)
 
 
 def _check_format(
-    path: Path, frames: int, fps: float, size: tuple[int, int] | None
+    path: Path, frames: int, *, fps: float, size: tuple[int, int] | None
 ) -> None:
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
@@ -152,7 +152,7 @@ def _check_format(
 
 
 def _fitting(
-    path: Path, frames: Iterable[np.ndarray], fps: float
+    path: Path, frames: Iterable[np.ndarray], *, fps: float
 ) -> Iterator[np.ndarray]:
     """The same frames, refused once they are too many or not of one kind."""
     shape = None
@@ -163,7 +163,7 @@ def _fitting(
                 f"frame {number} is {frame.dtype} {list(frame.shape)}: frames must be "
                 f"uint8 [H, W, 3], all of one size"
             )
-        _check_format(path, number + 1, fps, frame.shape[:2])
+        _check_format(path, number + 1, fps=fps, size=frame.shape[:2])
         yield np.ascontiguousarray(frame)
     if shape is None:
         raise ValueError("no frames to write: at least one is needed")
@@ -186,7 +186,7 @@ def _write_mp4(
         out.metadata["comment"] = comment
         options = {"crf": "12", "preset": "medium"}
         even = map(_even, frames)
-        _encode(out, even, fps, codec="libx264", form="yuv420p", options=options)
+        _encode(out, even, fps=fps, codec="libx264", form="yuv420p", options=options)
 
 
 def _write_mkv(
@@ -196,14 +196,16 @@ def _write_mkv(
     with common.pyav().open(target, "w", format="matroska", options=_BITEXACT) as out:
         if comment:
             out.metadata["comment"] = comment
-        _encode(out, frames, fps, codec="libx264rgb", form="rgb24", options=_LOSSLESS)
+        _encode(
+            out, frames, fps=fps, codec="libx264rgb", form="rgb24", options=_LOSSLESS
+        )
 
 
 def _encode(
     out: Any,
     frames: Iterator[np.ndarray],
-    fps: float,
     *,
+    fps: float,
     codec: str,
     form: str,
     options: dict[str, str],

@@ -204,7 +204,7 @@ class Encoder(nn.Module):
             )(x, first=first)
         if config.shortcuts:
             ratios = (1 + temporal, 1 + spatial, 1 + spatial)
-            x = x + convolution.shrink(before, ratios, width, first=first)
+            x = x + convolution.shrink(before, ratios, features=width, first=first)
         return x
 
 
@@ -255,7 +255,7 @@ class Decoder(nn.Module):
         )(x, first=first)
         if config.shortcuts:
             ratios = (1 + temporal, 1 + spatial, 1 + spatial)
-            x = x + convolution.grow(before, ratios, width, first=first)
+            x = x + convolution.grow(before, ratios, features=width, first=first)
         return x
 
 

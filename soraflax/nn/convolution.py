@@ -62,7 +62,7 @@ def longer_side(x: jax.Array) -> int:
     return 2 if x.shape[2] >= x.shape[3] else 3
 
 
-def causal_cache(module: nn.Module, x: jax.Array, frames: int) -> jax.Array | None:
+def causal_cache(module: nn.Module, x: jax.Array, *, frames: int) -> jax.Array | None:
     """The last `frames` inputs of the chunks before; keeps those of this chunk.
 
     Zeros stand for frames before the first. None where nothing is streamed.
@@ -117,14 +117,14 @@ class CausalConv(nn.Module):
         )
         x = x.astype(self.dtype)
         front = self.kernel[0] - 1 if self.front is None else self.front
-        past = causal_cache(self, x, front) if front else None
+        past = causal_cache(self, x, frames=front) if front else None
         if past is not None:
             x, front = jnp.concatenate([past, x], axis=1), 0
         kernel = sharding.constrain(kernel.astype(self.dtype), *[None] * kernel.ndim)
-        y = self._convolve(constrain_video(x), kernel, front)
+        y = self._convolve(constrain_video(x), kernel, front=front)
         return constrain_video(y + bias.astype(self.dtype))
 
-    def _convolve(self, x: jax.Array, kernel: jax.Array, front: int) -> jax.Array:
+    def _convolve(self, x: jax.Array, kernel: jax.Array, *, front: int) -> jax.Array:
         """The convolution, piece by piece where the mesh splits a side evenly."""
         run = functools.partial(
             conv.causal_conv3d,
@@ -133,7 +133,7 @@ class CausalConv(nn.Module):
             implementation=self.implementation,
         )
         side = longer_side(x)
-        sides = conv.same(x.shape[2:4], self.kernel[1:], self.strides[1:])
+        sides = conv.same(x.shape[2:4], self.kernel[1:], strides=self.strides[1:])
         halo, shards = sides[side - 2], sharding.side_shards()
         if shards == 1:
             return run(x, kernel)
@@ -142,7 +142,7 @@ class CausalConv(nn.Module):
             return run(whole, kernel)
         inner = ((0, 0), sides[1]) if side == 2 else (sides[0], (0, 0))
         return sharding.map_side(
-            functools.partial(run, sides=inner), x, kernel, axis=side, halo=halo
+            functools.partial(run, sides=inner), x, kernel=kernel, axis=side, halo=halo
         )
 
 
@@ -243,7 +243,7 @@ class HalveFrames(nn.Module):
         halve = CausalConv(x.shape[-1], (3, 1, 1), (2, 1, 1), 0, name="conv", **shared)
         if self.is_initializing():
             halve(jnp.repeat(x[:, :1], 3, axis=1))
-        past = causal_cache(self, x, 1)
+        past = causal_cache(self, x, frames=1)
         if past is not None and not first:
             return halve(jnp.concatenate([past, x], axis=1))
         later = [halve(x)] if x.shape[1] > 1 else []
@@ -329,17 +329,17 @@ class Upsample(nn.Module):
 
 
 def shrink(
-    x: jax.Array, block: tuple[int, int, int], features: int, *, first: bool
+    x: jax.Array, block: tuple[int, int, int], *, features: int, first: bool
 ) -> jax.Array:
     """The shortcut around an encoder stage: `average_down`, zeros before frame 0."""
     if first:
         x = jnp.pad(x, [(0, 0), (block[0] - 1, 0), (0, 0), (0, 0), (0, 0)])
-    return conv.average_down(x, block, features)
+    return conv.average_down(x, block, features=features)
 
 
 def grow(
-    x: jax.Array, block: tuple[int, int, int], features: int, *, first: bool
+    x: jax.Array, block: tuple[int, int, int], *, features: int, first: bool
 ) -> jax.Array:
     """The shortcut around a decoder stage: `duplicate_up`, without frames before 0."""
-    y = conv.duplicate_up(x, block, features)
+    y = conv.duplicate_up(x, block, features=features)
     return y[:, block[0] - 1 :] if first else y

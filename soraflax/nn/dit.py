@@ -97,8 +97,8 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         transformer.check_remat(self.remat)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("attention", self.attention, ATTENTION)
+        _check_choice("dtype", self.dtype, known=DTYPES)
+        _check_choice("attention", self.attention, known=ATTENTION)
         for field in ("latent_channels", "width", "depth", "mlp", "text_width"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} {getattr(self, field)}: use 1 or more")
@@ -127,7 +127,7 @@ class DiTConfig:
         return math.prod(self.patch) * self.latent_channels
 
 
-def _check_choice(field: str, value: str, known: Any) -> None:
+def _check_choice(field: str, value: str, *, known: Any) -> None:
     if value not in known:
         raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
 
@@ -265,7 +265,9 @@ class Head(nn.Module):
             (2, x.shape[-1]),
             jnp.float32,
         )
-        x = transformer.modulate(x, table[0] + e, table[1] + e, level_ids)
+        x = transformer.modulate(
+            x, table[0] + e, scale=table[1] + e, level_ids=level_ids
+        )
         linear = functools.partial(
             layers.Linear,
             self.features,
@@ -329,7 +331,7 @@ class DiT(nn.Module):
         x = sharding.constrain(x, "batch", "tokens", "embed")
         if residual is None:
             text = TextProjection(c.width, dtype, name="text_projection")(text)
-            y = self._blocks(x, modulation, text, rows=(packed, plans))
+            y = self._blocks(x, modulation, text=text, rows=(packed, plans))
             if not self.is_initializing():
                 self.sow(CACHE, "residual", y - x)
         else:
@@ -340,7 +342,7 @@ class DiT(nn.Module):
         return sharding.constrain(y, "batch", "tokens", None)
 
     def _blocks(
-        self, x: jax.Array, modulation: jax.Array, text: jax.Array, *, rows: Any
+        self, x: jax.Array, modulation: jax.Array, *, text: jax.Array, rows: Any
     ) -> jax.Array:
         """All blocks; `rows` is `(packed, plans)`."""
         c, (packed, plans) = self.config, rows

@@ -53,7 +53,7 @@ class Linear(nn.Module):
         y = jnp.einsum("...d,df->...f", x.astype(self.dtype), kernel.astype(self.dtype))
         if self.has_variable("params", lora.A):
             a, b = (self.get_variable("params", name) for name in (lora.A, lora.B))
-            y = y + lora.low_rank(x.astype(self.dtype), a, b)
+            y = y + lora.low_rank(x.astype(self.dtype), a, b=b)
         if not self.use_bias:
             return y
         bias = self.param(

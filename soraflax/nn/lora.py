@@ -120,8 +120,8 @@ def shapes(boxed: Any, config: LoraConfig) -> dict[str, Any]:
 def init(
     key: jax.Array,
     boxed: Any,
-    config: LoraConfig,
     *,
+    config: LoraConfig,
     mesh: Mesh,
     rules: sharding.AxisRules = sharding.DEFAULT_RULES,
 ) -> tuple[dict[str, Any], Any]:
@@ -189,7 +189,7 @@ def merge(params: Any, adapters: Any, config: LoraConfig) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def low_rank(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+def low_rank(x: jax.Array, a: jax.Array, *, b: jax.Array) -> jax.Array:
     """`(x A) B`, in the dtype of `x`; the second term of (1), B scaled."""
     y = jnp.einsum("...d,dr->...r", x, a.astype(x.dtype))
     return jnp.einsum("...r,rf->...f", y, b.astype(x.dtype))

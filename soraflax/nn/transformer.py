@@ -107,7 +107,7 @@ gather.defvjp(_gather_forward, _gather_backward)
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def modulate(
-    x: jax.Array, shift: jax.Array, scale: jax.Array, level_ids: jax.Array
+    x: jax.Array, shift: jax.Array, *, scale: jax.Array, level_ids: jax.Array
 ) -> jax.Array:
     """Equation (2); `shift` and `scale` are float32 tables `[B, L, D]`."""
     y = norm.layer_norm(x.astype(jnp.float32))
@@ -117,7 +117,7 @@ def modulate(
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def gated_add(
-    x: jax.Array, y: jax.Array, gate: jax.Array, level_ids: jax.Array
+    x: jax.Array, y: jax.Array, *, gate: jax.Array, level_ids: jax.Array
 ) -> jax.Array:
     """`x + gate[level] * y`, summed in float32, in the dtype of `x`."""
     update = y.astype(jnp.float32) * gather(gate, level_ids)
@@ -284,20 +284,20 @@ class Block(nn.Module):
             Attention, self.heads, self.dtype, self.implementation
         )
 
-        h = modulate(x, shift_1, scale_1, level_ids)
+        h = modulate(x, shift_1, scale=scale_1, level_ids=level_ids)
         h = attend(locality=self.locality, name="self_attention")(
             h, h, plans.self_attention, angles
         )
-        x = gated_add(x, h, gate_1, level_ids)
+        x = gated_add(x, h, gate=gate_1, level_ids=level_ids)
 
         h = layers.LayerNorm(affine=True, name="cross_norm")(x)
         x = x + attend(
             context_axis="text", out_init=layers.zeros, name="cross_attention"
         )(h, text, plans.cross_attention)
 
-        h = modulate(x, shift_2, scale_2, level_ids)
+        h = modulate(x, shift_2, scale=scale_2, level_ids=level_ids)
         h = MLP(self.mlp, self.dtype, name="mlp")(h)
-        x = gated_add(x, h, gate_2, level_ids)
+        x = gated_add(x, h, gate=gate_2, level_ids=level_ids)
         return sharding.constrain(x, "batch", "tokens", "embed"), None
 
 

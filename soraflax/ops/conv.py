@@ -79,7 +79,7 @@ def causal_conv3d(
             f"needs at least {taps - front}"
         )
     if sides is None:
-        sides = same(x.shape[2:4], kernel.shape[1:3], strides[1:])
+        sides = same(x.shape[2:4], kernel.shape[1:3], strides=strides[1:])
     implementation = implementation or default_implementation()
     if implementation == "reference":
         return jax.lax.conv_general_dilated(
@@ -95,7 +95,7 @@ def causal_conv3d(
 
 
 def same(
-    sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
+    sizes: tuple[int, ...], kernel: tuple[int, ...], *, strides: tuple[int, ...]
 ) -> Sides:
     """Zeros before and after each side that make SAME convolutions of `sizes`.
 
@@ -105,7 +105,7 @@ def same(
     return height, width
 
 
-def _shifted(x: jax.Array, taps: int, stride: int, front: int) -> list[jax.Array]:
+def _shifted(x: jax.Array, taps: int, *, stride: int, front: int) -> list[jax.Array]:
     """x[s t + i - front] of equation (1) for each i, as images `[B * T2, H, W, C]`."""
     x = jnp.pad(x, [(0, 0), (front, 0), (0, 0), (0, 0), (0, 0)])
     last = (x.shape[1] - taps) // stride * stride + 1
@@ -128,7 +128,7 @@ def _plain_stacked(
         padding=sides,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    shifted = _shifted(x, taps, strides[0], front)
+    shifted = _shifted(x, taps, stride=strides[0], front=front)
     if channels >= WIDE:
         first, *later = map(convolve, shifted, kernel)
         y = sum(later, start=first)
@@ -174,16 +174,16 @@ def _stacked_backward(
     if strides[1:] != (1, 1) or not (mesh.empty or mesh.size == 1):
         (dkernel,) = jax.vjp(lambda kernel: run(x, kernel), kernel)[1](dy)
         return dx, dkernel
-    shifted = _shifted(x, kernel.shape[0], strides[0], front)
+    shifted = _shifted(x, kernel.shape[0], stride=strides[0], front=front)
     images = jnp.concatenate(shifted, axis=-1)
-    return dx, _kernel_gradient(images, dy, kernel, sides)
+    return dx, _kernel_gradient(images, dy, kernel=kernel, sides=sides)
 
 
 _stacked.defvjp(_stacked_forward, _stacked_backward)
 
 
 def _kernel_gradient(
-    images: jax.Array, dy: jax.Array, kernel: jax.Array, sides: Sides
+    images: jax.Array, dy: jax.Array, *, kernel: jax.Array, sides: Sides
 ) -> jax.Array:
     """Of a convolution with stride 1, as one product for each place of the kernel.
 
@@ -330,7 +330,7 @@ def block_frequencies(block: tuple[int, int, int]) -> np.ndarray:
 
 
 def average_down(
-    x: Float[Array, "*b T H W C"], block: tuple[int, int, int], features: int
+    x: Float[Array, "*b T H W C"], block: tuple[int, int, int], *, features: int
 ) -> Float[Array, "*b T2 H2 W2 features"]:
     """Blocks of (time, height, width) to `features` means of equally many values.
 
@@ -347,7 +347,7 @@ def average_down(
 
 
 def duplicate_up(
-    x: Float[Array, "*b T H W C"], block: tuple[int, int, int], features: int
+    x: Float[Array, "*b T H W C"], block: tuple[int, int, int], *, features: int
 ) -> Float[Array, "*b T2 H2 W2 features"]:
     """Channels repeated to fill blocks of (time, height, width) of `features` each.
 

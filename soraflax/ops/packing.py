@@ -184,12 +184,12 @@ def assemble(rows: Sequence[Sequence[Segment]], shape: RowShape) -> Packed:
         text_segments=np.zeros((b, shape.text), np.int32),
     )
     for index, row in enumerate(rows):
-        _lay_row(packed, index, row, shape)
+        _lay_row(packed, index, row=row, shape=shape)
     return packed
 
 
 def _lay_row(
-    packed: Packed, index: int, row: Sequence[Segment], shape: RowShape
+    packed: Packed, index: int, *, row: Sequence[Segment], shape: RowShape
 ) -> None:
     if len(row) > shape.segments:
         raise ValueError(f"{len(row)} segments in a row that holds {shape.segments}")

@@ -72,7 +72,7 @@ def patchify(
     batch, z = latent.shape[:-4], latent.shape[-1]
     pt, ph, pw = patch
     x = latent.reshape(*batch, t, pt, h, ph, w, pw, z)
-    return _swap(x, len(batch), (0, 2, 4, 1, 3, 5, 6)).reshape(
+    return _swap(x, len(batch), order=(0, 2, 4, 1, 3, 5, 6)).reshape(
         *batch, t * h * w, pt * ph * pw * z
     )
 
@@ -97,7 +97,7 @@ def unpatchify(
             f"token width {width} is not a multiple of the patch's {math.prod(patch)}"
         )
     x = tokens.reshape(*batch, t, h, w, pt, ph, pw, width // math.prod(patch))
-    return _swap(x, len(batch), (0, 3, 1, 4, 2, 5, 6)).reshape(
+    return _swap(x, len(batch), order=(0, 3, 1, 4, 2, 5, 6)).reshape(
         *batch, t * pt, h * ph, w * pw, -1
     )
 
@@ -115,5 +115,5 @@ def positions(grid: Grid, *, time_step: float = 1.0) -> Float[np.ndarray, "N 3"]
     return (places * np.array([time_step, 1.0, 1.0])).astype(np.float32)
 
 
-def _swap(x: A, lead: int, order: tuple[int, ...]) -> A:
+def _swap(x: A, lead: int, *, order: tuple[int, ...]) -> A:
     return x.transpose(*range(lead), *(lead + axis for axis in order))

@@ -86,13 +86,16 @@ def find(module: hlo.Module, mesh: Mesh) -> list[Collective]:
             inner = _collective(line, module)
             if inner is None:
                 continue
-            beside = _beside(line, lines[place + 1 :], module)
+            beside = _beside(line, lines[place + 1 :], module=module)
             channel = _CHANNEL.search(inner.attributes)
             chain = channel[1] if channel and line.opcode == "fusion" else line.name
             key = f"{name} {chain}"
             known = found.get(key)
             found[key] = (inner, runs, beside or (known is not None and known[2]))
-    made = (_measure(line, mesh, n, beside) for line, n, beside in found.values())
+    made = (
+        _measure(line, mesh, runs=n, beside=beside)
+        for line, n, beside in found.values()
+    )
     return [collective for collective in made if collective.group > 1]
 
 
@@ -128,7 +131,7 @@ def _kind(opcode: str) -> str | None:
 
 
 def _beside(
-    line: hlo.Instruction, after: Sequence[hlo.Instruction], module: hlo.Module
+    line: hlo.Instruction, after: Sequence[hlo.Instruction], *, module: hlo.Module
 ) -> bool:
     """Whether some work, however little, lies between its start and its end."""
     if any("async_collective_fusion" in called for called in line.calls):
@@ -158,10 +161,12 @@ def _sent_beside(line: hlo.Instruction, after: Sequence[hlo.Instruction]) -> boo
     return False
 
 
-def _measure(line: hlo.Instruction, mesh: Mesh, runs: int, beside: bool) -> Collective:
+def _measure(
+    line: hlo.Instruction, mesh: Mesh, *, runs: int, beside: bool
+) -> Collective:
     """Equations (1) to (3)."""
     if line.opcode == "send":
-        return _between_slices(line, mesh, runs, beside)
+        return _between_slices(line, mesh, runs=runs, beside=beside)
     kind = _kind(line.opcode) or ""
     members = groups(line.attributes, devices=mesh.size)
     pairs = kind == "collective-permute"
@@ -184,7 +189,7 @@ def _measure(line: hlo.Instruction, mesh: Mesh, runs: int, beside: bool) -> Coll
 
 
 def _between_slices(
-    line: hlo.Instruction, mesh: Mesh, runs: int, beside: bool
+    line: hlo.Instruction, mesh: Mesh, *, runs: int, beside: bool
 ) -> Collective:
     """Of what a host sends to those of other slices; `data` is what joins them."""
     named = _BETWEEN.search(line.attributes)

@@ -69,9 +69,9 @@ def measure(module: hlo.Module) -> Cost:
         known = module.named(name)
         for line in known.values():
             flops += runs * sum(
-                _flops(i, near) for i, near in _deep(line, known, module)
+                _flops(i, near) for i, near in _deep(line, known, module=module)
             )
-            moved += runs * _bytes(line, known, module)
+            moved += runs * _bytes(line, known, module=module)
     return Cost(flops, moved)
 
 
@@ -83,7 +83,7 @@ def attention(model: dit.DiTConfig, *, pairs: int) -> float:
 
 
 def _deep(
-    line: hlo.Instruction, known: dict[str, hlo.Instruction], module: hlo.Module
+    line: hlo.Instruction, known: dict[str, hlo.Instruction], *, module: hlo.Module
 ) -> Iterator[tuple[hlo.Instruction, dict[str, hlo.Instruction]]]:
     """An instruction, or those of the fusion it runs, each with its neighbours."""
     if line.opcode != "fusion":
@@ -91,7 +91,7 @@ def _deep(
         return
     inner = module.named(line.calls[0])
     for instruction in inner.values():
-        yield from _deep(instruction, inner, module)
+        yield from _deep(instruction, inner, module=module)
 
 
 def _flops(line: hlo.Instruction, known: dict[str, hlo.Instruction]) -> float:
@@ -103,7 +103,7 @@ def _flops(line: hlo.Instruction, known: dict[str, hlo.Instruction]) -> float:
     out = math.prod(line.arrays[0].dims)
     if line.opcode == "dot":
         return 2.0 * out * _contraction(line, left)
-    return 2.0 * _convolution(line, left.arrays[0].dims, right.arrays[0].dims)
+    return 2.0 * _convolution(line, left.arrays[0].dims, right=right.arrays[0].dims)
 
 
 def _contraction(line: hlo.Instruction, left: hlo.Instruction) -> int:
@@ -113,7 +113,7 @@ def _contraction(line: hlo.Instruction, left: hlo.Instruction) -> int:
 
 
 def _convolution(
-    line: hlo.Instruction, left: tuple[int, ...], right: tuple[int, ...]
+    line: hlo.Instruction, left: tuple[int, ...], *, right: tuple[int, ...]
 ) -> float:
     """Multiplications of equation (2)."""
     labels = _LABELS.search(line.attributes)
@@ -153,14 +153,14 @@ def _taps(*, size: int, length: int, out: int, fields: dict[str, str]) -> int:
 
 
 def _bytes(
-    line: hlo.Instruction, known: dict[str, hlo.Instruction], module: hlo.Module
+    line: hlo.Instruction, known: dict[str, hlo.Instruction], *, module: hlo.Module
 ) -> float:
     """What one run reads from HBM and writes to it."""
     if line.opcode in _NOTHING or line.opcode.endswith("-done"):
         return 0.0
     operands = [known[name] for name in line.operands if name in known]
     if line.opcode == "fusion":
-        return _fused(line, operands, module)
+        return _fused(line, operands, module=module)
     if line.opcode in ("dynamic-slice", "slice", "gather"):
         return 2.0 * _hbm(line)
     if line.opcode == "dynamic-update-slice":
@@ -180,7 +180,7 @@ def _array(array: hlo.Array) -> int:
 
 
 def _fused(
-    line: hlo.Instruction, operands: list[hlo.Instruction], module: hlo.Module
+    line: hlo.Instruction, operands: list[hlo.Instruction], *, module: hlo.Module
 ) -> float:
     """Of a fusion: parameters by the parts that are used, results as written."""
     inner = module.named(line.calls[0])

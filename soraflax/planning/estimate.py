@@ -51,7 +51,9 @@ class Estimate:
         return max(self.products, self.links, self.dcn)
 
 
-def make(subject: subjects.Subject, sizes: Sizes, topology: chips.Topology) -> Estimate:
+def make(
+    subject: subjects.Subject, sizes: Sizes, *, topology: chips.Topology
+) -> Estimate:
     """Equations (1) to (6); `sizes` are those of the mesh's axes."""
     devices = topology.devices
     chip, model = topology.chip, subject.model
@@ -74,7 +76,7 @@ def make(subject: subjects.Subject, sizes: Sizes, topology: chips.Topology) -> E
 
 
 def replicas(
-    subject: subjects.Subject, sizes: Sizes, topology: chips.Topology
+    subject: subjects.Subject, sizes: Sizes, *, topology: chips.Topology
 ) -> float:
     """Seconds to sum gradients over `data` within a slice, float32, twice the bytes."""
     shards = sizes["fsdp"] * sizes["tensor"]

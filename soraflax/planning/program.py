@@ -133,7 +133,9 @@ def build(
     shapes = layout(subject, mesh)
     with tempfile.TemporaryDirectory(prefix="plan") as name:
         folder = pathlib.Path(name)
-        _compile_beside(subject, topology, folder, quick=quick, options=options or {})
+        _compile_beside(
+            subject, topology, folder=folder, quick=quick, options=options or {}
+        )
         text = next(folder.glob(_PROGRAM)).read_text()
         report = next(folder.glob(_REPORT)).read_text()
     spaces = {int(space): int(size) for space, size in _SPACE.findall(report)}
@@ -201,8 +203,8 @@ def _prepare(
 def _compile_beside(
     subject: subjects.Subject,
     topology: chips.Topology,
-    folder: pathlib.Path,
     *,
+    folder: pathlib.Path,
     quick: bool,
     options: Mapping[str, Any],
 ) -> None:

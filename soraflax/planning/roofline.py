@@ -72,6 +72,7 @@ class Time:
 def time(
     work: tuple[float, float],
     found: Sequence[collectives.Collective],
+    *,
     mesh: Mesh,
     topology: chips.Topology,
 ) -> Time:
@@ -85,9 +86,11 @@ def time(
     """
     chip = topology.chip
     seconds = {True: 0.0, False: 0.0}
-    speeds = {axis: bandwidth(axis, mesh, topology) for axis in mesh.axis_names}
+    speeds = {
+        axis: bandwidth(axis, mesh, topology=topology) for axis in mesh.axis_names
+    }
     for c in found:
-        seconds[c.asynchronous] += transfer(c, speeds, topology)
+        seconds[c.asynchronous] += transfer(c, speeds, topology=topology)
     return Time(
         products=work[0] * chip.devices / chip.peak,
         memory=work[1] * chip.devices / chip.hbm_bandwidth,
@@ -99,6 +102,7 @@ def time(
 def transfer(
     collective: collectives.Collective,
     speeds: dict[str, float],
+    *,
     topology: chips.Topology,
 ) -> float:
     """Equation (3): seconds of all runs of a collective."""
@@ -112,7 +116,7 @@ def transfer(
     return far * collective.bytes / sum(speeds[axis] for axis in collective.axes)
 
 
-def bandwidth(axis: str, mesh: Mesh, topology: chips.Topology) -> float:
+def bandwidth(axis: str, mesh: Mesh, *, topology: chips.Topology) -> float:
     """Equation (5): bytes/s of one device along a mesh axis, within its slice."""
     chip = topology.chip
     link = chip.link / chip.devices
@@ -137,7 +141,7 @@ def place(device: object) -> tuple[int, ...]:
 
 
 def utilisation(
-    flops: float, step: float, topology: chips.Topology, *, chips_used: int
+    flops: float, step: float, *, topology: chips.Topology, chips_used: int
 ) -> float:
     """Equation (6)."""
     return flops / (step * chips_used * topology.chip.peak) if step else math.nan

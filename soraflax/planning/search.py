@@ -57,11 +57,13 @@ def search(
     def make(other: subjects.Subject) -> step_plan.Plan:
         return step_plan.make(other, topology, devices=devices, quick=True)
 
-    return compile_best(rank(subject, topology, first=first), first, trials, make)
+    return compile_best(
+        rank(subject, topology, first=first), first, trials=trials, make=make
+    )
 
 
 def compile_best(
-    candidates: list[Candidate], first: step_plan.Plan, trials: int, make: Make
+    candidates: list[Candidate], first: step_plan.Plan, *, trials: int, make: Make
 ) -> list[step_plan.Plan]:
     """The plans of the first candidates, sorted by `order`; `first` is among them."""
     found = [first]
@@ -84,7 +86,7 @@ def rank(
     settings of it, and of these the fastest.
     """
     subject = subjects.for_tpu(subject)
-    own = estimate.make(subject, first.mesh, topology)
+    own = estimate.make(subject, first.mesh, topology=topology)
     products = first.time.products if first.time else 0.0
     room = MARGIN * step_plan.FULL * first.capacity
     found = []
@@ -93,7 +95,7 @@ def rank(
         if same and sizes == first.mesh:
             continue
         guess = estimate.calibrate(
-            estimate.make(other, sizes, topology),
+            estimate.make(other, sizes, topology=topology),
             own,
             memory=first.needed or own.memory,
             products=products,

@@ -114,8 +114,8 @@ def make(
             subject, topology, mesh=mesh, quick=quick, options=options
         )
     except program.OutOfMemory as error:
-        return _blank(subject, topology, mesh, needed=error.needed or 0)
-    return read(built, subject, topology)
+        return _blank(subject, topology, mesh=mesh, needed=error.needed or 0)
+    return read(built, subject, topology=topology)
 
 
 def prepare(
@@ -139,7 +139,7 @@ def prepare(
 
 
 def _blank(
-    subject: subjects.Subject, topology: chips.Topology, mesh: Mesh, *, needed: int
+    subject: subjects.Subject, topology: chips.Topology, *, mesh: Mesh, needed: int
 ) -> Plan:
     """A plan without a program."""
     return Plan(
@@ -161,7 +161,7 @@ def _blank(
 
 
 def read(
-    built: program.Program, subject: subjects.Subject, topology: chips.Topology
+    built: program.Program, subject: subjects.Subject, *, topology: chips.Topology
 ) -> Plan:
     """The plan of a step that is compiled."""
     module, mesh = hlo.parse(built.text), built.mesh
@@ -170,16 +170,16 @@ def read(
     work = cost.measure(module)
     pairs = subject.lengths.self_pairs + subject.lengths.cross_pairs
     executed = work.flops + cost.attention(subject.model, pairs=pairs) / mesh.size
-    time = roofline.time((executed, work.bytes), found, mesh, topology)
+    time = roofline.time((executed, work.bytes), found, mesh=mesh, topology=topology)
     return dataclasses.replace(
-        _blank(subject, topology, mesh, needed=held.peak),
+        _blank(subject, topology, mesh=mesh, needed=held.peak),
         memory=held,
         executed_flops=executed,
         hbm_bytes=work.bytes,
         time=time,
         traffic=tuple(collectives.summarise(found)),
         utilisation=roofline.utilisation(
-            subject.flops, time.step, topology, chips_used=topology.chips
+            subject.flops, time.step, topology=topology, chips_used=topology.chips
         ),
         tokens_per_second=sum(subject.lengths.tokens) / time.step,
         unknown_loops=len(module.unknown_loops),
@@ -197,7 +197,7 @@ def over_slices(
 
 
 def rows_of(
-    subject: subjects.Subject, devices: list[Any], rows: int | None
+    subject: subjects.Subject, devices: list[Any], *, rows: int | None
 ) -> subjects.Subject:
     """With `rows` in all, or else with as many as its configuration gives each feed."""
     if rows is None:

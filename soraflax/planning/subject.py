@@ -168,7 +168,7 @@ def batch(subject: Subject, mesh: Mesh) -> packing.Packed:
     """The rows of a step as ShapeDtypeStructs, where training puts them."""
     b, row, model = subject.rows, subject.row, subject.model
     place = sharding.batch_sharding(mesh)
-    sharding.check_divides((b,), place.spec, mesh, what="rows")
+    sharding.check_divides((b,), place.spec, mesh=mesh, what="rows")
 
     def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)

@@ -75,8 +75,8 @@ def _digest(flat: Mapping[str, np.ndarray]) -> str:
 def save_model(
     directory: str | os.PathLike[str],
     params: Any,
-    config: Mapping[str, Any],
     *,
+    config: Mapping[str, Any],
     files: Mapping[str, bytes | pathlib.Path] | None = None,
 ) -> str:
     """Write a model; an older one in its place is replaced once all is written.

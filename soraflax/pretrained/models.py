@@ -196,8 +196,8 @@ def encoder_digest(params: Any) -> str:
 def save_autoencoder(
     directory: str | os.PathLike[str],
     params: Any,
-    config: autoencoder.AutoencoderConfig,
     *,
+    config: autoencoder.AutoencoderConfig,
     facts: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a trained autoencoder.
@@ -212,7 +212,7 @@ def save_autoencoder(
       Its digest.
     """
     record = {"kind": "autoencoder", "model": config_lib.to_dict(config)}
-    return model_io.save_model(directory, params, dict(facts or {}) | record)
+    return model_io.save_model(directory, params, config=dict(facts or {}) | record)
 
 
 def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
@@ -239,13 +239,13 @@ def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
 def save_transformer(
     directory: str | os.PathLike[str],
     params: Any,
-    config: dit.DiTConfig,
     *,
+    config: dit.DiTConfig,
     facts: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a transformer by itself; arguments and result as of `save_autoencoder`."""
     record = {"kind": "transformer", "model": config_lib.to_dict(config)}
-    return model_io.save_model(directory, params, dict(facts or {}) | record)
+    return model_io.save_model(directory, params, config=dict(facts or {}) | record)
 
 
 def load_transformer(directory: str | os.PathLike[str]) -> TransformerModel:
@@ -264,8 +264,8 @@ def load_transformer(directory: str | os.PathLike[str]) -> TransformerModel:
 def save_adapters(
     directory: str | os.PathLike[str],
     params: Any,
-    form: lora.LoraConfig,
     *,
+    form: lora.LoraConfig,
     config: dit.DiTConfig,
     base: str,
 ) -> str:
@@ -283,7 +283,7 @@ def save_adapters(
     """
     record = {"kind": "lora", "lora": config_lib.to_dict(form), "base": base}
     record |= {"model": config_lib.to_dict(config)}
-    return model_io.save_model(directory, params, record)
+    return model_io.save_model(directory, params, config=record)
 
 
 def load_adapters(directory: str | os.PathLike[str]) -> AdaptersModel:
@@ -306,8 +306,8 @@ def load_adapters(directory: str | os.PathLike[str]) -> AdaptersModel:
 def save_video_model(
     directory: str | os.PathLike[str],
     params: Any,
-    config: VideoModelConfig,
     *,
+    config: VideoModelConfig,
     autoencoder_dir: str | os.PathLike[str],
     vocabulary: tokenizer.Tokenizer,
 ) -> str:
@@ -320,10 +320,10 @@ def save_video_model(
       ModelError: the autoencoder is not the one its latents came from.
     """
     found = model_io.find_model(autoencoder_dir)
-    _check_encoder(found, load_autoencoder(found), config)
+    _check_encoder(found, load_autoencoder(found), config=config)
     record = {"kind": "video", "model": config_lib.to_dict(config)}
     files = {VOCABULARY: vocabulary.model, AUTOENCODER: found}
-    return model_io.save_model(directory, params, record, files=files)
+    return model_io.save_model(directory, params, config=record, files=files)
 
 
 def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
@@ -337,7 +337,7 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
     record = _config_of(directory, kind="video")
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
     codec = load_autoencoder(directory / AUTOENCODER)
-    _check_encoder(directory / AUTOENCODER, codec, config)
+    _check_encoder(directory / AUTOENCODER, codec, config=config)
     shapes = transformer_shapes(config.transformer)
     if config.boundary is not None:
         shapes = dict.fromkeys(experts.NAMES, shapes)
@@ -415,7 +415,7 @@ def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
 
 
 def _check_encoder(
-    directory: pathlib.Path, codec: AutoencoderModel, config: VideoModelConfig
+    directory: pathlib.Path, codec: AutoencoderModel, *, config: VideoModelConfig
 ) -> None:
     if codec.encoder_digest != config.autoencoder:
         raise model_io.ModelError(

@@ -140,14 +140,18 @@ def loss(
     video = reconstruction.as_float(batch["video"])
     codec = {**context.constants.get("frozen", {}), **params[AUTOENCODER]}
     result = reconstruction.reconstruct(
-        game.module, codec, video, key, chunks=game.pixels.chunks
+        game.module, codec, video=video, key=key, chunks=game.pixels.chunks
     )
     fake = jax.lax.stop_gradient(result.video)
-    value, slope, scalars = at_pixels(params, fake, video, context, game=game)
+    value, slope, scalars = at_pixels(
+        params, fake, real=video, context=context, game=game
+    )
     kl = reconstruction.divergence(result.mean, result.log_variance)
     back = jnp.sum(slope * result.video)
     ours = value + game.pixels.kl * kl + _without_value(back)
-    theirs, judged = discriminator_loss(params, video, fake, context.step, game=game)
+    theirs, judged = discriminator_loss(
+        params, video, fake=fake, at=context.step, game=game
+    )
     psnr = reconstruction.decibels(fake, video)
     return ours + theirs, {**scalars, **judged, "kl": kl, "psnr": psnr}
 
@@ -155,9 +159,9 @@ def loss(
 def at_pixels(
     params: Mapping[str, Any],
     fake: jax.Array,
+    *,
     real: jax.Array,
     context: step.Context,
-    *,
     game: Game,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Equation (3) without its KL, as a function of the decoded video alone.
@@ -191,9 +195,9 @@ def at_pixels(
 def discriminator_loss(
     params: Mapping[str, Any],
     real: jax.Array,
+    *,
     fake: jax.Array,
     at: jax.Array,
-    *,
     game: Game,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Equation (1), zero before `discriminator_start`.
@@ -219,7 +223,9 @@ def discriminator_loss(
     }
     total, follow = hinge, jnp.zeros(())
     if config.r1:
-        scalars["r1"] = gradient_penalty(game.judge, own, _some(real, config.r1_every))
+        scalars["r1"] = gradient_penalty(
+            game.judge, own, real=_some(real, config.r1_every)
+        )
         total += config.r1 * scalars["r1"]
     if config.lecam:
         anchor = params[ANCHORS]
@@ -254,7 +260,7 @@ def adaptive_weight(
     return ramp * jnp.minimum(config.weight * ratio, config.max_weight)
 
 
-def gradient_penalty(critic: Critic, params: Any, real: jax.Array) -> jax.Array:
+def gradient_penalty(critic: Critic, params: Any, *, real: jax.Array) -> jax.Array:
     """Equation (5)."""
 
     def total(video: jax.Array) -> tuple[jax.Array, int]:

@@ -121,7 +121,7 @@ class Checkpointer:
                 iterator=ocp.args.JsonRestore(), config=ocp.args.JsonRestore()
             ),
         )
-        _check_config(folder, config, read["config"], may_differ=may_differ)
+        _check_config(folder, config, theirs=read["config"], may_differ=may_differ)
         positions = read["iterator"]["positions"]
         if len(positions) != jax.process_count():
             raise CheckpointError(
@@ -190,7 +190,7 @@ def verify(folder: pathlib.Path) -> None:
 
 
 def _check_config(
-    folder: pathlib.Path, ours: Any, theirs: Any, *, may_differ: Iterable[str]
+    folder: pathlib.Path, ours: Any, *, theirs: Any, may_differ: Iterable[str]
 ) -> None:
     """Refuse a checkpoint that was trained as something else."""
     ours = json.loads(config_lib.to_json(ours))

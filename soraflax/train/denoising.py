@@ -126,7 +126,7 @@ def loss_at(
     process = process_lib.make(config.process, config.prediction)
     noisy = corrupt(packed, levels=levels, noise=noise, process=process)
     t = noisy.noise_levels
-    target = process_lib.target(process, packed.tokens, noise, t[..., None])
+    target = process_lib.target(process, packed.tokens, noise=noise, t=t[..., None])
     unknown = (packed.segments > 0) & ~packed.known
     counts = packing.segment_sum(
         unknown.astype(jnp.float32), packed.segments, max_segments=packed.max_segments
@@ -137,7 +137,7 @@ def loss_at(
         weighting=config.weighting,
     )
     weights = weights * config.level_weight(process, t)
-    return losses.weighted_mse(predict(params, noisy), target, weights)
+    return losses.weighted_mse(predict(params, noisy), target, weights=weights)
 
 
 def corrupt(
@@ -150,7 +150,7 @@ def corrupt(
     """Equation (1): noisy tokens and the table of levels that says so; padding is 0."""
     noisy = packed.replace(levels=packing.level_table(levels))
     t = noisy.noise_levels[..., None]
-    tokens = process_lib.add_noise(process, packed.tokens, noise, t)
+    tokens = process_lib.add_noise(process, packed.tokens, noise=noise, t=t)
     tokens = jnp.where(packed.known[..., None], packed.tokens, tokens)
     present = (packed.segments > 0)[..., None]
     return noisy.replace(tokens=jnp.where(present, tokens, 0.0))

@@ -138,7 +138,7 @@ def fit(
         keeper = checkpoint.Checkpointer(workdir / "checkpoints", keep=config.keep)
         stack.enter_context(keeper)
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
-        current = _resume(current, places, job, keeper, data)
+        current = _resume(current, places, job=job, keeper=keeper, data=data)
         start, peak = int(current.step), metrics.device_peak()
         writer = metrics.Writer(workdir, start=start, steps=config.steps, name=job.name)
         stack.enter_context(writer)
@@ -152,6 +152,7 @@ def fit(
 def _resume(
     current: state.TrainState,
     places: state.TrainState,
+    *,
     job: TrainJob,
     keeper: checkpoint.Checkpointer,
     data: prefetch.DevicePrefetch,

@@ -36,14 +36,14 @@ def check(
         over += f" x {accumulate} microbatches" if accumulate > 1 else ""
         nearest = max(1, round(rows / whole)) * whole
         raise ValueError(f"{rows} rows do not divide over {over}: use {nearest} rows")
-    _check_axis("tensor", shape, model.heads, "heads", of=mesh.size)
-    _check_axis("tensor", shape, model.mlp, "hidden features", of=mesh.size)
-    _check_axis("fsdp", shape, model.width, "features", of=mesh.size)
-    _check_axis("context", shape, row.tokens, "tokens of a row", of=mesh.size)
+    _check_axis("tensor", shape, size=model.heads, what="heads", of=mesh.size)
+    _check_axis("tensor", shape, size=model.mlp, what="hidden features", of=mesh.size)
+    _check_axis("fsdp", shape, size=model.width, what="features", of=mesh.size)
+    _check_axis("context", shape, size=row.tokens, what="tokens of a row", of=mesh.size)
 
 
 def _check_axis(
-    axis: str, shape: dict[str, int], size: int, what: str, *, of: int
+    axis: str, shape: dict[str, int], *, size: int, what: str, of: int
 ) -> None:
     if size % shape[axis]:
         legal = [n for n in range(1, of + 1) if size % n == 0 and of % n == 0]

@@ -74,7 +74,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     def put(x: Any) -> jax.Array:
         rows = x.shape[0] * parts
         shape = (rows, *x.shape[1:])
-        sharding.check_divides(shape, place.spec, mesh, what="batch")
+        sharding.check_divides(shape, place.spec, mesh=mesh, what="batch")
         return jax.make_array_from_process_local_data(place, np.asarray(x), shape)
 
     return jax.tree.map(put, batch)

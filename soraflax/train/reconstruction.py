@@ -92,7 +92,7 @@ def loss(
       it has a weight.
     """
     video = as_float(batch["video"])
-    result = reconstruct(module, params, video, key, chunks=config.chunks)
+    result = reconstruct(module, params, video=video, key=key, chunks=config.chunks)
     constants = context.constants if context else {}
     error, scalars = pixel_loss(
         result.video, video, config=config, lpips=constants.get("lpips")
@@ -128,9 +128,9 @@ def pixel_loss(
 def reconstruct(
     module: autoencoder.Autoencoder,
     params: Any,
+    *,
     video: jax.Array,
     key: jax.Array,
-    *,
     chunks: tuple[int, ...] = (),
 ) -> autoencoder.Reconstruction:
     """Encode, sample the posterior, decode; in chunks if there are lengths to draw.

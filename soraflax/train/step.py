@@ -106,10 +106,12 @@ def make_train_step(
         context = Context(state.step, constants)
         objective = functools.partial(_in_context, contextual.loss, context)
         (value, extra), grads = _gradients(
-            objective, state.params, batch, key, accumulate
+            objective, state.params, batch=batch, key=key, count=accumulate
         )
-        new, metrics = _update(state, value, grads, optimizer, ema_decay)
-        return new, extra | metrics | _rates(grads, schedule, state.step)
+        new, metrics = _update(
+            state, value, grads=grads, optimizer=optimizer, ema_decay=ema_decay
+        )
+        return new, extra | metrics | _rates(grads, schedule, count=state.step)
 
     compiled = jax.jit(
         step,
@@ -123,6 +125,7 @@ def make_train_step(
 def _update(
     state: TrainState,
     value: jax.Array,
+    *,
     grads: Any,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
@@ -132,7 +135,7 @@ def _update(
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = _average(state.ema, params, state.step, decay=ema_decay)
+    ema = _average(state.ema, params, step=state.step, decay=ema_decay)
     new = TrainState(state.step + 1, params, opt_state, ema)
     held = TrainState(state.step + 1, state.params, state.opt_state, state.ema)
     metrics = {
@@ -158,6 +161,7 @@ def _in_context(
 def _rates(
     grads: Any,
     schedule: optax.Schedule | Mapping[str, optax.Schedule],
+    *,
     count: jax.Array,
 ) -> dict[str, Any]:
     """The learning rate; with groups those of all, and the norms of their gradients."""
@@ -167,14 +171,16 @@ def _rates(
     return norms | {f"learning_rate/{n}": rate(count) for n, rate in schedule.items()}
 
 
-def _average(ema: Any, params: Any, step: jax.Array, *, decay: float) -> Any:
+def _average(ema: Any, params: Any, *, step: jax.Array, decay: float) -> Any:
     """Equation (3)."""
     k = step.astype(jnp.float32)
     d = jnp.minimum(decay, (1 + k) / (10 + k))
     return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
 
 
-def _gradients(loss: Loss, params: Any, batch: Any, key: jax.Array, count: int) -> Any:
+def _gradients(
+    loss: Loss, params: Any, *, batch: Any, key: jax.Array, count: int
+) -> Any:
     """Loss, metrics and gradient of equation (1)."""
     grad = jax.value_and_grad(loss, has_aux=True)
     if count == 1:

@@ -177,7 +177,7 @@ class Draft:
 
 
 def write(
-    folder: pathlib.Path, stem: str, drafts: Iterable[Draft], *, most: int
+    folder: pathlib.Path, stem: str, *, drafts: Iterable[Draft], most: int
 ) -> list[pathlib.Path]:
     """Write tensors to one file, or to several and an index.
 

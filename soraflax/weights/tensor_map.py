@@ -110,8 +110,8 @@ def expected(
 def read(
     tensors: Mapping[str, files.Tensor],
     entries: Sequence[Entry],
-    shapes: Mapping[str, Any],
     *,
+    shapes: Mapping[str, Any],
     where: Any,
     shardings: Mapping[str, Sharding] | None = None,
 ) -> dict[str, Any]:
@@ -134,17 +134,17 @@ def read(
         shape = tuple(shapes[entry.ours].shape)
 
         def part(index: Index, entry: Entry = entry) -> np.ndarray:
-            return _read_part(tensors, entry, index, where=where)
+            return _read_part(tensors, entry, index=index, where=where)
 
         if shardings is None:
             found[entry.ours] = part(tuple(slice(0, size) for size in shape))
         else:
-            found[entry.ours] = _place(part, shape, shardings[entry.ours])
+            found[entry.ours] = _place(part, shape, sharding=shardings[entry.ours])
     return found
 
 
 def _read_part(
-    tensors: Mapping[str, files.Tensor], entry: Entry, index: Index, *, where: Any
+    tensors: Mapping[str, files.Tensor], entry: Entry, *, index: Index, where: Any
 ) -> np.ndarray:
     """The part at `index`, whose bounds are all given, layer by layer."""
     part = np.empty([s.stop - s.start for s in index], np.float32)
@@ -169,7 +169,7 @@ def _finite(array: np.ndarray) -> bool:
 
 
 def _place(
-    part: Callable[[Index], np.ndarray], shape: tuple[int, ...], sharding: Sharding
+    part: Callable[[Index], np.ndarray], shape: tuple[int, ...], *, sharding: Sharding
 ) -> jax.Array:
     """A sharded array; every distinct part is read once and given to its devices."""
     holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}

@@ -17,7 +17,7 @@ def linear(mixing, offset, *, r=R, s=S):
     """An autoencoder whose latents are its cells' mean colours, mixed."""
 
     def encode(video):
-        return previews.cell_means(np.asarray(video), r, s) @ mixing + offset
+        return previews.cell_means(np.asarray(video), r, s=s) @ mixing + offset
 
     config = types.SimpleNamespace(
         temporal_ratio=r,
@@ -55,7 +55,7 @@ def test_what_only_a_hair_tells_is_not_blown_up():
     rng = np.random.default_rng(9)
 
     def encode(video):
-        means = previews.cell_means(np.asarray(video), R, S)
+        means = previews.cell_means(np.asarray(video), R, s=S)
         other = rng.normal(size=means.shape)
         return np.concatenate([other + 1e-4 * means, other], axis=-1)
 
@@ -68,15 +68,15 @@ def test_cells_are_means_over_the_frames_that_they_stand_for():
     rows = 100 * np.repeat(np.arange(3, dtype=np.float32), S)
     video = frames[:, None, None, None] + rows[None, :, None, None]
     video = np.broadcast_to(video, (1 + 2 * R, 3 * S, 2 * S, 3))
-    cells = previews.cell_means(video, R, S)
+    cells = previews.cell_means(video, R, s=S)
     assert cells.shape == (3, 3, 2, 3)
     np.testing.assert_allclose(cells[:, 0, 0, 0], [0, 2.5, 6.5])
     np.testing.assert_allclose(cells[0, :, 1, 2], [0, 100, 200])
-    np.testing.assert_array_equal(previews.cell_means(video[None], R, S)[0], cells)
+    np.testing.assert_array_equal(previews.cell_means(video[None], R, s=S)[0], cells)
 
 
 def test_random_clips_are_colourful_and_move():
-    clips = previews.random_clips(np.random.default_rng(0), 12, (9, 32, 48))
+    clips = previews.random_clips(np.random.default_rng(0), 12, size=(9, 32, 48))
     assert clips.shape == (12, 9, 32, 48, 3) and clips.dtype == np.float32
     assert clips.min() >= -1 and clips.max() <= 1
     assert (clips.std(axis=(0, 1, 2, 3)) > 0.3).all()

@@ -132,7 +132,7 @@ def test_tiles_wider_than_what_a_pixel_reaches_equal_the_whole():
     model, video = model_of(config), video_of(5, 16, 256)
     latent, frames = whole(model, video)
     tiled = streaming.StreamConfig(chunk=1, tile=(16, 160), overlap=64)
-    places = tiling.tiles((2, 32), (2, 20), 8)
+    places = tiling.tiles((2, 32), (2, 20), overlap=8)
     assert [(c.start, c.stop) for _, c in places] == [(0, 20), (12, 32)]
     found = np.concatenate(list(streaming.encode(model, video, config=tiled)))
     decoded = np.concatenate(list(streaming.decode(model, [latent], config=tiled)))
@@ -145,11 +145,11 @@ def test_tiles_wider_than_what_a_pixel_reaches_equal_the_whole():
 def test_blended_tiles_of_a_whole_are_the_whole():
     x = np.random.default_rng(0).normal(size=(3, 29, 40, 2)).astype(np.float32)
     for size, overlap in [((16, 16), 4), ((29, 13), 6), ((10, 40), 0)]:
-        places = tiling.tiles(x.shape[1:3], size, overlap)
+        places = tiling.tiles(x.shape[1:3], size, overlap=overlap)
         parts = [tiling.cut(x, place) for place in places]
         assert {part.shape[1:3] for part in parts} == {size}
         np.testing.assert_allclose(
-            tiling.blend(parts, places, overlap), x, rtol=1e-5, atol=1e-6
+            tiling.blend(parts, places, ramp=overlap), x, rtol=1e-5, atol=1e-6
         )
         starts = sorted({rows.start for rows, _ in places})
         stops = [start + size[0] for start in starts]
@@ -158,7 +158,7 @@ def test_blended_tiles_of_a_whole_are_the_whole():
 
 
 def test_a_seam_is_a_ramp():
-    a, b = tiling.spans(24, 16, 8)
+    a, b = tiling.spans(24, 16, overlap=8)
     weights = np.zeros((2, 24))
     weights[0, :16], weights[1, 8:] = a.weights(8), b.weights(8)
     share = weights[1] / weights.sum(axis=0)

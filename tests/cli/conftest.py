@@ -21,12 +21,14 @@ def checkpoint(tmp_path_factory):
     """A model on disk, as training exports it."""
     model, place = tiny.model(), tmp_path_factory.mktemp("model")
     models.save_autoencoder(
-        place / "ae" / "model", model.autoencoder.params, model.autoencoder.config
+        place / "ae" / "model",
+        model.autoencoder.params,
+        config=model.autoencoder.config,
     )
     models.save_video_model(
         place / "video" / "model",
         model.params,
-        dataclasses.replace(model.config, window=WINDOW),
+        config=dataclasses.replace(model.config, window=WINDOW),
         autoencoder_dir=place / "ae",
         vocabulary=model.tokenizer,
     )
@@ -79,7 +81,7 @@ def clip(place):
 
     def written(name, frames=9, *, fps=8.0, **how):
         video = squares(frames, **how)
-        media.write_video(place / name, video, fps)
+        media.write_video(place / name, video, fps=fps)
         return video
 
     return written

@@ -18,7 +18,7 @@ def test_every_directory_that_holds_it_gives_the_same_autoencoder(tmp_path):
 
 
 def test_what_holds_none_is_refused(tmp_path):
-    model_io.save_model(tmp_path / "x", {}, {"kind": "discriminator"})
+    model_io.save_model(tmp_path / "x", {}, config={"kind": "discriminator"})
     with pytest.raises(ValueError, match="'discriminator', not 'autoencoder'"):
         checkpoints.load_autoencoder(tmp_path / "x")
     with pytest.raises(FileNotFoundError, match="gone"):

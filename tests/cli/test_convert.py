@@ -44,7 +44,7 @@ def test_there_and_back(capsys, tmp_path, family, measured):
     params = tiny.randomised(pretrained.autoencoder_shapes(config), scale=0.1)
     facts = {"latents": dataclasses.asdict(statistics)} if statistics else {}
     ours, theirs, again = (tmp_path / name for name in ("ours", "theirs", "again"))
-    digest = pretrained.save_autoencoder(ours, params, config, facts=facts)
+    digest = pretrained.save_autoencoder(ours, params, config=config, facts=facts)
     for words in (
         ["--to", family, "--checkpoint", ours, "--out", theirs],
         ["--from", family, "--weights", theirs, "--out", again],
@@ -68,7 +68,7 @@ def test_a_transformer_goes_there_and_back(capsys, tmp_path):
     config = transformer.parse_config(transformers.SMALL["wan2.2"])
     params = tiny.randomised(pretrained.transformer_shapes(config), scale=0.1)
     ours, theirs, again = (tmp_path / name for name in ("ours", "theirs", "again"))
-    digest = pretrained.save_transformer(ours, params, config)
+    digest = pretrained.save_transformer(ours, params, config=config)
     for words in (
         ["--to", "wan2.2", "--checkpoint", ours, "--out", theirs],
         ["--from", "wan2.2", "--weights", theirs, "--out", again],
@@ -89,7 +89,7 @@ FORM = lora.LoraConfig(rank=2, alpha=3.0)
 def save_adapters(directory, config):
     shapes = lora.shapes(pretrained.transformer_shapes(config), FORM)
     params = tiny.randomised(shapes, scale=0.1)
-    pretrained.save_adapters(directory, params, FORM, config=config, base="0" * 64)
+    pretrained.save_adapters(directory, params, form=FORM, config=config, base="0" * 64)
     return params
 
 
@@ -132,7 +132,7 @@ def test_adapters_of_another_form_are_refused(capsys, tmp_path, option):
 def test_adapters_without_the_sizes_of_their_base_are_refused(capsys, tmp_path):
     """As runs wrote them once."""
     record = {"kind": "lora", "lora": {}, "base": "0" * 64}
-    model_io.save_model(tmp_path / "old", {"x": np.zeros(1, np.float32)}, record)
+    model_io.save_model(tmp_path / "old", {"x": np.zeros(1, np.float32)}, config=record)
     words = ["--to", "wan2.1", "--checkpoint", tmp_path / "old"]
     status, output = run(capsys, *words, "--out", tmp_path / "lora")
     assert status == 2 and "its configuration has no 'model'" in output.err

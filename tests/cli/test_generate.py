@@ -122,11 +122,11 @@ def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
     model = load(checkpoint)
     job = generator.Job(tasks.image(model.grid, size=(32, 16)))
     config = generator.SamplingConfig()
-    assert generate._at_once(model, job, config) == 64
+    assert generate._at_once(model, job, config=config) == 64
     monkeypatch.setattr(generate, "MOST_BYTES", 3 * 3 * 32 * 16)
-    assert generate._at_once(model, job, config) == 3
+    assert generate._at_once(model, job, config=config) == 3
     long = tasks.generate(model.grid, size=(32, 16), frames=33, fps=8.0)
-    assert generate._at_once(model, generator.Job(long), config) == 1
+    assert generate._at_once(model, generator.Job(long), config=config) == 1
 
 
 @pytest.mark.parametrize(

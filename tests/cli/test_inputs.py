@@ -30,11 +30,11 @@ def place(tmp_path, monkeypatch):
 
 def test_clips_come_whole_and_images_are_clips_of_one_frame(place):
     frames = moving()
-    media.write_video("clip.mkv", frames, 8.0)
+    media.write_video("clip.mkv", frames, fps=8.0)
     clip = inputs.read_clip("clip.mkv", max_frames=5)
     np.testing.assert_array_equal(clip.frames, frames)
     assert clip.fps == pytest.approx(8.0)
-    media.write_video("one.png", frames[:1], 1.0)
+    media.write_video("one.png", frames[:1], fps=1.0)
     np.testing.assert_array_equal(inputs.read_clip("one.png").frames, frames[:1])
     np.testing.assert_array_equal(inputs.read_image("one.png"), frames[0])
     assert inputs.read_clip(CLIPS / "asl-brother.mkv").frames.shape[0] == 66
@@ -51,7 +51,7 @@ def test_what_is_transparent_is_white(place):
 
 @pytest.fixture
 def bad(place):
-    media.write_video("clip.mp4", moving(), 8.0)
+    media.write_video("clip.mp4", moving(), fps=8.0)
     data = pathlib.Path("clip.mp4").read_bytes()
     pathlib.Path("cut.mp4").write_bytes(data[: len(data) // 2])
     pathlib.Path("empty.mp4").write_bytes(b"")
@@ -117,7 +117,7 @@ def read_mask(name, **changes):
 
 
 def test_a_mask_image_holds_for_every_frame(place):
-    media.write_video("mask.png", as_pixels(boxes(1)), 1.0)
+    media.write_video("mask.png", as_pixels(boxes(1)), fps=1.0)
     mask = read_mask("mask.png")
     assert mask.shape == SIZE and mask.dtype == bool
     np.testing.assert_array_equal(mask, np.repeat(boxes(1), 5, axis=0))
@@ -125,7 +125,7 @@ def test_a_mask_image_holds_for_every_frame(place):
 
 @pytest.mark.parametrize("suffix", [".mkv", ".gif", ".mp4"])
 def test_a_mask_video_holds_frame_by_frame(suffix, place):
-    media.write_video(f"mask{suffix}", as_pixels(boxes(5)), 8.0)
+    media.write_video(f"mask{suffix}", as_pixels(boxes(5)), fps=8.0)
     np.testing.assert_array_equal(read_mask(f"mask{suffix}"), boxes(5))
 
 
@@ -145,7 +145,7 @@ def test_a_mask_is_where_it_is_bright(colour, new, place):
     pixels = np.zeros((1, *SIZE[1:], 3), np.uint8)
     pixels[0, 0, 0] = 255
     pixels[0, 8:] = colour
-    media.write_video("mask.png", pixels, 1.0)
+    media.write_video("mask.png", pixels, fps=1.0)
     mask = read_mask("mask.png")
     assert mask[:, 0, 0].all() and not mask[:, 0, 1].any()
     assert (mask[:, 8:] == new).all()
@@ -163,7 +163,7 @@ def test_a_mask_is_where_it_is_bright(colour, new, place):
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask, says, place):
-    media.write_video("mask.mkv", as_pixels(mask), 8.0)
+    media.write_video("mask.mkv", as_pixels(mask), fps=8.0)
     with pytest.raises(media.MediaError, match=rf"mask\.mkv: .*{says}"):
         read_mask("mask.mkv")
 

@@ -52,7 +52,9 @@ def below(folder):
 
 def write(path, *, frames=None, record=None):
     frames = moving(1 if path.suffix == ".png" else 6) if frames is None else frames
-    outputs.write(path, iter(frames), 8.0, record=record or {"generator": "soraflax"})
+    outputs.write(
+        path, iter(frames), fps=8.0, record=record or {"generator": "soraflax"}
+    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -241,9 +243,9 @@ def test_frames_are_not_kept(suffix, tmp_path):
     """Minutes of video pass through in the memory of a few frames."""
     frame = moving(1, 64, 64)[0]
     drawn = (frame.copy() for _ in range(200))
-    outputs.write(tmp_path / f"warm{suffix}", [frame], 8.0, record={})
+    outputs.write(tmp_path / f"warm{suffix}", [frame], fps=8.0, record={})
     tracemalloc.start()
-    outputs.write(tmp_path / f"out{suffix}", drawn, 8.0, record={})
+    outputs.write(tmp_path / f"out{suffix}", drawn, fps=8.0, record={})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20 * frame.nbytes

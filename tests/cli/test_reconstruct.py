@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch):
     """A working directory with a clip that fits, as a video and as an array."""
     monkeypatch.chdir(tmp_path)
     clip = pixels(SIZE)
-    media.write_video("clip.mkv", clip, 8.0)
+    media.write_video("clip.mkv", clip, fps=8.0)
     np.save("clip.npy", reconstruct.as_float(clip))
     return tmp_path
 
@@ -168,7 +168,7 @@ def test_ssim_can_be_left_out(capsys, checkpoint, place):
 
 def test_an_image_and_frames_too_small_for_ssim(capsys, checkpoint, place):
     s = CONFIG.spatial_ratio
-    media.write_video("dot.png", pixels((1, s, s)), 1.0)
+    media.write_video("dot.png", pixels((1, s, s)), fps=1.0)
     words = ["dot.png", "--checkpoint", checkpoint, "--out", "out.png"]
     status, output = run(capsys, *words, "--dtype", "bfloat16")
     assert status == 0

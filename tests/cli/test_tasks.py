@@ -26,9 +26,9 @@ def files(clip):
     }
     mask = np.zeros((9, 16, 32, 3), np.uint8)
     mask[:, :, 16:] = 255
-    media.write_video("mask.png", mask[:1], 8.0)
+    media.write_video("mask.png", mask[:1], fps=8.0)
     mask[:5] = 0
-    media.write_video("mask.mkv", mask, 8.0)
+    media.write_video("mask.mkv", mask, fps=8.0)
     return found
 
 
@@ -173,7 +173,7 @@ def awkward(files, clip, place):
     clip("fast.mkv", fps=24.0)
     clip("big.mkv", width=48, height=32)
     clip("big.png", 1, width=48, height=32)
-    media.write_video("black.png", np.zeros((1, 16, 32, 3), np.uint8), 8.0)
+    media.write_video("black.png", np.zeros((1, 16, 32, 3), np.uint8), fps=8.0)
     whole = (place / "c.mkv").read_bytes()
     (place / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     (place / "bad.mp4").write_bytes(b"\0\1junk" * 99)
@@ -314,7 +314,7 @@ def test_help_has_an_example_that_works(run, clip, name):
     clip("first.mp4")
     clip("second.mp4", seed=1)
     clip("picture.png", 1)
-    media.write_video("mask.png", conftest.squares(1, seed=5), 8.0)
+    media.write_video("mask.png", conftest.squares(1, seed=5), fps=8.0)
     checkpoint = words.index("--checkpoint")
     assert words[checkpoint + 1] == "demo/video"
     del words[checkpoint : checkpoint + 2]

@@ -177,7 +177,7 @@ def test_a_world_is_the_same_whatever_the_workers() -> None:
 def test_rendered_records_hold_the_clip() -> None:
     config = bodies.VARIANTS["demo"]
     record = world.render(world.Shot(4, 2, config))
-    clip = bodies.clip(4, 2, config)
+    clip = bodies.clip(4, 2, config=config)
     np.testing.assert_array_equal(media.decode(record.video).frames, clip.video)
     assert record.captions == clip.captions and record.truth == clip.truth
     assert record.id == "bodies/4/000002"

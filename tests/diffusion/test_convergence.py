@@ -32,7 +32,7 @@ def mixture(process):
         share = jax.nn.softmax(logits, axis=-1) / variance
         x0 = jnp.sum(share * (MEANS * variance + alpha * SPREADS**2 * away), axis=-1)
         return process_lib.target(
-            process, x0, jnp.sum(share * sigma * away, axis=-1), t
+            process, x0, noise=jnp.sum(share * sigma * away, axis=-1), t=t
         )
 
     return denoise
@@ -44,7 +44,9 @@ def compiled(sampler, name):
     x = jnp.linspace(-2, 2, 17, dtype=jnp.float32)
 
     def walk(times):
-        return samplers.sample(sampler, mixture(process), x, times, process=process)
+        return samplers.sample(
+            sampler, mixture(process), x=x, times=times, process=process
+        )
 
     return jax.jit(walk)
 

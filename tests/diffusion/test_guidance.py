@@ -11,7 +11,7 @@ def test_ends_and_extrapolation(key):
     a, b = (jax.random.normal(k, (2, 4, 3)) for k in jax.random.split(key))
 
     def combine(scale):
-        return guidance.classifier_free(a, b, jnp.float32(scale))
+        return guidance.classifier_free(a, b, scale=jnp.float32(scale))
 
     np.testing.assert_allclose(combine(1.0), a, atol=1e-6)
     np.testing.assert_allclose(combine(0.0), b, atol=1e-6)
@@ -21,7 +21,7 @@ def test_ends_and_extrapolation(key):
 def test_scale_per_token(key):
     a, b = (jax.random.normal(k, (2, 4, 3)) for k in jax.random.split(key))
     scale = jnp.asarray([[1.0, 1, 0, 0], [0, 0, 1, 1]])[..., None]
-    found = guidance.classifier_free(a, b, scale)
+    found = guidance.classifier_free(a, b, scale=scale)
     np.testing.assert_allclose(found, jnp.where(scale == 1, a, b), atol=1e-6)
 
 
@@ -33,12 +33,12 @@ def test_guides_every_prediction_alike(prediction, key):
 
     def convert(v):
         return process_lib.convert(
-            process, v, x, t, source="velocity", destination=prediction
+            process, v, x_t=x, t=t, source="velocity", destination=prediction
         )
 
     np.testing.assert_allclose(
-        convert(guidance.classifier_free(a, b, scale)),
-        guidance.classifier_free(convert(a), convert(b), scale),
+        convert(guidance.classifier_free(a, b, scale=scale)),
+        guidance.classifier_free(convert(a), convert(b), scale=scale),
         atol=1e-4,
     )
 
@@ -89,7 +89,7 @@ def test_plain_settings_are_equation_one(key):
     a, b, x, level = draw(key)
     found = guide(a, b, x, level, scale=3.0)
     np.testing.assert_allclose(
-        found, guidance.classifier_free(a, b, jnp.float32(3.0)), atol=1e-6
+        found, guidance.classifier_free(a, b, scale=jnp.float32(3.0)), atol=1e-6
     )
 
 
@@ -143,7 +143,9 @@ def test_zero_init_stands_still(name, prediction, key):
             )
 
         pair = jax.lax.dynamic_slice_in_dim(times, step, 2)
-        return samplers.sample(samplers.Euler(), denoise, x, pair, process=process)
+        return samplers.sample(
+            samplers.Euler(), denoise, x=x, times=pair, process=process
+        )
 
     early, plain = (
         [move(guidance.GuidanceConfig(3.0, zero_init=k).arrays(), i) for i in range(3)]

@@ -39,7 +39,9 @@ def test_uncounted_tokens_do_not_matter(key):
     weights = loss.token_weights(COUNTED, TOKENS, weighting="segment")
 
     def value(prediction):
-        return loss.weighted_mse(prediction, jnp.zeros_like(prediction), weights)
+        return loss.weighted_mse(
+            prediction, jnp.zeros_like(prediction), weights=weights
+        )
 
     broken = prediction.at[:, 5:].set(jnp.nan)
     assert value(prediction) == value(broken)
@@ -57,11 +59,11 @@ def test_the_same_error_weighs_alike_in_every_prediction(name, weight, key):
     costs = []
     for prediction in ("velocity", "epsilon", "x0"):
         process = process_lib.make(name, prediction)
-        x_t = process_lib.add_noise(process, x0, noise, t)
+        x_t = process_lib.add_noise(process, x0, noise=noise, t=t)
         output = process_lib.convert(
-            process, x0 + 0.1 * wrong, x_t, t, source="x0", destination=prediction
+            process, x0 + 0.1 * wrong, x_t=x_t, t=t, source="x0", destination=prediction
         )
-        error = output - process_lib.target(process, x0, noise, t)
+        error = output - process_lib.target(process, x0, noise=noise, t=t)
         costs.append(weight(process, t) * jnp.square(error))
     np.testing.assert_allclose(costs[0], costs[2], rtol=2e-2, atol=1e-5)
     np.testing.assert_allclose(costs[1], costs[2], rtol=2e-2, atol=1e-5)

@@ -33,7 +33,7 @@ def test_without_a_memory_a_step_is_ddim(sampler, key):
     x = jax.random.normal(key, (5,))
     for ends in ((1.0, 0.4), (0.6, 0.3), (0.3, 0.0)):
         found, plain = (
-            samplers.sample(rule, wavy, x, jnp.asarray(ends), process=process)
+            samplers.sample(rule, wavy, x=x, times=jnp.asarray(ends), process=process)
             for rule in (sampler, samplers.DDIM())
         )
         np.testing.assert_allclose(found, plain, atol=1e-6)
@@ -45,13 +45,13 @@ def test_a_step_of_no_length_moves_nothing(sampler, key):
     process = process_lib.RectifiedFlow()
     x = jax.random.normal(key, (5,))
     times = jnp.asarray([0.9, 0.7, 0.5, 0.5, 0.5, 0.2])
-    here, past = samplers.walk(sampler, wavy, x, times[:3], process=process)
+    here, past = samplers.walk(sampler, wavy, x=x, times=times[:3], process=process)
     waited, past = samplers.walk(
-        sampler, wavy, here, times[2:5], process=process, past=past
+        sampler, wavy, x=here, times=times[2:5], process=process, past=past
     )
     assert (waited == here).all()
     after, _ = samplers.walk(
-        sampler, wavy, waited, times[4:], process=process, past=past
+        sampler, wavy, x=waited, times=times[4:], process=process, past=past
     )
     assert jnp.isfinite(after).all() and (after != waited).all()
 
@@ -62,7 +62,9 @@ def test_an_estimate_that_stands_still_is_solved_exactly(sampler, key):
     process = process_lib.VariancePreserving("x0")
     point, noise = jax.random.normal(key, (2, 5))
     times = jnp.asarray([1.0, 0.9, 0.4, 0.35, 0.1])
-    x = process_lib.add_noise(process, point, noise, times[0])
-    found = samplers.sample(sampler, lambda x, t: point, x, times, process=process)
-    exact = process_lib.add_noise(process, point, noise, times[-1])
+    x = process_lib.add_noise(process, point, noise=noise, t=times[0])
+    found = samplers.sample(
+        sampler, lambda x, t: point, x=x, times=times, process=process
+    )
+    exact = process_lib.add_noise(process, point, noise=noise, t=times[-1])
     np.testing.assert_allclose(found, exact, atol=1e-5)

@@ -27,19 +27,19 @@ def draw(seed, shape=(2, 5, 3)):
 def test_conversions_there_and_back(name, t, seed):
     x0, noise = draw(seed)
     t = jnp.full((2, 5, 1), t, jnp.float32)
-    x_t = process_lib.add_noise(process_lib.make(name), x0, noise, t)
+    x_t = process_lib.add_noise(process_lib.make(name), x0, noise=noise, t=t)
     truth = {
-        p: process_lib.target(process_lib.make(name, p), x0, noise, t)
+        p: process_lib.target(process_lib.make(name, p), x0, noise=noise, t=t)
         for p in PREDICTIONS
     }
     for source, destination in itertools.product(PREDICTIONS, repeat=2):
         process = process_lib.make(name, source)
         there = process_lib.convert(
-            process, truth[source], x_t, t, source=source, destination=destination
+            process, truth[source], x_t=x_t, t=t, source=source, destination=destination
         )
         np.testing.assert_allclose(there, truth[destination], rtol=1e-3, atol=1e-3)
         back = process_lib.convert(
-            process, there, x_t, t, source=destination, destination=source
+            process, there, x_t=x_t, t=t, source=destination, destination=source
         )
         np.testing.assert_allclose(back, truth[source], rtol=1e-3, atol=1e-3)
 
@@ -50,13 +50,13 @@ def test_split_recovers_what_was_mixed(name, prediction):
     process = process_lib.make(name, prediction)
     x0, noise = draw(3)
     t = jnp.linspace(0.1, 0.9, 10).reshape(2, 5, 1)
-    x_t = process_lib.add_noise(process, x0, noise, t)
-    output = process_lib.target(process, x0, noise, t)
+    x_t = process_lib.add_noise(process, x0, noise=noise, t=t)
+    output = process_lib.target(process, x0, noise=noise, t=t)
     np.testing.assert_allclose(
-        process_lib.to_x0(process, output, x_t, t), x0, atol=1e-4
+        process_lib.to_x0(process, output, x_t=x_t, t=t), x0, atol=1e-4
     )
     np.testing.assert_allclose(
-        process_lib.to_noise(process, output, x_t, t), noise, atol=1e-4
+        process_lib.to_noise(process, output, x_t=x_t, t=t), noise, atol=1e-4
     )
 
 
@@ -71,9 +71,9 @@ def test_unit_determinant_and_ends(name, t):
     np.testing.assert_allclose(determinant, 1.0, atol=1e-6)
     x0, noise = draw(0)
     zero, one = jnp.float32(0), jnp.float32(1)
-    assert (process_lib.add_noise(process, x0, noise, zero) == x0).all()
+    assert (process_lib.add_noise(process, x0, noise=noise, t=zero) == x0).all()
     np.testing.assert_allclose(
-        process_lib.add_noise(process, x0, noise, one), noise, atol=1e-6
+        process_lib.add_noise(process, x0, noise=noise, t=one), noise, atol=1e-6
     )
 
 
@@ -84,10 +84,10 @@ def test_velocity_is_the_time_derivative(name):
     for t in (0.1, 0.5, 0.9):
 
         def path(t):
-            return process_lib.add_noise(process, x0, noise, t)
+            return process_lib.add_noise(process, x0, noise=noise, t=t)
 
         _, slope = jax.jvp(path, (jnp.float32(t),), (jnp.float32(1),))
-        velocity = process_lib.target(process, x0, noise, jnp.float32(t))
+        velocity = process_lib.target(process, x0, noise=noise, t=jnp.float32(t))
         np.testing.assert_allclose(slope, process.rate * velocity, atol=1e-5)
 
 
@@ -95,10 +95,10 @@ def test_float32_whatever_comes_in():
     process = process_lib.RectifiedFlow()
     x0, noise = (a.astype(jnp.bfloat16) for a in draw(0))
     t = jnp.full((2, 5, 1), 0.5)
-    x_t = process_lib.add_noise(process, x0, noise, t)
-    output = process_lib.target(process, x0, noise, t)
+    x_t = process_lib.add_noise(process, x0, noise=noise, t=t)
+    output = process_lib.target(process, x0, noise=noise, t=t)
     assert x_t.dtype == output.dtype == jnp.float32
-    assert process_lib.to_x0(process, x0, x_t, t).dtype == jnp.float32
+    assert process_lib.to_x0(process, x0, x_t=x_t, t=t).dtype == jnp.float32
 
 
 def test_unknown_names_are_refused():

@@ -34,7 +34,7 @@ def gaussian(process):
         variance = alpha**2 * SPREAD**2 + sigma**2
         noise = sigma * (x - alpha * MEAN) / variance
         x0 = MEAN + alpha * SPREAD**2 * (x - alpha * MEAN) / variance
-        return process_lib.target(process, x0, noise, t)
+        return process_lib.target(process, x0, noise=noise, t=t)
 
     return denoise
 
@@ -42,7 +42,7 @@ def gaussian(process):
 def run(sampler, process, steps, *, x, **options):
     times = schedule.inference_times(steps, jnp.ones(()))
     return samplers.sample(
-        sampler, gaussian(process), x, times, process=process, **options
+        sampler, gaussian(process), x=x, times=times, process=process, **options
     )
 
 
@@ -56,7 +56,7 @@ def test_ddim_recovers_a_point_mass_exactly(name, prediction, eta, key):
     def denoise(x, t):
         sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
         noise = (x - process.alpha(t) * point) / sigma
-        return process_lib.target(process, point, noise, t)
+        return process_lib.target(process, point, noise=noise, t=t)
 
     times = schedule.inference_times(
         7, jnp.ones(()), start=process_lib.start_level(process)
@@ -64,8 +64,8 @@ def test_ddim_recovers_a_point_mass_exactly(name, prediction, eta, key):
     found = samplers.sample(
         samplers.DDIM(eta),
         denoise,
-        jax.random.normal(key, (3,)),
-        times,
+        x=jax.random.normal(key, (3,)),
+        times=times,
         process=process,
         noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (3,)),
     )
@@ -82,14 +82,14 @@ def test_flow_recovers_a_point_mass_exactly(sampler, prediction, key):
     def denoise(x, t):
         sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
         noise = (x - process.alpha(t) * point) / sigma
-        return process_lib.target(process, point, noise, t)
+        return process_lib.target(process, point, noise=noise, t=t)
 
     start = process_lib.start_level(process)
     x = process_lib.add_noise(
-        process, point, jax.random.normal(key, (3,)), jnp.float32(start)
+        process, point, noise=jax.random.normal(key, (3,)), t=jnp.float32(start)
     )
     times = schedule.inference_times(3, jnp.ones(()), start=start)
-    found = samplers.sample(sampler, denoise, x, times, process=process)
+    found = samplers.sample(sampler, denoise, x=x, times=times, process=process)
     np.testing.assert_allclose(found, point, atol=1e-4)
 
 
@@ -124,8 +124,8 @@ def test_known_tokens_come_back_bit_for_bit(sampler, key):
     found = samplers.sample(
         sampler,
         denoise,
-        x,
-        times,
+        x=x,
+        times=times,
         process=process,
         known=known[..., None],
         expand=lambda t: jnp.where(known[..., None], 0.0, t),
@@ -149,8 +149,8 @@ def test_a_walk_in_pieces_is_the_same_walk(sampler, key):
         return samplers.walk(
             sampler,
             gaussian(process),
-            x,
-            levels,
+            x=x,
+            times=levels,
             process=process,
             past=past,
             noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (5,)),
@@ -190,8 +190,8 @@ def test_the_memory_looks_alike_whatever_the_sampler_and_the_step(key):
         after, past = samplers.walk(
             sampler,
             gaussian(process),
-            x,
-            times[:3],
+            x=x,
+            times=times[:3],
             process=process,
             noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
         )
@@ -211,8 +211,8 @@ def test_the_memory_shows_the_clean_estimate(sampler, key):
     _, past = samplers.walk(
         sampler,
         lambda x, t: point,
-        x,
-        times[:3],
+        x=x,
+        times=times[:3],
         process=process,
         noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
     )
@@ -242,8 +242,8 @@ def test_segments_at_level_zero_do_not_move(sampler, prediction, name, key):
         return samplers.walk(
             sampler,
             denoise,
-            x,
-            times,
+            x=x,
+            times=times,
             process=process,
             expand=lambda t: t[:, None],
             noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
@@ -257,7 +257,7 @@ def test_segments_at_level_zero_do_not_move(sampler, prediction, name, key):
     if not sampler.stochastic:
         short = jnp.asarray([0.5, 0.25, 0.0])
         alone = samplers.sample(
-            sampler, gaussian(process), x[3], short, process=process
+            sampler, gaussian(process), x=x[3], times=short, process=process
         )
         np.testing.assert_allclose(found[3], alone, atol=1e-5)
 
@@ -273,8 +273,8 @@ def test_nothing_is_ever_nan(key):
             found = samplers.sample(
                 sampler,
                 gaussian(process),
-                jax.random.normal(key, (4,)),
-                times.astype(jnp.float32),
+                x=jax.random.normal(key, (4,)),
+                times=times.astype(jnp.float32),
                 process=process,
             )
             assert jnp.isfinite(found).all()
@@ -305,10 +305,12 @@ def test_levels_of_their_own(sampler):
     process = process_lib.RectifiedFlow()
     x = jnp.asarray([1.0, 1.0])
     times = schedule.inference_times(4, jnp.asarray([0.5, 3.0]))
-    together = samplers.sample(sampler, gaussian(process), x, times, process=process)
+    together = samplers.sample(
+        sampler, gaussian(process), x=x, times=times, process=process
+    )
     for i in range(2):
         alone = samplers.sample(
-            sampler, gaussian(process), x[i], times[:, i], process=process
+            sampler, gaussian(process), x=x[i], times=times[:, i], process=process
         )
         np.testing.assert_allclose(together[i], alone, atol=1e-6)
     assert together[0] != together[1]

@@ -64,6 +64,6 @@ def test_accuracy_of_real_renders_is_high_and_chance_is_not():
 
 def test_a_contact_sheet_holds_every_video(tmp_path):
     videos = [np.full((t, 16, 24, 3), 200, np.uint8) for t in (5, 1)]
-    figures.contact_sheet(tmp_path / "sheet.png", videos, ["five", "one"])
+    figures.contact_sheet(tmp_path / "sheet.png", videos, labels=["five", "one"])
     sheet = media.read_video(tmp_path / "sheet.png").frames[0]
     assert (sheet == 200).all(axis=-1).sum() == (5 + 1) * 32 * 48

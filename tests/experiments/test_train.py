@@ -182,7 +182,7 @@ def test_adversarial_stage_resumes_bit_for_bit(
     models.save_autoencoder(
         other,
         jax.tree.map(lambda x: x + 1.0, models.load_autoencoder(trained).params),
-        models.load_autoencoder(trained).config,
+        config=models.load_autoencoder(trained).config,
     )
     config.autoencoder = str(other)
     with pytest.raises(checkpoint.CheckpointError, match="trained with start="):
@@ -445,7 +445,7 @@ def test_all_parameters_can_be_tuned(train: Callable[[str], pathlib.Path]) -> No
         config.lora = None
     made = config_lib.to_dataclass(config, finetune.Config)
     base = models.load_video_model(made.base)
-    start = finetune.make_start(made, base, made.mesh.make())
+    start = finetune.make_start(made, base, mesh=made.mesh.make())
     chex.assert_trees_all_equal(start.whole(start.params, start.base), base.params)
     assert not jax.tree.leaves(start.base)
 

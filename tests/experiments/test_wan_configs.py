@@ -36,7 +36,7 @@ def prepared(config: ModuleType, preset: str) -> tuple[subjects.Subject, list]:
         assert topology.chips == int(preset.rpartition("-")[2])
     devices = on_hosts(topology)
     subject = subjects.read(config.get_config(preset))
-    return step_plan.rows_of(subject, devices, None), devices
+    return step_plan.rows_of(subject, devices, rows=None), devices
 
 
 def on_hosts(topology: chips.Topology) -> list[fakes.Device]:

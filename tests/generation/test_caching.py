@@ -68,12 +68,12 @@ def test_changes_are_distances_of_neighbours():
     model = tiny.model()
     params = jax.tree.map(np.asarray, model.params)
     found = caching.modulation_changes(
-        params, model.config.transformer, model.config.shift, steps=9
+        params, model.config.transformer, shift=model.config.shift, steps=9
     )
     assert found.shape == (9,) and found[0] == 0
     assert np.isfinite(found).all() and (found[1:] > 0).all()
     fine = caching.modulation_changes(
-        params, model.config.transformer, model.config.shift, steps=90
+        params, model.config.transformer, shift=model.config.shift, steps=90
     )
     assert fine[1:].mean() < found[1:].mean()
 

@@ -100,7 +100,7 @@ def grid_of(encoder):
 
 
 def encode(encoder, given):
-    return givens.encode(given, encoder, grid_of(encoder), reference_fps=8.0)
+    return givens.encode(given, encoder, grid=grid_of(encoder), reference_fps=8.0)
 
 
 @pytest.mark.parametrize("frames", (1, 5, 9))
@@ -130,7 +130,7 @@ def test_kept_ends_have_other_latents_after_another_start(encoder):
     made = np.where(kept[..., None], clip(13), clip(13, seed=1))
     given = givens.Conditioning(clip(13), kept, 8.0, 13)
     second = givens.refined(
-        given, made, encoder, grid_of(encoder), first=first, strength=0.5
+        given, made, model=encoder, grid=grid_of(encoder), first=first, strength=0.5
     )
     np.testing.assert_array_equal(second.known, first.known)
     assert second.strength == 0.5
@@ -144,7 +144,12 @@ def test_the_second_pass_holds_wholly_kept_patches_only(encoder):
     first = encode(encoder, given)
     assert first.known[:, 0, 0].tolist() == [True, False, True]
     second = givens.refined(
-        given, clip(seed=1), encoder, grid_of(encoder), first=first, strength=0.5
+        given,
+        clip(seed=1),
+        model=encoder,
+        grid=grid_of(encoder),
+        first=first,
+        strength=0.5,
     )
     assert second.known[:, 0, 0].tolist() == [True, False, False]
 

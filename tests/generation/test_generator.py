@@ -267,7 +267,7 @@ def test_noise_is_a_function_of_seed_place_and_step():
 
     def draw(step):
         return np.asarray(
-            sampling.token_noise(segments, (seeds, places), np.int32(step), size=4)
+            sampling.token_noise(segments, (seeds, places), step=np.int32(step), size=4)
         )
 
     np.testing.assert_array_equal(draw(0)[0, :2], draw(0)[0, 2:4])
@@ -298,7 +298,7 @@ def test_saved_and_loaded(tmp_path, videos):
         models.save_video_model(
             tmp_path / "other",
             model.params,
-            other,
+            config=other,
             autoencoder_dir=ae,
             vocabulary=model.tokenizer,
         )
@@ -332,7 +332,7 @@ def test_two_experts_share_the_levels(generator, tmp_path):
     models.save_video_model(
         tmp_path / "two",
         model.params,
-        model.config,
+        config=model.config,
         autoencoder_dir=tmp_path / "ae",
         vocabulary=model.tokenizer,
     )

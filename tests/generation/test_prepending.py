@@ -52,7 +52,9 @@ def before(model, video, *, sizes, seed=0, text=""):
     given = tasks.generate(model.grid, size=(32, 16), frames=1, fps=8.0)
     job = generator.Job(given, text=text, seed=seed)
     config = generator.SamplingConfig(steps=1)
-    return prepending.prepend(model, job, video, sizes=sizes, context=8, config=config)
+    return prepending.prepend(
+        model, job, video=video, sizes=sizes, context=8, config=config
+    )
 
 
 def test_the_video_stays_and_every_piece_is_another(model):

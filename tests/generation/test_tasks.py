@@ -51,7 +51,7 @@ def make(grid):
         ),
         "loop": tasks.loop(grid, a, frames=4, context=5, fps=fps),
         "connect": tasks.connect(grid, a, b, frames=4, context=5, fps=fps),
-        "inpaint": tasks.inpaint(grid, clip(5), half(), fps=fps),
+        "inpaint": tasks.inpaint(grid, clip(5), mask=half(), fps=fps),
         "outpaint": tasks.outpaint(grid, clip(5), size=(64, 32), fps=fps),
     }
 
@@ -236,19 +236,19 @@ ERRORS = {
         "^40 pixels wide: use 32 or 48$",
     ),
     "a mask of another size": (
-        lambda g: tasks.inpaint(g, C9, np.ones((9, 32, 48), bool), fps=8.0),
+        lambda g: tasks.inpaint(g, C9, mask=np.ones((9, 32, 48), bool), fps=8.0),
         "^a mask of 9 frames of 48x32 on a clip of 9 frames of 32x32$",
     ),
     "a mask of nothing": (
-        lambda g: tasks.inpaint(g, C9, np.zeros((9, 32, 32), bool), fps=8.0),
+        lambda g: tasks.inpaint(g, C9, mask=np.zeros((9, 32, 32), bool), fps=8.0),
         "^the mask marks nothing",
     ),
     "a mask of everything": (
-        lambda g: tasks.inpaint(g, C9, np.ones((9, 32, 32), bool), fps=8.0),
+        lambda g: tasks.inpaint(g, C9, mask=np.ones((9, 32, 32), bool), fps=8.0),
         "^the mask marks everything",
     ),
     "a mask of numbers": (
-        lambda g: tasks.inpaint(g, C9, np.ones((9, 32, 32), np.uint8), fps=8.0),
+        lambda g: tasks.inpaint(g, C9, mask=np.ones((9, 32, 32), np.uint8), fps=8.0),
         "^a mask of uint8: give bool$",
     ),
     "a frame that is filled": (

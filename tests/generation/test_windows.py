@@ -80,13 +80,15 @@ def test_what_fits_a_window_is_one(frames):
         ),
         (
             lambda: windows.tiles(
-                random_canvas(), GRID, windows.WindowConfig(tile=(32, 40))
+                random_canvas(), GRID, config=windows.WindowConfig(tile=(32, 40))
             ),
             "40 pixels wide in a tile: use 32 or 48",
         ),
         (
             lambda: windows.tiles(
-                random_canvas((1, 16, 16, 4)), GRID, windows.WindowConfig(tile=(32, 32))
+                random_canvas((1, 16, 16, 4)),
+                GRID,
+                config=windows.WindowConfig(tile=(32, 32)),
             ),
             "tiles of 32x32 pixels that share 32: use sides of 48 or more",
         ),
@@ -201,7 +203,7 @@ def test_a_tile_as_large_as_the_frame_is_no_tile(generator):
 
 def test_tiles_cover_the_canvas_and_agree(generator):
     canvas = random_canvas((1, 8, 12, 4))
-    tiles = windows.tiles(canvas, GRID, TILED)
+    tiles = windows.tiles(canvas, GRID, config=TILED)
     covered = np.zeros((4, 6), int)
     for rows, columns in tiles:
         covered[rows.start : rows.stop, columns.start : columns.stop] += 1
@@ -229,7 +231,7 @@ def test_tiled_canvases_do_not_depend_on_company(generator):
 def items(config, canvas):
     """Two tiles and what lies beside them, as `rows` sees them."""
     found = []
-    for tile in windows.tiles(canvas, GRID, config):
+    for tile in windows.tiles(canvas, GRID, config=config):
         part = windows.crop(canvas, tile, patch=GRID.patch)
         grid = (len(canvas.latent), canvas.latent.shape[1] // 2, None)
         places = windows.places((*grid[:2], canvas.latent.shape[2] // 2), tile, first=0)

@@ -58,12 +58,14 @@ def save(directory: pathlib.Path) -> pathlib.Path:
     """The model as training exports it: `directory/ae` and, returned, the video's."""
     tiny = model()
     models.save_autoencoder(
-        directory / "ae" / "model", tiny.autoencoder.params, tiny.autoencoder.config
+        directory / "ae" / "model",
+        tiny.autoencoder.params,
+        config=tiny.autoencoder.config,
     )
     models.save_video_model(
         directory / "video" / "model",
         tiny.params,
-        tiny.config,
+        config=tiny.config,
         autoencoder_dir=directory / "ae",
         vocabulary=tiny.tokenizer,
     )

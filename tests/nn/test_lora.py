@@ -70,7 +70,7 @@ def relative(a, b):
 
 def test_fresh_adapters_change_nothing(apply, boxed, base):
     mesh = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
-    fresh, _ = lora.init(jax.random.key(0), boxed, CONFIG, mesh=mesh)
+    fresh, _ = lora.init(jax.random.key(0), boxed, config=CONFIG, mesh=mesh)
     np.testing.assert_array_equal(apply(lora.attach(base, fresh, CONFIG)), apply(base))
     a = fresh["stack"]["blocks"]["mlp"]["up"][lora.A]
     assert abs(float(jnp.std(a)) * a.shape[-2] ** 0.5 - 1) < 0.2
@@ -137,7 +137,7 @@ def test_every_variant_has_the_default_targets(name):
 
 def test_adapters_are_sharded_as_their_kernels(boxed, base, adapters, apply):
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    fresh, places = lora.init(jax.random.key(0), boxed, CONFIG, mesh=mesh)
+    fresh, places = lora.init(jax.random.key(0), boxed, config=CONFIG, mesh=mesh)
     kernels = sharding.param_shardings(boxed, mesh)
     up, q = places["stack"]["blocks"]["mlp"]["up"], kernels["stack"]["blocks"]["mlp"]
     depth, rows_, columns = q["up"]["kernel"].spec

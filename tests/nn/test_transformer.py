@@ -83,9 +83,13 @@ def test_nothing_of_tokens_by_width_is_kept_for_the_modulation():
         _, backward = jax.vjp(f, *args)
         return [leaf.shape for leaf in jax.tree.leaves(backward)]
 
-    shapes = kept(lambda x, t: transformer.modulate(x, t, t, ids), x, table)
+    shapes = kept(
+        lambda x, t: transformer.modulate(x, t, scale=t, level_ids=ids), x, table
+    )
     assert shapes.count(x.shape) == 1
-    shapes = kept(lambda x, y, t: transformer.gated_add(x, y, t, ids), x, x, table)
+    shapes = kept(
+        lambda x, y, t: transformer.gated_add(x, y, gate=t, level_ids=ids), x, x, table
+    )
     assert shapes.count(x.shape) <= 2
 
 

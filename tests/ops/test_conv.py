@@ -122,23 +122,23 @@ def test_average_undoes_repeat(key):
 @pytest.mark.parametrize("features", [2, 8])
 def test_averages_and_duplicates_keep_constants_and_totals(key, features):
     x = jax.random.normal(key, (1, 4, 6, 8, 4))
-    small = conv.average_down(x, (2, 2, 2), features)
+    small = conv.average_down(x, (2, 2, 2), features=features)
     assert small.shape == (1, 2, 3, 4, features)
     np.testing.assert_allclose(jnp.mean(small), jnp.mean(x), atol=1e-6)
-    large = conv.duplicate_up(small, (2, 2, 2), 4)
+    large = conv.duplicate_up(small, (2, 2, 2), features=4)
     assert large.shape == x.shape
     np.testing.assert_allclose(jnp.mean(large), jnp.mean(x), atol=1e-6)
     np.testing.assert_allclose(
-        conv.average_down(large, (2, 2, 2), features), small, atol=1e-6
+        conv.average_down(large, (2, 2, 2), features=features), small, atol=1e-6
     )
 
 
 def test_values_that_do_not_average_or_repeat_are_refused(key):
     x = jax.random.normal(key, (1, 2, 2, 2, 3))
     with pytest.raises(ValueError, match="24 values do not average to 5 channels"):
-        conv.average_down(x, (2, 2, 2), 5)
+        conv.average_down(x, (2, 2, 2), features=5)
     with pytest.raises(ValueError, match="3 channels do not repeat to 8 values"):
-        conv.duplicate_up(x, (2, 2, 2), 1)
+        conv.duplicate_up(x, (2, 2, 2), features=1)
 
 
 @pytest.mark.parametrize("cosine", [True, False])

@@ -48,8 +48,8 @@ def ours(rule, sigmas, x):
     return samplers.sample(
         samplers.SAMPLERS[rule],
         lambda x, t: flow_velocity(jnp, x, t),
-        jnp.asarray(x),
-        jnp.asarray(sigmas),
+        x=jnp.asarray(x),
+        times=jnp.asarray(sigmas),
         process=process_lib.RectifiedFlow(),
     )
 

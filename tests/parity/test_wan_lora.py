@@ -36,7 +36,12 @@ def test_diffusers_computes_the_same_with_them(tmp_path, alpha):
         lora.shapes(models.transformer_shapes(config), form),
     )
     plain = judge.run(theirs, CASE, SIZES)
-    wan.save_lora(tmp_path / "pytorch_lora_weights.safetensors", adapters, config, form)
+    wan.save_lora(
+        tmp_path / "pytorch_lora_weights.safetensors",
+        adapters,
+        config=config,
+        form=form,
+    )
     pipeline = WanPipeline(None, None, None, None, transformer=theirs)
     pipeline.load_lora_weights(tmp_path)
     expected = judge.run(theirs, CASE, SIZES)

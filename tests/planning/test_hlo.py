@@ -69,7 +69,7 @@ def test_a_batch_that_is_written_as_a_dilated_side_counts_once():
     )
     line = hlo._instruction("  " + batched)
     assert line is not None
-    assert cost._convolution(line, (3, 4, 8), (3, 8, 16)) == 3 * 4 * 8 * 16
+    assert cost._convolution(line, (3, 4, 8), right=(3, 8, 16)) == 3 * 4 * 8 * 16
 
 
 def test_what_is_no_program_is_refused():

@@ -35,20 +35,22 @@ def test_a_step_takes_its_slowest_part_and_what_it_waits_for():
 
 def test_an_axis_uses_both_ways_of_every_ring_it_lies_along():
     mesh = fakes.mesh(topology=V5P, fsdp=16, context=4)
-    assert roofline.bandwidth("context", mesh, V5P) == 2 * CHIP.link
-    assert roofline.bandwidth("fsdp", mesh, V5P) == 4 * CHIP.link
+    assert roofline.bandwidth("context", mesh, topology=V5P) == 2 * CHIP.link
+    assert roofline.bandwidth("fsdp", mesh, topology=V5P) == 4 * CHIP.link
     line = chips.parse("v5p:2x4x4")
     mesh = fakes.mesh(topology=line, fsdp=2, context=16)
-    assert roofline.bandwidth("fsdp", mesh, line) == CHIP.link
+    assert roofline.bandwidth("fsdp", mesh, topology=line) == CHIP.link
 
 
 def test_two_devices_of_a_chip_share_it():
     topology = chips.parse("tpu7x:2x2x1")
     mesh = fakes.mesh(topology=topology, fsdp=4, tensor=2)
-    time = roofline.time((topology.chip.peak, 0.0), [], mesh, topology)
+    time = roofline.time((topology.chip.peak, 0.0), [], mesh=mesh, topology=topology)
     assert time.products == 2.0
-    assert roofline.bandwidth("tensor", mesh, topology) == 6 * topology.chip.link
-    assert roofline.bandwidth("fsdp", mesh, topology) == topology.chip.link
+    assert (
+        roofline.bandwidth("tensor", mesh, topology=topology) == 6 * topology.chip.link
+    )
+    assert roofline.bandwidth("fsdp", mesh, topology=topology) == topology.chip.link
 
 
 def test_seconds_of_links():
@@ -58,18 +60,18 @@ def test_seconds_of_links():
         _collective(asynchronous=False, axes=("context",)),
         _collective(crosses=True, axes=("data",)),
     ]
-    time = roofline.time((0.0, 0.0), found, mesh, V5P)
+    time = roofline.time((0.0, 0.0), found, mesh=mesh, topology=V5P)
     assert time.exposed == pytest.approx(1e6 / (2 * CHIP.link))
     assert time.hidden == pytest.approx(1e6 / (4 * CHIP.link) + 1e6 / CHIP.dcn)
 
 
 def test_all_to_all_on_a_long_ring_goes_farther():
     speeds = {"fsdp": 1e9}
-    short = roofline.transfer(_collective(kind="all-to-all"), speeds, V5P)
+    short = roofline.transfer(_collective(kind="all-to-all"), speeds, topology=V5P)
     far = _collective(kind="all-to-all", group=16)
-    assert roofline.transfer(far, speeds, V5P) == 4 * short
+    assert roofline.transfer(far, speeds, topology=V5P) == 4 * short
 
 
 def test_utilisation_of_a_step_at_peak_is_one():
     flops = 2.0 * V5P.chips * CHIP.peak
-    assert roofline.utilisation(flops, 2.0, V5P, chips_used=V5P.chips) == 1.0
+    assert roofline.utilisation(flops, 2.0, topology=V5P, chips_used=V5P.chips) == 1.0

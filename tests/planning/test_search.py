@@ -119,7 +119,7 @@ def test_slices_are_joined_by_data_alone():
 
 
 def test_a_calibrated_estimate_gives_back_what_it_was_calibrated_on():
-    own = estimate.make(subject(), MESH, TOPOLOGY)
+    own = estimate.make(subject(), MESH, topology=TOPOLOGY)
     again = estimate.calibrate(own, own, memory=7.0 * GIB, products=3.0)
     assert (again.memory, again.products) == (7.0 * GIB, 3.0)
 
@@ -127,7 +127,7 @@ def test_a_calibrated_estimate_gives_back_what_it_was_calibrated_on():
 def test_more_remat_takes_less_memory_and_more_time():
     def guess(remat: str) -> estimate.Estimate:
         model = dataclasses.replace(subject().model, remat=remat)
-        return estimate.make(subject(model=model), MESH, TOPOLOGY)
+        return estimate.make(subject(model=model), MESH, topology=TOPOLOGY)
 
     none, attention, full = guess("none"), guess("attention"), guess("full")
     assert none.memory > attention.memory > full.memory
@@ -142,7 +142,7 @@ def test_trials_are_compiled_in_order_and_no_more_of_them():
         asked.append(other)
         return made(remat=other.model.remat, tokens_per_second=float(len(asked)))
 
-    found = search.compile_best(ranked, TIGHT, 3, make)
+    found = search.compile_best(ranked, TIGHT, trials=3, make=make)
     assert asked == [candidate.subject for candidate in ranked[:3]]
     assert [p.tokens_per_second for p in found] == [3.0, 2.0, 1.0, 1e5]
 

@@ -59,5 +59,5 @@ def test_slices_get_a_replica_each_where_the_config_has_one(tiny: subjects.Subje
     assert step_plan.over_slices(four, two) is four
     devices = fakes.devices(two)
     alone = dataclasses.replace(tiny, mesh=sharding.MeshConfig(data=2, fsdp=4))
-    rows = [step_plan.rows_of(s, devices, None).rows for s in (spread, alone)]
+    rows = [step_plan.rows_of(s, devices, rows=None).rows for s in (spread, alone)]
     assert rows == [2 * tiny.rows] * 2  # two hosts, each with the config's rows

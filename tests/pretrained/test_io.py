@@ -13,7 +13,9 @@ PARAMS = {
 
 
 def save(tmp_path, **options):
-    model_io.save_model(tmp_path / "m" / "model", PARAMS, {"width": 3}, **options)
+    model_io.save_model(
+        tmp_path / "m" / "model", PARAMS, config={"width": 3}, **options
+    )
     return tmp_path / "m" / "model"
 
 
@@ -31,7 +33,7 @@ def test_there_and_back(tmp_path):
 def test_a_model_inside_a_model(tmp_path):
     inner = save(tmp_path)
     outer = tmp_path / "video"
-    model_io.save_model(outer, PARAMS, {}, files={"autoencoder": inner})
+    model_io.save_model(outer, PARAMS, config={}, files={"autoencoder": inner})
     params, config = model_io.load_model(outer / "autoencoder")
     assert config == {"width": 3}
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
@@ -39,7 +41,7 @@ def test_a_model_inside_a_model(tmp_path):
 
 def test_saving_again_replaces(tmp_path):
     path = save(tmp_path, files={"old": b"x"})
-    model_io.save_model(path, PARAMS, {"width": 4})
+    model_io.save_model(path, PARAMS, config={"width": 4})
     assert model_io.model_config(path) == {"width": 4}
     assert not (path / "old").exists()
 
@@ -47,7 +49,7 @@ def test_saving_again_replaces(tmp_path):
 def test_never_replaces_what_is_not_a_model(tmp_path):
     (tmp_path / "thesis.txt").write_text("three years of work")
     with pytest.raises(ValueError, match="is not a model"):
-        model_io.save_model(tmp_path, PARAMS, {})
+        model_io.save_model(tmp_path, PARAMS, config={})
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
@@ -70,7 +72,7 @@ def test_another_model_is_refused_by_name(tmp_path, like, message):
 def test_not_finite_is_refused_by_name(tmp_path):
     bad = {**PARAMS, "in": {"kernel": np.full((2, 3), np.nan, np.float32)}}
     with pytest.raises(model_io.ModelError, match="in/kernel is not finite"):
-        model_io.save_model(tmp_path / "model", bad, {})
+        model_io.save_model(tmp_path / "model", bad, config={})
     assert not list(tmp_path.iterdir())
 
 

@@ -143,7 +143,7 @@ def test_each_network_learns_from_its_own_loss() -> None:
         real, fake = game.judge(own, x), game.judge(own, y)
         hinge = adversarial.discriminator_hinge(real, fake)
         pull = jnp.mean(jnp.square(real + 0.2)) + jnp.mean(jnp.square(fake - 0.4))
-        flat = adversarial.gradient_penalty(game.judge, own, x)
+        flat = adversarial.gradient_penalty(game.judge, own, real=x)
         return hinge + CONFIG.r1 * flat + CONFIG.lecam * pull
 
     expected = theirs(params[adversarial.DISCRIMINATOR])
@@ -179,7 +179,7 @@ def test_penalty_of_a_linear_discriminator() -> None:
     def linear(params: jax.Array, video: jax.Array) -> jax.Array:
         return jnp.einsum("bthwc,thwc->b", video, params) + 1.0
 
-    found = adversarial.gradient_penalty(linear, slope, video)
+    found = adversarial.gradient_penalty(linear, slope, real=video)
     np.testing.assert_allclose(found, np.sum(np.square(slope)) / 2, rtol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_penalty_is_what_finite_differences_say() -> None:
     slope = jax.grad(total)(x)
     ahead = 1e-2 * slope / jnp.linalg.norm(jnp.ravel(slope))
     steepest = (total(x + ahead) - total(x - ahead)) / 2e-2
-    found = adversarial.gradient_penalty(game.judge, own, x)
+    found = adversarial.gradient_penalty(game.judge, own, real=x)
     count = game.judge(own, x).size
     np.testing.assert_allclose(found, steepest**2 / (2 * count), rtol=1e-2)
 
@@ -204,7 +204,7 @@ def test_the_penalty_does_not_depend_on_the_size_of_the_clip() -> None:
     own = params[adversarial.DISCRIMINATOR]
     found = [
         adversarial.gradient_penalty(
-            game.judge, own, jax.random.normal(KEY, (1, 5, side, side, 3))
+            game.judge, own, real=jax.random.normal(KEY, (1, 5, side, side, 3))
         )
         for side in (32, 64)
     ]

@@ -124,7 +124,9 @@ def _streamed():
 @functools.partial(jax.jit, static_argnames=("module", "chunks", "after"))
 def _slope(params, video, key, *, module, chunks, after):
     def loss(video):
-        result = reconstruction.reconstruct(module, params, video, key, chunks=chunks)
+        result = reconstruction.reconstruct(
+            module, params, video=video, key=key, chunks=chunks
+        )
         return jnp.sum(jnp.square(result.video[:, after:])), result
 
     return jax.grad(loss, has_aux=True)(video)

@@ -69,7 +69,9 @@ def make(config: autoencoder.AutoencoderConfig, *, seed: int = 0) -> Pair:
     return Pair(theirs, autoencoder.Autoencoder(config), params)
 
 
-def compiled(pair: Pair, video: np.ndarray, dtype: str) -> Callable[[], torch.Tensor]:
+def compiled(
+    pair: Pair, video: np.ndarray, *, dtype: str
+) -> Callable[[], torch.Tensor]:
     """Encode and decode by `torch.compile`, on the accelerator where there is one.
 
     The call waits for the device and returns the video, float32 on the host.

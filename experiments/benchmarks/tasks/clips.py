@@ -66,7 +66,7 @@ class Bench:
             bodies.clip(
                 SEED + self.seed,
                 index,
-                dataclasses.replace(world, sizes=(sizes[index % len(sizes)],)),
+                config=dataclasses.replace(world, sizes=(sizes[index % len(sizes)],)),
             )
             for index in range(self.count or count)
         ]

@@ -65,7 +65,7 @@ def changed(clip: bodies.Clip, attribute: str, *, turn: int) -> Edit:
 
 
 def measure(
-    edits: Sequence[Edit], videos: Sequence[np.ndarray], strength: float
+    edits: Sequence[Edit], videos: Sequence[np.ndarray], *, strength: float
 ) -> list[Point]:
     """A point for each attribute."""
     points = []
@@ -113,7 +113,7 @@ def curve(bench: shared.Bench) -> list[Point]:
             for index, edit in enumerate(edits)
         ]
         videos, _ = bench.complete(jobs, f"edit at {strength}")
-        points += measure(edits, videos, strength)
+        points += measure(edits, videos, strength=strength)
     return points
 
 

@@ -118,7 +118,7 @@ def keeping(bench: shared.Bench, video: np.ndarray) -> dict[str, Kept]:
             tasks.connect(grid, video, mirrored, **how),
             *_in_time(video, between, mirrored),
         ),
-        "inpaint": Kept(tasks.inpaint(grid, video, cut, fps=fps), video, ~cut),
+        "inpaint": Kept(tasks.inpaint(grid, video, mask=cut, fps=fps), video, ~cut),
         "outpaint": Kept(
             tasks.outpaint(grid, video, size=size, fps=fps),
             np.pad(video, (*padding, (0, 0))),
@@ -143,7 +143,7 @@ def _filed(video: np.ndarray) -> np.ndarray:
     """Written to a lossless file and read again."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "video.mkv"
-        media.write_video(path, video, 8.0)
+        media.write_video(path, video, fps=8.0)
         return media.read_video(path).frames
 
 
@@ -229,7 +229,7 @@ def _joined(bench: shared.Bench, clips: Sequence[bodies.Clip]) -> list[Joined]:
     """Extended both ways, looped and connected with another: every clip."""
     cases = []
     for clip, other in zip(clips, partners(clips), strict=True):
-        cases += [*_extended(bench, clip), *_between(bench, clip, other)]
+        cases += [*_extended(bench, clip), *_between(bench, clip, other=other)]
     return cases
 
 
@@ -251,7 +251,7 @@ def _extended(bench: shared.Bench, clip: bodies.Clip) -> list[Joined]:
 
 
 def _between(
-    bench: shared.Bench, clip: bodies.Clip, other: bodies.Clip
+    bench: shared.Bench, clip: bodies.Clip, *, other: bodies.Clip
 ) -> list[Joined]:
     """A clip connected with another, and its first part looped.
 

@@ -43,7 +43,7 @@ ORDERS: dict[str, tuple[samplers.Sampler, int]] = {
 
 def order(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     """A line for every sampler, with guidance and without."""
-    asked = bodies.prompts(shared.SEED + bench.seed, ORDER_PROMPTS, _unseen())
+    asked = bodies.prompts(shared.SEED + bench.seed, ORDER_PROMPTS, config=_unseen())
     requests = [
         bench.model.request(generator.Prompt(text, frames=9, seed=bench.seed + index))
         for index, (text, _) in enumerate(asked)
@@ -206,7 +206,9 @@ def _prompts(
     bench: shared.Bench, count: int, *, frames: Sequence[int]
 ) -> tuple[list[generator.Prompt], list[dict[str, Any]]]:
     """Prompts of all of the world's sizes and of these lengths, and what they ask."""
-    asked = bodies.prompts(shared.SEED + bench.seed, bench.count or count, _unseen())
+    asked = bodies.prompts(
+        shared.SEED + bench.seed, bench.count or count, config=_unseen()
+    )
     sizes = shared.WORLD.sizes
     prompts = [
         generator.Prompt(

@@ -59,10 +59,10 @@ def attention(
         plan for other lengths or another mesh; rows or heads that the mesh does not
         divide.
     """
-    _check_plan(q, k, plan)
+    _check_plan(q, k, plan=plan)
     if implementation is None:
-        implementation = _choose(q, plan, bias)
-    _check(implementation, q, plan, bias)
+        implementation = _choose(q, plan, bias=bias)
+    _check(implementation, q, plan=plan, bias=bias)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     q = _blank(q, plan.query_segments)
     k, v = _blank(k, plan.key_segments), _blank(v, plan.key_segments)
@@ -73,7 +73,9 @@ def attention(
     return parallel.attend(q, k, v, plan=plan, kernel=kernel, scale=factor)
 
 
-def _choose(q: jax.Array, plan: planning.AttentionPlan, bias: jax.Array | None) -> str:
+def _choose(
+    q: jax.Array, plan: planning.AttentionPlan, *, bias: jax.Array | None
+) -> str:
     """The fastest for these sizes on the platform that is compiled for."""
     if bias is not None:
         return "reference"
@@ -91,7 +93,7 @@ def _blank(x: jax.Array, segments: jax.Array) -> jax.Array:
     return jnp.where((segments > 0)[:, :, None, None], x, 0)
 
 
-def _check_plan(q: jax.Array, k: jax.Array, plan: planning.AttentionPlan) -> None:
+def _check_plan(q: jax.Array, k: jax.Array, *, plan: planning.AttentionPlan) -> None:
     planned = plan.query_segments.shape + plan.key_segments.shape
     if planned != q.shape[:2] + k.shape[:2]:
         raise ValueError(
@@ -103,6 +105,7 @@ def _check_plan(q: jax.Array, k: jax.Array, plan: planning.AttentionPlan) -> Non
 def _check(
     implementation: str,
     q: jax.Array,
+    *,
     plan: planning.AttentionPlan,
     bias: jax.Array | None,
 ) -> None:

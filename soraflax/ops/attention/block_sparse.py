@@ -37,8 +37,8 @@ def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, plan: planning.AttentionPlan, scale: float
 ) -> kernel.Partial:
     """Equations (1) to (3); what the mask leaves empty is 0."""
-    queries = _side(plan.query_segments, plan.keys_of, plan.query_block)
-    keys = _side(plan.key_segments, plan.queries_of, plan.key_block)
+    queries = _side(plan.query_segments, plan.keys_of, block=plan.query_block)
+    keys = _side(plan.key_segments, plan.queries_of, block=plan.key_block)
     qs, ks, vs = queries.cut(q), keys.cut(k), keys.cut(v)
 
     def query_block(i: jax.Array, done: tuple) -> tuple:
@@ -48,11 +48,11 @@ def _forward(
             o, m, total = state
             kj, vj = _at(ks, first + j), _at(vs, first + j)
             mask = _mask(ids, _at(keys.ids, first + j))
-            s = jnp.where(mask, scale * _dot(qi, kj, _OUTER), kernel.MASKED)
+            s = jnp.where(mask, scale * _dot(qi, kj, dimensions=_OUTER), kernel.MASKED)
             peak = jnp.maximum(m, jnp.max(s, axis=-1))
             p = jnp.where(mask, jnp.exp(s - peak[..., None]), 0.0)
             a = jnp.exp(m - peak)
-            o = a[..., None] * o + _dot(p.astype(vj.dtype), vj, _INNER)
+            o = a[..., None] * o + _dot(p.astype(vj.dtype), vj, dimensions=_INNER)
             return o, peak, a * total + jnp.sum(p, axis=-1)
 
         zero = jnp.zeros(qi.shape, jnp.float32)
@@ -61,7 +61,7 @@ def _forward(
         total = jnp.maximum(total, kernel.SMALL)
         out = (o / total[..., None]).astype(q.dtype)
         lse = m + jnp.log(total)
-        return _put(done[0], i, out), _put(done[1], i, lse)
+        return _put(done[0], i, value=out), _put(done[1], i, value=lse)
 
     empty = jnp.zeros_like(qs), jnp.zeros(qs.shape[:3], jnp.float32)
     out, lse = lax.fori_loop(0, qs.shape[0], query_block, empty)
@@ -79,8 +79,8 @@ def _backward(
     d_out: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Equations (4) and (5), one block of keys after the other."""
-    queries = _side(plan.query_segments, plan.keys_of, plan.query_block)
-    keys = _side(plan.key_segments, plan.queries_of, plan.key_block)
+    queries = _side(plan.query_segments, plan.keys_of, block=plan.query_block)
+    keys = _side(plan.key_segments, plan.queries_of, block=plan.key_block)
     qs, dos, ks, vs = queries.cut(q), queries.cut(d_out), keys.cut(k), keys.cut(v)
     lses = queries.cut(lse.mT[..., None])[..., 0]
     deltas = jnp.einsum(
@@ -96,20 +96,20 @@ def _backward(
             dq, dkj, dvj = state
             i = first + i
             qi, do = _at(qs, i), _at(dos, i)
-            s = scale * _dot(qi, kj, _OUTER)
+            s = scale * _dot(qi, kj, dimensions=_OUTER)
             mask = _mask(_at(queries.ids, i), ids)
             p = jnp.where(mask, jnp.exp(s - _at(lses, i)[..., None]), 0.0)
-            dvj = dvj + _dot(p.astype(do.dtype), do, _TURNED)
-            ds = p * (_dot(do, vj, _OUTER) - _at(deltas, i)[..., None])
+            dvj = dvj + _dot(p.astype(do.dtype), do, dimensions=_TURNED)
+            ds = p * (_dot(do, vj, dimensions=_OUTER) - _at(deltas, i)[..., None])
             ds = ds.astype(qi.dtype)
-            dkj = dkj + _dot(ds, qi, _TURNED)
-            dqi = _at(dq, i) + _dot(ds, kj, _INNER)
-            return _put(dq, i, dqi), dkj, dvj
+            dkj = dkj + _dot(ds, qi, dimensions=_TURNED)
+            dqi = _at(dq, i) + _dot(ds, kj, dimensions=_INNER)
+            return _put(dq, i, value=dqi), dkj, dvj
 
         zero = jnp.zeros(kj.shape, jnp.float32)
         start = (dq, zero, zero)
         dq, dkj, dvj = lax.fori_loop(keys.start[j], keys.stop[j], step, start)
-        return dq, _put(dk, j, dkj), _put(dv, j, dvj)
+        return dq, _put(dk, j, value=dkj), _put(dv, j, value=dvj)
 
     empty = tuple(jnp.zeros(x.shape, jnp.float32) for x in (qs, ks, vs))
     dq, dk, dv = lax.fori_loop(0, ks.shape[0], key_block, empty)
@@ -163,7 +163,7 @@ class _Side:
         return x.reshape(self.rows, -1, *x.shape[3:])[:, : self.length]
 
 
-def _side(segments: jax.Array, runs: planning.Runs, block: int) -> _Side:
+def _side(segments: jax.Array, runs: planning.Runs, *, block: int) -> _Side:
     ids = planning.to_blocks(segments, block)
     rows, length = segments.shape
     return _Side(
@@ -180,7 +180,7 @@ def _mask(query_ids: jax.Array, key_ids: jax.Array) -> jax.Array:
     return same & (query_ids > 0)[:, None]
 
 
-def _dot(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
+def _dot(a: jax.Array, b: jax.Array, *, dimensions: tuple) -> jax.Array:
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
@@ -188,5 +188,5 @@ def _at(x: jax.Array, index: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(x, index, keepdims=False)
 
 
-def _put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+def _put(x: jax.Array, index: jax.Array, *, value: jax.Array) -> jax.Array:
     return lax.dynamic_update_index_in_dim(x, value, index, 0)

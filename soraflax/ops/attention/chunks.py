@@ -125,7 +125,9 @@ class _Side:
         x = x.reshape(x.shape[0], -1, *x.shape[3:])
         return x[:, : self.segments.shape[1]]
 
-    def runs_in(self, index: jax.Array, chunk: jax.Array, blocks: int) -> planning.Runs:
+    def runs_in(
+        self, index: jax.Array, chunk: jax.Array, *, blocks: int
+    ) -> planning.Runs:
         """The runs of one chunk of this side, inside one chunk of the other."""
 
         def part(ends: jax.Array) -> jax.Array:
@@ -158,14 +160,14 @@ class _Cut:
             self.plan,
             query_segments=self.queries.split(self.queries.segments)[i],
             key_segments=self.keys.split(self.keys.segments)[j],
-            keys_of=self.queries.runs_in(i, j, self.keys.blocks),
-            queries_of=self.keys.runs_in(j, i, self.queries.blocks),
+            keys_of=self.queries.runs_in(i, j, blocks=self.keys.blocks),
+            queries_of=self.keys.runs_in(j, i, blocks=self.queries.blocks),
         )
 
     def touched(self, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         """From the first to past the last chunk of keys that chunk `i` visits."""
         every = self.keys.blocks * self.keys.count
-        runs = self.queries.runs_in(i, jnp.int32(0), every)
+        runs = self.queries.runs_in(i, jnp.int32(0), blocks=every)
         start = jnp.min(jnp.where(runs.start < runs.stop, runs.start, every))
         stop = jnp.max(jnp.where(runs.start < runs.stop, runs.stop, 0))
         stop = -(-stop // self.keys.blocks)

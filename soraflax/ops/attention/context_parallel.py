@@ -68,7 +68,7 @@ def make_layout(*, heads: int | None, key_axis: str) -> Layout:
     if heads is None:
         return Layout(heads=context)
     spec = sharding.DEFAULT_RULES.spec(("heads",))
-    sharding.check_divides((heads,), spec, mesh, what="attention heads")
+    sharding.check_divides((heads,), spec, mesh=mesh, what="attention heads")
     local = heads // math.prod(mesh.shape[axis] for axis in mesh_axes("heads"))
     trade = math.gcd(local, context)
     return Layout(heads=trade, queries=context // trade, keys=context // trade)

@@ -52,7 +52,7 @@ def attend(
     else:
         query = P(batch, tokens, heads, None)
         key = P(batch, tokens if layout.keys > 1 else None, heads, None)
-    sharding.check_divides(q.shape, query, mesh, what="attention [B, N, H, K]")
+    sharding.check_divides(q.shape, query, mesh=mesh, what="attention [B, N, H, K]")
     local = functools.partial(_local, kernel=kernel, scale=scale, layout=layout)
     return jax.shard_map(
         local,

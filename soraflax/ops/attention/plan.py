@@ -110,12 +110,14 @@ class AttentionPlan:
         """
 
         def runs(runs: Runs) -> Runs:
-            return jax.tree.map(lambda x: _shard(_shard(x, query, 1), key, 2), runs)
+            return jax.tree.map(
+                lambda x: _shard(_shard(x, query, axis=1), key, axis=2), runs
+            )
 
         queries, keys = self.shards
         return AttentionPlan(
-            query_segments=_piece(self.query_segments, queries, query),
-            key_segments=_piece(self.key_segments, keys, key),
+            query_segments=_piece(self.query_segments, queries, index=query),
+            key_segments=_piece(self.key_segments, keys, index=key),
             keys_of=runs(self.keys_of),
             queries_of=runs(self.queries_of),
             query_block=self.query_block,
@@ -152,10 +154,12 @@ def make_plan(
     query_segments = jnp.asarray(query_segments, jnp.int32)
     key_segments = jnp.asarray(key_segments, jnp.int32)
     cut = context_parallel.make_layout(heads=heads, key_axis=key_axis)
-    query_block = min(block, _shard_length("queries", query_segments, cut.queries))
-    key_block = min(block, _shard_length("keys", key_segments, cut.keys))
-    query_low, query_high = _intervals(query_segments, cut.queries, query_block)
-    key_low, key_high = _intervals(key_segments, cut.keys, key_block)
+    query_block = min(
+        block, _shard_length("queries", query_segments, shards=cut.queries)
+    )
+    key_block = min(block, _shard_length("keys", key_segments, shards=cut.keys))
+    query_low, query_high = _intervals(query_segments, cut.queries, block=query_block)
+    key_low, key_high = _intervals(key_segments, cut.keys, block=key_block)
     low, high = query_low[:, :, None, :, None], query_high[:, :, None, :, None]
     touch = (low <= key_high[:, None, :, None, :]) & (
         key_low[:, None, :, None, :] <= high
@@ -178,14 +182,14 @@ def coarsen(plan: AttentionPlan, *, queries: int, keys: int) -> AttentionPlan:
     """
     return dataclasses.replace(
         plan,
-        keys_of=_coarse_runs(plan.keys_of, queries, keys),
-        queries_of=_coarse_runs(plan.queries_of, keys, queries),
+        keys_of=_coarse_runs(plan.keys_of, queries, other=keys),
+        queries_of=_coarse_runs(plan.queries_of, keys, other=queries),
         query_block=queries * plan.query_block,
         key_block=keys * plan.key_block,
     )
 
 
-def _coarse_runs(runs: Runs, own: int, other: int) -> Runs:
+def _coarse_runs(runs: Runs, own: int, *, other: int) -> Runs:
     """Runs of `own` blocks at a time, counted in `other` blocks at a time."""
     short = -runs.start.shape[-1] % own
     large = jnp.iinfo(jnp.int32).max
@@ -207,7 +211,7 @@ def to_blocks(segments: Int[Array, "B N"], block: int) -> Int[Array, "B blocks b
     return segments.reshape(segments.shape[0], -1, block)
 
 
-def _shard_length(side: str, segments: jax.Array, shards: int) -> int:
+def _shard_length(side: str, segments: jax.Array, *, shards: int) -> int:
     length = segments.shape[1]
     if length % shards:
         nearest = max(shards, round(length / shards) * shards)
@@ -219,7 +223,7 @@ def _shard_length(side: str, segments: jax.Array, shards: int) -> int:
 
 
 def _intervals(
-    segments: jax.Array, shards: int, block: int
+    segments: jax.Array, shards: int, *, block: int
 ) -> tuple[jax.Array, jax.Array]:
     """`[B, shards, blocks]`: least and greatest id; (large, 0) of an empty block."""
     rows = segments.shape[0]
@@ -239,10 +243,10 @@ def _runs(touch: jax.Array) -> Runs:
     return Runs(start=jnp.minimum(start, stop), stop=stop)
 
 
-def _shard(x: jax.Array, index: int | jax.Array, axis: int) -> jax.Array:
+def _shard(x: jax.Array, index: int | jax.Array, *, axis: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, index, 1, axis)
 
 
-def _piece(segments: jax.Array, shards: int, index: int | jax.Array) -> jax.Array:
+def _piece(segments: jax.Array, shards: int, *, index: int | jax.Array) -> jax.Array:
     pieces = segments.reshape(segments.shape[0], shards, -1)
-    return _shard(pieces, index, 1)[:, 0]
+    return _shard(pieces, index, axis=1)[:, 0]

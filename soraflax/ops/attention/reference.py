@@ -37,7 +37,7 @@ def _attend(
     bias: jax.Array | None = None,
 ) -> kernel.Partial:
     mask = plan.mask[:, None]
-    scores = _scores(q, k, scale)
+    scores = _scores(q, k, scale=scale)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     scores = jnp.where(mask, scores, kernel.MASKED)
@@ -50,7 +50,7 @@ def _attend(
     return out.astype(q.dtype), lse
 
 
-def _scores(q: jax.Array, k: jax.Array, scale: float) -> jax.Array:
+def _scores(q: jax.Array, k: jax.Array, *, scale: float) -> jax.Array:
     scores = jnp.einsum("bnhk,bmhk->bhnm", q, k, preferred_element_type=jnp.float32)
     return scale * scores
 
@@ -66,7 +66,7 @@ def _backward(
     d_out: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Equations (2) and (3) of kernel.py."""
-    p = jnp.exp(_scores(q, k, scale) - lse[..., None])
+    p = jnp.exp(_scores(q, k, scale=scale) - lse[..., None])
     p = jnp.where(plan.mask[:, None], p, 0.0)
     d_out = d_out.astype(jnp.float32)
     dv = jnp.einsum("bhnm,bnhk->bmhk", p, d_out)

@@ -89,12 +89,12 @@ def _forward(
     def visit(
         s: int | jax.Array, found: kernels.Partial, k: jax.Array, v: jax.Array
     ) -> kernels.Partial:
-        pair = _pair(plan, ring, s)
+        pair = _pair(plan, ring, step=s)
         # With the merge outside, the compiler would hide transfers behind it alone.
         return _where_they_touch(
             pair,
             lambda: kernels.merge(found, kernel.forward(q, k, v, pair, scale)),
-            found,
+            nothing=found,
         )
 
     def step(s: jax.Array, state: tuple) -> tuple:
@@ -128,11 +128,11 @@ def _backward(
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
 
     def visit(s: int | jax.Array, k: jax.Array, v: jax.Array) -> tuple:
-        pair = _pair(plan, ring, s)
+        pair = _pair(plan, ring, step=s)
         return _where_they_touch(
             pair,
             lambda: _wide(kernel.backward(q, k, v, pair, scale, out, lse, d_out)),
-            zeros,
+            nothing=zeros,
         )
 
     def add(s: int | jax.Array, dq: Any, behind: tuple, k: Any, v: Any) -> tuple:
@@ -158,13 +158,13 @@ attend.defvjp(_save, _backward)
 
 
 def _pair(
-    plan: planning.AttentionPlan, ring: Ring, step: int | jax.Array
+    plan: planning.AttentionPlan, ring: Ring, *, step: int | jax.Array
 ) -> planning.AttentionPlan:
     return plan.pair(ring.place, (ring.place + step) % ring.groups)
 
 
 def _where_they_touch(
-    pair: planning.AttentionPlan, work: Callable[[], tuple], nothing: tuple
+    pair: planning.AttentionPlan, work: Callable[[], tuple], *, nothing: tuple
 ) -> tuple:
     return lax.cond(jnp.sum(pair.work) > 0, work, lambda: nothing)
 

@@ -74,7 +74,7 @@ def _forward(
     out, lse = _narrowed(
         lambda width: _each_row(run, *arrays, _table(plan.keys_of, width)),
         plan.keys_of,
-        keys.count,
+        count=keys.count,
     )
     found = lse > _MASKED / 2
     lse = jnp.where(found, lse, kernels.MASKED)
@@ -110,12 +110,12 @@ def _backward(
     dq = _narrowed(
         lambda width: _each_row(by_queries, *arrays, _table(plan.keys_of, width)),
         plan.keys_of,
-        keys.count,
+        count=keys.count,
     )
     dk, dv = _narrowed(
         lambda width: _each_row(by_keys, *arrays, _table(plan.queries_of, width)),
         plan.queries_of,
-        queries.count,
+        count=queries.count,
     )
     return _scaled(queries.join(dq), scale), keys.join(dk), keys.join(dv)
 
@@ -227,7 +227,7 @@ def _each_row(run: Callable[..., Any], *arrays: Any) -> Any:
     return lax.map(lambda row: run(*row), arrays)
 
 
-def _narrowed(work: Callable[[int], Any], runs: planning.Runs, count: int) -> Any:
+def _narrowed(work: Callable[[int], Any], runs: planning.Runs, *, count: int) -> Any:
     """`work(width)`, with the narrowest tables of `PARTS` that every run fits in."""
     if count < max(PARTS):
         return work(count)

@@ -42,7 +42,7 @@ def _forward(
 ) -> kernels.Partial:
     """Equation (1) of kernel.py."""
     queries, keys = _sides(plan)
-    sizes = _sizes(queries, keys, scale)
+    sizes = _sizes(queries, keys, scale=scale)
     heads, size = q.shape[2:]
     out, lse = _call(
         functools.partial(_forward_kernel, sizes=sizes),
@@ -79,7 +79,7 @@ def _backward(
     k, v = keys.fill(k), keys.fill(v)
     lse, delta = (queries.fill(x.mT).mT for x in (lse, delta))
     (dq,) = _call(
-        functools.partial(_queries_kernel, sizes=_sizes(queries, keys, scale)),
+        functools.partial(_queries_kernel, sizes=_sizes(queries, keys, scale=scale)),
         grid=(q.shape[0], heads, queries.tiles),
         inputs=[
             *queries.runs_and_ids(keys),
@@ -90,7 +90,7 @@ def _backward(
         outputs=[(queries.like(q), queries.tile(size))],
     )
     dk, dv = _call(
-        functools.partial(_keys_kernel, sizes=_sizes(keys, queries, scale)),
+        functools.partial(_keys_kernel, sizes=_sizes(keys, queries, scale=scale)),
         grid=(q.shape[0], heads, keys.tiles),
         inputs=[
             *keys.runs_and_ids(queries),
@@ -335,7 +335,7 @@ def _sides(plan: planning.AttentionPlan) -> tuple[_Side, _Side]:
     )
 
 
-def _sizes(own: _Side, other: _Side, scale: float) -> _Sizes:
+def _sizes(own: _Side, other: _Side, *, scale: float) -> _Sizes:
     return _Sizes(
         own=own.block // own.tile_length,
         other=other.block // other.tile_length,

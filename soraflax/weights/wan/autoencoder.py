@@ -43,7 +43,7 @@ def _patch_order(side: int) -> np.ndarray:
 
 
 def _reordered(
-    form: tensor_map.TensorForm, order: np.ndarray, axis: int
+    form: tensor_map.TensorForm, order: np.ndarray, *, axis: int
 ) -> tensor_map.TensorForm:
     """A form whose `axis` here is ordered otherwise there."""
     back = np.argsort(order)
@@ -54,7 +54,7 @@ def _reordered(
 
 
 def _convolution(
-    ours: str, theirs: str, form: tensor_map.TensorForm = VOLUME
+    ours: str, theirs: str, *, form: tensor_map.TensorForm = VOLUME
 ) -> Iterator[tensor_map.Entry]:
     yield tensor_map.Entry(f"{ours}/kernel", f"{theirs}.weight", form)
     yield tensor_map.Entry(f"{ours}/bias", f"{theirs}.bias", tensor_map.VECTOR)
@@ -77,12 +77,12 @@ def _middle(ours: str, theirs: str) -> Iterator[tensor_map.Entry]:
     attention = f"{theirs}.attentions.0"
     scale = f"{ours}/attention/norm/scale"
     yield tensor_map.Entry(scale, f"{attention}.norm.gamma", IMAGE_NORM)
-    yield from _convolution(f"{ours}/attention/qkv", f"{attention}.to_qkv", POINT)
-    yield from _convolution(f"{ours}/attention/out", f"{attention}.proj", POINT)
+    yield from _convolution(f"{ours}/attention/qkv", f"{attention}.to_qkv", form=POINT)
+    yield from _convolution(f"{ours}/attention/out", f"{attention}.proj", form=POINT)
 
 
 def _resample(ours: str, theirs: str, *, temporal: bool) -> Iterator[tensor_map.Entry]:
-    yield from _convolution(f"{ours}/space", f"{theirs}.resample.1", IMAGE)
+    yield from _convolution(f"{ours}/space", f"{theirs}.resample.1", form=IMAGE)
     if temporal:
         yield from _convolution(f"{ours}/time/conv", f"{theirs}.time_conv")
 
@@ -138,11 +138,13 @@ def autoencoder_entries(
         forms = {"conv_in": VOLUME, "conv_out": VOLUME}
         bias = tensor_map.VECTOR
         if half == "encoder":
-            forms["conv_in"] = _reordered(VOLUME, order, -2)
+            forms["conv_in"] = _reordered(VOLUME, order, axis=-2)
         else:
-            forms["conv_out"] = _reordered(VOLUME, order, -1)
-            bias = _reordered(tensor_map.VECTOR, order, -1)
-        found += _convolution(f"{half}/conv_in", f"{half}.conv_in", forms["conv_in"])
+            forms["conv_out"] = _reordered(VOLUME, order, axis=-1)
+            bias = _reordered(tensor_map.VECTOR, order, axis=-1)
+        found += _convolution(
+            f"{half}/conv_in", f"{half}.conv_in", form=forms["conv_in"]
+        )
         found += _middle(f"{half}/middle", f"{half}.mid_block")
         found += stages(config)
         scale = f"{half}/norm_out/scale"
@@ -257,7 +259,7 @@ def parse_config(
             blocks=values.get("num_res_blocks", 2),
             shortcuts=values.get("is_residual", False),
         )
-        statistics = _statistics(values, config.latent_channels, where)
+        statistics = _statistics(values, config.latent_channels, where=where)
     except model_io.ModelError:
         raise
     except (TypeError, ValueError) as error:
@@ -266,7 +268,7 @@ def parse_config(
 
 
 def _statistics(
-    values: Mapping[str, Any], channels: int, where: Any
+    values: Mapping[str, Any], channels: int, *, where: Any
 ) -> autoencoder.LatentStatistics | None:
     mean, std = values.get("latents_mean"), values.get("latents_std")
     if mean is None or std is None:
@@ -316,8 +318,8 @@ def format_config(
 def from_files(
     values: Mapping[str, Any],
     tensors: Mapping[str, files.Tensor],
-    out: str | os.PathLike[str],
     *,
+    out: str | os.PathLike[str],
     family: str,
     where: pathlib.Path,
 ) -> models.AutoencoderModel:
@@ -327,13 +329,13 @@ def from_files(
       ModelError: of another family, or a tensor that is not as it should be.
     """
     config, statistics = parse_config(values, where=where)
-    _check_family(family_of(config), family, where)
+    _check_family(family_of(config), family, where=where)
     whole = {name: tensor.read(()) for name, tensor in tensors.items()}
     params = autoencoder_from_tensors(whole, config, where=where.parent)
     facts: dict[str, Any] = {"converted_from": family}
     if statistics is not None:
         facts["latents"] = dataclasses.asdict(statistics)
-    digest = models.save_autoencoder(out, params, config, facts=facts)
+    digest = models.save_autoencoder(out, params, config=config, facts=facts)
     return models.AutoencoderModel(config, params, digest, statistics)
 
 
@@ -346,18 +348,18 @@ def to_files(
       FileNotFoundError, ModelError: no such model, or one of another form or family.
     """
     model = models.load_autoencoder(checkpoint)
-    _check_family(family_of(model.config), family, checkpoint)
+    _check_family(family_of(model.config), family, where=checkpoint)
     tensors = autoencoder_to_tensors(model.params, model.config)
     drafts = [
         files.Draft(name, tensor.nbytes, lambda tensor=tensor: tensor)
         for name, tensor in tensors.items()
     ]
-    files.write(folder, STEM, drafts, most=most)
+    files.write(folder, STEM, drafts=drafts, most=most)
     values = format_config(model.config, model.statistics)
     (folder / model_io.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     return model
 
 
-def _check_family(found: str, wanted: str, where: Any) -> None:
+def _check_family(found: str, wanted: str, *, where: Any) -> None:
     if found != wanted:
         raise model_io.ModelError(f"{where}: an autoencoder of {found}, not {wanted}")

@@ -46,7 +46,7 @@ def convert(
         raise model_io.ModelError(f"{where}: of class {name}, not {known}")
     module = transformer if name == transformer.CLASS else autoencoder
     tensors = files.open_tensors(folder)
-    return module.from_files(values, tensors, out, family=family, where=where)
+    return module.from_files(values, tensors, out=out, family=family, where=where)
 
 
 def export(

@@ -104,9 +104,9 @@ def entries(
 def save_lora(
     path: str | os.PathLike[str],
     adapters: Any,
+    *,
     config: dit.DiTConfig,
     form: lora.LoraConfig,
-    *,
     prefix: str = "transformer",
 ) -> None:
     """Write adapters as `WanLoraLoaderMixin` of diffusers reads them.
@@ -147,7 +147,7 @@ def to_files(
       ConfigError: of another version of the transformer or of the adapters.
     """
     model = models.load_adapters(checkpoint)
-    save_lora(folder / FILE, model.params, model.config, model.form)
+    save_lora(folder / FILE, model.params, config=model.config, form=model.form)
     return model
 
 
@@ -169,17 +169,19 @@ def load_lora(
     tensors = _own(files.open_tensors(_one(path)), prefix, where=path)
     if not tensors:
         raise model_io.ModelError(f"{path}: has no adapters of {prefix}")
-    form = _form(path, tensors, config, prefix=prefix)
+    form = _form(path, tensors, config=config, prefix=prefix)
     shapes = model_io.flat_shapes(_shapes(config, form))
     found = entries(config, form, prefix=prefix)
-    return form, model_io.unflatten(tensor_map.read(tensors, found, shapes, where=path))
+    return form, model_io.unflatten(
+        tensor_map.read(tensors, found, shapes=shapes, where=path)
+    )
 
 
 def _form(
     path: pathlib.Path,
     tensors: Mapping[str, files.Tensor],
-    config: dit.DiTConfig,
     *,
+    config: dit.DiTConfig,
     prefix: str,
 ) -> lora.LoraConfig:
     """Rank, alpha and targets of a file."""

@@ -236,7 +236,7 @@ def from_tensors(
         found = models.transformer_shardings(config, mesh, rules=rules)
         places = model_io.flat_shapes(found)
     flat = tensor_map.read(
-        tensors, entries(config), shapes, where=where, shardings=places
+        tensors, entries(config), shapes=shapes, where=where, shardings=places
     )
     return model_io.unflatten(flat)
 
@@ -315,8 +315,8 @@ def load_experts(
 def save_transformer(
     folder: str | os.PathLike[str],
     params: Any,
-    config: dit.DiTConfig,
     *,
+    config: dit.DiTConfig,
     most: int = MOST,
 ) -> None:
     """Write `config.json` and float32 safetensors as diffusers reads them.
@@ -344,7 +344,7 @@ def save_transformer(
         size = leaf.size * 4 // (entry.layers or 1)
         drafts += [files.Draft(name, size, m) for name, m in entry.write(leaf)]
     path.mkdir(parents=True, exist_ok=True)
-    files.write(path, STEM, drafts, most=most)
+    files.write(path, STEM, drafts=drafts, most=most)
     text = json.dumps(format_config(config), indent=2)
     (path / model_io.CONFIG).write_text(text + "\n")
 
@@ -352,8 +352,8 @@ def save_transformer(
 def from_files(
     values: Mapping[str, Any],
     tensors: Mapping[str, files.Tensor],
-    out: str | os.PathLike[str],
     *,
+    out: str | os.PathLike[str],
     family: str,
     where: pathlib.Path,
 ) -> models.TransformerModel:
@@ -365,7 +365,7 @@ def from_files(
     config = parse_config(values, where=where)
     params = from_tensors(tensors, config, where=where.parent)
     facts = {"converted_from": family}
-    digest = models.save_transformer(out, params, config, facts=facts)
+    digest = models.save_transformer(out, params, config=config, facts=facts)
     return models.TransformerModel(config, params, digest)
 
 
@@ -378,5 +378,5 @@ def to_files(
       FileNotFoundError, ModelError: no such model, or one of another form.
     """
     model = models.load_transformer(checkpoint)
-    save_transformer(folder, model.params, model.config, most=most)
+    save_transformer(folder, model.params, config=model.config, most=most)
     return model

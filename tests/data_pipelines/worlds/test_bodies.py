@@ -16,13 +16,15 @@ VARIANTS = list(bodies.VARIANTS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_clip_depends_on_nothing_but_its_seed_and_index(variant):
     config = bodies.VARIANTS[variant]
-    forward = [bodies.clip(3, index, config) for index in range(4)]
-    backward = [bodies.clip(3, index, config) for index in reversed(range(4))]
+    forward = [bodies.clip(3, index, config=config) for index in range(4)]
+    backward = [bodies.clip(3, index, config=config) for index in reversed(range(4))]
     for one, other in zip(forward, reversed(backward), strict=True):
         np.testing.assert_array_equal(one.video, other.video)
         assert one.captions == other.captions and one.truth == other.truth
     videos = {clip.video.tobytes() for clip in forward}
-    videos |= {bodies.clip(4, index, config).video.tobytes() for index in range(4)}
+    videos |= {
+        bodies.clip(4, index, config=config).video.tobytes() for index in range(4)
+    }
     assert len(videos) == 8
 
 
@@ -32,18 +34,18 @@ def test_any_size_duration_and_rate(size, frames, fps):
     config = dataclasses.replace(
         bodies.VARIANTS["full"], sizes=(size,), frames=(frames,), fps=(fps,)
     )
-    clip = bodies.clip(0, 1, dataclasses.replace(config, image_share=0.0))
+    clip = bodies.clip(0, 1, config=dataclasses.replace(config, image_share=0.0))
     assert clip.video.shape == (frames, size[1], size[0], 3)
     assert clip.video.dtype == np.uint8 and clip.fps == fps
     assert all(len(item["x"]) == frames for item in clip.truth["objects"])
-    image = bodies.clip(0, 1, dataclasses.replace(config, image_share=1.0))
+    image = bodies.clip(0, 1, config=dataclasses.replace(config, image_share=1.0))
     assert image.video.shape[0] == 1
     assert "direction" not in image.truth["attributes"]
 
 
 def test_truth_is_json_and_says_what_the_caption_says():
     for index in range(30):
-        clip = bodies.clip(1, index, bodies.VARIANTS["full"])
+        clip = bodies.clip(1, index, config=bodies.VARIANTS["full"])
         assert json.loads(json.dumps(clip.truth)) == clip.truth
         named = captions.parse(clip.captions["detailed"])
         truth = clip.truth["attributes"]
@@ -54,7 +56,7 @@ def test_truth_is_json_and_says_what_the_caption_says():
 
 def test_demo_bodies_move_plainly_inside_the_frame():
     for index in range(60):
-        truth = bodies.clip(2, index, bodies.VARIANTS["demo"]).truth
+        truth = bodies.clip(2, index, config=bodies.VARIANTS["demo"]).truth
         assert truth["framing"] == "inside" and not truth["events"]
         if truth["frames"] == 1:
             continue
@@ -70,7 +72,7 @@ def test_positions_and_sizes_are_those_of_the_pixels():
         bodies.VARIANTS["demo"], counts=(1.0,), occluder=0.0, pan=0.0
     )
     for index in range(10):
-        clip = bodies.clip(6, index, config)
+        clip = bodies.clip(6, index, config=config)
         item = clip.truth["objects"][0]
         assert min(item["visibility"]) > 0.97
         first = clip.video[0].astype(int)
@@ -88,7 +90,7 @@ def test_positions_and_sizes_are_those_of_the_pixels():
 def test_held_out_combinations_are_kept_apart(holdout, variant):
     config = dataclasses.replace(bodies.VARIANTS[variant], holdout=holdout)
     for index in range(12):
-        truth = bodies.clip(0, index, config).truth
+        truth = bodies.clip(0, index, config=config).truth
         held = [
             bodies.held_out(
                 o["colour"], o["shape"], o["direction"], truth["background"]
@@ -106,7 +108,7 @@ def test_a_tenth_of_the_combinations_is_held_out():
 
 def test_demo_draws_its_attributes_evenly():
     config = dataclasses.replace(bodies.VARIANTS["demo"], sizes=((32, 32),))
-    seen = [bodies.clip(9, i, config).truth["attributes"] for i in range(400)]
+    seen = [bodies.clip(9, i, config=config).truth["attributes"] for i in range(400)]
 
     def most(name):
         """Share of the commonest value among the clips that have the attribute."""
@@ -119,8 +121,8 @@ def test_demo_draws_its_attributes_evenly():
 
 def test_prompts_are_new_different_and_say_what_they_expect():
     config = dataclasses.replace(bodies.VARIANTS["demo"], holdout="only")
-    found = bodies.prompts(0, 64, config)
-    assert found == bodies.prompts(0, 64, config)
+    found = bodies.prompts(0, 64, config=config)
+    assert found == bodies.prompts(0, 64, config=config)
     assert len({text for text, _ in found}) == 64
     for text, expected in found:
         assert captions.parse(text) == expected
@@ -130,10 +132,10 @@ def test_prompts_are_new_different_and_say_what_they_expect():
             )
             for o in expected["objects"]
         )
-    for text, expected in bodies.prompts(0, 8, config, images=True):
+    for text, expected in bodies.prompts(0, 8, config=config, images=True):
         assert "moves" not in text and "direction" not in expected
     with pytest.raises(ValueError, match=r"prompts: this config holds \d+ different"):
-        bodies.prompts(0, 800, dataclasses.replace(config, counts=(1.0,)))
+        bodies.prompts(0, 800, config=dataclasses.replace(config, counts=(1.0,)))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_bad_configs_are_refused_with_the_nearest_legal_value(field, value, mess
 
 def test_bad_seeds_and_hopeless_configs_are_refused():
     with pytest.raises(ValueError, match="use 0 or more"):
-        bodies.clip(-1, 0, bodies.WorldConfig())
+        bodies.clip(-1, 0, config=bodies.WorldConfig())
     alone = bodies.WorldConfig(
         colours=("red",),
         shapes=("circle",),
@@ -173,4 +175,4 @@ def test_bad_seeds_and_hopeless_configs_are_refused():
     held = bodies.held_out("red", "circle", "right", "black")
     impossible = dataclasses.replace(alone, holdout="exclude" if held else "only")
     with pytest.raises(ValueError, match="no clip fits this config"):
-        bodies.clip(0, 0, impossible)
+        bodies.clip(0, 0, config=impossible)

@@ -12,7 +12,7 @@ def _cover(shape, radius, angle=0.0, offset=0.0):
     side = int(4 * radius)
     place = np.arange(side, dtype=np.float32) - side / 2 + np.float32(0.5 + offset)
     return draw.shape_cover(
-        shape, radius, place[None, :], place[:, None], angle=np.asarray(angle)
+        shape, radius, x=place[None, :], y=place[:, None], angle=np.asarray(angle)
     )
 
 

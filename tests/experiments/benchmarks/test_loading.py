@@ -18,7 +18,7 @@ def test_everything_is_read_once(tmp_path, monkeypatch, where):
     config = dataclasses.replace(wan_sizes, width=64, heads=4, mlp=128, text_width=16)
     shapes = models.transformer_shapes(config)
     params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
-    wan.save_transformer(tmp_path / "model", params, config)
+    wan.save_transformer(tmp_path / "model", params, config=config)
     monkeypatch.setattr(files.Tensor, "read", files.Tensor.read)  # put back afterwards
     line = benchmark.load(str(tmp_path / "model"), where=where)
     assert line["parameters"] == flops.transformer_parameters(config)

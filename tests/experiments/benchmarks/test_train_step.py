@@ -45,7 +45,9 @@ def test_a_step_learns():
         draw(8, config.patch_size), draw(8, 3), np.zeros(8, bool), draw(4, 8)
     )
     packed = packing.assemble([[segment]], packing.RowShape(8, 4, 1))
-    run = benchmark.our_step(config, params, packed, draw(1, 8, config.patch_size))
+    run = benchmark.our_step(
+        config, params, packed=packed, target=draw(1, 8, config.patch_size)
+    )
     losses = [run() for _ in range(3)]
     assert losses[0] > losses[1] > losses[2]
 
@@ -67,7 +69,7 @@ def test_packed_clips_are_what_they_are_alone():
         packed, target = wan_clips.rows(batches, config, pack=pack)
         assert packed.tokens.shape == target.shape
         assert (np.asarray(packed.segments) > 0).all()
-        return benchmark.our_step(config, params, packed, target)()
+        return benchmark.our_step(config, params, packed=packed, target=target)()
 
     alone = [loss([batch], pack=False) for batch in batches]
     sizes = [np.prod(grid) for grid in grids]

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     config = autoencoder.VARIANTS["tiny"]
     module = autoencoder.Autoencoder(config)
     params, _ = sharding.init(module, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
-    models.save_autoencoder(path / "model", params, config)
+    models.save_autoencoder(path / "model", params, config=config)
     return path
 
 

@@ -74,7 +74,7 @@ def chosen(platform, monkeypatch, *, agrees=True, block=128, size=64, **argument
         np.ones((1, 384), int), np.ones((1, 384), int), block=block
     )
     q = jnp.zeros((1, 384, 2, size))
-    return api._choose(q, plan, arguments.get("bias"))
+    return api._choose(q, plan, bias=arguments.get("bias"))
 
 
 def test_the_platform_and_the_sizes_choose(monkeypatch):

@@ -282,10 +282,10 @@ def test_files_become_ours_and_theirs_again(family, theirs, tmp_path, most):
 def test_sharded_parameters_are_saved_as_whole_ones(theirs, tmp_path):
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     config, params = wan.load_transformer(theirs, mesh=mesh)
-    wan.save_transformer(tmp_path / "back", params, config, most=30_000)
+    wan.save_transformer(tmp_path / "back", params, config=config, most=30_000)
     assert same(wan.load_transformer(tmp_path / "back")[1], params)
     with pytest.raises(model_io.ModelError, match="is not empty"):
-        wan.save_transformer(tmp_path / "back", params, config)
+        wan.save_transformer(tmp_path / "back", params, config=config)
 
 
 def test_half_precision_is_read(family, tmp_path):
@@ -378,7 +378,7 @@ def test_other_configurations_are_refused(tmp_path, changes, message):
 def shards(theirs, tmp_path):
     """A copy in several files, its index, and a way to write that."""
     config, params = wan.load_transformer(theirs)
-    wan.save_transformer(tmp_path / "shards", params, config, most=30_000)
+    wan.save_transformer(tmp_path / "shards", params, config=config, most=30_000)
     path = tmp_path / "shards" / f"{STEM}{files.INDEX}"
     return tmp_path / "shards", path, json.loads(path.read_text())
 
@@ -453,5 +453,5 @@ def test_our_own_forms_are_refused(tmp_path, changes):
         changes = {"text": small.text, "text_width": small.text_width}
     config = dataclasses.replace(config, **changes)
     with pytest.raises(model_io.ModelError, match=f"Wan's form: {name} is"):
-        wan.save_transformer(tmp_path / "out", {}, config)
+        wan.save_transformer(tmp_path / "out", {}, config=config)
     assert not (tmp_path / "out").exists()
