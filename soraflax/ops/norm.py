@@ -15,7 +15,7 @@ def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, "D"], *, eps: float = 1e-6
 ) -> Float[Array, "*batch D"]:
     """x / sqrt(mean(x^2) + eps) * scale (arXiv:1910.07467), in the dtype of `x`."""
-    return _rms_norm(x, scale, eps=eps)
+    return _rms_norm(x, scale, eps)
 
 
 def layer_norm(
@@ -26,17 +26,17 @@ def layer_norm(
     eps: float = 1e-6,
 ) -> Float[Array, "*batch D"]:
     """(x - mean) / sqrt(var + eps), then scale and bias where given."""
-    return _layer_norm(x, scale, bias=bias, eps=eps)
+    return _layer_norm(x, scale, bias, eps)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
-def _rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
+def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (_unit(x.astype(jnp.float32), eps) * scale).astype(x.dtype)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
 def _layer_norm(
-    x: jax.Array, scale: jax.Array | None, *, bias: jax.Array | None, eps: float
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, eps: float
 ) -> jax.Array:
     y = x.astype(jnp.float32)
     y = _unit(y - jnp.mean(y, axis=-1, keepdims=True), eps)
