@@ -107,8 +107,8 @@ def _text_commands(commands: Commands) -> None:
         summary="make a video or an image from a text prompt",
         example='generate "a large red circle moves right" --checkpoint demo/video '
         "--size 96x64 --frames 17 --seed 0 --out out.mp4",
-        more="A video longer than the clips of training is made in windows that overlap, "
-        "and written while it is made.",
+        more="A video longer than the clips of training is made in windows that "
+        "overlap, and written while it is made.",
     )
     parser.add_argument("prompt", help="what the video shows")
     _shape(parser, "of the video")
@@ -211,8 +211,8 @@ def _picture_commands(commands: Commands) -> None:
         summary="make anew what a mask marks",
         example="inpaint clip.mp4 --mask mask.png --checkpoint demo/video "
         "--out out.mp4",
-        more="The mask is white where the clip shall be new: an image for all frames, or a "
-        "video of as many.",
+        more="The mask is white where the clip shall be new: an image for all frames, "
+        "or a video of as many.",
     )
     _clip(parser)
     parser.add_argument("--mask", required=True, type=pathlib.Path, metavar="FILE")

@@ -22,7 +22,6 @@ from soraflax.media.common import (
     FrameStream,
     MediaError,
     Probe,
-    Video,
 )
 from soraflax.media.reading import (
     decode,
@@ -32,6 +31,7 @@ from soraflax.media.reading import (
     read_metadata,
     read_video,
 )
+from soraflax.media.video import Video
 from soraflax.media.writing import (
     check_target,
     encode_lossless,

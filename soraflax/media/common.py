@@ -25,19 +25,6 @@ class MediaError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Video:
-    """Decoded frames.
-
-    Attributes:
-      frames: `[T, H, W, 3]` uint8 RGB.
-      fps: frames per second; 1.0 for a still image.
-    """
-
-    frames: np.ndarray
-    fps: float
-
-
-@dataclasses.dataclass(frozen=True)
 class FrameStream:
     """An open video; iterating gives its frames, once, one at a time.
 

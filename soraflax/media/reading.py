@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from soraflax.media import common
+from soraflax.media import common, video
 
 _DEMUXERS = "mov,matroska,avi,gif,png_pipe,jpeg_pipe"
 
@@ -63,7 +63,7 @@ def read_video(
     max_frames: int | None = None,
     size: tuple[int, int] | None = None,
     max_pixels: int = common.MAX_PIXELS,
-) -> common.Video:
+) -> video.Video:
     """Decode a video or image file; arguments and errors as in `decode`."""
     data = read_bytes(path)
     return decode(
@@ -80,7 +80,7 @@ def decode(
     step: int = 1,
     size: tuple[int, int] | None = None,
     max_pixels: int = common.MAX_PIXELS,
-) -> common.Video:
+) -> video.Video:
     """Decode the bytes of a video or image file.
 
     Args:
@@ -105,7 +105,7 @@ def decode(
         kept = list(_select(stream, slice(start, stop, step), size=size))
         if not kept:
             raise common.MediaError(f"{name}: no frames from frame {start} on")
-        return common.Video(np.stack(kept), stream.scan.fps / step)
+        return video.Video(np.stack(kept), stream.scan.fps / step)
 
 
 @contextlib.contextmanager
