@@ -37,7 +37,7 @@ from experiments.stages import video as video_stage
 from soraflax.evaluation import metrics
 from soraflax.generation import generator
 
-CLIPS = pathlib.Path(__file__).parents[1] / "tests" / "data" / "clips"
+CLIPS = pathlib.Path(__file__).parents[2] / "tests" / "data" / "clips"
 MEMORISED = ("asl-bird.mkv", "friday.mp4", "movi_a_1.gif", "testsrc2_vp9.webm")
 GRID_TOKENS = 72
 FRAMES = 9

@@ -273,7 +273,7 @@ def test_ctrl_c_leaves_the_last_preview(place, checkpoint):
     """For once as a user does it: from outside, at whatever moment."""
     words = shlex.split(f"{SMALL} --checkpoint {checkpoint} --steps 9999 --preview")
     command = [sys.executable, "-m", "soraflax.cli.main", *words]
-    root = str(pathlib.Path(main.__file__).parents[1])
+    root = str(pathlib.Path(main.__file__).parents[2])
     env = os.environ | {"PYTHONPATH": root}
     preview = place / "out.preview.gif"
     pipe = subprocess.PIPE

@@ -82,13 +82,13 @@ def test_every_command_is_in_the_help(capsys):
 def test_parsing_and_help_import_nothing_slow(words):
     """In a process of its own, as the others have imported everything."""
     program = (
-        "import sys; from soraflax import cli\n"
+        "import sys; from soraflax.cli import main as cli\n"
         f"try: cli.main({words!r})\n"
         "except SystemExit: pass\n"
         "slow = {'jax', 'flax', 'av', 'numpy', 'PIL', 'tqdm'} & set(sys.modules)\n"
         "sys.exit(str(slow) if slow else 0)"
     )
-    root = str(pathlib.Path(main.__file__).parents[1])
+    root = str(pathlib.Path(main.__file__).parents[2])
     env = os.environ | {"PYTHONPATH": root}
     found = subprocess.run(
         [sys.executable, "-c", program], env=env, capture_output=True, text=True

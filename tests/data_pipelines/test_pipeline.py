@@ -166,7 +166,7 @@ def test_a_worker_process_gives_the_same_batches(tmp_path):
 
 
 def test_no_tensorflow_is_imported():
-    modules = "latents, packing, pipeline, sources, transforms, builders.latents"
+    modules = "latents, packing, pipeline, sources, transforms, builders.latent_records"
     names = [f"data_pipelines.{name.strip()}" for name in modules.split(",")]
     script = f"import sys, {', '.join(names)}; print('tensorflow' in sys.modules)"
     out = subprocess.run(

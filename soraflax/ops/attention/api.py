@@ -80,7 +80,7 @@ def _choose(
     if bias is not None:
         return "reference"
     name, module = OF_PLATFORM.get(context_parallel.platform(), ("blocks", None))
-    if module is not None and module.why_not(q.shape[-1], plan) is None:
+    if module is not None and module.unsupported_reason(q.shape[-1], plan) is None:
         size, dtype = q.shape[-1], q.dtype.name
         if gate.matches_reference(KERNELS[name], head_size=size, dtype=dtype):
             return name
@@ -117,5 +117,5 @@ def _check(
     if bias is not None and implementation != "reference":
         raise ValueError(f"attention {implementation!r} takes no bias: use 'reference'")
     for name, module in OF_PLATFORM.values():
-        if name == implementation and (why := module.why_not(q.shape[-1], plan)):
+        if name == implementation and (why := module.unsupported_reason(q.shape[-1], plan)):
             raise ValueError(f"attention {name!r} cannot take {why}, or 'blocks'")

@@ -32,7 +32,7 @@ def test_every_config_of_wan_is_planned_under_names_of_its_own():
 
 
 def test_a_pod_without_room_is_a_line(monkeypatch: pytest.MonkeyPatch):
-    def full(*unused: object, quick: bool) -> None:
+    def full(*unused: object, slices: int, quick: bool) -> None:
         raise program.OutOfMemory("the step needs 99.0 GiB of a device")
 
     monkeypatch.setattr(pod_plans, "make", full)
