@@ -117,5 +117,7 @@ def _check(
     if bias is not None and implementation != "reference":
         raise ValueError(f"attention {implementation!r} takes no bias: use 'reference'")
     for name, module in OF_PLATFORM.values():
-        if name == implementation and (why := module.unsupported_reason(q.shape[-1], plan)):
+        if name == implementation and (
+            why := module.unsupported_reason(q.shape[-1], plan)
+        ):
             raise ValueError(f"attention {name!r} cannot take {why}, or 'blocks'")

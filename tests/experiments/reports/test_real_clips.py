@@ -42,7 +42,7 @@ def test_a_stop_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise stop
 
     monkeypatch.setattr(real_clips, "run", stopped)
