@@ -24,7 +24,7 @@ from data_pipelines import records
 from data_pipelines.builders import folder, world
 from data_pipelines.worlds import bodies
 from soraflax import media
-from soraflax.cli import main as cli
+from soraflax.cli import parser as cli
 
 _EXAMPLES = """examples:
   a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):

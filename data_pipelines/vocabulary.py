@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from data_pipelines.worlds import bodies
-from soraflax.cli import main as cli
+from soraflax.cli import parser as cli
 
 SIZE = 1024
 _WORLD_CAPTIONS = 600

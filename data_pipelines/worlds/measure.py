@@ -17,7 +17,7 @@ import tqdm
 from scipy import ndimage
 
 from data_pipelines.worlds import bodies, judge
-from soraflax.cli import main as cli
+from soraflax.cli import parser as cli
 
 
 def accuracy(

@@ -34,7 +34,7 @@ from data_pipelines import latents as windows_lib
 from data_pipelines import records, transforms
 from experiments.plots import latents as latent_figure
 from experiments.stages import codec
-from soraflax.cli import main as cli
+from soraflax.cli import parser as cli
 from soraflax.evaluation import fidelity, frechet, latent_statistics, metrics
 from soraflax.nn import autoencoder, perceptual
 from soraflax.pretrained import models

@@ -1,96 +1,15 @@
 """Flags of the commands that make videos; no JAX, no PyAV, so that --help is quick."""
 
 import argparse
-import math
 import pathlib
 from typing import Any
+
+from soraflax.cli import parser as cli
 
 Commands = Any  # argparse keeps the class of its subparsers to itself
 SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
 CACHE = 0.4  # what --cache alone means: `generation.caching.CacheConfig.threshold`
 MOST = 10_000  # steps, videos
-
-
-def size(text: str) -> tuple[int, int]:
-    """`WIDTHxHEIGHT` in pixels."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not WIDTHxHEIGHT, for example 96x64"
-        ) from None
-    return width, height
-
-
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is too small: use 1 or more")
-    return value
-
-
-def limited(text: str) -> int:
-    """A whole number from 1 to `MOST`."""
-    value = positive(text)
-    if value > MOST:
-        raise argparse.ArgumentTypeError(f"{value} is too large: use {MOST} or less")
-    return value
-
-
-def at_least_zero(text: str) -> float:
-    """A finite number from 0."""
-    value = finite(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is too small: use 0 or more")
-    return value
-
-
-def above_zero(text: str) -> float:
-    """A finite number above 0."""
-    value = finite(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text}: use a number above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value <= 1:
-        near = "1" if value > 1 else "0"
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]: use {near}")
-    return value
-
-
-def interval(text: str) -> tuple[float, float]:
-    """`LOW,HIGH`, noise levels."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not LOW,HIGH, for example 0.1,0.9"
-        ) from None
-    if not 0 <= low <= high <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: need 0 <= LOW <= HIGH <= 1")
-    return low, high
-
-
-def finite(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text}: use a finite number")
-    return value
 
 
 def add(commands: Commands) -> None:
@@ -123,7 +42,7 @@ def _text_commands(commands: Commands) -> None:
         more="Any size on the grid; large ones in tiles (--tile) or over devices.",
     )
     parser.add_argument("prompt", help="what the image shows")
-    parser.add_argument("--size", default=(64, 64), type=size, metavar="WxH")
+    parser.add_argument("--size", default=(64, 64), type=cli.size, metavar="WxH")
     _sampling(parser, out="out.png")
     parser = _command(
         commands,
@@ -185,7 +104,7 @@ def _clip_commands(commands: Commands) -> None:
         help="clips off the grid or of two sizes: an error (default), or resize them",
     )
     rate = "of both; default: their own"
-    parser.add_argument("--fps", type=above_zero, metavar="F", help=rate)
+    parser.add_argument("--fps", type=cli.positive_float, metavar="F", help=rate)
     _added(parser)
     _freedom(parser)
     _sampling(parser)
@@ -202,7 +121,10 @@ def _picture_commands(commands: Commands) -> None:
     )
     _clip(parser, prompt="what it shall show")
     parser.add_argument(
-        "--strength", default=0.7, type=share, help="0 keeps all, 1 keeps nothing"
+        "--strength",
+        default=0.7,
+        type=cli.fraction,
+        help="0 keeps all, 1 keeps nothing",
     )
     _sampling(parser)
     parser = _command(
@@ -225,8 +147,12 @@ def _picture_commands(commands: Commands) -> None:
         more="A clip that does not fit the frame is first made small enough.",
     )
     _clip(parser)
-    parser.add_argument("--size", required=True, type=size, metavar="WxH")
+    parser.add_argument("--size", required=True, type=cli.size, metavar="WxH")
     _sampling(parser)
+    _upscale_command(commands)
+
+
+def _upscale_command(commands: Commands) -> None:
     parser = _command(
         commands,
         "upscale",
@@ -235,9 +161,12 @@ def _picture_commands(commands: Commands) -> None:
         "--out out.mp4",
     )
     _clip(parser)
-    parser.add_argument("--size", required=True, type=size, metavar="WxH")
+    parser.add_argument("--size", required=True, type=cli.size, metavar="WxH")
     parser.add_argument(
-        "--strength", default=0.3, type=share, help="of the noise; 0 only enlarges"
+        "--strength",
+        default=0.3,
+        type=cli.fraction,
+        help="of the noise; 0 only enlarges",
     )
     _sampling(parser)
 
@@ -268,7 +197,7 @@ def _clip(parser: argparse.ArgumentParser, *, prompt: str = "") -> None:
         choices=("refuse", "resize"),
         help="a clip off the grid: an error (default), or resize it",
     )
-    add("--fps", type=above_zero, metavar="F", help="default: the clip's own")
+    add("--fps", type=cli.positive_float, metavar="F", help="default: the clip's own")
 
 
 def _shape(
@@ -278,19 +207,28 @@ def _shape(
     default: tuple[int, int] | None = (64, 64),
 ) -> None:
     add = parser.add_argument
-    add("--size", default=default, type=size, metavar="WxH", help=what)
+    add("--size", default=default, type=cli.size, metavar="WxH", help=what)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=positive, metavar="N", help="1 is an image")
-    length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
-    add("--fps", type=above_zero, metavar="F", help="default: the model's own")
+    length.add_argument(
+        "--frames", type=cli.positive_int, metavar="N", help="1 is an image"
+    )
+    length.add_argument(
+        "--seconds", type=cli.positive_float, metavar="S", help="nearest legal"
+    )
+    add("--fps", type=cli.positive_float, metavar="F", help="default: the model's own")
 
 
 def _added(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=positive, metavar="N", help="new ones")
-    length.add_argument("--seconds", type=above_zero, metavar="S", help="nearest legal")
+    length.add_argument("--frames", type=cli.positive_int, metavar="N", help="new ones")
+    length.add_argument(
+        "--seconds", type=cli.positive_float, metavar="S", help="nearest legal"
+    )
     parser.add_argument(
-        "--context", type=positive, metavar="N", help="frames of a clip that are shown"
+        "--context",
+        type=cli.positive_int,
+        metavar="N",
+        help="frames of a clip that are shown",
     )
 
 
@@ -300,31 +238,57 @@ def _freedom(
     parser.add_argument(
         "--strength",
         default=default,
-        type=share,
+        type=cli.fraction,
         help=f"{where}1 invents all of the piece; less keeps more of the frames beside",
     )
 
 
 def _sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     add = parser.add_argument
-    add("--steps", default=25, type=limited, metavar="N", help="sampler steps")
+    add(
+        "--steps",
+        default=25,
+        type=cli.int_up_to(MOST),
+        metavar="N",
+        help="sampler steps",
+    )
     add("--sampler", default="euler", choices=SAMPLERS)
-    add("--guidance", default=2.0, type=finite, metavar="G", help="1 is no guidance")
-    add("--guidance-interval", default=(0.0, 1.0), type=interval, metavar="LOW,HIGH")
-    add("--guidance-rescale", default=0.0, type=share, metavar="PHI")
+    add(
+        "--guidance",
+        default=2.0,
+        type=cli.finite_float,
+        metavar="G",
+        help="1 is no guidance",
+    )
+    add(
+        "--guidance-interval", default=(0.0, 1.0), type=cli.interval, metavar="LOW,HIGH"
+    )
+    add("--guidance-rescale", default=0.0, type=cli.fraction, metavar="PHI")
     add("--zero-init", default=0, type=int, metavar="N", help="steps that stand still")
     add(
         "--cache",
         nargs="?",
         const=CACHE,
-        type=at_least_zero,
+        type=cli.non_negative_float,
         metavar="THRESHOLD",
         help=f"skip steps that change little; {CACHE} if no threshold is given",
     )
     add("--negative-prompt", default="", metavar="TEXT")
     add("--seed", default=0, type=int, metavar="N")
-    add("--num-videos", default=1, type=limited, metavar="N", help="seed, seed+1, …")
-    add("--tile", type=size, metavar="WxH", help="denoise large frames in tiles")
-    add("--devices", default=1, type=positive, metavar="N", help="split rows over N")
+    add(
+        "--num-videos",
+        default=1,
+        type=cli.int_up_to(MOST),
+        metavar="N",
+        help="seed, seed+1, …",
+    )
+    add("--tile", type=cli.size, metavar="WxH", help="denoise large frames in tiles")
+    add(
+        "--devices",
+        default=1,
+        type=cli.positive_int,
+        metavar="N",
+        help="split rows over N",
+    )
     add("--preview", action="store_true", help="write OUT.preview.gif meanwhile")
     add("--out", default=out, type=pathlib.Path, help=".mp4, .mkv, .gif or .png")

@@ -1,0 +1,297 @@
+"""What every command line of the project shares: a parser, argument types, a runner.
+
+A command is a function that takes parsed arguments. `Parser` reads them and shows every
+default in `--help`; `run_command` runs it, and turns what goes wrong into one line on
+standard error and an exit status:
+
+    0    done
+    2    bad input: the line says what is wrong and the nearest right value
+    130  Ctrl-C
+    141  the reader of standard output went away (`soraflax info DIR | head -1`)
+
+Nothing here imports JAX, NumPy or PyAV, so that `--help` is quick.
+"""
+
+import _thread
+import argparse
+import contextlib
+import importlib.util
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+# The extras of the package and what each adds to the one before.
+EXTRAS = {
+    "media": ("PIL", "av", "sentencepiece", "tqdm"),
+    "data": (
+        "array_record",
+        "grain",
+        "importlib_resources",
+        "pymunk",
+        "scipy",
+        "tensorflow_datasets",
+    ),
+    "train": (
+        "absl",
+        "matplotlib",
+        "ml_collections",
+        "optax",
+        "orbax",
+        "tensorboardX",
+    ),
+    "plan": ("libtpu",),
+}
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows the default of every option; keeps indented lines of a text as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        optional = action.option_strings or action.nargs in ("?", "*")
+        nothing = default is None or default is False or default in ("", [], ())
+        if nothing or default == argparse.SUPPRESS or not optional or "default" in text:
+            return text
+        return f"{text} (default: {spelled(default).replace('%', '%%')})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(
+            "\n".join(indent + line for line in paragraph.splitlines())
+            if "\n " in f"\n{paragraph}"
+            else super(HelpFormatter, self)._fill_text(paragraph, width, indent)
+            for paragraph in paragraphs
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with 2.
+
+    An optional positional argument, such as a prompt, may stand after flags: argparse
+    of Python 3.11 takes it for absent where the arguments before it stand apart.
+
+    Attributes:
+      overrides: name of the argument that takes a list of everything unknown, such as
+        fields of a config; None, the default, refuses what is unknown.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter} | settings)
+        self.overrides: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if self.overrides is not None:
+            return argparse.Namespace(**vars(parsed) | {self.overrides: unknown}), []
+        for action in self._actions:
+            if action.option_strings or action.nargs != "?":
+                continue
+            if getattr(parsed, action.dest) == action.default and _is_text(unknown):
+                setattr(parsed, action.dest, unknown[-1])
+                return parsed, []
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def _is_text(words: Sequence[str]) -> bool:
+    """Whether the words are one argument, and no flag."""
+    if len(words) == 1:
+        return not words[0].startswith("-") or " " in words[0]
+    return len(words) == 2 and words[0] == "--"
+
+
+def spelled(value: object) -> str:
+    """A value as it is typed: `96x64` for tuples of integers, `0.1,0.9` for others."""
+    if isinstance(value, tuple):
+        whole = all(isinstance(part, int) for part in value)
+        return ("x" if whole else ",").join(map(spelled, value))
+    return str(value)
+
+
+def run_command(
+    name: str,
+    run: Callable[[], object],
+    *,
+    extra: str | None = None,
+    interrupted: str = "nothing was written",
+) -> int:
+    """Run a command; its exit status, after one line on standard error if it fails.
+
+    Args:
+      name: how messages begin, `soraflax generate`.
+      run: the work, its arguments bound; imports that take time belong inside.
+      extra: the extra of `EXTRAS` that it needs, checked before it runs.
+      interrupted: what Ctrl-C leaves behind, where `run` raises KeyboardInterrupt
+        without saying.
+    """
+    try:
+        if extra is not None:
+            check_extra(extra)
+        with interruptible():
+            run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit, which must not fail.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except (ValueError, OSError, ImportError) as error:
+        message = _missing_message(error) or " ".join(str(error).split())
+        print(f"{name}: {message}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt as stop:
+        print(f"{name}: stopped; {str(stop) or interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C stops the work even where Python ignores it.
+
+    What interrupts a callback of the garbage collector is printed and forgotten, and
+    JAX has such a callback.
+    """
+    previous, timers = sys.unraisablehook, []
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            previous(unraisable)
+            return
+        # Not at once: inside the callback it would be ignored again.
+        timer = threading.Timer(0.1, _thread.interrupt_main)
+        timer.daemon = True
+        timers.append(timer)
+        timer.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+        for timer in timers:
+            timer.cancel()
+
+
+def check_extra(extra: str) -> None:
+    """Refuse to begin without the modules of an extra.
+
+    Raises:
+      ImportError: naming all that are missing, and what to install.
+    """
+    names = list(EXTRAS)
+    modules = [m for name in names[: names.index(extra) + 1] for m in EXTRAS[name]]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"{', '.join(missing)} not installed: pip install 'soraflax[{extra}]'"
+        )
+
+
+def _missing_message(error: Exception) -> str:
+    """All that is missing beside a module that could not be imported; else nothing."""
+    module = (getattr(error, "name", None) or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            try:
+                check_extra(extra)
+            except ImportError as missing:
+                return str(missing)
+    return ""
+
+
+def size(text: str) -> tuple[int, int]:
+    """`WIDTHxHEIGHT` in pixels."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not WIDTHxHEIGHT, for example 96x64"
+        ) from None
+    return width, height
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small: use 1 or more")
+    return value
+
+
+def int_up_to(maximum: int) -> Callable[[str], int]:
+    """The type of a whole number from 1 to `maximum`."""
+
+    def convert(text: str) -> int:
+        value = positive_int(text)
+        if value > maximum:
+            raise argparse.ArgumentTypeError(
+                f"{value} is too large: use {maximum} or less"
+            )
+        return value
+
+    return convert
+
+
+def finite_float(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: use a finite number")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number from 0."""
+    value = finite_float(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small: use 0 or more")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    value = finite_float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: use a number above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value <= 1:
+        nearest = "1" if value > 1 else "0"
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]: use {nearest}")
+    return value
+
+
+def interval(text: str) -> tuple[float, float]:
+    """`LOW,HIGH`, noise levels in [0, 1]."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not LOW,HIGH, for example 0.1,0.9"
+        ) from None
+    if not 0 <= low <= high <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: need 0 <= LOW <= HIGH <= 1")
+    return low, high
