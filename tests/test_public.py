@@ -1,5 +1,7 @@
 """The names a user meets first."""
 
+import ast
+import pathlib
 import subprocess
 import sys
 
@@ -24,3 +26,17 @@ def test_the_import_is_light():
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_type_checkers_are_told_the_same_names():
+    tree = ast.parse(pathlib.Path(soraflax.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {name: f"{home}.{name}" for name, home in soraflax._HOMES.items()}
+    assert told == homes | soraflax._MODULES
+    assert sorted(soraflax.__all__) == sorted([*told, "load"])

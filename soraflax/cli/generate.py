@@ -17,7 +17,7 @@ import tqdm
 from soraflax.autoencoding import previews
 from soraflax.cli import devices, outputs, requests
 from soraflax.diffusion import samplers
-from soraflax.generation import caching, generator, prepending
+from soraflax.generation import caching, generator, prepending, provenance
 
 Model = generator.Generator
 # Videos, and bytes of them, that are held in memory together.
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
             model.check_job(job, config)
         outputs.tell(args.command, asked.notes)
         records = [
-            outputs.record(_made(args, asked, job=job, config=config), model.model)
+            provenance.record(_made(args, asked, job=job, config=config), model.model)
             for job in jobs
         ]
 
@@ -110,8 +110,8 @@ def _made(
     *,
     job: generator.Job,
     config: generator.SamplingConfig,
-) -> outputs.Provenance:
-    return outputs.Provenance(
+) -> provenance.Provenance:
+    return provenance.Provenance(
         task=args.command,
         prompt=job.text,
         negative=job.negative,
@@ -123,7 +123,7 @@ def _made(
         inputs=asked.inputs,
         command=outputs.repeating(args, positional=asked.positional, seed=job.seed),
         notes=asked.notes,
-        extra=asked.extra,
+        options=asked.extra,
     )
 
 

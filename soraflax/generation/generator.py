@@ -8,7 +8,7 @@ is kept, `generation.conditioning` what that means for the latent.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,9 @@ class Job:
       text, negative, seed: as in `Prompt`.
       settle: strength of the second pass, where there is one
         (`generation.conditioning`); 0 goes without.
+      task: its name, such as 'extend'; for the record.
+      notes: what was changed about the input, a line each.
+      options: of the task, JSON values, such as a strength; for the record.
     """
 
     given: givens.Conditioning
@@ -69,6 +72,9 @@ class Job:
     negative: str = ""
     seed: int = 0
     settle: float = 0.5
+    task: str = ""
+    notes: Sequence[str] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         canvases.check_strength(self.settle)

@@ -19,7 +19,7 @@ import soraflax
 from soraflax import media
 from soraflax.cli import main, outputs
 from soraflax.diffusion import samplers
-from soraflax.generation import generator
+from soraflax.generation import generator, provenance
 from soraflax.media import common
 from tests.generation import tiny
 
@@ -43,7 +43,7 @@ def made(**changes):
         "sampling": generator.SamplingConfig(steps=4, sampler=samplers.Heun()),
         "command": ["soraflax", "generate", "a “red” circle"],
     }
-    return outputs.Provenance(**(values | changes))
+    return provenance.Provenance(**(values | changes))
 
 
 def below(folder):
@@ -59,7 +59,7 @@ def write(path, *, frames=None, record=None):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_record_is_in_the_file_and_beside_it(suffix, tmp_path):
-    record = outputs.record(made(prompt="a “red” 猫 " * 400), tiny.model())
+    record = provenance.record(made(prompt="a “red” 猫 " * 400), tiny.model())
     path = tmp_path / "new" / f"out{suffix}"
     write(path, record=record)
     assert media.read_metadata(path) == record
@@ -71,7 +71,7 @@ def test_the_record_is_in_the_file_and_beside_it(suffix, tmp_path):
 
 def test_a_record_says_what_made_it():
     model = tiny.model()
-    record = outputs.record(made(extra={"strength": np.float32(0.5)}), model)
+    record = provenance.record(made(options={"strength": np.float32(0.5)}), model)
     assert record["generated"] is True
     assert record["digitalSourceType"].endswith("/trainedAlgorithmicMedia")
     assert (record["generator"], record["version"]) == (
@@ -93,21 +93,21 @@ def test_a_result_made_from_files_is_a_composite_and_names_them(tmp_path):
     clip = tmp_path / "deep" / "clip.mp4"
     clip.parent.mkdir()
     clip.write_bytes(b"pixels")
-    record = outputs.record(made(inputs={"video": clip}), tiny.model())
+    record = provenance.record(made(inputs={"video": clip}), tiny.model())
     assert record["digitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
     digest = hashlib.sha256(b"pixels").hexdigest()
     assert record["inputs"] == {"video": {"file": "clip.mp4", "sha256": digest}}
     assert str(tmp_path) not in json.dumps(record)
     gone = made(inputs={"video": tmp_path / "gone.mp4"})
     with pytest.raises(media.MediaError, match=r"gone\.mp4: no such file"):
-        outputs.record(gone, tiny.model())
+        provenance.record(gone, tiny.model())
 
 
 def test_what_has_no_place_in_json_is_refused():
     with pytest.raises(TypeError):
-        outputs.record(made(extra={"x": object()}), tiny.model())
+        provenance.record(made(options={"x": object()}), tiny.model())
     with pytest.raises(ValueError, match="JSON"):
-        outputs.record(made(fps=float("nan")), tiny.model())
+        provenance.record(made(fps=float("nan")), tiny.model())
 
 
 def test_places_are_numbered_where_there_are_several():
@@ -175,7 +175,7 @@ def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
 def test_an_earlier_result_may_be_replaced(crowded):
     path = pathlib.Path("earlier.mp4")
     outputs.check(path, frames=6, fps=8.0, size=(48, 32))
-    record = outputs.record(made(), tiny.model())
+    record = provenance.record(made(), tiny.model())
     write(path, record=record)
     assert json.loads(outputs.sidecar(path).read_text()) == record
 
