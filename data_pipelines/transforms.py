@@ -355,7 +355,7 @@ class LatentTransform:
         return packing.Segment(
             tokens=tokens,
             positions=patch.positions(grid, time_step=step),
-            known=np.arange(len(tokens)) < given * grid[1] * grid[2],
+            cond_mask=np.arange(len(tokens)) < given * grid[1] * grid[2],
             text=text,
         )
 

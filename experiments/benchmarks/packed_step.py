@@ -83,7 +83,7 @@ def segment(length: int) -> packed_rows.Segment:
     return packed_rows.Segment(
         tokens=rng.standard_normal((length, MODEL.patch_size), np.float32),
         positions=rng.uniform(0, 16, (length, 3)).astype(np.float32),
-        known=np.zeros(length, bool),
+        cond_mask=np.zeros(length, bool),
         text=np.ones(TEXT, np.int32),
     )
 

@@ -63,7 +63,7 @@ def segments_of(lengths: Sequence[int]) -> list[packed_rows.Segment]:
         packed_rows.Segment(
             tokens=np.broadcast_to(np.float32(0), (length, 1)),
             positions=np.broadcast_to(np.float32(0), (length, 3)),
-            known=np.broadcast_to(np.False_, length),
+            cond_mask=np.broadcast_to(np.False_, length),
             text=np.ones(int(rng.integers(*CAPTION)), np.int32),
         )
         for length in lengths

@@ -147,7 +147,7 @@ class Canvas:
     Attributes:
       latent: `[t, h, w, z]` float32 in the autoencoder's own units. Where it is not
         known it does not matter, unless `strength` is below 1.
-      known: `[t, h, w]` bool, alike within every patch.
+      cond_mask: `[t, h, w]` bool, alike within every patch.
       time_step: distance of two latent frames in time, in latent frames at the model's
         reference frame rate: `reference_fps / fps`.
       strength: share of the levels that the rest walks down. With 1 it starts from
@@ -156,14 +156,14 @@ class Canvas:
     """
 
     latent: Float[np.ndarray, "t h w z"]
-    known: Bool[np.ndarray, "t h w"]
+    cond_mask: Bool[np.ndarray, "t h w"]
     time_step: float = 1.0
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.known.shape != self.latent.shape[:3]:
+        if self.cond_mask.shape != self.latent.shape[:3]:
             raise ValueError(
-                f"mask of {self.known.shape} on a latent of {self.latent.shape[:3]}"
+                f"mask of {self.cond_mask.shape} on a latent of {self.latent.shape[:3]}"
             )
         if not 0 < self.time_step < math.inf:
             raise ValueError(f"time step {self.time_step}: use one above 0")
@@ -180,7 +180,7 @@ class Canvas:
         """Latent frames `start` to `stop`, as a canvas of their own."""
         part = slice(start, stop)
         return dataclasses.replace(
-            self, latent=self.latent[part], known=self.known[part]
+            self, latent=self.latent[part], cond_mask=self.cond_mask[part]
         )
 
 
@@ -211,8 +211,8 @@ def to_segment(
     """
     latent = statistics.normalize(canvas.latent).astype(np.float32)
     if canvas.strength == 1:
-        latent = np.where(canvas.known[..., None], latent, np.float32(0))
-    known = patches.patchify(canvas.known[..., None], patch)
+        latent = np.where(canvas.cond_mask[..., None], latent, np.float32(0))
+    known = patches.patchify(canvas.cond_mask[..., None], patch)
     whole = np.asarray(known.all(axis=1))
     if (known.any(axis=1) != whole).any():
         raise ValueError(f"the mask cuts through patches of {patch}: align it to them")
@@ -221,7 +221,7 @@ def to_segment(
         positions=patches.positions(
             patches.grid_of(latent.shape, patch), time_step=canvas.time_step * patch[0]
         ),
-        known=whole,
+        cond_mask=whole,
         text=text,
     )
 
@@ -237,4 +237,4 @@ def from_tokens(
     grid = patches.grid_of(canvas.latent.shape, patch)
     latent = patches.unpatchify(np.asarray(tokens, np.float32), grid, patch=patch)
     latent = statistics.denormalize(latent)
-    return np.where(canvas.known[..., None], canvas.latent, latent)
+    return np.where(canvas.cond_mask[..., None], canvas.latent, latent)

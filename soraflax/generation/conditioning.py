@@ -188,7 +188,7 @@ def needs_refinement(
     if not may_need_refinement(given.kept, grid):
         return False
     held = _held(given, grid, whole=True)
-    if (held != first.known).any():
+    if (held != first.cond_mask).any():
         return True
     if not held.any():
         return False

@@ -342,7 +342,7 @@ def _advance(
         ),
     )
     y, past = sampler.step(process, denoise, x, inner, past)
-    y = jnp.where(once.known[..., None], x, y)
+    y = jnp.where(once.cond_mask[..., None], x, y)
     return (y if overlap is None else overlap.agree(y)), past, kept[0]
 
 
@@ -376,7 +376,7 @@ def _predict(
 
 def _deviation(packed: packing.Packed, data: jax.Array) -> jax.Array:
     """Standard deviation over the unknown tokens of each segment, `[B, N, 1]`."""
-    unknown = (packed.segments > 0) & ~packed.known
+    unknown = (packed.segments > 0) & ~packed.cond_mask
     total = functools.partial(
         packing.segment_sum, segments=packed.segments, max_segments=packed.max_segments
     )

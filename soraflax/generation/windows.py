@@ -80,7 +80,7 @@ def take(
     window = canvas.cut(start, stop)
     made = (np.arange(start, stop) < done)[:, None, None]
     latent = np.where(made[..., None], filled[start:stop], window.latent)
-    return dataclasses.replace(window, latent=latent, known=window.known | made)
+    return dataclasses.replace(window, latent=latent, cond_mask=window.cond_mask | made)
 
 
 def tiles(
@@ -115,7 +115,7 @@ def crop(
     return dataclasses.replace(
         canvas,
         latent=tiling.cut(canvas.latent, (rows, columns)),
-        known=tiling.cut(canvas.known[..., None], (rows, columns))[..., 0],
+        cond_mask=tiling.cut(canvas.cond_mask[..., None], (rows, columns))[..., 0],
     )
 
 

@@ -52,7 +52,7 @@ class Packed:
       positions: `[B, N, 3]` float32: time, height, width. Time is in latent frames at
         the reference frame rate, height and width in patches.
       levels: `[B, 2 S + 2]` float32 in [0, 1], the table of equations (1) and (2).
-      level_ids: `[B, N]` int32 into `levels`: `2 * segment + known`.
+      level_ids: `[B, N]` int32 into `levels`: `2 * segment + cond_mask`.
       text: `[B, M]` int32 token ids, or `[B, M, E]` features of an outside encoder.
       text_segments: `[B, M]` int32, the segment each text token belongs to, 0 padded.
     """
@@ -66,7 +66,7 @@ class Packed:
     text_segments: Any
 
     @property
-    def known(self) -> Any:
+    def cond_mask(self) -> Any:
         """`[B, N]` bool: the token is given, not denoised. False in padding."""
         return (self.level_ids % 2 == 1) & (self.segments > 0)
 
@@ -122,13 +122,13 @@ class Segment:
     Attributes:
       tokens: `[n, P]` float32 patches.
       positions: `[n, 3]` float32.
-      known: `[n]` bool.
+      cond_mask: `[n]` bool; the token is given, not denoised.
       text: `[m]` int32 ids or `[m, E]` float32 features; `m >= 1`.
     """
 
     tokens: Float[np.ndarray, "n P"]
     positions: Float[np.ndarray, "n 3"]
-    known: Bool[np.ndarray, "n"]
+    cond_mask: Bool[np.ndarray, "n"]
     text: np.ndarray
 
     def __len__(self) -> int:
@@ -205,7 +205,7 @@ def _lay_row(
         packed.tokens[index, start:stop] = segment.tokens
         packed.segments[index, start:stop] = number
         packed.positions[index, start:stop] = segment.positions
-        packed.level_ids[index, start:stop] = 2 * number + segment.known
+        packed.level_ids[index, start:stop] = 2 * number + segment.cond_mask
         packed.text[index, text_start:text_stop] = segment.text
         packed.text_segments[index, text_start:text_stop] = number
         start += shape.aligned(len(segment))

@@ -359,7 +359,7 @@ def example_row(config: dit.DiTConfig) -> packing.Packed:
     segment = packing.Segment(
         tokens=np.zeros((1, config.patch_size), np.float32),
         positions=np.zeros((1, 3), np.float32),
-        known=np.zeros(1, bool),
+        cond_mask=np.zeros(1, bool),
         text=text,
     )
     return packing.assemble([[segment]], packing.RowShape(8, 8, 1))

@@ -86,7 +86,7 @@ def loss(
 
     Args:
       params: of the model.
-      packed: clean, normalised tokens; what `packed.known` marks stays known.
+      packed: clean, normalised tokens; what `packed.cond_mask` marks stays known.
       key: for levels, canvases and noise.
       predict: `(params, packed) -> [B, N, P]`, `predict_with(module)` for a Linen one.
       config: the objective.
@@ -108,7 +108,7 @@ def loss(
         "useful_tokens": count,
         "segments": jnp.sum(jnp.max(packed.segments, axis=1), dtype=jnp.float32),
         "packing": count / present.size,
-        "known": jnp.sum(packed.known, dtype=jnp.float32) / jnp.maximum(count, 1.0),
+        "known": jnp.sum(packed.cond_mask, dtype=jnp.float32) / jnp.maximum(count, 1.0),
         "level": jnp.sum(drawn) / jnp.maximum(count, 1.0),
     }
 
@@ -127,7 +127,7 @@ def loss_at(
     noisy = corrupt(packed, levels=levels, noise=noise, process=process)
     t = noisy.noise_levels
     target = process_lib.target(process, packed.tokens, noise=noise, t=t[..., None])
-    unknown = (packed.segments > 0) & ~packed.known
+    unknown = (packed.segments > 0) & ~packed.cond_mask
     counts = packing.segment_sum(
         unknown.astype(jnp.float32), packed.segments, max_segments=packed.max_segments
     )
@@ -151,7 +151,7 @@ def corrupt(
     noisy = packed.replace(levels=packing.level_table(levels))
     t = noisy.noise_levels[..., None]
     tokens = process_lib.add_noise(process, packed.tokens, noise=noise, t=t)
-    tokens = jnp.where(packed.known[..., None], packed.tokens, tokens)
+    tokens = jnp.where(packed.cond_mask[..., None], packed.tokens, tokens)
     present = (packed.segments > 0)[..., None]
     return noisy.replace(tokens=jnp.where(present, tokens, 0.0))
 

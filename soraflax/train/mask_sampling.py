@@ -65,8 +65,8 @@ def draw(packed: Packed, key: jax.Array, *, rates: MaskRates) -> Packed:
         high = low + getattr(rates, name)
         known |= (kind >= low) & (kind < high) & mask
         low = high
-    known = (known | packed.known) & (packed.segments > 0)
-    known &= ~_complete(packed, known) | packed.known
+    known = (known | packed.cond_mask) & (packed.segments > 0)
+    known &= ~_complete(packed, known) | packed.cond_mask
     ids = packed.level_ids // 2 * 2 + known.astype(packed.level_ids.dtype)
     return packed.replace(level_ids=ids)
 

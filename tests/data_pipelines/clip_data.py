@@ -115,7 +115,7 @@ def segment(tokens: int, *, text: int = 1) -> packing.Segment:
     return packing.Segment(
         tokens=np.zeros((tokens, 2), np.float32),
         positions=np.zeros((tokens, 3), np.float32),
-        known=np.zeros(tokens, bool),
+        cond_mask=np.zeros(tokens, bool),
         text=np.ones(text, np.int32),
     )
 

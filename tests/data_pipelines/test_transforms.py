@@ -183,7 +183,7 @@ def test_latent_becomes_a_normalised_segment_with_physical_time():
     assert segment.positions[:6, 1:].tolist() == [
         [0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]
     ]  # fmt: skip
-    assert not segment.known.any() and clip_data.decode_text(segment.text) == "abcd"
+    assert not segment.cond_mask.any() and clip_data.decode_text(segment.text) == "abcd"
 
 
 def _fit(frames, height, width, *, fps=8.0, grid=None, config=None):

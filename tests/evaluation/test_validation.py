@@ -16,7 +16,7 @@ def batch(counts, seed=0):
         return packing.Segment(
             tokens=rng.normal(size=(6, 3)).astype(np.float32),
             positions=patch.positions((1, 2, 3)),
-            known=np.zeros(6, bool),
+            cond_mask=np.zeros(6, bool),
             text=np.ones(1, np.int32),
         )
 

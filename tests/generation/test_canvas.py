@@ -111,7 +111,7 @@ def test_to_segment_and_back(seed):
         canvas, patch=(1, 2, 2), text=TEXT, statistics=STATISTICS
     )
     assert len(segment) == 18
-    assert segment.known.sum() * 4 == canvas.known.sum()
+    assert segment.cond_mask.sum() * 4 == canvas.cond_mask.sum()
     assert set(segment.positions[:, 0]) == {0.0, 2.0, 4.0}
     back = canvases.from_tokens(
         canvas, segment.tokens, patch=(1, 2, 2), statistics=STATISTICS
@@ -120,16 +120,16 @@ def test_to_segment_and_back(seed):
     other = canvases.from_tokens(
         canvas, 0 * segment.tokens, patch=(1, 2, 2), statistics=STATISTICS
     )
-    assert (other[canvas.known] == canvas.latent[canvas.known]).all()
+    assert (other[canvas.cond_mask] == canvas.latent[canvas.cond_mask]).all()
     np.testing.assert_allclose(
-        other[~canvas.known],
-        np.broadcast_to(STATISTICS.mean, (3, 4, 6, 3))[~canvas.known],
+        other[~canvas.cond_mask],
+        np.broadcast_to(STATISTICS.mean, (3, 4, 6, 3))[~canvas.cond_mask],
     )
 
 
 def test_masks_are_whole_patches_of_the_same_latent():
     canvas = draw(0)
-    known = np.zeros_like(canvas.known)
+    known = np.zeros_like(canvas.cond_mask)
     known[0, 0, 0] = True
     with pytest.raises(ValueError, match="cuts through patches"):
         canvases.to_segment(
@@ -149,5 +149,5 @@ def test_a_canvas_of_full_strength_tells_nothing_of_what_is_unknown():
     segment = canvases.to_segment(
         canvas, patch=(1, 2, 2), text=TEXT, statistics=STATISTICS
     )
-    assert not segment.tokens[~segment.known].any()
-    assert segment.tokens[segment.known].any()
+    assert not segment.tokens[~segment.cond_mask].any()
+    assert segment.tokens[segment.cond_mask].any()

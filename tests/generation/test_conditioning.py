@@ -111,8 +111,8 @@ def test_kept_starts_have_the_latents_of_any_continuation(encoder, frames):
     canvas = encode(encoder, givens.Conditioning(clip(13), kept, 8.0, 13))
     known = 1 + (frames - 1) // grid.temporal_ratio
     np.testing.assert_array_equal(
-        canvas.known.reshape(len(canvas.known), -1).all(axis=1),
-        np.arange(len(canvas.known)) < known,
+        canvas.cond_mask.reshape(len(canvas.cond_mask), -1).all(axis=1),
+        np.arange(len(canvas.cond_mask)) < known,
     )
     for seed in range(2):
         whole = np.where(kept[..., None], clip(13), clip(13, seed=seed))
@@ -132,9 +132,9 @@ def test_kept_ends_have_other_latents_after_another_start(encoder):
     second = givens.refined(
         given, made, model=encoder, grid=grid_of(encoder), first=first, strength=0.5
     )
-    np.testing.assert_array_equal(second.known, first.known)
+    np.testing.assert_array_equal(second.cond_mask, first.cond_mask)
     assert second.strength == 0.5
-    known = first.known
+    known = first.cond_mask
     assert (np.abs(second.latent[known] - first.latent[known]) > 1e-3).any()
 
 
@@ -142,7 +142,7 @@ def test_the_second_pass_holds_wholly_kept_patches_only(encoder):
     kept = frames_kept(1, 0, 0, 0, 0, 0, 0, 0, 1)
     given = givens.Conditioning(clip(), kept, 8.0, 9)
     first = encode(encoder, given)
-    assert first.known[:, 0, 0].tolist() == [True, False, True]
+    assert first.cond_mask[:, 0, 0].tolist() == [True, False, True]
     second = givens.refined(
         given,
         clip(seed=1),
@@ -151,7 +151,7 @@ def test_the_second_pass_holds_wholly_kept_patches_only(encoder):
         first=first,
         strength=0.5,
     )
-    assert second.known[:, 0, 0].tolist() == [True, False, False]
+    assert second.cond_mask[:, 0, 0].tolist() == [True, False, False]
 
 
 def test_kept_tokens_on_literal_masks():
@@ -189,7 +189,7 @@ def test_strength_below_one_starts_from_the_clip(encoder):
     np.testing.assert_allclose(canvas.latent, whole, atol=1e-4 * scale)
     assert (canvas.strength, canvas.time_step) == (0.5, 2.0)
     plain = encode(encoder, dataclasses.replace(given, strength=1.0))
-    assert not plain.latent.any() and not plain.known.any()
+    assert not plain.latent.any() and not plain.cond_mask.any()
 
 
 def test_pasted_and_assembled():

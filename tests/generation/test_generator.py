@@ -77,7 +77,7 @@ def test_nothing_compiles_again(generator, name):
     before = generator.denoiser.compiled
     prompt = Prompt("a long blue thing falls", (48, 32), frames=5, fps=6.0, seed=8)
     canvas = dataclasses.replace(generator.canvas(prompt), strength=0.6)
-    canvas.known[0] = True
+    canvas.cond_mask[0] = True
     config = generators.SamplingConfig(
         steps=3, guidance=1.7, sampler=sampler, rescale=0.3, zero_init=1
     )

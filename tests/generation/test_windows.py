@@ -104,7 +104,7 @@ def test_a_window_knows_what_is_made():
     canvas = random_canvas(known=(1, 6))
     made = np.full(canvas.latent.shape, 7, np.float32)
     part = windows.take(canvas, made, start=2, stop=7, done=4)
-    assert part.known[:, 0, 0].tolist() == [True, True, False, False, True]
+    assert part.cond_mask[:, 0, 0].tolist() == [True, True, False, False, True]
     assert (part.latent[:2] == 7).all()
     np.testing.assert_array_equal(part.latent[2:], canvas.latent[4:7])
 
@@ -137,10 +137,16 @@ def test_one_window_is_no_window(generator):
 @pytest.mark.parametrize("config", (HALF, dataclasses.replace(TILED, length=4)))
 def test_known_latents_come_back_bit_for_bit(generator, config):
     canvas = random_canvas((7, 8, 8, 4), known=(0, 3, 6))
-    canvas.known[5, 2:6, 4:] = True
+    canvas.cond_mask[5, 2:6, 4:] = True
     filled = fill(generator, canvas, config)
-    np.testing.assert_array_equal(filled[canvas.known], canvas.latent[canvas.known])
-    assert (filled[~canvas.known] != canvas.latent[~canvas.known]).any(axis=-1).all()
+    np.testing.assert_array_equal(
+        filled[canvas.cond_mask], canvas.latent[canvas.cond_mask]
+    )
+    assert (
+        (filled[~canvas.cond_mask] != canvas.latent[~canvas.cond_mask])
+        .any(axis=-1)
+        .all()
+    )
 
 
 def test_noise_of_windows_and_tiles():
@@ -187,7 +193,9 @@ def test_windows_are_made_when_they_are_asked_for(generator):
 
 def test_long_canvases_depend_on_every_window_before(generator):
     canvas = random_canvas(known=(0,))
-    other = dataclasses.replace(canvas, latent=canvas.latent + canvas.known[..., None])
+    other = dataclasses.replace(
+        canvas, latent=canvas.latent + canvas.cond_mask[..., None]
+    )
     a, b = (fill(generator, c, HALF) for c in (canvas, other))
     assert (np.abs(a - b)[-1] > 1e-6).any()
 

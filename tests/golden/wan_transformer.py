@@ -147,7 +147,7 @@ def run(model: Any, case: Case, sizes: dict[str, Any]) -> np.ndarray:
     level = TRAINED * np.float32(case.level)
     times = np.array([level], np.float32)
     if case.known:
-        times = np.where(segment(case, sizes).known, np.float32(0), level)[None]
+        times = np.where(segment(case, sizes).cond_mask, np.float32(0), level)[None]
     x = torch.from_numpy(np.einsum("thwz->zthw", latent)[None].copy())
     with torch.no_grad():
         found = model(x, torch.from_numpy(times), torch.from_numpy(text[None]))

@@ -47,7 +47,7 @@ def random_segment(rng, *, grid=None, config=TINY):
     return packing.Segment(
         tokens=rng.normal(size=(n, config.patch_size)).astype(np.float32),
         positions=patch.positions(grid, time_step=float(rng.choice([0.5, 1.0, 2.0]))),
-        known=np.arange(n) < rng.integers(n + 1) // 2,
+        cond_mask=np.arange(n) < rng.integers(n + 1) // 2,
         text=rng.integers(1, 1024, size=rng.integers(1, 7)).astype(np.int32),
     )
 
@@ -200,7 +200,7 @@ def test_only_differences_of_positions_matter(apply, params):
 def test_known_tokens_have_their_own_modulation(apply, params):
     rng = np.random.default_rng(6)
     one = random_segment(rng, grid=(1, 1, 1))
-    rows = [[dataclasses.replace(one, known=np.array([k]))] for k in (True, False)]
+    rows = [[dataclasses.replace(one, cond_mask=np.array([k]))] for k in (True, False)]
     packed = pack(rows, [[0.7], [0.7]])
 
     def out(column, level):

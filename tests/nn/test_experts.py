@@ -25,7 +25,7 @@ def segment(rng, grid):
     return packing.Segment(
         tokens=rng.normal(size=(n, SIZES.patch_size)).astype(np.float32),
         positions=patch.positions(grid),
-        known=np.arange(n) < n // 3,
+        cond_mask=np.arange(n) < n // 3,
         text=rng.normal(size=(2, SIZES.text_width)).astype(np.float32),
     )
 
@@ -82,7 +82,9 @@ def test_each_segment_has_the_expert_of_its_level(predict, apart, params, levels
     for r, row in enumerate(levels):
         for s, level in enumerate(row, start=1):
             mine = packed.segments[r] == s
-            assert packed.known[r][mine].any() and not packed.known[r][mine].all()
+            assert (
+                packed.cond_mask[r][mine].any() and not packed.cond_mask[r][mine].all()
+            )
             name = "high" if level >= 0.5 else "low"
             other = "low" if level >= 0.5 else "high"
             np.testing.assert_allclose(found[r][mine], one[name][r][mine], atol=1e-5)

@@ -28,7 +28,7 @@ def rows():
     segment = packing.Segment(
         tokens=rng.normal(size=(n, SIZES.patch_size)).astype(np.float32),
         positions=patch.positions(grid),
-        known=np.arange(n) < 6,
+        cond_mask=np.arange(n) < 6,
         text=rng.normal(size=(5, SIZES.text_width)).astype(np.float32),
     )
     packed = packing.assemble([[segment], [segment]], packing.RowShape(32, 8, 1))

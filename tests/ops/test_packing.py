@@ -12,7 +12,7 @@ def clip(length: int, text: int, start: float = 0.0) -> packing.Segment:
     return packing.Segment(
         tokens=np.full((length, 2), start, np.float32),
         positions=np.zeros((length, 3), np.float32),
-        known=np.arange(length) == 0,
+        cond_mask=np.arange(length) == 0,
         text=np.full(text, 7, np.int32),
     )
 
@@ -28,7 +28,7 @@ def test_assemble_lays_segments_in_order():
         packed.text_segments, [[1, 1, 2, 0, 0], [1, 1, 1, 0, 0]]
     )
     np.testing.assert_array_equal(packed.level_ids[0], [3, 2, 2, 5, 4, 0, 0, 0])
-    np.testing.assert_array_equal(packed.known[0], [1, 0, 0, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(packed.cond_mask[0], [1, 0, 0, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(packed.tokens[1, :, 0], [3, 3, 3, 3, 0, 0, 0, 0])
     assert packed.max_segments == 2
 

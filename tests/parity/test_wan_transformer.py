@@ -112,7 +112,7 @@ def test_gradients_equal_theirs(pair, sizes):
     for case, place in zip(cases, slices, strict=True):
         latent, text = judge.inputs(case, sizes)
         level = np.float32(judge.TRAINED) * np.float32(case.level)
-        known = judge.segment(case, sizes).known
+        known = judge.segment(case, sizes).cond_mask
         times = np.where(known, np.float32(0), level)[None]
         times = times if case.known else times[:, 0]
         x = torch.from_numpy(np.einsum("thwz->zthw", latent)[None].copy())

@@ -35,7 +35,7 @@ def clip(grid, step=1.0, seed=0, width=16):
     return packing.Segment(
         tokens=rng.normal(size=(n, width)).astype(np.float32),
         positions=patch.positions(grid, time_step=step),
-        known=np.zeros(n, bool),
+        cond_mask=np.zeros(n, bool),
         text=rng.integers(1, 30, 3).astype(np.int32),
     )
 
@@ -64,9 +64,9 @@ def test_known_tokens_enter_clean_and_do_not_count(packed, key):
     noisy = denoising.corrupt(
         known, levels=levels, noise=noise, process=process_lib.RectifiedFlow()
     )
-    given = known.known | (known.segments == 0)
+    given = known.cond_mask | (known.segments == 0)
     assert (noisy.tokens[given] == packed.tokens[given]).all()
-    assert (noisy.noise_levels[known.known] == 0).all()
+    assert (noisy.noise_levels[known.cond_mask] == 0).all()
     np.testing.assert_allclose(
         noisy.tokens[~given], (0.3 * packed.tokens + 0.7 * noise)[~given], atol=1e-6
     )
@@ -114,7 +114,7 @@ def test_draws_do_not_depend_on_neighbours(packed, key):
     n = len(rows()[0][0])
     for draw in (
         lambda p: denoising.draw_levels(p, key, config=config)[0, 1],
-        lambda p: mask_sampling.draw(p, key, rates=config.canvases).known[0, :n],
+        lambda p: mask_sampling.draw(p, key, rates=config.canvases).cond_mask[0, :n],
     ):
         np.testing.assert_array_equal(draw(packed), draw(alone))
 

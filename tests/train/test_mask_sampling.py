@@ -21,7 +21,7 @@ def packed():
         packing.Segment(
             tokens=np.zeros((t * h * w, 4), np.float32),
             positions=patch.positions((t, h, w), time_step=step),
-            known=np.zeros(t * h * w, bool),
+            cond_mask=np.zeros(t * h * w, bool),
             text=np.ones(2, np.int32),
         )
         for (t, h, w), step in zip(GRIDS, STEPS, strict=True)
@@ -32,7 +32,7 @@ def packed():
 def masks(drawn):
     """`[t, h, w]` bool of every segment of the first row."""
     starts = np.cumsum([0, *(SHAPE.aligned(t * h * w) for t, h, w in GRIDS)])
-    known = np.asarray(drawn.known[0])
+    known = np.asarray(drawn.cond_mask[0])
     return [
         known[start : start + t * h * w].reshape(t, h, w)
         for start, (t, h, w) in zip(starts, GRIDS, strict=False)
@@ -83,7 +83,7 @@ def test_whole_frames_are_known_and_never_all(packed, rates, check, counts):
     seen = set()
     for seed in range(40):
         drawn = draw(packed, jax.random.key(seed), rates=rates)
-        assert not drawn.known[packed.segments == 0].any()
+        assert not drawn.cond_mask[packed.segments == 0].any()
         for mask in masks(drawn):
             t = len(mask)
             frames = mask.all(axis=(1, 2)).tolist()
@@ -127,13 +127,13 @@ def test_what_a_batch_knows_already_stays_known(packed):
     given = packed.replace(level_ids=packed.level_ids.at[0, :6].add(1))
     for seed in range(5):
         drawn = draw(given, jax.random.key(seed), rates=RATES(suffix=0.5, boxes=0.5))
-        assert drawn.known[0, :6].all()
+        assert drawn.cond_mask[0, :6].all()
 
 
 def test_rates_are_rates(packed):
     rates = RATES(first_frame=0.3, prefix=0.1, boxes=0.1)
     drawn = [
-        draw(packed, jax.random.key(seed), rates=rates).known[1].any()
+        draw(packed, jax.random.key(seed), rates=rates).cond_mask[1].any()
         for seed in range(200)
     ]
     # Two clips a row, each with something known half of the time, boxes not always.
