@@ -61,10 +61,68 @@ NEVER = {
 
 FILE_LINES = 500
 FUNCTION_LINES = 50
-LONG_FUNCTION_LINES = 120
-LONG_FUNCTIONS = ("soraflax.train.loop", "experiments.configs")
-FILE_BUDGETS = {"experiments.train": 60}
+CLASS_LINES = 200
+PARAMETERS = 8  # all but self; the fields of a dataclass are no parameters
+POSITIONAL = 2
 COMMENTS_IN_100_LINES = 10
+# Other budgets of lines, and why. The longest prefix of a module's name decides.
+FILE_BUDGETS = {"experiments.train": 60}
+FUNCTION_BUDGETS = {
+    "soraflax.train.loop": 120,  # one loop, in the order in which it runs
+    "experiments.configs": 120,  # values, one a line
+    # Kernels: a tile is read, computed and written in one place.
+    "soraflax.ops.attention": 70,
+    # Orchestration: steps of one job, in order.
+    "soraflax.autoencoding": 70,
+    "soraflax.cli": 70,
+    "soraflax.generation": 70,
+    "soraflax.planning": 70,
+    "soraflax.train": 70,
+    "data_pipelines.prepare": 70,
+    "experiments": 70,
+}
+# Parameters that go together in one order everywhere, as many as there are.
+TOGETHER = (("q", "k", "v"), ("frames", "height", "width"), ("time", "height", "width"))
+# More positional parameters than POSITIONAL, because another fixes the call.
+FIXED_CALLERS = {
+    "soraflax.train.adversarial.loss": "soraflax.train.step calls every loss",
+    "soraflax.train.denoising.loss": "soraflax.train.step calls every loss",
+    "soraflax.train.reconstruction.loss": "soraflax.train.step calls every loss",
+    "soraflax.train.step.lower": "takes what __call__ takes, and Flax that of jit",
+    "soraflax.cli.parser._fill_text": "argparse calls it",
+}
+# Violations of budgets that are still to be mended: at most so many in a module.
+STILL_TO_MEND: dict[str, int] = {
+    "data_pipelines.prepare": 2,
+    "data_pipelines.worlds.bodies": 1,
+    "experiments.benchmarks.tasks.clips": 1,
+    "experiments.stages.codec": 1,
+    "soraflax.cli.inputs": 1,
+    "soraflax.diffusion.multistep": 2,
+    "soraflax.diffusion.samplers": 5,
+    "soraflax.diffusion.solver": 1,
+    "soraflax.generation.batching": 2,
+    "soraflax.generation.filling": 1,
+    "soraflax.generation.generator": 2,
+    "soraflax.generation.jobs": 2,
+    "soraflax.generation.model": 8,
+    "soraflax.generation.sampling": 2,
+    "soraflax.generation.tasks": 1,
+    "soraflax.media.common": 1,
+    "soraflax.nn.autoencoder": 1,
+    "soraflax.nn.lora": 2,
+    "soraflax.nn.perceptual": 2,
+    "soraflax.ops.attention.chunks": 2,
+    "soraflax.ops.attention.ring": 3,
+    "soraflax.ops.attention.splash": 3,
+    "soraflax.ops.attention.triton": 1,
+    "soraflax.ops.conv": 2,
+    "soraflax.ops.norm": 1,
+    "soraflax.planning.collectives": 1,
+    "soraflax.train.adversarial": 2,
+    "soraflax.train.loop": 1,
+    "soraflax.train.reconstruction": 1,
+}
 
 
 def within(module: str, package: str) -> bool:
@@ -114,19 +172,88 @@ def import_violations(module: str, tree: ast.AST) -> list[str]:
     return found
 
 
+def functions(tree: ast.AST) -> list[tuple[ast.FunctionDef, list[str], list[str]]]:
+    """Every function with its positional and its keyword-only parameters, less self."""
+    found = []
+    for parent in ast.walk(tree):
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [a.arg for a in node.args.posonlyargs + node.args.args]
+                decorators = [ast.unparse(d) for d in node.decorator_list]
+                is_method = isinstance(parent, ast.ClassDef)
+                if is_method and "staticmethod" not in decorators:
+                    names = names[1:]
+                found.append((node, names, [a.arg for a in node.args.kwonlyargs]))
+    return found
+
+
+def passed_on(tree: ast.AST) -> set[str]:
+    """Functions that a module hands to another one, which decides how it calls them."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name)
+        and isinstance(node.ctx, ast.Load)
+        and id(node) not in called
+    }
+    methods = {
+        node.name
+        for parent in ast.walk(tree)
+        if isinstance(parent, ast.ClassDef)
+        for node in parent.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    return names - methods  # a method is handed on as an attribute
+
+
+def is_called_by_others(node: ast.FunctionDef) -> bool:
+    """Whether Python, Flax or a transformation with positions fixes the call."""
+    if node.name.startswith("__") and node.name != "__init__":
+        return True
+    decorators = " ".join(ast.unparse(d) for d in node.decorator_list)
+    return any(word in decorators for word in ("custom_vjp", "argnum"))
+
+
+def parameter_violations(module: str, tree: ast.AST) -> list[str]:
+    found = []
+    handed_on = passed_on(tree)
+    for node, positional, keywords in functions(tree):
+        name = f"{module}.{node.name}"
+        # The buffers of a Pallas kernel are counted by its grid, not here.
+        own = [n for n in positional + keywords if not n.endswith("_ref")]
+        if len(own) > PARAMETERS:
+            found.append(f"{name}: {len(own)} parameters, at most {PARAMETERS}")
+        if (
+            len(positional) > POSITIONAL
+            and not any(tuple(positional[: len(t)]) == t for t in TOGETHER)
+            and node.name not in handed_on
+            and not is_called_by_others(node)
+            and name not in FIXED_CALLERS
+        ):
+            found.append(
+                f"{name}: {len(positional)} positional parameters, at most {POSITIONAL}"
+            )
+    return found
+
+
 def size_violations(module: str, source: str, tree: ast.AST) -> list[str]:
     found = []
     lines = len(source.splitlines())
     budget = FILE_BUDGETS.get(module, FILE_LINES)
     if lines > budget:
         found.append(f"{module}: {lines} lines, at most {budget}")
-    is_long = any(within(module, name) for name in LONG_FUNCTIONS)
-    budget = LONG_FUNCTION_LINES if is_long else FUNCTION_LINES
+    budget = longest(module, FUNCTION_BUDGETS) or FUNCTION_LINES
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = node.end_lineno - node.lineno + 1
-            if length > budget:
-                found.append(f"{module}.{node.name}: {length} lines, at most {budget}")
+        if isinstance(node, ast.ClassDef):
+            most = CLASS_LINES
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            most = budget
+        else:
+            continue
+        length = node.end_lineno - node.lineno + 1
+        if length > most:
+            found.append(f"{module}.{node.name}: {length} lines, at most {most}")
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = sum(token.type == tokenize.COMMENT for token in tokens)
     if 100 * comments > COMMENTS_IN_100_LINES * max(lines, 50):
@@ -136,7 +263,11 @@ def size_violations(module: str, source: str, tree: ast.AST) -> list[str]:
 
 def violations(module: str, source: str) -> list[str]:
     tree = ast.parse(source)
-    return import_violations(module, tree) + size_violations(module, source, tree)
+    return (
+        import_violations(module, tree)
+        + size_violations(module, source, tree)
+        + parameter_violations(module, tree)
+    )
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -157,7 +288,18 @@ def test_the_house_is_found():
 
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_floors_and_budgets(module):
-    assert violations(module, modules()[module].read_text()) == []
+    found = violations(module, modules()[module].read_text())
+    assert len(found) <= STILL_TO_MEND.get(module, 0), found
+
+
+def test_exceptions_are_of_this_house():
+    names = {
+        f"{module}.{node.name}"
+        for module, path in modules().items()
+        for node, _, _ in functions(ast.parse(path.read_text()))
+    }
+    assert FIXED_CALLERS.keys() <= names
+    assert STILL_TO_MEND.keys() <= modules().keys()
 
 
 @pytest.mark.parametrize(
@@ -187,6 +329,18 @@ def test_floors_and_budgets(module):
         ("experiments.train", "x = 1\n" * 61, "61 lines, at most 60"),
         ("soraflax.flops", "def f():\n" + "    x = 1\n" * 50, "f: 51 lines"),
         ("soraflax.train.loop", "def f():\n" + "    x = 1\n" * 120, "f: 121 lines"),
+        ("soraflax.nn.dit", "def f():\n" + "    x = 1\n" * 70, "f: 71 lines"),
+        ("soraflax.cli.main", "def f():\n" + "    x = 1\n" * 70, "at most 70"),
+        ("soraflax.flops", "class A:\n" + "    x = 1\n" * 200, "A: 201 lines"),
+        ("soraflax.flops", "def f(a, *, b, c, d, e, f, g, h, i): ...", "9 parameters"),
+        ("soraflax.flops", "def f(a, b, c): ...", "f: 3 positional parameters"),
+        ("soraflax.flops", "def f(k, q, v): ...", "f: 3 positional parameters"),
+        ("soraflax.flops", "def f(a, b, c): ...\nf(1, 2, 3)", "3 positional"),
+        ("soraflax.flops", "@jax.jit\ndef f(a, b, c): ...", "3 positional"),
+        ("soraflax.flops", "def f():\n    def g(a, b, c): ...", "g: 3 positional"),
+        ("soraflax.flops", "class A:\n    def f(self, a, b, c): ...", "3 positional"),
+        ("soraflax.flops", "class A:\n    def __init__(self, a, b, c): ...", "3"),
+        ("soraflax.flops", "class A:\n    def f(self, a, b, c): ...\ng(f)", "3"),
         ("soraflax.flops", "x = 1\n" * 45 + "# why\n" * 6, "6 comments in 51 lines"),
     ],
 )
@@ -205,6 +359,15 @@ def test_a_planted_violation_is_found(module, source, complaint):
         ("soraflax.nn.dit", "from soraflax.ops import rope\nimport flax"),
         ("experiments.train", "from soraflax.train import loop"),
         ("soraflax.train.loop", "def f():\n" + "    x = 1\n" * 119),
+        ("soraflax.ops.attention.ring", "def f():\n" + "    x = 1\n" * 69),
+        ("soraflax.flops", "class A:\n" + "    x: int = 1\n" * 199),
+        ("soraflax.flops", "def f(a, *, b, c, d, e, f, g, h): ..."),
+        ("soraflax.flops", "def f(a_ref, *, b, c, d, e, f, g, h, i): ..."),
+        ("soraflax.flops", "def f(q, k, v, plan): ..."),
+        ("soraflax.flops", "def f(a, b, c): ...\njax.lax.scan(f, 0, 1)"),
+        ("soraflax.flops", "@jax.custom_vjp\ndef f(a, b, c): ..."),
+        ("soraflax.flops", "class A:\n    def f(self, a, b): ..."),
+        ("soraflax.flops", "class A:\n    def __call__(self, a, b, c): ..."),
     ],
 )
 def test_what_is_allowed_is_allowed(module, source):
