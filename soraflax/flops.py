@@ -62,7 +62,7 @@ class TransformerSizes(Protocol):
     @property
     def text(self) -> Any: ...
     @property
-    def skip(self) -> bool: ...
+    def input_skip(self) -> bool: ...
     @property
     def pooled_text(self) -> bool: ...
     @property
@@ -180,7 +180,7 @@ def transformer_parameters(config: TransformerSizes) -> int:
     text = _linear(config.text_width, d) + _linear(d, d)
     if config.text is not None:
         text += text_encoder_parameters(config.text)
-    ends = _linear(p, d) + 2 * d + (2 if config.skip else 1) * _linear(d, p)
+    ends = _linear(p, d) + 2 * d + (2 if config.input_skip else 1) * _linear(d, p)
     return config.depth * block + levels + text + ends
 
 
@@ -190,7 +190,7 @@ def transformer_flops(config: TransformerSizes, sizes: Lengths) -> int:
     products = 2 * d * (n * (6 * d + 2 * config.mlp) + m * 2 * d)
     block = products + 4 * d * (sizes.self_pairs + sizes.cross_pairs)
     entry = config.frequency_width + 7 * d
-    entry += config.patch_size if config.skip else 0
+    entry += config.patch_size if config.input_skip else 0
     entry += config.text_width if config.pooled_text else 0
     levels = 4 * len(sizes.tokens) * d * entry
     text = 2 * m * d * (config.text_width + d)

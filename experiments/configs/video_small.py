@@ -10,9 +10,10 @@ Result    after these 1,200 steps, 597 s (`make demo`), the judge reads backgrou
           loss at fixed noise levels.
 
 What made the difference, in trials of 500 to 1,500 steps with one seed: Muon for AdamW
-(at 500 steps and the same rate a loss of 0.124 against 0.175); `locality`, which made
-bodies out of loose patches; `skip`, which sharpened them; the share of even levels,
-with which the caption and not the noise decides on the background (0.81 to 1.00).
+(at 500 steps and the same rate a loss of 0.124 against 0.175); `qk_bias_init`, which
+made bodies out of loose patches; `input_skip`, which sharpened them; the share of even
+levels, with which the caption and not the noise decides on the background (0.81 to
+1.00).
 Levels shifted further towards noise (base 6, 10), only even levels, and the error of x0
 for that of the velocity all learned more slowly.
 

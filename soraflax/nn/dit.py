@@ -9,8 +9,8 @@ with a noise level per token instead of one per clip. With t a level of the row'
     x          = Linear(tokens),   text = Linear(GELU(Linear(text)))              (4)
     prediction = Linear(LN(x) (1 + scale) + shift), [shift, scale] = table + e(t) (5)
 
-Two options that Wan does not have. With `skip` the head adds what is linear in its own
-input,
+Two options that Wan does not have. With `input_skip` the head adds what is linear in its
+own input,
 
     prediction += gain * tokens,   gain = Linear(SiLU(e(t)))      one per number  (6)
 
@@ -63,12 +63,13 @@ class DiTConfig:
       text: the encoder trained with the model; None where text comes as features.
       frequency_width: F of equation (1).
       theta: base of the rotary frequencies.
-      gate: what the gates of a block start from. 0 is adaLN-Zero, for long training;
-        with 1 every block works from the first step, which pays in short training.
-      locality: what the biases of queries and keys start from, growing from 0 in the
-        first head to this in the last; above 0, near tokens attend to each other from
-        the first step, which pays in short training too.
-      skip: whether the head adds equation (6).
+      gate_init: initial value of the gates of a block. 0 is adaLN-Zero, for long
+        training; with 1 every block contributes from the first step, which pays in
+        short training.
+      qk_bias_init: initial bias of queries and keys in the last head, rising to it from
+        0 in the first; above 0, near tokens attend to each other from the first step,
+        which pays in short training too.
+      input_skip: whether the head adds equation (6).
       pooled_text: whether the modulation has equation (7).
       dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
       remat: a name in `transformer.REMAT_POLICIES`.
@@ -86,9 +87,9 @@ class DiTConfig:
     text: text_encoder.TextEncoderConfig | None = None
     frequency_width: int = 256
     theta: float = 10000.0
-    gate: float = 0.0
-    locality: float = 0.0
-    skip: bool = False
+    gate_init: float = 0.0
+    qk_bias_init: float = 0.0
+    input_skip: bool = False
     pooled_text: bool = False
     dtype: str = "float32"
     remat: str = "none"
@@ -243,16 +244,16 @@ class TextProjection(nn.Module):
 
 
 class Head(nn.Module):
-    """Equation (5), and (6) where it skips. The prediction starts at zero.
+    """Equation (5), and (6) with `input_skip`. The prediction starts at zero.
 
     Attributes:
       features: P.
-      skip: whether equation (6) is added.
+      input_skip: whether equation (6) is added.
       dtype: compute dtype.
     """
 
     features: int
-    skip: bool = False
+    input_skip: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -275,7 +276,7 @@ class Head(nn.Module):
             kernel_init=layers.zeros,
         )
         y = linear(dtype=self.dtype, name="out")(x).astype(jnp.float32)
-        if not self.skip:
+        if not self.input_skip:
             return y
         gain = linear(name="gain")(jax.nn.silu(e))
         return y + transformer.gather(gain, level_ids) * tokens
@@ -336,7 +337,7 @@ class DiT(nn.Module):
                 self.sow(CACHE, "residual", y - x)
         else:
             y = x + residual
-        head = Head(c.patch_size, c.skip, dtype, name="head")
+        head = Head(c.patch_size, c.input_skip, dtype, name="head")
         y = head(y, e, packed.level_ids, packed.tokens)
         y = jnp.where(packed.segments[..., None] > 0, y, 0.0)
         return sharding.constrain(y, "batch", "tokens", None)
@@ -350,8 +351,8 @@ class DiT(nn.Module):
             depth=c.depth,
             heads=c.heads,
             mlp=c.mlp,
-            gate=c.gate,
-            locality=c.locality,
+            gate_init=c.gate_init,
+            qk_bias_init=c.qk_bias_init,
             dtype=DTYPES[c.dtype],
             implementation=ATTENTION[c.attention],
             remat=c.remat,
@@ -440,9 +441,9 @@ SMALL = DiTConfig(
     text=text_encoder.VARIANTS["small"],
     text_width=128,
     theta=10.0,
-    gate=1.0,
-    locality=4.0,
-    skip=True,
+    gate_init=1.0,
+    qk_bias_init=4.0,
+    input_skip=True,
     pooled_text=True,
     attention_block=64,
 )
@@ -456,8 +457,8 @@ BASE = dataclasses.replace(
     text=text_encoder.VARIANTS["base"],
     text_width=512,
     theta=10000.0,
-    gate=0.0,
-    locality=0.0,
+    gate_init=0.0,
+    qk_bias_init=0.0,
     dtype="bfloat16",
     attention_block=128,
 )

@@ -14,10 +14,10 @@ backward pass, so no `[B, N, 6, D]` array exists and none of `[B, N, D]` is kept
 
 Queries and keys are RMS-normalised over the full width, before the split into heads.
 
-Initial values make every block the identity, unless `gate` is set: the table and the
-shared projection are zero (adaLN-Zero, arXiv:2212.09748, section 3.2), and so is the
-output of cross-attention, which has no gate (PixArt-alpha, arXiv:2310.00426, section
-2.3). Wan draws the table from N(0, 1/D); that matters only to its own pretraining.
+Initial values make every block the identity, unless `gate_init` is set: the table and
+the shared projection are zero (adaLN-Zero, arXiv:2212.09748, section 3.2), and so is
+the output of cross-attention, which has no gate (PixArt-alpha, arXiv:2310.00426,
+section 2.3). Wan draws the table from N(0, 1/D); that matters only to its own pretraining.
 """
 
 import functools
@@ -133,7 +133,7 @@ class Attention(nn.Module):
       implementation: as in `attention.attention`.
       context_axis: logical name of the axis of keys.
       out_init: initializer of the output kernel.
-      locality: what the biases of queries and keys start from; see `_local`.
+      qk_bias_init: initial bias of queries and keys; see `_ramp`.
     """
 
     heads: int
@@ -141,7 +141,7 @@ class Attention(nn.Module):
     implementation: str | None = None
     context_axis: str = "tokens"
     out_init: layers.Initializer = layers.xavier
-    locality: float = 0.0
+    qk_bias_init: float = 0.0
 
     @nn.compact
     def __call__(
@@ -156,9 +156,9 @@ class Attention(nn.Module):
             dtype=self.dtype,
             kernel_init=layers.xavier,
         )
-        near = _local(self.locality, self.heads)
-        q = project(bias_init=near, name="q")(x)
-        k = project(bias_init=near, name="k")(context)
+        bias_init = _ramp(self.qk_bias_init, self.heads)
+        q = project(bias_init=bias_init, name="q")(x)
+        k = project(bias_init=bias_init, name="k")(context)
         q = layers.RMSNorm("heads", name="q_norm")(q)
         k = layers.RMSNorm("heads", name="k_norm")(k)
         v = project(name="v")(context)
@@ -187,11 +187,12 @@ class Attention(nn.Module):
         return sharding.constrain(x, "batch", axis, "heads", None)
 
 
-def _local(value: float, heads: int) -> layers.Initializer:
-    """The same bias for queries and keys: rotated, both agree most where they are near.
+def _ramp(value: float, heads: int) -> layers.Initializer:
+    """Initial bias of queries and keys: 0 in the first head, `value` in the last.
 
-    From 0 in the first head to `value` in the last. With biases of zero, where a token
-    stands says nothing at first, and the product of two zeros is slow to leave.
+    The same vector on both sides, rotated by position, has its largest product where
+    positions are equal: attention starts local. From biases of zero the scores do not
+    depend on position at first, and the gradient of a product of two zeros is zero.
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -232,12 +233,12 @@ class MLP(nn.Module):
         return linear(x.shape[-1], axes=("mlp", "embed"), name="down")(y)
 
 
-def _gates(value: float) -> layers.Initializer:
-    """The table of equation (1): shifts and scales 0, gates `value`."""
+def _table_init(gate: float) -> layers.Initializer:
+    """The table of equation (1): shifts and scales 0, gates `gate`."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         del key
-        rows = jnp.asarray([0.0, 0.0, value] * 2, dtype)
+        rows = jnp.asarray([0.0, 0.0, gate] * 2, dtype)
         return jnp.broadcast_to(rows[:, None], shape)
 
     return init
@@ -249,16 +250,16 @@ class Block(nn.Module):
     Attributes:
       heads: number of heads.
       mlp: hidden size of the MLP.
-      gate: what the gates start from.
-      locality: what the biases of queries and keys of self-attention start from.
+      gate_init: initial value of the gates.
+      qk_bias_init: initial bias of the queries and keys of self-attention.
       dtype: compute dtype.
       implementation: as in `attention.attention`.
     """
 
     heads: int
     mlp: int
-    gate: float = 0.0
-    locality: float = 0.0
+    gate_init: float = 0.0
+    qk_bias_init: float = 0.0
     dtype: Any = jnp.float32
     implementation: str | None = None
 
@@ -274,7 +275,7 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, None]:
         table = self.param(
             "modulation",
-            sharding.named(_gates(self.gate), None, "embed"),
+            sharding.named(_table_init(self.gate_init), None, "embed"),
             (6, x.shape[-1]),
             jnp.float32,
         )
@@ -285,7 +286,7 @@ class Block(nn.Module):
         )
 
         h = modulate(x, shift_1, scale=scale_1, level_ids=level_ids)
-        h = attend(locality=self.locality, name="self_attention")(
+        h = attend(qk_bias_init=self.qk_bias_init, name="self_attention")(
             h, h, plans.self_attention, angles
         )
         x = gated_add(x, h, gate=gate_1, level_ids=level_ids)
@@ -308,8 +309,8 @@ class Stack(nn.Module):
       depth: number of blocks.
       heads: number of heads.
       mlp: hidden size of the MLPs.
-      gate: what the gates start from.
-      locality: what the biases of queries and keys of self-attention start from.
+      gate_init: initial value of the gates.
+      qk_bias_init: initial bias of the queries and keys of self-attention.
       dtype: compute dtype, and that of the residual stream.
       implementation: as in `attention.attention`.
       remat: a name in `REMAT_POLICIES`.
@@ -318,8 +319,8 @@ class Stack(nn.Module):
     depth: int
     heads: int
     mlp: int
-    gate: float = 0.0
-    locality: float = 0.0
+    gate_init: float = 0.0
+    qk_bias_init: float = 0.0
     dtype: Any = jnp.float32
     implementation: str | None = None
     remat: str = "none"
@@ -348,8 +349,8 @@ class Stack(nn.Module):
         blocks = scan(remat(Block, self.remat), self.depth)(
             heads=self.heads,
             mlp=self.mlp,
-            gate=self.gate,
-            locality=self.locality,
+            gate_init=self.gate_init,
+            qk_bias_init=self.qk_bias_init,
             dtype=self.dtype,
             implementation=self.implementation,
             name="blocks",

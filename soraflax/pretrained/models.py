@@ -30,6 +30,7 @@ from soraflax.diffusion import schedule
 from soraflax.nn import autoencoder, dit, experts, lora
 from soraflax.ops import batch_invariance, packing
 from soraflax.pretrained import io as model_io
+from soraflax.pretrained import migration
 
 VOCABULARY = "vocabulary.model"
 AUTOENCODER = "autoencoder"
@@ -411,7 +412,7 @@ def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
         )
     if "model" not in record:
         raise model_io.ModelError(f"{directory}: its configuration has no 'model'")
-    return record["model"]
+    return migration.migrate(record["model"], kind)
 
 
 def _check_encoder(

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from soraflax import config as config_lib
+from soraflax.pretrained import migration
 from soraflax.train import state as train_state
 
 DIGESTS = "digests.json"
@@ -194,6 +195,7 @@ def _check_config(
 ) -> None:
     """Refuse a checkpoint that was trained as something else."""
     ours = json.loads(config_lib.to_json(ours))
+    theirs = migration.migrate(theirs, "run")
     difference = config_lib.first_difference(ours, theirs, ignore=may_differ)
     if difference:
         key, here, there = difference

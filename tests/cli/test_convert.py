@@ -112,7 +112,7 @@ def test_adapters_become_the_file_that_diffusers_loads(capsys, tmp_path):
     assert model_io.digest(again) == model_io.digest(params)
 
 
-@pytest.mark.parametrize("option", ["text", "skip", "pooled_text"])
+@pytest.mark.parametrize("option", ["text", "input_skip", "pooled_text"])
 def test_adapters_of_another_form_are_refused(capsys, tmp_path, option):
     config = transformer.parse_config(transformers.SMALL["wan2.2"])
     changes = {option: True}

@@ -29,8 +29,8 @@ TINY = dataclasses.replace(
     dit.VARIANTS["tiny"],
     attention="blocks",
     attention_block=32,
-    locality=1.0,
-    skip=True,
+    qk_bias_init=1.0,
+    input_skip=True,
     pooled_text=True,
 )
 SHAPE = packing.RowShape(tokens=96, text=32, segments=5)

@@ -142,7 +142,7 @@ def test_with_locality_near_tokens_agree_before_anything_is_learned():
     places = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (1, 6, 3))
     angles = rope.rope_angles(places, 24, theta=10.0)
     ids = jnp.ones((1, 6), jnp.int32)
-    layer = transformer.Attention(heads=2, locality=2.0)
+    layer = transformer.Attention(heads=2, qk_bias_init=2.0)
     x = jnp.zeros((1, 6, 48))
     plan = attention.make_plan(ids, ids)
     params = meta.unbox(layer.init(jax.random.key(0), x, x, plan, angles)["params"])

@@ -98,7 +98,7 @@ def check_form(config: dit.DiTConfig) -> None:
     """
     wan = {
         "text": (config.text, None),
-        "skip": (config.skip, False),
+        "input_skip": (config.input_skip, False),
         "pooled_text": (config.pooled_text, False),
         "theta": (config.theta, 10000.0),
     }

@@ -442,7 +442,7 @@ def test_pickled_weights_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"skip": True}, {"pooled_text": True}, {"theta": 10.0}, {"text": "small"}],
+    [{"input_skip": True}, {"pooled_text": True}, {"theta": 10.0}, {"text": "small"}],
     ids=str,
 )
 def test_our_own_forms_are_refused(tmp_path, changes):
