@@ -15,7 +15,7 @@ def convergence_order(steps: Sequence[int], errors: Sequence[float]) -> float:
 
     Args:
       steps: numbers of steps, two or more different ones.
-      errors: of each, above 0.
+      errors: the sampler's error with each of them, above 0.
 
     Raises:
       ValueError: too few steps, or an error that is not above 0.

@@ -59,10 +59,10 @@ class GuidanceConfig:
     """How two predictions become one.
 
     Attributes:
-      scale: of equation (1); 1 is none.
-      low, high: the levels that are guided, 0 to 1.
-      rescale: share of equation (2), 0 to 1.
-      zero_init: steps at the start that leave the data where it is.
+      scale: guidance scale of equation (1); 1 is no guidance.
+      low, high: the interval of guided levels, 0 to 1.
+      rescale: weight of the rescaled result in equation (2), 0 to 1.
+      zero_init: number of steps at the start that leave the data where it is.
 
     Raises:
       ValueError: a number out of its range.
@@ -86,15 +86,15 @@ class GuidanceConfig:
             raise ValueError(f"zero-init {self.zero_init}: use 0 steps or more")
 
     @property
-    def guides(self) -> bool:
-        """Whether an unconditional prediction is needed at all."""
+    def is_enabled(self) -> bool:
+        """Whether the scale asks for an unconditional prediction at all."""
         return self.scale != 1
 
-    def reaches(self, levels: np.ndarray) -> bool:
+    def is_active(self, levels: Float[np.ndarray, "*shape"]) -> bool:
         """Whether any of these levels is guided; if not, the step can go without."""
         levels = np.asarray(levels, np.float32)
         low, high = np.float32(self.low), np.float32(self.high)
-        return self.guides and bool(np.any((low <= levels) & (levels <= high)))
+        return self.is_enabled and bool(np.any((low <= levels) & (levels <= high)))
 
     def arrays(self) -> GuidanceArrays:
         """The same numbers, for `guide`."""
@@ -135,7 +135,7 @@ def guide(
       process: what the model was trained on.
       x: the data that they predict from.
       level: its noise level, `[B, N, 1]` for tokens `[B, N, P]`.
-      step: number of the sampler's step, from 0.
+      step: index of the sampler's step, from 0.
       deviation: standard deviation of data shaped like `x`, over the unknown tokens of
         each segment; broadcasts against `x`. (2) is 1 where it is 0.
 
@@ -151,12 +151,12 @@ def guide(
     )
     inside = (settings.low <= level) & (level <= settings.high)
     guided = jnp.where(inside, guided, conditional)
-    return still(
+    return zero_init(
         guided, process=process, x=x, level=level, step=step, settings=settings
     )
 
 
-def still(
+def zero_init(
     prediction: Data,
     *,
     settings: GuidanceArrays,
@@ -167,9 +167,10 @@ def still(
 ) -> Data:
     """Zero-init alone: `prediction`, or in the first steps what velocity 0 means.
 
-    For predictions that are not guided; `guide` has done it already.
+    For predictions that are not guided; `guide` has done it already. Args are those of
+    `guide`.
     """
-    nothing = process_lib.convert(
+    standstill = process_lib.convert(
         process,
         jnp.zeros_like(prediction, jnp.float32),
         x_t=x,
@@ -178,7 +179,7 @@ def still(
         destination=process.prediction,
     )
     early = jnp.asarray(step).astype(jnp.float32) < settings.zero_init
-    return jnp.where(early, nothing, prediction)
+    return jnp.where(early, standstill, prediction)
 
 
 def _rescale_factor(conditional: Any, guided: Any, *, rescale: Any) -> Any:

@@ -81,7 +81,7 @@ def _squares(
     process: process_lib.Process, t: Float[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """alpha^2 and sigma^2, neither of them 0."""
-    floor = process_lib.SMALLEST
+    floor = process_lib.MIN_DIVISOR
     alpha, sigma = process.alpha(t), process.sigma(t)
     return jnp.maximum(alpha, floor) ** 2, jnp.maximum(sigma, floor) ** 2
 
@@ -118,8 +118,8 @@ def token_weights(
       ValueError: an unknown weighting.
     """
     if weighting not in WEIGHTINGS:
-        known = ", ".join(WEIGHTINGS)
-        raise ValueError(f"unknown weighting {weighting!r}; known: {known}")
+        names = ", ".join(WEIGHTINGS)
+        raise ValueError(f"unknown weighting {weighting!r}; known: {names}")
     weights = counted.astype(jnp.float32)
     if weighting == "segment":
         weights = weights / jnp.maximum(segment_tokens, 1.0)

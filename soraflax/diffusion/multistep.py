@@ -41,6 +41,7 @@ lambda has no end there: UniPC's error falls as n^-2, that of (4) as n^-2 log n.
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -57,26 +58,30 @@ TINY = 1e-30
 class DPMSolver:
     """DPM-Solver++(2M), equations (2) and (4); second order, one evaluation a step."""
 
-    @property
-    def stochastic(self) -> bool:
-        return False
+    stochastic = False
+    evaluations = 1
 
-    @property
-    def evaluations(self) -> int:
-        return 1
-
-    def step(
+    def update(
         self,
+        state: solver.SolverState,
+        *,
         process: process_lib.Process,
         denoise: solver.Denoise,
-        x: solver.Data,
-        step: solver.Step,
-        past: solver.Past,
-    ) -> tuple[solver.Data, solver.Past]:
-        t = step.expand(step.t)
-        clean = process_lib.to_x0(process, denoise(x, step.t), x_t=x, t=t)
-        moved = _predict(process, x, clean=clean, step=step, past=past)
-        return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
+        levels: tuple[Any, Any],
+        expand: solver.Expand,
+        noise: solver.Noise,
+    ) -> tuple[solver.SolverState, Any]:
+        del noise
+        x = state.x
+        output, aux = denoise(x, levels[0])
+        clean = process_lib.to_x0(process, output, x_t=x, t=expand(levels[0]))
+        moved = _predict(
+            state, x, clean=clean, process=process, levels=levels, expand=expand
+        )
+        after = solver.finish(
+            state, moved, x=x, clean=clean, levels=levels, expand=expand
+        )
+        return after, aux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,69 +93,75 @@ class UniPC:
     last step stays uncorrected.
     """
 
-    @property
-    def stochastic(self) -> bool:
-        return False
+    stochastic = False
+    evaluations = 1
 
-    @property
-    def evaluations(self) -> int:
-        return 1
-
-    def step(
+    def update(
         self,
+        state: solver.SolverState,
+        *,
         process: process_lib.Process,
         denoise: solver.Denoise,
-        x: solver.Data,
-        step: solver.Step,
-        past: solver.Past,
-    ) -> tuple[solver.Data, solver.Past]:
-        t = step.expand(step.t)
-        clean = process_lib.to_x0(process, denoise(x, step.t), x_t=x, t=t)
-        x = _correct(process, x, clean=clean, step=step, past=past)
-        moved = _predict(process, x, clean=clean, step=step, past=past)
-        return solver.conclude(moved, x=x, clean=clean, step=step, past=past)
+        levels: tuple[Any, Any],
+        expand: solver.Expand,
+        noise: solver.Noise,
+    ) -> tuple[solver.SolverState, Any]:
+        del noise
+        x = state.x
+        output, aux = denoise(x, levels[0])
+        clean = process_lib.to_x0(process, output, x_t=x, t=expand(levels[0]))
+        x = _correct(state, clean, process=process, levels=levels, expand=expand)
+        moved = _predict(
+            state, x, clean=clean, process=process, levels=levels, expand=expand
+        )
+        after = solver.finish(
+            state, moved, x=x, clean=clean, levels=levels, expand=expand
+        )
+        return after, aux
 
 
 def _predict(
-    process: process_lib.Process,
+    state: solver.SolverState,
     x: solver.Data,
     *,
     clean: solver.Data,
-    step: solver.Step,
-    past: solver.Past,
+    process: process_lib.Process,
+    levels: tuple[Any, Any],
+    expand: solver.Expand,
 ) -> solver.Data:
-    """Equations (2) and (4): x at `step.s`."""
-    t, s = step.expand(step.t), step.expand(step.s)
-    ratio = _stride_ratio(process, step.expand(past.levels[0]), t=t, s=s)
-    ratio = jnp.where(past.count > 0, ratio, 0.0)
-    direction = clean + ratio / 2 * (clean - past.clean[0])
+    """Equations (2) and (4): the data at s, from `x` at t."""
+    t, s = (expand(level) for level in levels)
+    ratio = _stride_ratio(process, expand(state.levels[0]), t=t, s=s)
+    ratio = jnp.where(state.count > 0, ratio, 0.0)
+    direction = clean + ratio / 2 * (clean - state.clean[0])
     return _transfer(process, x, clean=direction, t=t, s=s)
 
 
 def _correct(
-    process: process_lib.Process,
-    x: solver.Data,
-    *,
+    state: solver.SolverState,
     clean: solver.Data,
-    step: solver.Step,
-    past: solver.Past,
+    *,
+    process: process_lib.Process,
+    levels: tuple[Any, Any],
+    expand: solver.Expand,
 ) -> solver.Data:
-    """Equations (2) and (5): x at `step.t`, its last step done over.
+    """Equations (2) and (5): the data at t, its last step done over.
 
+    The last step went from level `start` to t; the one before it began at `older`.
     Unchanged where there was no such step, and where this one goes nowhere.
     """
-    here, ahead = step.expand(step.t), step.expand(step.s)
-    before, older = (step.expand(level) for level in past.levels)
-    ratio = _stride_ratio(process, older, t=before, s=here)
-    ratio = jnp.where(past.count > 1, ratio, 0.0)
-    b1, b2 = _moments(_stride(process, before, s=here))
+    t, s = (expand(level) for level in levels)
+    start, older = (expand(level) for level in state.levels)
+    ratio = _stride_ratio(process, older, t=start, s=t)
+    ratio = jnp.where(state.count > 1, ratio, 0.0)
+    b1, b2 = _moments(_stride(process, start, s=t))
     r1 = (b1 - b2) * ratio / (1.0 + ratio)
     r2 = jnp.where(ratio > 0, b1 - r1, 0.5)
-    newest, earlier = past.clean
+    newest, earlier = state.clean
     direction = newest + r1 * ratio * (newest - earlier) + r2 * (clean - newest)
-    corrected = _transfer(process, past.before, clean=direction, t=before, s=here)
-    usable = (past.count > 0) & (before > here) & (here > ahead)
-    return jnp.where(usable, corrected, x)
+    corrected = _transfer(process, state.previous, clean=direction, t=start, s=t)
+    usable = (state.count > 0) & (start > t) & (t > s)
+    return jnp.where(usable, corrected, state.x)
 
 
 def _transfer(
@@ -162,8 +173,8 @@ def _transfer(
     s: solver.Level,
 ) -> solver.Data:
     """Equations (2)-(3); of no meaning, but finite, where t = 0."""
-    kept = process.sigma(s) / jnp.maximum(process.sigma(t), TINY)
-    return kept * x + (process.alpha(s) - process.alpha(t) * kept) * clean
+    ratio = process.sigma(s) / jnp.maximum(process.sigma(t), TINY)
+    return ratio * x + (process.alpha(s) - process.alpha(t) * ratio) * clean
 
 
 def _stride(

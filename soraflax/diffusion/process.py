@@ -27,12 +27,13 @@ without a division. The other two predictions divide,
     noise = (x_t - alpha x0) / sigma        from an x0 prediction               (7)
     x0    = (x_t - sigma noise) / alpha     from an epsilon prediction          (8)
 
-and say nothing at t = 0 and t = 1 respectively; the divisor is held at `SMALLEST`.
+and say nothing at t = 0 and t = 1 respectively; the divisor is held at `MIN_DIVISOR`.
 Everything is computed in float32. Levels broadcast against the data: `[B, N, 1]`
 against tokens `[B, N, P]`.
 """
 
 import dataclasses
+import math
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ Data = Float[Array, "*shape"]
 Level = Float[Array, "*#shape"]
 
 PREDICTIONS = ("velocity", "epsilon", "x0")
-SMALLEST = 1e-4
+MIN_DIVISOR = 1e-4
 
 
 @runtime_checkable
@@ -50,10 +51,14 @@ class Process(Protocol):
     """What samplers and losses need to know of a process; numbers as in (1)-(6)."""
 
     @property
-    def prediction(self) -> str: ...
+    def prediction(self) -> str:
+        """What the model outputs, one of `PREDICTIONS`."""
+        ...
 
     @property
-    def rate(self) -> float: ...
+    def rate(self) -> float:
+        """dx_t/dt over the velocity (4)."""
+        ...
 
     def alpha(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]: ...
 
@@ -77,13 +82,10 @@ class RectifiedFlow:
     """
 
     prediction: str = "velocity"
+    rate = 1.0
 
     def __post_init__(self) -> None:
         _check(self.prediction)
-
-    @property
-    def rate(self) -> float:
-        return 1.0
 
     def alpha(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         return 1.0 - t
@@ -107,13 +109,10 @@ class VariancePreserving:
     """
 
     prediction: str = "velocity"
+    rate = math.pi / 2
 
     def __post_init__(self) -> None:
         _check(self.prediction)
-
-    @property
-    def rate(self) -> float:
-        return float(jnp.pi / 2)
 
     def alpha(self, t: Float[Array, "*t"]) -> Float[Array, "*t"]:
         # The sine form is exactly zero at t = 1, and sigma exactly zero at t = 0.
@@ -210,17 +209,17 @@ def _split(
     output, x_t = output.astype(jnp.float32), x_t.astype(jnp.float32)
     alpha, sigma = process.alpha(t), process.sigma(t)
     if source == "x0":
-        return output, (x_t - alpha * output) / jnp.maximum(sigma, SMALLEST)
+        return output, (x_t - alpha * output) / jnp.maximum(sigma, MIN_DIVISOR)
     if source == "epsilon":
-        return (x_t - sigma * output) / jnp.maximum(alpha, SMALLEST), output
+        return (x_t - sigma * output) / jnp.maximum(alpha, MIN_DIVISOR), output
     x0 = process.velocity_of_noise(t) * x_t - sigma * output
     return x0, alpha * output - process.velocity_of_data(t) * x_t
 
 
 def _check(prediction: str) -> None:
     if prediction not in PREDICTIONS:
-        known = ", ".join(PREDICTIONS)
-        raise ValueError(f"unknown prediction {prediction!r}; known: {known}")
+        names = ", ".join(PREDICTIONS)
+        raise ValueError(f"unknown prediction {prediction!r}; known: {names}")
 
 
 PROCESSES = {

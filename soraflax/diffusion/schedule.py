@@ -41,9 +41,9 @@ class LogitNormal:
     """Equation (1).
 
     Attributes:
-      mean: of the logit; above 0 favours noise.
-      std: of the logit.
-      even: share of levels that are drawn evenly from (0, 1) instead.
+      mean: mean of the logit; above 0 favours noise.
+      std: standard deviation of the logit.
+      even: fraction of levels that are drawn uniformly from (0, 1) instead.
     """
 
     mean: float = 0.0
@@ -119,7 +119,7 @@ def shift_level(
     return shift * t / (shift * t + (1.0 - t))
 
 
-def inference_times(
+def inference_levels(
     steps: int,
     shift: Float[Array, "*shape"],
     *,
@@ -130,7 +130,7 @@ def inference_times(
 
     Args:
       steps: number of steps, at least 1.
-      shift: one per segment (or any shape), from `TokenCountShift`.
+      shift: shift of each segment (or any shape), from `TokenCountShift`.
       start: the first level at full strength, after the shift.
       strength: the first level before the shift, in [0, 1]: one per segment, or one.
 

@@ -77,7 +77,7 @@ def modulation_changes(
 ) -> np.ndarray:
     """d_k of equation (1) for every step, `[steps]`, 0 for the first."""
     tokens = jnp.asarray(float(shift.base_tokens))
-    levels = schedule.inference_times(steps, shift(tokens))[:-1]
+    levels = schedule.inference_levels(steps, shift(tokens))[:-1]
     embedding = dit.LevelEmbedding(config.width, config.frequency_width)
     pooled = jnp.zeros((1, steps, config.text_width)) if config.pooled_text else None
     tables = jax.jit(embedding.apply)(

@@ -141,22 +141,22 @@ class Denoiser:
         times = self.levels(rows, config.steps)
         noise = (rows.seeds, rows.places)
         x = self._start(rows.positive, times[0], noise)
-        past, residual, was_guided = None, None, None
+        state = solver.init(x, times[0])
+        residual, was_guided = None, None
         contexts: dict[bool, Any] = {}
         skips = self.skips(config)
         present = rows.counts > 0
         for step in range(config.steps):
-            if past is None or step == config.zero_init:
-                past = solver.begin(x, times[0])
+            if step and step == config.zero_init:
+                state = solver.init(state.x, times[0])
             seen = times[step : step + config.sampler.evaluations, present]
             guided = self.guided(guide, seen, config=config)
             if guided not in contexts:
                 contexts[guided] = self._context(rows, guided=guided)
             skip = skips[step] and guided == was_guided
-            x, past, residual = self._advance(
+            state, residual = self._advance(
                 self._params,
-                x,
-                past,
+                state,
                 residual if skip else None,
                 contexts[guided],
                 times=times[step : step + 2],
@@ -169,9 +169,9 @@ class Denoiser:
                 keep=config.cache is not None,
             )
             was_guided = guided
-            jax.block_until_ready(x)
-            report(step + 1, functools.partial(np.asarray, past.clean[0]))
-        return np.asarray(x)
+            jax.block_until_ready(state.x)
+            report(step + 1, functools.partial(np.asarray, state.clean[0]))
+        return np.asarray(state.x)
 
     def guided(
         self,
@@ -185,12 +185,12 @@ class Denoiser:
         Some segments may need it and others not, so with a cache it is all steps or
         none: what a step takes over must not depend on who shares the row.
         """
-        return guide.guides if config.cache else guide.reaches(levels)
+        return guide.is_enabled if config.cache else guide.is_active(levels)
 
     def levels(self, rows: rows_lib.Rows, steps: int) -> np.ndarray:
         """Of every segment at every step, `[steps + 1, B, S + 1]`."""
         return np.asarray(
-            schedule.inference_times(
+            schedule.inference_levels(
                 steps,
                 self.model.config.shift(jnp.asarray(rows.counts, jnp.float32)),
                 start=process_lib.start_level(self.process),
@@ -299,8 +299,7 @@ def _advance(
     boundary: float | None,
     process: process_lib.Process,
     params: Any,
-    x: jax.Array,
-    past: solver.Past,
+    state: solver.SolverState,
     residual: jax.Array | None,
     context: tuple[packing.Packed, dit.Plans],
     *,
@@ -312,38 +311,44 @@ def _advance(
     sampler: samplers.Sampler,
     guided: bool,
     keep: bool,
-) -> tuple[jax.Array, solver.Past, jax.Array | None]:
+) -> tuple[solver.SolverState, jax.Array | None]:
     """One step of the sampler; with guidance, the context holds every row twice."""
-    rows, copies = x.shape[0], 2 if guided else 1
+    rows, copies = state.x.shape[0], 2 if guided else 1
     packed, plans = context
     once = jax.tree.map(lambda a: a[:rows], packed)
-    kept: list[Any] = [residual]
     cached = keep and boundary is None
     predict = functools.partial(_predict, config, boundary, cached, params)
     expand = functools.partial(_spread_levels, once)
 
-    def denoise(x: jax.Array, levels: jax.Array) -> jax.Array:
+    def denoise(x: jax.Array, levels: jax.Array) -> tuple[jax.Array, Any]:
         table = jnp.tile(packing.level_table(levels), (copies, 1))
         inputs = packed.replace(tokens=jnp.tile(x, (copies, 1, 1)), levels=table)
-        output, kept[0] = batch_invariance.map_rows(predict, (inputs, plans, residual))
+        output, added = batch_invariance.map_rows(predict, (inputs, plans, residual))
         how: Any = {"settings": settings, "process": process, "x": x, "step": step}
         how["level"] = expand(levels)
         if not guided:
-            return guidance_lib.still(output, **how)
+            return guidance_lib.zero_init(output, **how), added
         away = functools.partial(_deviation, once)
-        return guidance_lib.guide(output[:rows], output[rows:], deviation=away, **how)
+        guided_output = guidance_lib.guide(
+            output[:rows], output[rows:], deviation=away, **how
+        )
+        return guided_output, added
 
-    inner = samplers.Step(
-        t=times[0],
-        s=times[1],
+    state, added = solver.step(
+        sampler,
+        state,
+        process=process,
+        denoise=denoise,
+        levels=(times[0], times[1]),
         expand=expand,
-        noise=lambda: token_noise(
-            once.segments, noise, step=step + 1, size=x.shape[-1]
+        noise=lambda _: token_noise(
+            once.segments, noise, step=step + 1, size=state.x.shape[-1]
         ),
+        cond_mask=once.cond_mask[..., None],
     )
-    y, past = sampler.step(process, denoise, x, inner, past)
-    y = jnp.where(once.cond_mask[..., None], x, y)
-    return (y if overlap is None else overlap.agree(y)), past, kept[0]
+    if overlap is not None:
+        state = state.replace(x=overlap.agree(state.x))
+    return state, added
 
 
 def _spread_levels(packed: packing.Packed, levels: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 The data is a mixture of two normal distributions, whose best prediction is known in
 closed form and whose flow is not linear. The reference is Heun's with 1,000 steps, a
-thousand times closer than anything measured here.
+thousand levels closer than anything measured here.
 """
 
 import functools
@@ -14,6 +14,7 @@ import pytest
 
 from soraflax.diffusion import convergence, samplers
 from soraflax.diffusion import process as process_lib
+from tests.diffusion import sampling
 
 MEANS, SPREADS, SHARES = np.asarray([[-1, 0.8], [0.5, 0.4], [0.4, 0.6]], np.float32)
 PROCESSES = tuple(process_lib.PROCESSES)
@@ -43,25 +44,25 @@ def compiled(sampler, name):
     process = process_lib.make(name)
     x = jnp.linspace(-2, 2, 17, dtype=jnp.float32)
 
-    def walk(times):
-        return samplers.sample(
-            sampler, mixture(process), x=x, times=times, process=process
-        )
+    def sample(levels):
+        return sampling.sample(
+            sampler, mixture(process), x=x, levels=levels, process=process
+        ).x
 
-    return jax.jit(walk)
+    return jax.jit(sample)
 
 
-def walked(sampler, name, span, steps):
-    """Every walk has as many entries, and so shares one program: the last one waits."""
-    times = np.full(REFERENCE_STEPS + 1, span[1], np.float32)
-    times[: steps + 1] = np.linspace(*span, steps + 1)
-    return np.asarray(compiled(sampler, name)(times))
+def sampled(sampler, name, span, steps):
+    """As many entries for all numbers of steps, so one program: the last ones wait."""
+    levels = np.full(REFERENCE_STEPS + 1, span[1], np.float32)
+    levels[: steps + 1] = np.linspace(*span, steps + 1)
+    return np.asarray(compiled(sampler, name)(levels))
 
 
 def measured(sampler, name, span, counts):
-    reference = walked(samplers.Heun(), name, span, REFERENCE_STEPS)
+    reference = sampled(samplers.Heun(), name, span, REFERENCE_STEPS)
     errors = [
-        float(np.sqrt(np.mean((walked(sampler, name, span, n) - reference) ** 2)))
+        float(np.sqrt(np.mean((sampled(sampler, name, span, n) - reference) ** 2)))
         for n in counts
     ]
     return convergence.convergence_order(counts, errors)

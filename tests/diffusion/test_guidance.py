@@ -5,6 +5,7 @@ import pytest
 
 from soraflax.diffusion import guidance, samplers
 from soraflax.diffusion import process as process_lib
+from tests.diffusion import sampling
 
 
 def test_ends_and_extrapolation(key):
@@ -126,7 +127,7 @@ def test_a_segment_without_deviation_is_not_rescaled(key):
 def test_zero_init_stands_still(name, prediction, key):
     a, b, x, _ = draw(key)
     process = process_lib.make(name, prediction)
-    times = jnp.linspace(0.9, 0.3, 4)
+    levels = jnp.linspace(0.9, 0.3, 4)
 
     @jax.jit
     def move(settings, step):
@@ -142,10 +143,10 @@ def test_zero_init_stands_still(name, prediction, key):
                 deviation=deviation,
             )
 
-        pair = jax.lax.dynamic_slice_in_dim(times, step, 2)
-        return samplers.sample(
-            samplers.Euler(), denoise, x=x, times=pair, process=process
-        )
+        pair = jax.lax.dynamic_slice_in_dim(levels, step, 2)
+        return sampling.sample(
+            samplers.Euler(), denoise, x=x, levels=pair, process=process
+        ).x
 
     early, plain = (
         [move(guidance.GuidanceConfig(3.0, zero_init=k).arrays(), i) for i in range(3)]
@@ -156,13 +157,13 @@ def test_zero_init_stands_still(name, prediction, key):
     assert all((found != x).all() for found in plain)
 
 
-def test_still_is_zero_init_alone(key):
+def test_zero_init_alone(key):
     a, _, x, level = draw(key)
     settings = guidance.GuidanceConfig(zero_init=1).arrays()
     process = process_lib.RectifiedFlow()
 
-    def still(step):
-        return guidance.still(
+    def early(step):
+        return guidance.zero_init(
             a,
             settings=settings,
             process=process,
@@ -171,7 +172,7 @@ def test_still_is_zero_init_alone(key):
             step=jnp.int32(step),
         )
 
-    assert (still(0) == 0).all() and (still(1) == a).all()
+    assert (early(0) == 0).all() and (early(1) == a).all()
 
 
 def test_other_numbers_compile_nothing(key):
@@ -202,10 +203,10 @@ def test_other_numbers_compile_nothing(key):
 
 def test_what_needs_an_unconditional_prediction():
     config = guidance.GuidanceConfig(3.0, low=0.2, high=0.8)
-    assert config.reaches(np.asarray([[0.0, 0.5]]))
-    assert config.reaches(np.asarray([0.8]))
-    assert not config.reaches(np.asarray([0.0, 0.1, 0.9]))
-    assert not guidance.GuidanceConfig(1.0).reaches(np.asarray([0.5]))
+    assert config.is_active(np.asarray([[0.0, 0.5]]))
+    assert config.is_active(np.asarray([0.8]))
+    assert not config.is_active(np.asarray([0.0, 0.1, 0.9]))
+    assert not guidance.GuidanceConfig(1.0).is_active(np.asarray([0.5]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""What samplers that remember do with their memory, and its weights."""
+"""What multistep samplers do with their state, and its weights."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import pytest
 
 from soraflax.diffusion import multistep, samplers
 from soraflax.diffusion import process as process_lib
+from tests.diffusion import sampling
 
 MULTISTEP = (samplers.DPMSolver(), samplers.UniPC())
 
@@ -28,12 +31,14 @@ def test_weights_of_the_correction():
 
 
 @pytest.mark.parametrize("sampler", MULTISTEP, ids=str)
-def test_without_a_memory_a_step_is_ddim(sampler, key):
+def test_the_first_step_is_ddim(sampler, key):
     process = process_lib.VariancePreserving()
     x = jax.random.normal(key, (5,))
     for ends in ((1.0, 0.4), (0.6, 0.3), (0.3, 0.0)):
         found, plain = (
-            samplers.sample(rule, wavy, x=x, times=jnp.asarray(ends), process=process)
+            sampling.sample(
+                rule, wavy, x=x, levels=jnp.asarray(ends), process=process
+            ).x
             for rule in (sampler, samplers.DDIM())
         )
         np.testing.assert_allclose(found, plain, atol=1e-6)
@@ -44,16 +49,13 @@ def test_a_step_of_no_length_moves_nothing(sampler, key):
     """Not even by way of a correction."""
     process = process_lib.RectifiedFlow()
     x = jax.random.normal(key, (5,))
-    times = jnp.asarray([0.9, 0.7, 0.5, 0.5, 0.5, 0.2])
-    here, past = samplers.walk(sampler, wavy, x=x, times=times[:3], process=process)
-    waited, past = samplers.walk(
-        sampler, wavy, x=here, times=times[2:5], process=process, past=past
-    )
-    assert (waited == here).all()
-    after, _ = samplers.walk(
-        sampler, wavy, x=waited, times=times[4:], process=process, past=past
-    )
-    assert jnp.isfinite(after).all() and (after != waited).all()
+    levels = jnp.asarray([0.9, 0.7, 0.5, 0.5, 0.5, 0.2])
+    sample = functools.partial(sampling.sample, sampler, wavy, process=process)
+    here = sample(x=x, levels=levels[:3])
+    waited = sample(state=here, levels=levels[2:5])
+    assert (waited.x == here.x).all()
+    after = sample(state=waited, levels=levels[4:]).x
+    assert jnp.isfinite(after).all() and (after != waited.x).all()
 
 
 @pytest.mark.parametrize("sampler", MULTISTEP, ids=str)
@@ -61,10 +63,10 @@ def test_an_estimate_that_stands_still_is_solved_exactly(sampler, key):
     """Where x0 is one point, equation (2) has no error, whatever the steps."""
     process = process_lib.VariancePreserving("x0")
     point, noise = jax.random.normal(key, (2, 5))
-    times = jnp.asarray([1.0, 0.9, 0.4, 0.35, 0.1])
-    x = process_lib.add_noise(process, point, noise=noise, t=times[0])
-    found = samplers.sample(
-        sampler, lambda x, t: point, x=x, times=times, process=process
-    )
-    exact = process_lib.add_noise(process, point, noise=noise, t=times[-1])
+    levels = jnp.asarray([1.0, 0.9, 0.4, 0.35, 0.1])
+    x = process_lib.add_noise(process, point, noise=noise, t=levels[0])
+    found = sampling.sample(
+        sampler, lambda x, t: point, x=x, levels=levels, process=process
+    ).x
+    exact = process_lib.add_noise(process, point, noise=noise, t=levels[-1])
     np.testing.assert_allclose(found, exact, atol=1e-5)

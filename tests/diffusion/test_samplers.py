@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from soraflax.diffusion import process as process_lib
-from soraflax.diffusion import samplers, schedule
+from soraflax.diffusion import samplers, schedule, solver
+from tests.diffusion import sampling
 
 MEAN, SPREAD = 0.7, 0.5
 RULES = (*samplers.SAMPLERS.values(), samplers.DDIM(1.0))
@@ -40,10 +41,10 @@ def gaussian(process):
 
 
 def run(sampler, process, steps, *, x, **options):
-    times = schedule.inference_times(steps, jnp.ones(()))
-    return samplers.sample(
-        sampler, gaussian(process), x=x, times=times, process=process, **options
-    )
+    levels = schedule.inference_levels(steps, jnp.ones(()))
+    return sampling.sample(
+        sampler, gaussian(process), x=x, levels=levels, process=process, **options
+    ).x
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -54,21 +55,21 @@ def test_ddim_recovers_a_point_mass_exactly(name, prediction, eta, key):
     point = jnp.asarray([0.3, -1.2, 0.9])
 
     def denoise(x, t):
-        sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
+        sigma = jnp.maximum(process.sigma(t), process_lib.MIN_DIVISOR)
         noise = (x - process.alpha(t) * point) / sigma
         return process_lib.target(process, point, noise=noise, t=t)
 
-    times = schedule.inference_times(
+    levels = schedule.inference_levels(
         7, jnp.ones(()), start=process_lib.start_level(process)
     )
-    found = samplers.sample(
+    found = sampling.sample(
         samplers.DDIM(eta),
         denoise,
         x=jax.random.normal(key, (3,)),
-        times=times,
+        levels=levels,
         process=process,
         noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (3,)),
-    )
+    ).x
     np.testing.assert_allclose(found, point, atol=2e-3)
 
 
@@ -80,7 +81,7 @@ def test_flow_recovers_a_point_mass_exactly(sampler, prediction, key):
     point = jnp.asarray([0.3, -1.2, 0.9])
 
     def denoise(x, t):
-        sigma = jnp.maximum(process.sigma(t), process_lib.SMALLEST)
+        sigma = jnp.maximum(process.sigma(t), process_lib.MIN_DIVISOR)
         noise = (x - process.alpha(t) * point) / sigma
         return process_lib.target(process, point, noise=noise, t=t)
 
@@ -88,8 +89,8 @@ def test_flow_recovers_a_point_mass_exactly(sampler, prediction, key):
     x = process_lib.add_noise(
         process, point, noise=jax.random.normal(key, (3,)), t=jnp.float32(start)
     )
-    times = schedule.inference_times(3, jnp.ones(()), start=start)
-    found = samplers.sample(sampler, denoise, x=x, times=times, process=process)
+    levels = schedule.inference_levels(3, jnp.ones(()), start=start)
+    found = sampling.sample(sampler, denoise, x=x, levels=levels, process=process).x
     np.testing.assert_allclose(found, point, atol=1e-4)
 
 
@@ -114,23 +115,23 @@ def test_known_tokens_come_back_bit_for_bit(sampler, key):
     process = process_lib.RectifiedFlow()
     x = jax.random.normal(key, (2, 6, 3))
     known = jnp.asarray([[True, True, False, False, False, False], [False] * 6])
-    times = schedule.inference_times(5, jnp.ones((2, 1, 1)))
+    levels = schedule.inference_levels(5, jnp.ones((2, 1, 1)))
     seen = []
 
     def denoise(x, t):
         seen.append(t.shape)
         return gaussian(process)(x, jnp.where(known[..., None], 0.0, t))
 
-    found = samplers.sample(
+    found = sampling.sample(
         sampler,
         denoise,
         x=x,
-        times=times,
+        levels=levels,
         process=process,
-        known=known[..., None],
+        cond_mask=known[..., None],
         expand=lambda t: jnp.where(known[..., None], 0.0, t),
         noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
-    )
+    ).x
     assert (found[known] == x[known]).all()
     assert (found[~known] != x[~known]).all()
     assert jnp.isfinite(found).all()
@@ -138,86 +139,92 @@ def test_known_tokens_come_back_bit_for_bit(sampler, key):
 
 
 @pytest.mark.parametrize("sampler", RULES, ids=str)
-def test_a_walk_in_pieces_is_the_same_walk(sampler, key):
+def test_a_trajectory_in_pieces_is_the_same(sampler, key):
     """Step by step from a host loop, by one program, or in pieces of any lengths."""
     process = process_lib.RectifiedFlow()
     x = jax.random.normal(key, (5,))
-    times = schedule.inference_times(6, jnp.ones(()))
+    levels = schedule.inference_levels(6, jnp.ones(()))
+    arguments = {
+        "process": process,
+        "noise": lambda i: jax.random.normal(jax.random.fold_in(key, i), (5,)),
+    }
 
-    @functools.partial(jax.jit, donate_argnames="past")
-    def walk(x, past, levels, start):
-        return samplers.walk(
-            sampler,
-            gaussian(process),
-            x=x,
-            times=levels,
-            process=process,
-            past=past,
-            noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), (5,)),
-            first_step=start,
+    @functools.partial(jax.jit, donate_argnames="state")
+    def sample(state, levels):
+        return sampling.sample(
+            sampler, gaussian(process), levels=levels, state=state, **arguments
         )
 
-    def pieces(*cuts):
-        found = x, samplers.begin(x, times[0])
-        for start, stop in itertools.pairwise(cuts):
-            found = walk(*found, times[start : stop + 1], jnp.int32(start))
-        return found
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step(state, pair):
+        def denoise(x, t):
+            return gaussian(process)(x, t), t
 
-    single = pieces(*range(7))
-    assert walk._cache_size() == 1
+        return solver.step(sampler, state, denoise=denoise, levels=pair, **arguments)
+
+    def pieces(*cuts):
+        state = samplers.init(x, levels[0])
+        for start, stop in itertools.pairwise(cuts):
+            state = sample(state, levels[start : stop + 1])
+        return state
+
     whole = pieces(0, 6)
-    for cut in (single, pieces(0, 2, 6)):
+    single = samplers.init(x, levels[0])
+    for pair in itertools.pairwise(levels):
+        single, aux = step(single, pair)
+        assert aux == pair[sampler.evaluations - 1]
+    assert step._cache_size() == 1
+    for cut in (single, pieces(*range(7)), pieces(0, 2, 6)):
         for a, b in zip(*map(jax.tree.leaves, (cut, whole)), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
-    alone = walk(x, None, times, jnp.int32(0))[0]
-    np.testing.assert_allclose(alone, whole[0], atol=1e-6)
 
 
-def test_the_memory_looks_alike_whatever_the_sampler_and_the_step(key):
+def test_the_state_looks_alike_whatever_the_sampler_and_the_step(key):
     process = process_lib.RectifiedFlow()
     x = jax.random.normal(key, (2, 3, 4))
-    times = schedule.inference_times(3, jnp.ones((2, 1, 1)))
+    levels = schedule.inference_levels(3, jnp.ones((2, 1, 1)))
 
-    def form(past):
-        return jax.tree.structure(past), jax.tree.map(jnp.shape, past), dtypes(past)
+    def form(state):
+        return jax.tree.structure(state), jax.tree.map(jnp.shape, state), dtypes(state)
 
-    def dtypes(past):
-        return [leaf.dtype for leaf in jax.tree.leaves(past)]
+    def dtypes(state):
+        return [leaf.dtype for leaf in jax.tree.leaves(state)]
 
-    first = samplers.begin(x, times[0])
+    first = samplers.init(x, levels[0])
     assert first.count == 0
     for sampler in RULES:
-        after, past = samplers.walk(
+        state = sampling.sample(
             sampler,
             gaussian(process),
             x=x,
-            times=times[:3],
+            levels=levels[:3],
             process=process,
             noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
         )
-        assert form(past) == form(first)
-        assert past.count == 2
-        assert (past.levels[0] == times[1]).all() and (past.levels[1] == times[0]).all()
-        assert (past.before != after).any()
+        assert form(state) == form(first)
+        assert state.count == 2
+        assert (state.levels[0] == levels[1]).all()
+        assert (state.levels[1] == levels[0]).all()
+        assert (state.previous != state.x).any()
 
 
 @pytest.mark.parametrize("sampler", RULES, ids=str)
-def test_the_memory_shows_the_clean_estimate(sampler, key):
-    """A model certain of one point: that point is what the memory shows."""
+def test_the_state_shows_the_clean_estimate(sampler, key):
+    """A model certain of one point: that point is what the state shows."""
     process = process_lib.VariancePreserving("x0")
     x = jax.random.normal(key, (3,))
     point = jnp.asarray([0.3, -1.2, 0.9])
-    times = schedule.inference_times(5, jnp.ones(()))
-    _, past = samplers.walk(
+    levels = schedule.inference_levels(5, jnp.ones(()))
+    state = sampling.sample(
         sampler,
         lambda x, t: point,
         x=x,
-        times=times[:3],
+        levels=levels[:3],
         process=process,
         noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
     )
-    np.testing.assert_allclose(past.clean[0], point, atol=1e-6)
-    np.testing.assert_allclose(past.clean[1], point, atol=1e-6)
+    np.testing.assert_allclose(state.clean[0], point, atol=1e-6)
+    np.testing.assert_allclose(state.clean[1], point, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -230,53 +237,50 @@ def test_the_memory_shows_the_clean_estimate(sampler, key):
 )
 @pytest.mark.parametrize("sampler", RULES, ids=str)
 def test_segments_at_level_zero_do_not_move(sampler, prediction, name, key):
-    """Strength 0, strength 1/2, full noise, and one that waits: in one walk."""
+    """Strength 0, strength 1/2, full noise, and one that waits: in one call."""
     process = process_lib.make(name, prediction)
     start = process_lib.start_level(process)
     waits = jnp.asarray([0.5, 0.5, 0.5, 0.25, 0.0, 0.0])
-    full = schedule.inference_times(5, jnp.ones(()), start=start)
-    times = jnp.stack([jnp.zeros(6), full / 2, full, waits], axis=-1)
+    full = schedule.inference_levels(5, jnp.ones(()), start=start)
+    levels = jnp.stack([jnp.zeros(6), full / 2, full, waits], axis=-1)
     x = jax.random.normal(key, (4, 3))
 
-    def walk(denoise):
-        return samplers.walk(
-            sampler,
-            denoise,
-            x=x,
-            times=times,
-            process=process,
-            expand=lambda t: t[:, None],
-            noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
-        )
-
-    found, past = walk(lambda x, t: gaussian(process)(x, t[:, None]))
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(past))
-    assert jnp.isfinite(found).all()
-    assert (found[0] == x[0]).all() and (past.clean[0][0] == x[0]).all()
+    state = sampling.sample(
+        sampler,
+        lambda x, t: gaussian(process)(x, t[:, None]),
+        x=x,
+        levels=levels,
+        process=process,
+        expand=lambda t: t[:, None],
+        noise=lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape),
+    )
+    found = state.x
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert (found[0] == x[0]).all() and (state.clean[0][0] == x[0]).all()
     assert (found[1:] != x[1:]).all()
     if not sampler.stochastic:
         short = jnp.asarray([0.5, 0.25, 0.0])
-        alone = samplers.sample(
-            sampler, gaussian(process), x=x[3], times=short, process=process
-        )
+        alone = sampling.sample(
+            sampler, gaussian(process), x=x[3], levels=short, process=process
+        ).x
         np.testing.assert_allclose(found[3], alone, atol=1e-5)
 
 
 def test_nothing_is_ever_nan(key):
     """Not even in a branch that is not taken."""
     process = process_lib.VariancePreserving()
-    times = jnp.asarray(
+    levels = jnp.asarray(
         [[1, 1, 0.5, 0], [1, 0.6, 0.5, 0], [0.5, 0, 0, 0], [0, 0, 0, 0]]
     )
     with jax.debug_nans(True):
         for sampler in samplers.SAMPLERS.values():
-            found = samplers.sample(
+            found = sampling.sample(
                 sampler,
                 gaussian(process),
                 x=jax.random.normal(key, (4,)),
-                times=times.astype(jnp.float32),
+                levels=levels.astype(jnp.float32),
                 process=process,
-            )
+            ).x
             assert jnp.isfinite(found).all()
 
 
@@ -286,16 +290,17 @@ def test_evaluations_are_counted(sampler, key):
 
     def denoise(x, t):
         calls.append(t)
-        return jnp.zeros_like(x)
+        return jnp.zeros_like(x), None
 
-    step = samplers.Step(
-        t=jnp.float32(0.5),
-        s=jnp.float32(0.25),
-        expand=lambda t: t,
-        noise=lambda: jnp.zeros(3),
+    levels = jnp.float32(0.5), jnp.float32(0.25)
+    solver.step(
+        sampler,
+        samplers.init(jnp.ones(3), levels[0]),
+        process=process_lib.RectifiedFlow(),
+        denoise=denoise,
+        levels=levels,
+        noise=lambda count: jnp.zeros(3),
     )
-    past = samplers.begin(jnp.zeros(3), step.t)
-    sampler.step(process_lib.RectifiedFlow(), denoise, jnp.ones(3), step, past)
     assert len(calls) == sampler.evaluations
 
 
@@ -304,14 +309,14 @@ def test_levels_of_their_own(sampler):
     """Two segments with different grids in one call match two calls."""
     process = process_lib.RectifiedFlow()
     x = jnp.asarray([1.0, 1.0])
-    times = schedule.inference_times(4, jnp.asarray([0.5, 3.0]))
-    together = samplers.sample(
-        sampler, gaussian(process), x=x, times=times, process=process
-    )
+    levels = schedule.inference_levels(4, jnp.asarray([0.5, 3.0]))
+    together = sampling.sample(
+        sampler, gaussian(process), x=x, levels=levels, process=process
+    ).x
     for i in range(2):
-        alone = samplers.sample(
-            sampler, gaussian(process), x=x[i], times=times[:, i], process=process
-        )
+        alone = sampling.sample(
+            sampler, gaussian(process), x=x[i], levels=levels[:, i], process=process
+        ).x
         np.testing.assert_allclose(together[i], alone, atol=1e-6)
     assert together[0] != together[1]
 

@@ -53,9 +53,9 @@ def test_shift_grows_with_the_token_count():
     np.testing.assert_allclose(found, [0.5, 1.0, 2.0, 1 / 16], rtol=1e-6)
 
 
-def test_inference_times_fall_to_zero_for_each_segment():
+def test_inference_levels_fall_to_zero_for_each_segment():
     shift = jnp.asarray([[0.5, 1.0], [2.0, 4.0]])
-    times = schedule.inference_times(10, shift, start=0.99)
+    times = schedule.inference_levels(10, shift, start=0.99)
     assert times.shape == (11, 2, 2)
     assert (times[-1] == 0).all()
     np.testing.assert_allclose(times[0], 0.99, atol=1e-6)
@@ -66,7 +66,7 @@ def test_inference_times_fall_to_zero_for_each_segment():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schedule.inference_times(0, jnp.ones(())), "0 steps: use 1 or more"),
+        (lambda: schedule.inference_levels(0, jnp.ones(())), "0 steps: use 1 or more"),
         (lambda: schedule.LogitNormal(0.0, 0.0), "std 0.0 must be above 0"),
         (lambda: schedule.LogitNormal(even=2.0), "use a share, 0 to 1"),
         (lambda: schedule.Uniform(0.5, 0.5), "low < high"),

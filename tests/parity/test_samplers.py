@@ -8,7 +8,7 @@ Both are fed the same levels. Where conventions differ:
     last level    0, which diffusers appends (`final_sigmas_type='zero'`); its last step
                   then is of first order, as ours is.
     DPM++ levels  cannot be handed over, and are put in the place of its own.
-    timesteps     are sigma times 1,000, rounded by the multistep schedulers, and only
+    timesteps     are sigma levels 1,000, rounded by the multistep schedulers, and only
                   name the step. The velocity is taken at sigma itself.
 """
 
@@ -20,6 +20,7 @@ import torch
 
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import samplers
+from tests.diffusion import sampling
 
 MEANS, SPREADS = np.asarray([[-1.0, 0.8], [0.5, 0.4]], np.float32)
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -36,7 +37,7 @@ def flow_velocity(xp, x, t):
 
 
 def theirs(scheduler, x):
-    """The walk of a diffusers scheduler whose levels are set."""
+    """The data at the last level of a diffusers scheduler whose levels are set."""
     x = torch.from_numpy(x)
     for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
         velocity = flow_velocity(np, x.numpy(), np.float32(sigma))
@@ -45,13 +46,13 @@ def theirs(scheduler, x):
 
 
 def ours(rule, sigmas, x):
-    return samplers.sample(
+    return sampling.sample(
         samplers.SAMPLERS[rule],
         lambda x, t: flow_velocity(jnp, x, t),
         x=jnp.asarray(x),
-        times=jnp.asarray(sigmas),
+        levels=jnp.asarray(sigmas),
         process=process_lib.RectifiedFlow(),
-    )
+    ).x
 
 
 def scheduler_of(rule, sigmas):
@@ -76,7 +77,7 @@ def scheduler_of(rule, sigmas):
     ("rule", "start"),
     [("euler", 0.98), ("euler", 1), ("dpm++", 0.98), ("dpm++", 1), ("unipc", 0.98)],
 )
-def test_same_walk_as_diffusers(rule, start, steps):
+def test_same_steps_as_diffusers(rule, start, steps):
     x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
     sigmas = np.linspace(start, 0, steps + 1, dtype=np.float32)
     scheduler = scheduler_of(rule, sigmas)
