@@ -20,8 +20,8 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn, Protocol
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -117,11 +117,62 @@ def spelled(value: object) -> str:
     return str(value)
 
 
+class Command(Protocol):
+    """A module with one command: what it reads, and what it does."""
+
+    def add_parser(self, subparsers: Any) -> Parser:
+        """Add the command's parser to what `Parser.add_subparsers` gave."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Do it; ValueError, OSError and ImportError become one line."""
+        ...
+
+
+def dispatch(
+    commands: Iterable[Command],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = "soraflax",
+    description: str | None = None,
+    version: str | None = None,
+) -> int:
+    """Parse the name of a command and its arguments, and run it; the exit status.
+
+    Args:
+      commands: modules, each with one command; an attribute `EXTRA` of theirs is the
+        extra that they need.
+      argv: the words after the program's name; those of this process by default.
+      prog: the program's name.
+      description: the first paragraph of its help.
+      version: what `--version` prints.
+    """
+    parser = Parser(prog=prog, description=description)
+    if version is not None:
+        parser.add_argument(
+            "--version", action="version", version=version, help="print it, and exit"
+        )
+    subparsers = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
+    modules = {}
+    for command in commands:
+        name = command.add_parser(subparsers).prog.split()[-1]
+        modules[name] = command
+    args = parser.parse_args(argv)
+    command = modules[args.command]
+    return run_command(
+        f"{prog} {args.command}",
+        lambda: command.run(args),
+        extra=getattr(command, "EXTRA", "media"),
+    )
+
+
 def run_command(
     name: str,
     run: Callable[[], object],
     *,
-    extra: str | None = None,
+    extra: str = "media",
     interrupted: str = "nothing was written",
 ) -> int:
     """Run a command; its exit status, after one line on standard error if it fails.
@@ -129,13 +180,12 @@ def run_command(
     Args:
       name: how messages begin, `soraflax generate`.
       run: the work, its arguments bound; imports that take time belong inside.
-      extra: the extra of `EXTRAS` that it needs, checked before it runs.
+      extra: the extra of `EXTRAS` with all that it needs, named where a module is
+        missing.
       interrupted: what Ctrl-C leaves behind, where `run` raises KeyboardInterrupt
         without saying.
     """
     try:
-        if extra is not None:
-            check_extra(extra)
         with interruptible():
             run()
         sys.stdout.flush()
@@ -145,7 +195,7 @@ def run_command(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
-        message = _missing_message(error) or " ".join(str(error).split())
+        message = _missing_modules(error, extra) or " ".join(str(error).split())
         print(f"{name}: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as stop:
@@ -182,31 +232,18 @@ def interruptible() -> Iterator[None]:
             timer.cancel()
 
 
-def check_extra(extra: str) -> None:
-    """Refuse to begin without the modules of an extra.
-
-    Raises:
-      ImportError: naming all that are missing, and what to install.
-    """
-    names = list(EXTRAS)
-    modules = [m for name in names[: names.index(extra) + 1] for m in EXTRAS[name]]
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"{', '.join(missing)} not installed: pip install 'soraflax[{extra}]'"
-        )
-
-
-def _missing_message(error: Exception) -> str:
-    """All that is missing beside a module that could not be imported; else nothing."""
+def _missing_modules(error: Exception, extra: str) -> str:
+    """All modules of an extra that are missing, if one could not be imported."""
     module = (getattr(error, "name", None) or "").partition(".")[0]
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            try:
-                check_extra(extra)
-            except ImportError as missing:
-                return str(missing)
-    return ""
+    order = list(EXTRAS)
+    sources = [name for name in order if module in EXTRAS[name]]
+    if not sources:
+        return ""
+    needed = max(extra, *sources, key=order.index)
+    modules = [m for name in order[: order.index(needed) + 1] for m in EXTRAS[name]]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    names = ", ".join(missing or [module])
+    return f"{names} not installed: pip install 'soraflax[{needed}]'"
 
 
 def size(text: str) -> tuple[int, int]:

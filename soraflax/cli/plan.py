@@ -5,8 +5,54 @@ import dataclasses
 import os
 import pathlib
 import sys
+from typing import Any
 
-from soraflax import config as config_lib
+from soraflax.cli import parser as cli
+
+EXTRA = "plan"
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = subparsers.add_parser(
+        "plan",
+        help="what a train step takes on a TPU pod, without one",
+        description="Compile the train step of a config for a TPU topology and print "
+        "memory, traffic between chips, and a roofline of its time. Needs the extra "
+        "'plan', no TPU.",
+        epilog="example: soraflax plan --config=experiments/configs/wan2_1_t2v_14b.py "
+        "--topology v5p:8x8x8 --slices 2",
+    )
+    add, number = parser.add_argument, cli.positive_int
+    add(
+        "--config",
+        required=True,
+        metavar="FILE.py[:preset]",
+        help="of a training run of a video model",
+    )
+    add(
+        "--topology",
+        required=True,
+        metavar="CHIP:SIDES",
+        help="such as v5p:8x8x8 or v6e:16x16",
+    )
+    add("--slices", default=1, type=number, metavar="N", help="joined by DCN")
+    add("--rows", type=number, metavar="N", help="of a batch (default: the config's)")
+    add(
+        "--clip",
+        type=number,
+        metavar="N",
+        help="tokens of the longest clip (default: what a row holds)",
+    )
+    add("--quick", action="store_true", help="end before machine code is written")
+    add("--search", action="store_true", help="try other meshes, remat policies, rows")
+    add("--trials", default=6, type=number, metavar="N", help="compiled in a search")
+    add(
+        "--json",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="a line for each plan (default: none is written)",
+    )
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
@@ -16,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     # The compiler is all that is asked of a TPU; arrays live on the CPU.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     sys.path.insert(0, "")  # a config file may import what lies beside the command
+    from soraflax import config as config_lib
     from soraflax.planning import chips, program, report, search, step_plan
     from soraflax.planning import subject as subjects
 
@@ -26,16 +73,16 @@ def run(args: argparse.Namespace) -> None:
     subject = step_plan.over_slices(subject, topology)
     devices = program.devices(topology)
     subject = step_plan.rows_of(subject, devices, rows=args.rows)
-    made = step_plan.make(subject, topology, devices=devices, quick=args.quick)
-    print(report.table(made))
-    lines = [report.to_json(made)]
-    if args.search or not made.fits:
-        found = search.search(
-            subject, topology, devices=devices, first=made, trials=args.trials
+    plan = step_plan.make(subject, topology, devices=devices, quick=args.quick)
+    print(report.table(plan))
+    lines = [report.to_json(plan)]
+    if args.search or not plan.fits:
+        others = search.search(
+            subject, topology, devices=devices, first=plan, trials=args.trials
         )
-        print(f"\n{report.choices(found)}")
-        print(search.advice(made, found))
-        lines += [report.to_json(other) for other in found if other is not made]
+        print(f"\n{report.choices(others)}")
+        print(search.advice(plan, others))
+        lines += [report.to_json(other) for other in others if other is not plan]
     if args.json:
         args.json.write_text("\n".join(lines) + "\n")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from soraflax import media
-from soraflax.cli import inputs
+from soraflax.cli import inputs, options
 from soraflax.generation import (
     canvas,
     conditioning,
@@ -17,7 +17,6 @@ from soraflax.generation import (
     tasks,
 )
 
-DEFAULT_FRAMES = 17
 NEED_PROMPT = ("generate", "image", "edit")
 
 
@@ -328,7 +327,7 @@ def _check_enough(clip: media.Video, grid: canvas.Grid, *, path: pathlib.Path) -
 def _length(args: argparse.Namespace, model: generator.Generator, *, fps: float) -> int:
     """Frames of a new video."""
     if args.seconds is None:
-        return args.frames or DEFAULT_FRAMES
+        return args.frames or options.FRAMES
     return model.grid.nearest_frames(args.seconds, fps)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from soraflax import flops
-from soraflax.cli import main
+from soraflax.cli import convert, main
 from soraflax.nn import autoencoder, dit, lora
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models as pretrained
@@ -147,7 +147,7 @@ def test_a_video_model_s_autoencoder_is_found(capsys, models, tmp_path):
 
 
 def test_the_parser_knows_the_families():
-    assert set(main.FAMILIES) == set(wan.FAMILIES)
+    assert set(convert.FAMILIES) == set(wan.FAMILIES)
 
 
 @pytest.mark.parametrize(

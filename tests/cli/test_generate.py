@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from soraflax import media
-from soraflax.cli import flags, generate, main, outputs
+from soraflax.cli import main, options, outputs, sampling
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, tasks
 
@@ -112,7 +112,7 @@ def test_several_videos_have_seeds_of_their_own(run, monkeypatch):
     assert (frames(paths[0]) != frames(paths[1])).any()
     run(f"{SMALL} --seed 8 --out one.mkv")
     np.testing.assert_array_equal(frames("one.mkv"), frames(paths[1]))
-    monkeypatch.setattr(generate, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(sampling, "MOST_AT_ONCE", 2)
     status, again, _ = run(f"{line} --out b.mkv")
     for before, after in zip(paths, again, strict=True):
         np.testing.assert_array_equal(frames(before), frames(after))
@@ -122,11 +122,11 @@ def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
     model = load(checkpoint)
     job = generator.Job(tasks.image(model.grid, size=(32, 16)))
     config = generator.SamplingConfig()
-    assert generate._at_once(model, job, config=config) == 64
-    monkeypatch.setattr(generate, "MOST_BYTES", 3 * 3 * 32 * 16)
-    assert generate._at_once(model, job, config=config) == 3
+    assert sampling._at_once(model, job, config=config) == 64
+    monkeypatch.setattr(sampling, "MOST_BYTES", 3 * 3 * 32 * 16)
+    assert sampling._at_once(model, job, config=config) == 3
     long = tasks.generate(model.grid, size=(32, 16), frames=33, fps=8.0)
-    assert generate._at_once(model, generator.Job(long), config=config) == 1
+    assert sampling._at_once(model, generator.Job(long), config=config) == 1
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_cannot_be_made_is_refused_at_once(run, place, monkeypatch, words, 
     (place / "file").write_text("")
     (place / "folder.mp4").mkdir()
     (place / "notes.json").write_text("{}")
-    monkeypatch.setattr(generate, "_make", None)
+    monkeypatch.setattr(sampling, "_make", None)
     before = sorted(place.rglob("*"))
     status, paths, told = run(f"generate 'a red circle' {words}")
     assert (status, paths) == (2, [])
@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_nothing(run, place, line):
 
 def interrupt(monkeypatch, *, when):
     """Ctrl-C at the first step of which `when` (steps so far) is true."""
-    plain, steps = generate.Watch._step, []
+    plain, steps = sampling.Watch._step, []
 
     def step(self, done, total):
         plain(self, done, total)
@@ -222,7 +222,7 @@ def interrupt(monkeypatch, *, when):
         if when(len(steps)):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate.Watch, "_step", step)
+    monkeypatch.setattr(sampling.Watch, "_step", step)
 
 
 @pytest.mark.parametrize("line", [SMALL, LONG])
@@ -242,7 +242,7 @@ class Deaf:
 
 
 def test_ctrl_c_counts_where_python_ignores_it(run, place, monkeypatch):
-    plain = generate.Watch._step
+    plain = sampling.Watch._step
 
     def step(self, done, total):
         plain(self, done, total)
@@ -250,7 +250,7 @@ def test_ctrl_c_counts_where_python_ignores_it(run, place, monkeypatch):
         if done == 1:
             Deaf()
 
-    monkeypatch.setattr(generate.Watch, "_step", step)
+    monkeypatch.setattr(sampling.Watch, "_step", step)
     status, paths, told = run(f"{SMALL} --steps 5000")
     assert (status, paths) == (130, [])
     assert told == ["soraflax generate: stopped; nothing was written"]
@@ -308,7 +308,7 @@ def test_previews_go_once_the_videos_are_there(run, place, monkeypatch):
 def test_long_videos_are_written_while_they_are_made(run, monkeypatch):
     """Frames come window by window: no more steps are done than they need."""
     steps, drawn = [], []
-    plain = generate.Watch._step
+    plain = sampling.Watch._step
 
     def step(self, done, total):
         plain(self, done, total)
@@ -319,7 +319,7 @@ def test_long_videos_are_written_while_they_are_made(run, monkeypatch):
             assert frame.shape == (16, 32, 3)
             drawn.append(len(steps))
 
-    monkeypatch.setattr(generate.Watch, "_step", step)
+    monkeypatch.setattr(sampling.Watch, "_step", step)
     monkeypatch.setattr(outputs, "write", write)
     assert run("generate a --size 32x16 --seconds 60 --out a.mkv")[0] == 0
     windows = steps[-1][1]
@@ -339,10 +339,10 @@ def test_videos_are_made_on_several_devices(run):
 
 
 def test_a_bar_counts_all_parts(checkpoint, load, monkeypatch):
-    plain = generate.tqdm.tqdm
+    plain = sampling.tqdm.tqdm
     shows = {"disable": False}  # though no one looks on
-    monkeypatch.setattr(generate.tqdm, "tqdm", lambda **how: plain(**how | shows))
-    watch = generate.Watch(load(checkpoint), [], fps=8.0, parts=3)
+    monkeypatch.setattr(sampling.tqdm, "tqdm", lambda **how: plain(**how | shows))
+    watch = sampling.Watch(load(checkpoint), [], fps=8.0, parts=3)
     shown = []
     for total in (4, 2, 2):
         for done in range(1, total + 1):
@@ -354,5 +354,5 @@ def test_a_bar_counts_all_parts(checkpoint, load, monkeypatch):
 
 
 def test_flags_know_what_the_library_has():
-    assert set(flags.SAMPLERS) == set(samplers.SAMPLERS)
-    assert caching.StepCacheConfig().threshold == flags.CACHE
+    assert set(options.SAMPLERS) == set(samplers.SAMPLERS)
+    assert caching.StepCacheConfig().threshold == options.CACHE

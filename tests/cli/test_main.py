@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+import soraflax
 from soraflax.cli import main
+from soraflax.cli import parser as cli
 
 
 def run(capsys, *words):
@@ -48,17 +50,15 @@ def test_a_missing_extra_is_named(capsys, monkeypatch):
     assert "pip install 'soraflax[media]'" in output.err
 
 
-def commands():
-    """The names of all commands."""
-    (actions,) = (
-        action.choices
-        for action in main._parser()._actions
-        if isinstance(action.choices, dict)
-    )
-    return sorted(actions)
+def parser():
+    """The library's own commands."""
+    program = cli.Parser(prog="soraflax")
+    subparsers = program.add_subparsers(dest="command", parser_class=cli.Parser)
+    parsers = [module.add_parser(subparsers) for module in main.COMMANDS]
+    return program, {each.prog.split()[-1]: each for each in parsers}
 
 
-@pytest.mark.parametrize("name", commands())
+@pytest.mark.parametrize("name", parser()[1])
 def test_help_has_an_example_that_parses(capsys, name):
     status, output = run(capsys, name, "--help")
     assert status == 0
@@ -66,14 +66,33 @@ def test_help_has_an_example_that_parses(capsys, name):
     for line in re.split(r"examples?: ", text)[1].split("; "):
         words = shlex.split(line)
         assert words[:2] == ["soraflax", name]
-        assert main._parser().parse_args(words[1:]).command == name
+        assert parser()[0].parse_args(words[1:]).command == name
+
+
+@pytest.mark.parametrize("name", parser()[1])
+def test_help_says_every_default(name):
+    """In words, where there is none."""
+    command = parser()[1][name]
+    formatter = command._get_formatter()
+    for action in command._actions:
+        if action.dest == "help":
+            continue
+        assert action.help, f"{action.dest} has no help"
+        flag = action.nargs == 0
+        if not (action.required or flag):
+            assert "(default: " in formatter._expand_help(action), action.dest
+
+
+def test_the_version_is_said(capsys):
+    status, output = run(capsys, "--version")
+    assert (status, output.out) == (0, f"soraflax {soraflax.__version__}\n")
 
 
 def test_every_command_is_in_the_help(capsys):
     status, output = run(capsys, "--help")
     assert status == 0
     listed = {line.split()[0] for line in output.out.splitlines() if line.strip()}
-    assert set(commands()) <= listed
+    assert set(parser()[1]) <= listed
 
 
 @pytest.mark.parametrize(

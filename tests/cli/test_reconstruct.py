@@ -12,7 +12,7 @@ import pytest
 
 from soraflax import media
 from soraflax.autoencoding import fitting, streaming
-from soraflax.cli import checkpoints, main, reconstruct
+from soraflax.cli import checkpoints, main, reconstruction
 from soraflax.evaluation import metrics
 from soraflax.nn import autoencoder
 from tests.generation import tiny
@@ -32,7 +32,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clip = pixels(SIZE)
     media.write_video("clip.mkv", clip, fps=8.0)
-    np.save("clip.npy", reconstruct.as_float(clip))
+    np.save("clip.npy", reconstruction.as_float(clip))
     return tmp_path
 
 
@@ -81,7 +81,7 @@ def test_an_array_comes_out_as_the_one_shot_result(capsys, checkpoint, place):
     expected = one_shot(checkpoint, video)
     np.testing.assert_allclose(made, expected, atol=1e-5)
     report = json.loads(output.out)
-    assert report.keys() == {f.name for f in dataclasses.fields(reconstruct.Report)}
+    assert report.keys() == {f.name for f in dataclasses.fields(reconstruction.Report)}
     assert (report["frames"], report["height"], report["width"]) == SIZE
     assert report["latent"] == [4, 2, 3, CONFIG.latent_channels]
     r, s = CONFIG.temporal_ratio, CONFIG.spatial_ratio
@@ -133,14 +133,14 @@ def test_every_output_is_written_and_reported(capsys, checkpoint, place, which, 
     assert video.fps == pytest.approx(8.0, rel=0.01)
     assert video.frames.shape == (*SIZE, 3)
     if out == "out.mkv":  # the others do not keep the noise of an untrained decoder
-        far = np.abs(video.frames.astype(int) - reconstruct.as_bytes(expected))
+        far = np.abs(video.frames.astype(int) - reconstruction.as_bytes(expected))
         assert far.max() <= 1
     assert media.read_metadata(out)["reconstruction_of"] == "clip.mkv"
 
 
 def test_padding_gives_back_the_clip_s_own_size(capsys, checkpoint, place):
     size = (SIZE[0] + 1, SIZE[1] - 1, SIZE[2] + 1)
-    video = reconstruct.as_float(pixels(size))
+    video = reconstruction.as_float(pixels(size))
     np.save("odd.npy", video)
     words = ["odd.npy", "--checkpoint", checkpoint, "--out", "out.npy", "--json"]
     status, output = run(capsys, *words, "--fit", "pad")
@@ -297,7 +297,7 @@ def test_a_clip_that_ends_badly_is_noticed(capsys, checkpoint, place, monkeypatc
     model = checkpoints.load_autoencoder(checkpoint)
     fit = fitting.fit(CONFIG, SIZE, rule="refuse")
     monkeypatch.setattr(streaming, "reconstruct", frugal)
-    pairs = reconstruct.reconstructed(
+    pairs = reconstruction.paired_chunks(
         cut(np.load("clip.npy")), model, fit=fit, config=streaming.StreamConfig()
     )
     with pytest.raises(media.MediaError, match="truncated"):
@@ -332,7 +332,7 @@ def test_frames_are_held_only_until_they_are_decoded(checkpoint):
     fit = fitting.fit(CONFIG, size, rule="refuse")
     done, ahead = 0, 0
     config = streaming.StreamConfig(chunk=2)
-    for _, made in reconstruct.reconstructed(clip(), model, fit=fit, config=config):
+    for _, made in reconstruction.paired_chunks(clip(), model, fit=fit, config=config):
         done += len(made)
         ahead = max(ahead, drawn - done)
     assert done == size[0]
@@ -341,6 +341,6 @@ def test_frames_are_held_only_until_they_are_decoded(checkpoint):
 
 def test_bytes_and_floats_are_inverse():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
-    values = reconstruct.as_float(levels)
+    values = reconstruction.as_float(levels)
     assert (values.min(), values.max(), values.dtype) == (-1.0, 1.0, np.float32)
-    np.testing.assert_array_equal(reconstruct.as_bytes(values), levels)
+    np.testing.assert_array_equal(reconstruction.as_bytes(values), levels)

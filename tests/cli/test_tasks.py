@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from soraflax import media
-from soraflax.cli import generate, requests
+from soraflax.cli import requests, sampling
 from tests.cli import conftest
 
 LEFT = np.s_[:, :, :16]  # what mask.png and mask.mkv leave as it is
@@ -254,7 +254,7 @@ def awkward(files, clip, place):
 def test_what_cannot_be_done_is_refused_at_once(
     run, awkward, place, monkeypatch, line, says
 ):
-    monkeypatch.setattr(generate, "_make", None)
+    monkeypatch.setattr(sampling, "_make", None)
     before = outputs_below(place)
     status, paths, told = run(line)
     assert (status, paths) == (2, [])

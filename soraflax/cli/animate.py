@@ -1,0 +1,43 @@
+"""`soraflax animate`: make a video that begins with an image."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "animate",
+        summary="make a video that begins with an image",
+        example='animate picture.png "a small red square moves right" '
+        "--checkpoint demo/video --out out.mp4",
+        details="With --last-frame it ends with another.",
+    )
+    parser.add_argument("image", type=pathlib.Path, help="the first frame")
+    options.add_prompt(parser, "what happens")
+    parser.add_argument(
+        "--last-frame",
+        type=pathlib.Path,
+        metavar="IMAGE",
+        help="the last frame (default: left to the model)",
+    )
+    options.add_size(
+        parser,
+        meaning="width and height of the video in pixels (default: the image's, on the "
+        "grid)",
+    )
+    options.add_length(parser)
+    options.add_fps(parser, "the model's own")
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

@@ -1,0 +1,40 @@
+"""`soraflax connect`: make a transition between two clips."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "connect",
+        summary="make a transition between two clips",
+        example="connect first.mp4 second.mp4 --checkpoint demo/video --out out.mp4",
+        details="The clips may differ in subject and composition, not in size.",
+    )
+    parser.add_argument("clip", type=pathlib.Path, help="the first")
+    parser.add_argument("second", type=pathlib.Path, help="the second")
+    options.add_prompt(parser, "what happens")
+    parser.add_argument(
+        "--fit",
+        default="refuse",
+        choices=("refuse", "resize"),
+        help="clips off the grid or of two sizes: an error, or resize them (default: "
+        "refuse)",
+    )
+    options.add_fps(parser, "the clips' own")
+    options.add_new_frames(parser)
+    options.add_strength(parser, 0.5, meaning=options.BESIDE)
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

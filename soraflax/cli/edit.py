@@ -1,0 +1,29 @@
+"""`soraflax edit`: make a clip anew after another prompt (SDEdit)."""
+
+import argparse
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "edit",
+        summary="make a clip anew after another prompt (SDEdit)",
+        example='edit clip.mp4 "a large blue circle moves right" '
+        "--checkpoint demo/video --strength 0.7 --out out.mp4",
+    )
+    options.add_clip(parser)
+    parser.add_argument("prompt", help="what it shall show")
+    options.add_strength(parser, 0.7, meaning="0 keeps all, 1 keeps nothing")
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

@@ -1,0 +1,38 @@
+"""`soraflax extend`: make what comes after a clip, or before it."""
+
+import argparse
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "extend",
+        summary="make what comes after a clip, or before it",
+        example='extend clip.mp4 "a small red square moves right" '
+        "--checkpoint demo/video --direction backward --seconds 1 --out out.mp4",
+        details="The clip is in the result unchanged. The result can be extended "
+        "again.",
+    )
+    options.add_clip(parser)
+    options.add_prompt(parser)
+    options.add_new_frames(parser)
+    parser.add_argument(
+        "--direction",
+        default="forward",
+        choices=("forward", "backward"),
+        help="after the clip, or before it",
+    )
+    options.add_strength(parser, 0.8, meaning=f"backward: {options.BESIDE}")
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

@@ -1,0 +1,29 @@
+"""`soraflax image`: make an image from a text prompt."""
+
+import argparse
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "image",
+        summary="make an image from a text prompt",
+        example='image "a large red circle on a white background" '
+        "--checkpoint demo/video --size 96x96 --out out.png",
+        details="Any size on the grid; large ones in tiles (--tile) or over devices.",
+    )
+    parser.add_argument("prompt", help="what the image shows")
+    options.add_size(parser, default=(64, 64))
+    options.add_sampling(parser, out="out.png")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

@@ -1,0 +1,38 @@
+"""`soraflax inpaint`: make anew what a mask marks."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "inpaint",
+        summary="make anew what a mask marks",
+        example="inpaint clip.mp4 --mask mask.png --checkpoint demo/video "
+        "--out out.mp4",
+        details="The mask is white where the clip shall be new: an image for all "
+        "frames, or a video of as many.",
+    )
+    options.add_clip(parser)
+    options.add_prompt(parser)
+    parser.add_argument(
+        "--mask",
+        required=True,
+        type=pathlib.Path,
+        metavar="FILE",
+        help="white where the clip shall be new",
+    )
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

@@ -1,0 +1,29 @@
+"""`soraflax loop`: add the piece that makes a clip repeat without a seam."""
+
+import argparse
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "loop",
+        summary="add the piece that makes a clip repeat without a seam",
+        example="loop clip.mp4 --checkpoint demo/video --out out.gif",
+    )
+    options.add_clip(parser)
+    options.add_prompt(parser)
+    options.add_new_frames(parser)
+    options.add_strength(parser, 0.5, meaning=options.BESIDE)
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

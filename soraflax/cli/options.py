@@ -1,0 +1,220 @@
+"""Options that the commands which make videos share; light, so that --help is quick."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from soraflax.cli import parser as cli
+
+SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
+CACHE = 0.4  # --cache alone: `generation.caching.StepCacheConfig.threshold`
+FRAMES = 17  # of a new video, where neither --frames nor --seconds is given
+MAX_COUNT = 10_000  # steps, videos
+
+
+def add_command(
+    subparsers: Any, name: str, *, summary: str, example: str, details: str = ""
+) -> cli.Parser:
+    """The parser of a command that makes videos, with its `--checkpoint`.
+
+    Args:
+      subparsers: of the program.
+      name: of the command.
+      summary: a line for the list of commands, and how the description begins.
+      example: words after `soraflax` that run.
+      details: the rest of the description.
+    """
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {details}".strip(),
+        epilog=f"example: soraflax {example}",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="a trained video model",
+    )
+    return parser
+
+
+def add_prompt(parser: argparse.ArgumentParser, meaning: str = "what it shows") -> None:
+    """A prompt that may be left out."""
+    text = f"{meaning} (default: left to the model)"
+    parser.add_argument("prompt", nargs="?", default="", help=text)
+
+
+def add_clip(parser: argparse.ArgumentParser) -> None:
+    """The clip that a command works on, and what to do where it does not fit."""
+    add = parser.add_argument
+    add("clip", type=pathlib.Path, help="a video, or an image")
+    add(
+        "--fit",
+        default="refuse",
+        choices=("refuse", "resize"),
+        help="a clip off the grid: an error, or resize it (default: refuse)",
+    )
+    add_fps(parser, "the clip's own")
+
+
+def add_fps(parser: argparse.ArgumentParser, default: str) -> None:
+    """A frame rate; `default` says which it is otherwise."""
+    parser.add_argument(
+        "--fps",
+        type=cli.positive_float,
+        metavar="F",
+        help=f"frames per second (default: {default})",
+    )
+
+
+def add_size(
+    parser: argparse.ArgumentParser,
+    *,
+    default: tuple[int, int] | None = None,
+    required: bool = False,
+    meaning: str = "width and height of the result in pixels",
+) -> None:
+    """The size of the result."""
+    parser.add_argument(
+        "--size",
+        default=default,
+        required=required,
+        type=cli.size,
+        metavar="WxH",
+        help=meaning,
+    )
+
+
+def add_length(
+    parser: argparse.ArgumentParser,
+    *,
+    meaning: str = "frames of the video; 1 is an image",
+    default: str = f"{FRAMES}",
+) -> None:
+    """Frames to make, or seconds of them; `default` is said where there is neither."""
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--frames",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"{meaning} (default: {default})",
+    )
+    length.add_argument(
+        "--seconds",
+        type=cli.positive_float,
+        metavar="S",
+        help="the same in seconds, to the nearest legal number (default: --frames)",
+    )
+
+
+def add_new_frames(parser: argparse.ArgumentParser) -> None:
+    """How many frames are added to a clip, and how much of it is shown."""
+    add_length(parser, meaning="frames to add", default="what fits the model's window")
+    parser.add_argument(
+        "--context",
+        type=cli.positive_int,
+        metavar="N",
+        help="frames of the clip that the model sees (default: what it was trained on)",
+    )
+
+
+def add_strength(
+    parser: argparse.ArgumentParser, default: float, *, meaning: str
+) -> None:
+    """How strong the noise is that known pixels are given."""
+    parser.add_argument(
+        "--strength", default=default, type=cli.fraction, metavar="S", help=meaning
+    )
+
+
+BESIDE = "1 invents all of the new piece; less keeps more of the frames beside it"
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
+    """How results are sampled, how many, and where they go; `out` by default."""
+    _add_sampler(parser)
+    add, count = parser.add_argument, cli.int_up_to(MAX_COUNT)
+    add(
+        "--negative-prompt",
+        default="",
+        metavar="TEXT",
+        help="what guidance leads away from (default: no text)",
+    )
+    add("--seed", default=0, type=int, metavar="N", help="of the initial noise")
+    add(
+        "--num-videos",
+        default=1,
+        type=count,
+        metavar="N",
+        help="results, of seed, seed+1, …",
+    )
+    add(
+        "--tile",
+        type=cli.size,
+        metavar="WxH",
+        help="denoise large frames in tiles of so many pixels (default: whole frames)",
+    )
+    add(
+        "--devices",
+        default=1,
+        type=cli.positive_int,
+        metavar="N",
+        help="split rows over N devices",
+    )
+    add(
+        "--preview",
+        action="store_true",
+        help="write OUT.preview.gif while the result is made",
+    )
+    add(
+        "--out",
+        default=pathlib.Path(out),
+        type=pathlib.Path,
+        metavar="FILE",
+        help=".mp4, .mkv, .gif or .png",
+    )
+
+
+def _add_sampler(parser: argparse.ArgumentParser) -> None:
+    add, count = parser.add_argument, cli.int_up_to(MAX_COUNT)
+    add("--steps", default=25, type=count, metavar="N", help="sampler steps")
+    add("--sampler", default="euler", choices=SAMPLERS, help="the solver")
+    add(
+        "--guidance",
+        default=2.0,
+        type=cli.finite_float,
+        metavar="G",
+        help="guidance scale; 1 is no guidance",
+    )
+    add(
+        "--guidance-interval",
+        default=(0.0, 1.0),
+        type=cli.interval,
+        metavar="LOW,HIGH",
+        help="noise levels that are guided",
+    )
+    add(
+        "--guidance-rescale",
+        default=0.0,
+        type=cli.fraction,
+        metavar="PHI",
+        help="how far guidance is brought back to the spread of the prediction",
+    )
+    add(
+        "--zero-init",
+        default=0,
+        type=int,
+        metavar="N",
+        help="first steps with a velocity of zero (CFG-Zero*)",
+    )
+    add(
+        "--cache",
+        nargs="?",
+        const=CACHE,
+        type=cli.non_negative_float,
+        metavar="THRESHOLD",
+        help="skip steps that change little; alone it means a threshold of "
+        f"{CACHE} (default: off)",
+    )

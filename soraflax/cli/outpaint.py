@@ -1,0 +1,29 @@
+"""`soraflax outpaint`: make a larger or differently shaped frame around a clip."""
+
+import argparse
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "outpaint",
+        summary="make a larger or differently shaped frame around a clip",
+        example="outpaint clip.mp4 --size 64x96 --checkpoint demo/video --out out.mp4",
+        details="A clip that does not fit the frame is first made small enough.",
+    )
+    options.add_clip(parser)
+    options.add_prompt(parser)
+    options.add_size(parser, required=True)
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)

@@ -1,0 +1,233 @@
+"""`soraflax generate` and every other command that makes videos.
+
+Each is a task (`generation.tasks`): `cli.requests` reads what it is given. Here it
+is sampled and written, with a bar, previews, and a record of how it was made.
+"""
+
+import argparse
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from soraflax.autoencoding import previews
+from soraflax.cli import devices, outputs, requests
+from soraflax.diffusion import samplers
+from soraflax.generation import caching, generator, prepending, provenance
+
+Model = generator.Generator
+# Videos, and bytes of them, that are held in memory together.
+MOST_AT_ONCE, MOST_BYTES = 64, 2**30
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check everything, sample, write every video, and print where each is."""
+    with (
+        devices.split_over(args.devices),
+        devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
+    ):
+        model = Model.load(args.checkpoint)
+        config = sampling(args, model)
+        asked = requests.read(args, model)
+        paths = outputs.places(args.out, args.num_videos)
+        jobs = [
+            dataclasses.replace(asked.job, seed=args.seed + number)
+            for number in range(args.num_videos)
+        ]
+        for path, job in zip(paths, jobs, strict=True):
+            outputs.check(
+                path,
+                frames=asked.frames,
+                fps=job.given.fps,
+                size=job.given.size,
+                inputs=asked.inputs.values(),
+            )
+            model.check_job(job, config)
+        outputs.tell(args.command, asked.notes)
+        records = [
+            provenance.record(_made(args, asked, job=job, config=config), model.model)
+            for job in jobs
+        ]
+
+        written: list[pathlib.Path] = []
+
+        def write(number: int, frames: Iterable[np.ndarray]) -> None:
+            fps = jobs[number].given.fps
+            outputs.write(paths[number], frames, fps=fps, record=records[number])
+            written.append(paths[number])
+            print(paths[number], flush=True)
+
+        try:
+            _make(args, model, asked=asked, jobs=jobs, config=config, write=write)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_left(written, str(stop))) from None
+
+
+def _left(written: Sequence[pathlib.Path], preview: str) -> str:
+    """What Ctrl-C leaves on disk."""
+    whole = [f"{path} is whole" for path in written[-1:]]
+    if len(written) > 1:
+        whole = [f"{written[0]} to {written[-1]} are whole"]
+    return ", ".join(whole + [preview] * bool(preview)) or "nothing was written"
+
+
+def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig:
+    """What the flags say of sampling.
+
+    Raises:
+      ValueError: values that do not go together.
+    """
+    cache = None
+    if args.cache is not None:
+        cache = caching.StepCacheConfig(threshold=args.cache)
+    if args.zero_init >= args.steps:
+        raise ValueError(
+            f"--zero-init {args.zero_init} of {args.steps} steps leaves noise: use "
+            f"{args.steps - 1} or less"
+        )
+    how = model.windows
+    if args.tile is not None:
+        how = dataclasses.replace(how, tile=(args.tile[1], args.tile[0]))
+    return generator.SamplingConfig(
+        steps=args.steps,
+        guidance=args.guidance,
+        sampler=samplers.SAMPLERS[args.sampler],
+        interval=args.guidance_interval,
+        rescale=args.guidance_rescale,
+        zero_init=args.zero_init,
+        cache=cache,
+        windows=how,
+    )
+
+
+def _made(
+    args: argparse.Namespace,
+    asked: requests.Asked,
+    *,
+    job: generator.Job,
+    config: generator.SamplingConfig,
+) -> provenance.Provenance:
+    return provenance.Provenance(
+        task=args.command,
+        prompt=job.text,
+        negative=job.negative,
+        seed=job.seed,
+        size=job.given.size,
+        frames=asked.frames,
+        fps=job.given.fps,
+        sampling=config,
+        inputs=asked.inputs,
+        command=outputs.repeating(args, positional=asked.positional, seed=job.seed),
+        notes=asked.notes,
+        options=asked.extra,
+    )
+
+
+def _make(
+    args: argparse.Namespace,
+    model: Model,
+    *,
+    asked: requests.Asked,
+    jobs: Sequence[generator.Job],
+    config: generator.SamplingConfig,
+    write: Callable[[int, Iterable[np.ndarray]], None],
+) -> None:
+    """Short videos are sampled together; long ones one by one, as they are written."""
+    paths = outputs.places(args.out, len(jobs))
+    rate = jobs[0].given.fps / model.grid.temporal_ratio
+    at_once = 1 if asked.pieces else _at_once(model, jobs[0], config=config)
+    for start in range(0, len(jobs), at_once):
+        now = range(start, min(start + at_once, len(jobs)))
+        beside = [paths[number] for number in now] if args.preview else []
+        with Watch(model, beside, fps=rate, parts=1 + len(asked.pieces)) as watch:
+            if model.window_count(jobs[start], config) > 1 and not asked.pieces:
+                write(start, model.frames(jobs[start], config, **watch.callbacks))
+                continue
+            videos = model.complete([jobs[i] for i in now], config, **watch.callbacks)
+            if asked.pieces:
+                longer = prepending.prepend(
+                    model,
+                    jobs[start],
+                    video=videos[0],
+                    sizes=asked.pieces,
+                    context=asked.context,
+                    config=config,
+                    **watch.callbacks,
+                )
+                videos = [longer]
+            for number, video in zip(now, videos, strict=True):
+                write(number, video)
+
+
+def _at_once(model: Model, job: generator.Job, *, config: Any) -> int:
+    """How many videos are sampled together: one that is long or in tiles, more of
+    others.
+    """
+    tiled = config.windows is not None and config.windows.tile is not None
+    if tiled or model.window_count(job, config) > 1:
+        return 1
+    return max(1, min(MOST_AT_ONCE, MOST_BYTES // (3 * math.prod(job.given.shape))))
+
+
+class Watch:
+    """A bar over the sampler's steps, and previews of what becomes of them."""
+
+    def __init__(
+        self,
+        model: Model,
+        paths: Sequence[pathlib.Path],
+        *,
+        fps: float,
+        parts: int = 1,
+    ) -> None:
+        """Nothing is shown yet.
+
+        Args:
+          model: that samples.
+          paths: of results that have previews.
+          fps: of previews.
+          parts: how often its steps are counted from the start.
+        """
+        # Where no one looks on, standard error is for what went wrong.
+        self._bar = tqdm.tqdm(desc="sampling", unit="step", leave=False, disable=None)
+        self._left, self._before, self._now = parts, 0, (0, 0)
+        show = previews.Projection.fit(model.model.autoencoder) if paths else None
+        self._writers = [outputs.PreviewWriter(p, show, fps=fps) for p in paths if show]
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._bar.close()
+        for writer in self._writers:
+            writer.__exit__(kind, error, trace)
+        left = [str(w.path) for w in self._writers if w.path is not None]
+        if kind is KeyboardInterrupt and left:
+            are = "previews are" if len(left) > 1 else "preview is"
+            raise KeyboardInterrupt(f"the last {are} {', '.join(left)}") from None
+
+    def _step(self, done: int, total: int) -> None:
+        if done < self._now[0]:
+            self._before += self._now[1]
+            self._left -= 1
+        self._now = (done, total)
+        self._bar.total = self._before + self._left * total
+        self._bar.update(self._before + done - self._bar.n)
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        """`progress` and `preview` of a generator."""
+        return {
+            "progress": self._step,
+            "preview": self._show if self._writers else None,
+        }
+
+    def _show(self, latents: Callable[[], list[np.ndarray]]) -> None:
+        if not any(writer.due for writer in self._writers):
+            return
+        for writer, latent in zip(self._writers, latents(), strict=True):
+            writer(latent)

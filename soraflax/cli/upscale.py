@@ -1,0 +1,30 @@
+"""`soraflax upscale`: make a clip larger, noising and denoising it at its new size."""
+
+import argparse
+from typing import Any
+
+from soraflax.cli import options
+from soraflax.cli import parser as cli
+
+
+def add_parser(subparsers: Any) -> cli.Parser:
+    parser = options.add_command(
+        subparsers,
+        "upscale",
+        summary="make a clip larger, noising and denoising it at its new size",
+        example="upscale clip.mp4 --size 192x128 --tile 96x64 --checkpoint demo/video "
+        "--out out.mp4",
+    )
+    options.add_clip(parser)
+    options.add_prompt(parser)
+    options.add_size(parser, required=True)
+    options.add_strength(parser, 0.3, meaning="of the noise; 0 only enlarges")
+    options.add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what is given, sample, and write every result."""
+    from soraflax.cli import sampling
+
+    sampling.run(args)
