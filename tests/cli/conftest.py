@@ -9,6 +9,7 @@ import pytest
 
 from soraflax import media
 from soraflax.cli import main
+from soraflax.cli import parser as cli
 from soraflax.generation import generator
 from soraflax.pretrained import models
 from tests.generation import tiny
@@ -65,6 +66,14 @@ def run(capsys, place, checkpoint):
         return status, told.out.split(), told.err.splitlines()
 
     return typed
+
+
+def parsers():
+    """The library's own commands."""
+    program = cli.Parser(prog="soraflax")
+    subparsers = program.add_subparsers(dest="command", parser_class=cli.Parser)
+    commands = [module.add_parser(subparsers) for module in main.COMMANDS]
+    return program, {each.prog.split()[-1]: each for each in commands}
 
 
 def squares(frames, *, width=32, height=16, seed=0):

@@ -17,10 +17,11 @@ import pytest
 
 import soraflax
 from soraflax import media
-from soraflax.cli import main, outputs
+from soraflax.cli import outputs
 from soraflax.diffusion import samplers
 from soraflax.generation import generator, provenance
 from soraflax.media import common
+from tests.cli import conftest
 from tests.generation import tiny
 
 SUFFIXES = (".mp4", ".mkv", ".gif", ".png")
@@ -309,10 +310,10 @@ def refuse_second(replace):
 def test_a_command_can_be_repeated(words):
     name, *words = words
     words = [name, "--num-videos=4", "--out=x.gif", *words]
-    args = main._parser().parse_args(words)
+    args = conftest.parsers()[0].parse_args(words)
     again = outputs.repeating(args, positional=["prompt"], seed=7)
     assert again[0] == "soraflax"
-    parsed = main._parser().parse_args(shlex.split(shlex.join(again))[1:])
+    parsed = conftest.parsers()[0].parse_args(shlex.split(shlex.join(again))[1:])
     expected = vars(args) | {"seed": 7, "num_videos": 1, "out": parsed.out}
     assert vars(parsed) == expected
 
