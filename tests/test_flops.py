@@ -16,16 +16,15 @@ TINY = dit.VARIANTS["tiny"]
 
 def rows(config: dit.DiTConfig, *, tokens: int, text: int) -> packing.Packed:
     """One row that one segment fills."""
-    features = config.text is None
-    return packing.Packed(
-        tokens=jnp.zeros((1, tokens, config.patch_size)),
+    empty = packing.Packed.zeros(
+        packing.RowShape(tokens, text, segments=1),
+        patch_size=config.patch_size,
+        text_width=None if config.text else config.text_width,
+    )
+    return empty.replace(
         segments=jnp.ones((1, tokens), jnp.int32),
-        positions=jnp.zeros((1, tokens, 3)),
-        levels=jnp.zeros((1, 2)),
+        levels=jnp.zeros((1, 2)),  # two entries a segment, none for padding
         level_ids=jnp.ones((1, tokens), jnp.int32),
-        text=jnp.zeros((1, text, config.text_width))
-        if features
-        else jnp.zeros((1, text), jnp.int32),
         text_segments=jnp.ones((1, text), jnp.int32),
     )
 

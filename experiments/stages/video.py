@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from data_pipelines import latents, pipeline, records
@@ -299,16 +298,9 @@ def make_job(
 def example(
     data: pipeline.PackedDataConfig, config: dit.DiTConfig, *, rows: int
 ) -> packing.Packed:
-    """Empty rows of the shapes that training sees."""
-    tokens, text, segments = data.row.tokens, data.row.text, data.row.segments
-    return packing.Packed(
-        tokens=jnp.zeros((rows, tokens, config.patch_size), jnp.float32),
-        segments=jnp.zeros((rows, tokens), jnp.int32),
-        positions=jnp.zeros((rows, tokens, 3), jnp.float32),
-        levels=jnp.zeros((rows, 2 * segments + 2), jnp.float32),
-        level_ids=jnp.zeros((rows, tokens), jnp.int32),
-        text=jnp.zeros((rows, text), jnp.int32),
-        text_segments=jnp.zeros((rows, text), jnp.int32),
+    """Shapes of the rows that training sees."""
+    return packing.Packed.shapes(
+        data.row, rows=rows, patch_size=config.patch_size, text_width=None
     )
 
 

@@ -9,8 +9,8 @@ with a noise level per token instead of one per clip. With t a level of the row'
     x          = Linear(tokens),   text = Linear(GELU(Linear(text)))              (4)
     prediction = Linear(LN(x) (1 + scale) + shift), [shift, scale] = table + e(t) (5)
 
-Two options that Wan does not have. With `input_skip` the head adds what is linear in its
-own input,
+Two options that Wan does not have. With `input_skip` the head adds what is linear in
+its own input,
 
     prediction += gain * tokens,   gain = Linear(SiLU(e(t)))      one per number  (6)
 

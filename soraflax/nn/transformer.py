@@ -17,7 +17,8 @@ Queries and keys are RMS-normalised over the full width, before the split into h
 Initial values make every block the identity, unless `gate_init` is set: the table and
 the shared projection are zero (adaLN-Zero, arXiv:2212.09748, section 3.2), and so is
 the output of cross-attention, which has no gate (PixArt-alpha, arXiv:2310.00426,
-section 2.3). Wan draws the table from N(0, 1/D); that matters only to its own pretraining.
+section 2.3). Wan draws the table from N(0, 1/D); that matters only to its own
+pretraining.
 """
 
 import functools

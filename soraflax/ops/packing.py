@@ -6,8 +6,8 @@ segment, so a packed row computes what its clips would compute alone.
 
 Noise levels live in a small table beside the row, one pair of entries per segment,
 
-    levels[2 s]     the level of segment s where it is being denoised,      (1)
-    levels[2 s + 1] the level of what is already known of segment s, 0,     (2)
+    levels[2 s]     the level of the tokens of segment s being denoised,    (1)
+    levels[2 s + 1] the level of its given tokens (`cond_mask`), 0,         (2)
 
 and every token points into it. Modulation is computed on the table, which is short,
 and gathered by token.
@@ -18,6 +18,7 @@ sees anything); the data pipeline and the generator both build rows with them.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from soraflax.ops import patch as patches
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShape:
+    """Capacity of a row.
+
+    Attributes:
+      tokens: N, patches in a row.
+      text: M, text tokens in a row.
+      segments: S, segments in a row.
+      align: every segment starts at a multiple of this; 128 suits block-sparse
+        attention on accelerators, 1 leaves no gaps.
+      text_align: the same for the text of every segment.
+    """
+
+    tokens: int
+    text: int
+    segments: int
+    align: int = 1
+    text_align: int = 1
+
+    def aligned(self, length: int) -> int:
+        """Tokens of the row that a segment of `length` occupies, its gap included."""
+        return -(-length // self.align) * self.align
+
+    def aligned_text(self, length: int) -> int:
+        """Text tokens that a text of `length` occupies, its gap included."""
+        return -(-length // self.text_align) * self.text_align
+
+    @classmethod
+    def fitting(
+        cls,
+        rows: Sequence[Sequence["Segment"]],
+        *,
+        align: int = 1,
+        text_align: int = 1,
+    ) -> "RowShape":
+        """The smallest shape that holds each of `rows`."""
+        empty = cls(0, 0, 0, align, text_align)
+        return dataclasses.replace(
+            empty,
+            tokens=max(sum(empty.aligned(len(s)) for s in row) for row in rows),
+            text=max(sum(empty.aligned_text(len(s.text)) for s in row) for row in rows),
+            segments=max(len(row) for row in rows),
+        )
 
 
 @functools.partial(
@@ -43,18 +91,18 @@ from jaxtyping import Array, Bool, Float, Int
 )
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A batch of packed rows; it always travels whole.
+    """A batch of packed rows, handed on as one value.
 
     Attributes:
       tokens: patches of latent, `[B, N, P]`; the contents of padding do not matter.
-      segments: `[B, N]` int32, 1..S, 0 where padded; equal ids are contiguous, in a row
-        or, where it is dealt (`stripe`), in every shard of it.
+      segments: `[B, N]` int32, 1..S, 0 where padded; equal ids are contiguous in a row
+        or, where it is striped (`stripe`), in every shard of it.
       positions: `[B, N, 3]` float32: time, height, width. Time is in latent frames at
         the reference frame rate, height and width in patches.
       levels: `[B, 2 S + 2]` float32 in [0, 1], the table of equations (1) and (2).
       level_ids: `[B, N]` int32 into `levels`: `2 * segment + cond_mask`.
       text: `[B, M]` int32 token ids, or `[B, M, E]` features of an outside encoder.
-      text_segments: `[B, M]` int32, the segment each text token belongs to, 0 padded.
+      text_segments: `[B, M]` int32, the segment of each text token, 0 where padded.
     """
 
     tokens: Any
@@ -65,6 +113,41 @@ class Packed:
     text: Any
     text_segments: Any
 
+    @classmethod
+    def shapes(
+        cls, row: RowShape, *, rows: int = 1, patch_size: int, text_width: int | None
+    ) -> "Packed":
+        """ShapeDtypeStructs of a batch, for compiling without data.
+
+        Args:
+          row: capacity of each row.
+          rows: B.
+          patch_size: P, numbers in a token.
+          text_width: E where text comes as features; None where it is token ids.
+        """
+        tokens, text = (rows, row.tokens), (rows, row.text)
+        features = () if text_width is None else (text_width,)
+        ids, number, shape = jnp.int32, jnp.float32, jax.ShapeDtypeStruct
+        return cls(
+            tokens=shape((*tokens, patch_size), number),
+            segments=shape(tokens, ids),
+            positions=shape((*tokens, 3), number),
+            levels=shape((rows, 2 * row.segments + 2), number),
+            level_ids=shape(tokens, ids),
+            text=shape((*text, *features), number if features else ids),
+            text_segments=shape(text, ids),
+        )
+
+    @classmethod
+    def zeros(
+        cls, row: RowShape, *, rows: int = 1, patch_size: int, text_width: int | None
+    ) -> "Packed":
+        """Empty rows, all padding (numpy arrays); arguments as of `shapes`."""
+        shapes = cls.shapes(
+            row, rows=rows, patch_size=patch_size, text_width=text_width
+        )
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
     @property
     def cond_mask(self) -> Any:
         """`[B, N]` bool: the token is given, not denoised. False in padding."""
@@ -72,7 +155,7 @@ class Packed:
 
     @property
     def max_segments(self) -> int:
-        """S, the most segments a row of this batch can hold."""
+        """S, the capacity of a row in segments."""
         return self.levels.shape[-1] // 2 - 1
 
     @property
@@ -121,7 +204,7 @@ class Segment:
 
     Attributes:
       tokens: `[n, P]` float32 patches.
-      positions: `[n, 3]` float32.
+      positions: `[n, 3]` float32: time, height, width, as in `Packed`.
       cond_mask: `[n]` bool; the token is given, not denoised.
       text: `[m]` int32 ids or `[m, E]` float32 features; `m >= 1`.
     """
@@ -134,61 +217,78 @@ class Segment:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @classmethod
+    def from_latent(
+        cls,
+        latent: Float[np.ndarray, "time height width z"],
+        text: np.ndarray,
+        *,
+        patch: patches.Grid,
+        time_step: float = 1.0,
+    ) -> "Segment":
+        """A whole clip to be denoised, or an image (time 1).
 
-@dataclasses.dataclass(frozen=True)
-class RowShape:
-    """Capacity of a row.
+        Args:
+          latent: normalised latent.
+          text: `[m]` int32 token ids or `[m, E]` float32 features.
+          patch: time, height and width of a patch.
+          time_step: distance between two latent frames, in latent frames at the
+            reference frame rate (a clip at half that rate has 2.0).
 
-    Attributes:
-      tokens: N, patches a row holds.
-      text: M, text tokens a row holds.
-      segments: S, segments a row holds.
-      align: every segment starts at a multiple of this; 128 suits block-sparse
-        attention on accelerators, 1 wastes nothing.
-      text_align: the same for the text of every segment.
-    """
-
-    tokens: int
-    text: int
-    segments: int
-    align: int = 1
-    text_align: int = 1
-
-    def aligned(self, length: int) -> int:
-        """Room that a segment of `length` tokens takes."""
-        return -(-length // self.align) * self.align
-
-    def aligned_text(self, length: int) -> int:
-        """Room that a text of `length` tokens takes."""
-        return -(-length // self.text_align) * self.text_align
+        Raises:
+          ValueError: a size of the latent is not a multiple of the patch.
+        """
+        tokens = np.asarray(patches.patchify(latent, patch), np.float32)
+        grid = patches.grid_of(latent.shape, patch)
+        return cls(
+            tokens=tokens,
+            positions=patches.positions(grid, time_step=time_step * patch[0]),
+            cond_mask=np.zeros(len(tokens), bool),
+            text=text,
+        )
 
 
 def assemble(rows: Sequence[Sequence[Segment]], shape: RowShape) -> Packed:
-    """Lay segments into rows; returns a `Packed` of numpy arrays.
+    """Place segments one after the other in rows; a `Packed` of numpy arrays.
 
     Segment k of a row gets id k + 1. `levels` is zero: whoever adds noise fills it.
+
+        >>> import numpy as np
+        >>> from soraflax.ops import packing
+        >>> clip = np.zeros((5, 4, 6, 16), np.float32)  # 5 latent frames of 4 x 6
+        >>> image = np.zeros((1, 8, 8, 16), np.float32)
+        >>> caption = np.array([7, 2, 1], np.int32)
+        >>> row = [
+        ...     packing.Segment.from_latent(latent, caption, patch=(1, 2, 2))
+        ...     for latent in (clip, image, clip)
+        ... ]
+        >>> shape = packing.RowShape.fitting([row], align=16)
+        >>> packed = packing.assemble([row], shape)
+        >>> packed.tokens.shape  # 30, 16 and 30 tokens, and 2 + 2 of padding
+        (1, 80, 64)
+        >>> np.bincount(packed.segments[0])
+        array([ 4, 30, 16, 30])
+
+    Args:
+      rows: the segments of each row; at least one in all.
+      shape: capacity of a row.
 
     Raises:
       ValueError: a row's segments exceed its tokens, text or segment count.
     """
-    width = next(s.tokens.shape[1] for row in rows for s in row)
-    first_text = next(s.text for row in rows for s in row)
-    b = len(rows)
-    packed = Packed(
-        tokens=np.zeros((b, shape.tokens, width), np.float32),
-        segments=np.zeros((b, shape.tokens), np.int32),
-        positions=np.zeros((b, shape.tokens, 3), np.float32),
-        levels=np.zeros((b, 2 * shape.segments + 2), np.float32),
-        level_ids=np.zeros((b, shape.tokens), np.int32),
-        text=np.zeros((b, shape.text, *first_text.shape[1:]), first_text.dtype),
-        text_segments=np.zeros((b, shape.text), np.int32),
+    first = next(segment for row in rows for segment in row)
+    packed = Packed.zeros(
+        shape,
+        rows=len(rows),
+        patch_size=first.tokens.shape[1],
+        text_width=first.text.shape[1] if first.text.ndim == 2 else None,
     )
     for index, row in enumerate(rows):
-        _lay_row(packed, index, row=row, shape=shape)
+        _fill_row(packed, index, row=row, shape=shape)
     return packed
 
 
-def _lay_row(
+def _fill_row(
     packed: Packed, index: int, *, row: Sequence[Segment], shape: RowShape
 ) -> None:
     if len(row) > shape.segments:
@@ -205,26 +305,29 @@ def _lay_row(
         packed.tokens[index, start:stop] = segment.tokens
         packed.segments[index, start:stop] = number
         packed.positions[index, start:stop] = segment.positions
+        # Equations (1) and (2): the odd entries of the table are those of given tokens.
         packed.level_ids[index, start:stop] = 2 * number + segment.cond_mask
         packed.text[index, text_start:text_stop] = segment.text
         packed.text_segments[index, text_start:text_stop] = number
+        # The gap up to the next multiple of `align` stays padding (id 0).
         start += shape.aligned(len(segment))
         text_start += shape.aligned_text(len(segment.text))
 
 
 def stripe(packed: Packed, *, shards: int, block: int = 128) -> Packed:
-    """The same rows, their tokens dealt out over the shards of a row (host arrays).
+    """The same rows with their tokens striped over shards (striped attention).
 
-    Block b of a row goes to shard `b mod shards`. Every shard then has nearly the same
-    share of every segment, so that where devices pass keys around (attention/ring.py)
-    each has as much to do in every step as its neighbours. Left in place, a long
-    segment keeps some devices busy and lets the others wait. Ids still increase within
-    a shard, and every token keeps its position: only where it lies is new.
+    Block b of a row goes to shard `b mod shards` (arXiv:2311.09431). Every shard then
+    has nearly as many tokens of every segment as the others, so that in ring attention
+    (attention/context_parallel.py) each device has as much to compute in every step as
+    its neighbours. Unstriped, a long segment keeps some devices busy while others wait.
+    Ids still increase within a shard, and every token keeps its position: only its
+    index in the row changes.
 
     Args:
       packed: rows of numpy arrays.
-      shards: groups of the ring; with 1, `packed` itself.
-      block: tokens dealt together; the greatest divisor that fits a shard is taken.
+      shards: shards of the ring; with 1, `packed` itself.
+      block: tokens that stay together; the greatest divisor that fits a shard is taken.
 
     Raises:
       ValueError: the shards do not divide the row.
@@ -241,7 +344,11 @@ def stripe(packed: Packed, *, shards: int, block: int = 128) -> Packed:
 
 
 def stripe_order(tokens: int, *, shards: int, block: int = 128) -> Int[np.ndarray, "N"]:
-    """Which token of a row comes where when it is dealt; `argsort` undoes it."""
+    """For each index of a striped row, the token's index before; `argsort` inverts it.
+
+    Raises:
+      ValueError: the shards do not divide the row.
+    """
     if tokens % shards:
         nearest = max(1, round(tokens / shards)) * shards
         raise ValueError(
@@ -249,17 +356,25 @@ def stripe_order(tokens: int, *, shards: int, block: int = 128) -> Int[np.ndarra
             f"that does: {nearest}"
         )
     size = math.gcd(block, tokens // shards)
-    places = np.arange(tokens).reshape(-1, shards, size)
-    return np.swapaxes(places, 0, 1).reshape(-1)
+    # [rounds, shards, size]: round r deals one block to each shard. With shards first,
+    # a shard's blocks lie end to end, in the order of the row.
+    indices = np.arange(tokens).reshape(-1, shards, size)
+    return np.swapaxes(indices, 0, 1).reshape(-1)
 
 
-def segment_slices(rows: Sequence[Sequence[Segment]], shape: RowShape) -> list[list]:
-    """Where `assemble` put each segment: `[row][segment] -> slice` of tokens."""
+def segment_slices(
+    rows: Sequence[Sequence[Segment]], shape: RowShape
+) -> list[list[slice]]:
+    """The tokens of each segment after `assemble`: `[row][segment] -> slice`."""
     slices = []
     for row in rows:
-        start, found = 0, []
-        for segment in row:
-            found.append(slice(start, start + len(segment)))
-            start += shape.aligned(len(segment))
-        slices.append(found)
+        starts = itertools.accumulate(
+            (shape.aligned(len(segment)) for segment in row), initial=0
+        )
+        slices.append(
+            [
+                slice(start, start + len(segment))
+                for start, segment in zip(starts, row, strict=False)
+            ]
+        )
     return slices

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from soraflax import config as config_lib
@@ -166,23 +165,13 @@ def _group(
 
 def batch(subject: Subject, mesh: Mesh) -> packing.Packed:
     """The rows of a step as ShapeDtypeStructs, where training puts them."""
-    b, row, model = subject.rows, subject.row, subject.model
-    place = sharding.batch_sharding(mesh)
-    sharding.check_divides((b,), place.spec, mesh=mesh, what="rows")
+    model, place = subject.model, sharding.batch_sharding(mesh)
+    sharding.check_divides((subject.rows,), place.spec, mesh=mesh, what="rows")
 
-    def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-
-    if model.text is None:
-        text = array(b, row.text, model.text_width)
-    else:
-        text = array(b, row.text, dtype=jnp.int32)
-    return packing.Packed(
-        tokens=array(b, row.tokens, model.patch_size),
-        segments=array(b, row.tokens, dtype=jnp.int32),
-        positions=array(b, row.tokens, 3),
-        levels=array(b, 2 * row.segments + 2),
-        level_ids=array(b, row.tokens, dtype=jnp.int32),
-        text=text,
-        text_segments=array(b, row.text, dtype=jnp.int32),
+    shapes = packing.Packed.shapes(
+        subject.row,
+        rows=subject.rows,
+        patch_size=model.patch_size,
+        text_width=None if model.text else model.text_width,
     )
+    return jax.tree.map(lambda x: x.update(sharding=place), shapes)

@@ -353,17 +353,29 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
 
 
 def example_row(config: dit.DiTConfig) -> packing.Packed:
-    """One small empty row, enough to initialise a transformer."""
-    text = np.zeros(1, np.int32)
-    if config.text is None:
-        text = np.zeros((1, config.text_width), np.float32)
-    segment = packing.Segment(
-        tokens=np.zeros((1, config.patch_size), np.float32),
-        positions=np.zeros((1, 3), np.float32),
-        cond_mask=np.zeros(1, bool),
-        text=text,
-    )
-    return packing.assemble([[segment]], packing.RowShape(8, 8, 1))
+    """Two clips and an image of noise, with captions, packed in one row.
+
+    Enough to initialise a transformer and to see what packing is:
+
+        >>> module = dit.DiT(config)
+        >>> row = example_row(config)
+        >>> params = module.init(jax.random.key(0), row)["params"]
+        >>> prediction = module.apply({"params": params}, row)  # [1, N, P]
+
+    In `prediction` every segment has what it would have in a row of its own.
+    """
+    rng = np.random.default_rng(0)
+    segments = []
+    for grid in ((3, 2, 2), (1, 4, 4), (2, 3, 4)):
+        sizes = [n * size for n, size in zip(grid, config.patch, strict=True)]
+        latent = rng.normal(size=(*sizes, config.latent_channels)).astype(np.float32)
+        text = rng.integers(1, 100, size=4).astype(np.int32)
+        if config.text is None:
+            text = rng.normal(size=(4, config.text_width)).astype(np.float32)
+        segments.append(packing.Segment.from_latent(latent, text, patch=config.patch))
+    shape = packing.RowShape.fitting([segments], align=8)
+    packed = packing.assemble([segments], shape)
+    return packed.replace(levels=np.full_like(packed.levels, 0.5))
 
 
 def transformer_shapes(config: dit.DiTConfig) -> Any:

@@ -383,16 +383,10 @@ def test_partition_specs_match_golden(model):
 
 
 def count(config):
-    shape = jax.ShapeDtypeStruct
-    text = (1, 8) if config.text else (1, 8, config.text_width)
-    packed = packing.Packed(
-        tokens=shape((1, 16, config.patch_size), jnp.float32),
-        segments=shape((1, 16), jnp.int32),
-        positions=shape((1, 16, 3), jnp.float32),
-        levels=shape((1, 4), jnp.float32),
-        level_ids=shape((1, 16), jnp.int32),
-        text=shape(text, jnp.int32 if config.text else jnp.float32),
-        text_segments=shape((1, 8), jnp.int32),
+    packed = packing.Packed.shapes(
+        packing.RowShape(tokens=16, text=8, segments=1),
+        patch_size=config.patch_size,
+        text_width=None if config.text else config.text_width,
     )
     tree = jax.eval_shape(dit.DiT(config).init, jax.random.key(0), packed)
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

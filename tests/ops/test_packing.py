@@ -1,3 +1,5 @@
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soraflax.ops import packing
+from soraflax.ops import packing, patch
 
 
 def clip(length: int, text: int, start: float = 0.0) -> packing.Segment:
@@ -50,6 +52,46 @@ def test_slices_find_every_segment(lengths, align):
     assert np.count_nonzero(packed.segments) == sum(lengths)
 
 
+def test_the_example_in_the_docstring_runs():
+    assert doctest.testmod(packing).attempted > 5
+    assert doctest.testmod(packing).failed == 0
+
+
+@pytest.mark.parametrize("text_width", [None, 6])
+def test_empty_rows_have_the_shapes_that_are_compiled_for(text_width):
+    shape = packing.RowShape(tokens=8, text=5, segments=2)
+    sizes = {"rows": 3, "patch_size": 4, "text_width": text_width}
+    empty = packing.Packed.zeros(shape, **sizes)
+    shapes = packing.Packed.shapes(shape, **sizes)
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), empty, shapes)
+    assert jax.tree.map(lambda a: a.dtype, empty) == jax.tree.map(
+        lambda a: a.dtype, shapes
+    )
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
+    assert empty.max_segments == 2 and not empty.cond_mask.any()
+    assert empty.text.shape == (3, 5) if text_width is None else (3, 5, 6)
+
+
+def test_a_latent_becomes_a_segment(key):
+    latent = np.asarray(jax.random.normal(key, (4, 4, 6, 3)))
+    text = np.ones(2, np.int32)
+    segment = packing.Segment.from_latent(latent, text, patch=(2, 2, 2), time_step=1.5)
+    back = patch.unpatchify(segment.tokens, (2, 2, 3), patch=(2, 2, 2))
+    np.testing.assert_array_equal(back, latent)
+    np.testing.assert_array_equal(segment.positions[-1], [3.0, 1, 2])
+    assert not segment.cond_mask.any() and segment.text is text
+    with pytest.raises(ValueError, match="time 3 is not a multiple of the patch 2"):
+        packing.Segment.from_latent(latent[:3], text, patch=(2, 2, 2))
+
+
+@pytest.mark.parametrize("align", [1, 4])
+def test_the_fitting_shape_is_the_smallest(align):
+    rows = [[clip(3, 2), clip(5, 1)], [clip(4, 1)]]
+    shape = packing.RowShape.fitting(rows, align=align)
+    packing.assemble(rows, shape)
+    assert (shape.tokens, shape.text, shape.segments) == (8 if align == 1 else 12, 3, 2)
+
+
 def test_a_row_that_is_too_small_is_refused():
     shape = packing.RowShape(tokens=8, text=4, segments=2)
     with pytest.raises(ValueError, match="9 tokens and 1 text tokens; the row holds 8"):
@@ -70,7 +112,7 @@ def test_levels_reach_their_tokens():
     )
 
 
-def test_sum_and_spread_are_transposes(key):
+def test_sum_and_gather_are_transposes(key):
     segments = jnp.array([[1, 1, 2, 0, 0], [0, 3, 3, 3, 1]])
     values = jax.random.normal(key, (2, 5))
     table = jax.random.normal(key, (2, 4))
@@ -92,26 +134,26 @@ def test_packed_is_a_pytree():
     assert len(jax.tree.leaves(packed)) == 7
 
 
-def test_dealing_moves_blocks_and_nothing_else():
+def test_striping_moves_blocks_and_nothing_else():
     shape = packing.RowShape(tokens=16, text=4, segments=2)
     packed = packing.assemble([[clip(9, 1, 1.0), clip(5, 1, 2.0)]], shape)
-    dealt = packing.stripe(packed, shards=2, block=2)
+    striped = packing.stripe(packed, shards=2, block=2)
     np.testing.assert_array_equal(
-        dealt.segments[0], [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 2, 2, 0, 0]
+        striped.segments[0], [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 2, 2, 0, 0]
     )
-    np.testing.assert_array_equal(dealt.tokens[0, :, 0], dealt.segments[0])
+    np.testing.assert_array_equal(striped.tokens[0, :, 0], striped.segments[0])
     back = np.argsort(packing.stripe_order(16, shards=2, block=2))
     for name in ("tokens", "segments", "positions", "level_ids"):
-        moved, kept = getattr(dealt, name), getattr(packed, name)
-        np.testing.assert_array_equal(moved[:, back], kept)
-    assert dealt.text is packed.text and packing.stripe(packed, shards=1) is packed
+        moved, original = getattr(striped, name), getattr(packed, name)
+        np.testing.assert_array_equal(moved[:, back], original)
+    assert striped.text is packed.text and packing.stripe(packed, shards=1) is packed
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     shards=st.integers(1, 6), blocks=st.integers(1, 5), block=st.sampled_from([4, 6])
 )
-def test_dealt_ids_increase_within_every_shard(shards, blocks, block):
+def test_striped_ids_increase_within_every_shard(shards, blocks, block):
     tokens = 4 * shards * blocks
     order = packing.stripe_order(tokens, shards=shards, block=block)
     assert sorted(order) == list(range(tokens))
