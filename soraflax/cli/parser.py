@@ -15,6 +15,8 @@ Nothing here imports JAX, NumPy or PyAV, so that `--help` is quick.
 import _thread
 import argparse
 import contextlib
+import dataclasses
+import importlib
 import importlib.util
 import math
 import os
@@ -31,6 +33,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXTRAS = {
     "media": ("PIL", "av", "sentencepiece", "tqdm"),
     "data": (
+        "absl",
         "array_record",
         "grain",
         "importlib_resources",
@@ -39,7 +42,6 @@ EXTRAS = {
         "tensorflow_datasets",
     ),
     "train": (
-        "absl",
         "matplotlib",
         "ml_collections",
         "optax",
@@ -127,6 +129,33 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> None:
         """Do it; ValueError, OSError and ImportError become one line."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Delegate:
+    """A command whose module parses for itself, and is loaded when it is named.
+
+    Attributes:
+      name: of the command.
+      module: dotted name of a module with `main(argv) -> int`.
+      summary: its line in the list of commands.
+      EXTRA: the extra that it needs.
+    """
+
+    name: str
+    module: str
+    summary: str
+    EXTRA: str
+
+    def add_parser(self, subparsers: Any) -> Parser:
+        parser = subparsers.add_parser(self.name, help=self.summary, add_help=False)
+        parser.overrides = "words"
+        return parser
+
+    def run(self, args: argparse.Namespace) -> None:
+        status = importlib.import_module(self.module).main(args.words)
+        if status:
+            sys.exit(status)
 
 
 def dispatch(
