@@ -11,7 +11,7 @@ the stream). Batches are numpy arrays; training lays them on its mesh.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import grain
 import numpy as np
@@ -169,6 +169,7 @@ def make_video_dataset(
     return read_ahead(dataset, config.read)
 
 
+@runtime_checkable
 class LatentSource(Protocol):
     """What `latents.open_latents` returns: records, and facts about all of them.
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import grain
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 T = TypeVar("T", covariant=True)
 
 
+@runtime_checkable
 class Source(Protocol[T]):
     """Random access to the clips of a dataset."""
 

@@ -18,11 +18,12 @@ no loops, which the tests check.)
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class TextEncoderSizes(Protocol):
     """What a T5-like encoder's configuration has."""
 
@@ -42,6 +43,7 @@ class TextEncoderSizes(Protocol):
     def buckets(self) -> int: ...
 
 
+@runtime_checkable
 class TransformerSizes(Protocol):
     """What a diffusion transformer's configuration has."""
 
@@ -71,6 +73,7 @@ class TransformerSizes(Protocol):
     def remat(self) -> str: ...
 
 
+@runtime_checkable
 class AutoencoderSizes(Protocol):
     """What an autoencoder's configuration has."""
 

@@ -5,7 +5,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jax.experimental import multihost_utils
@@ -44,6 +44,7 @@ class Interrupted(Exception):
     """The run was asked to stop, and saved what it has."""
 
 
+@runtime_checkable
 class RunConfig(Protocol):
     """What the configurations of all stages have."""
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line."""
 
 
+@runtime_checkable
 class DataIterator(Protocol):
     """What a data pipeline hands to training: batches, and where it stands."""
 
