@@ -7,7 +7,11 @@ BIN := .venv/bin
 DEMO ?= demo
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: demo gallery trained test parity plan lint format clean
+.PHONY: help demo gallery trained test test-fast parity plan docs lint format \
+  constraints dist clean
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -18,31 +22,32 @@ CHECKPOINT ?= $(DEMO)/video
 	@touch $@
 
 # Huge pages spare the allocator's page faults: a third of a training step on a CPU.
-demo: .venv/installed
+demo: .venv/installed ## train a small model from nothing and show its videos
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m experiments.demo --output $(DEMO)
 
-# One picture for every way of prompting, by the demo's model or that of CHECKPOINT.
-gallery: trained .venv/installed
+gallery: trained .venv/installed ## a picture for every way of prompting, of CHECKPOINT=DIR
 	$(BIN)/python -m experiments.gallery --checkpoint $(CHECKPOINT)
 
 trained:
 	@test -d $(CHECKPOINT) || { echo "no model in $(CHECKPOINT): run 'make demo' first," \
 	  "or name another: CHECKPOINT=DIR make gallery" >&2; exit 2; }
 
-test: .venv/installed
+test: .venv/installed ## every test
 	$(BIN)/python -m pytest -n 2
 
+test-fast: .venv/installed ## the tests that take minutes, not a quarter of an hour
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
 # Against PyTorch and diffusers, which only this target installs.
-parity: .venv/parity
+parity: .venv/parity ## hold the modules against PyTorch and diffusers
 	SORAFLAX_PARITY=1 $(BIN)/python -m pytest tests/parity
 
 .venv/parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[parity,dev]'
 	@touch $@
 
-# Plans of the shipped configs; the TPU compiler, which only this target installs, needs
-# no TPU.
-plan: .venv/plan
+# The TPU compiler, which only this target installs, needs no TPU.
+plan: .venv/plan ## compile the shipped configs for TPU pods, and test that
 	SORAFLAX_PLAN=1 $(BIN)/python -m pytest tests/compiler
 	$(BIN)/python -m experiments.benchmarks.pod_plans
 
@@ -50,14 +55,30 @@ plan: .venv/plan
 	$(BIN)/python -m pip install --quiet --editable '.[plan,dev]'
 	@touch $@
 
-lint: .venv/installed
+docs: .venv/docs ## the documentation, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs,dev]'
+	@touch $@
+
+lint: .venv/installed ## ruff and pyright, as CI runs them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-format: .venv/installed
+format: .venv/installed ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
+constraints: .venv/installed ## write constraints.txt: the versions in .venv
+	@echo '# What is tested: made by `make constraints`, used by' > constraints.txt
+	@echo '# `pip install -c constraints.txt soraflax[train]` and by CI.' >> constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable >> constraints.txt
+
+dist: .venv/installed ## the wheel and the source archive, in dist/
+	$(BIN)/python -m pip install --quiet 'build>=1.2'
+	$(BIN)/python -m build
+
+clean: ## remove .venv, the demo's model and everything built
 	rm -rf .venv demo build dist
