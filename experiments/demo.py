@@ -34,14 +34,17 @@ from data_pipelines.worlds import bodies
 from experiments.configs import autoencoder_small, video_small
 from experiments.plots import figures
 from experiments.reports import scoring
-from experiments.stages import autoencoder as autoencoder_stage
-from experiments.stages import common
-from experiments.stages import video as video_stage
+from experiments.stages import runtime
+from experiments.stages.autoencoder import stage as autoencoder_stage
+from experiments.stages.video import data as video_data
+from experiments.stages.video import stage as video_stage
 from soraflax import config as config_lib
 from soraflax import media
+from soraflax.cli import parser as cli
 from soraflax.generation import generator
 from soraflax.pretrained import models
 
+EXTRA = "train"
 REPORT = "report.json"
 MARKER = ".soraflax-demo"
 HELD_OUT_SEED = 1_000_000
@@ -55,15 +58,16 @@ class DemoConfig:
     """Sizes of the demo.
 
     Attributes:
-      clips: training clips that are rendered.
-      held_out_clips: clips for validation, of attribute combinations never trained on.
-      videos: prompts for clips, spread over the world's aspect ratios; also the number
-        of real renders that the ceiling is measured on.
-      images: prompts for still images.
-      steps: sampler steps.
+      clips: number of training clips that are rendered.
+      held_out_clips: number of clips for validation, of attribute combinations that are
+        never trained on.
+      videos: number of prompts for clips, spread over the world's aspect ratios, and of
+        real renders that the ceiling is measured on.
+      images: number of prompts for still images.
+      steps: number of solver steps.
       guidance: scale of classifier-free guidance.
-      seed: of everything.
-      size: which models, an argument of both configs: 'small', or 'tiny' for tests.
+      seed: PRNG seed of data, training and sampling.
+      size: argument of both configs: 'small', or 'tiny' for tests.
     """
 
     clips: int = 4000
@@ -100,8 +104,8 @@ class Clock:
         self.seconds[name] = round(time.perf_counter() - start, 1)
 
 
-def run(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
-    """The whole demo; returns what `report.json` holds."""
+def make_demo(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
+    """The demo from data to report; returns the contents of `report.json`."""
     clock = Clock()
     quality = train(output, config, clock=clock)
     world = bodies.VARIANTS["demo"]
@@ -157,7 +161,7 @@ def train(
         latents.cache_latents(
             dataset,
             output / "latents",
-            encoder=video_stage.Encoder.load(str(encoder)).for_cache(),
+            encoder=video_data.TrainedEncoder.load(str(encoder)).for_cache(),
             config=config_lib.to_dataclass(values.cache, latents.LatentCacheConfig),
         )
     with clock.stage("train the transformer"):
@@ -299,7 +303,7 @@ def start_afresh(output: pathlib.Path) -> None:
 
 
 def summary(report: dict[str, Any], output: pathlib.Path) -> str:
-    """What a person wants to know at the end."""
+    """The summary printed at the end."""
     lines = [
         f"autoencoder PSNR {report['autoencoder_psnr_db']} dB, "
         f"packing efficiency {report['packing_efficiency']}, "
@@ -319,24 +323,33 @@ def summary(report: dict[str, Any], output: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.demo", description=(__doc__ or "").split("\n\n")[0]
+def add_parser(subparsers: Any) -> cli.Parser:
+    """The parser of the command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="from nothing to generated videos",
+        description=(__doc__ or "").split("\n\n")[0],
     )
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("demo"))
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
+    add = parser.add_argument
+    add("--output", type=pathlib.Path, default=pathlib.Path("demo"), help="to make")
+    add("--seed", type=int, default=0, help="seed of data, training and sampling")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the demo, and print where it is."""
+    start_afresh(args.output)
     try:
-        start_afresh(arguments.output)
-        report = run(arguments.output, DemoConfig(seed=arguments.seed))
-    except (ValueError, OSError) as error:
-        print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (common.Interrupted, KeyboardInterrupt):
-        print("demo: stopped; the next run starts afresh", file=sys.stderr)
-        return 1
-    print(summary(report, arguments.output))
-    return 0
+        report = make_demo(args.output, DemoConfig(seed=args.seed))
+    except (runtime.Interrupted, KeyboardInterrupt):
+        raise KeyboardInterrupt("the next run starts afresh") from None
+    print(summary(report, args.output))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    this: Any = sys.modules[__name__]
+    words = sys.argv[1:] if argv is None else argv
+    return cli.dispatch([this], ["demo", *words])
 
 
 if __name__ == "__main__":

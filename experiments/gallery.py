@@ -1,13 +1,12 @@
 """A picture for every way of prompting: what `make gallery` runs.
 
-    python -m experiments.gallery --checkpoint VIDEO --output experiments/gallery
+    python -m experiments.gallery --checkpoint VIDEO --output docs/gallery
 
-Runs each command on clips of the world and draws a PNG of what it makes, frames that
-were given underlined in grey and made ones in blue; in `results/` what the commands
-make, in `inputs/` what they are given. Prints a table of what it drew.
+Runs each command on clips of the world and draws a PNG of its result, given frames
+underlined in grey and made ones in blue; `results/` has the results as videos,
+`inputs/` the given clips. Prints a table of the pictures in Markdown.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -18,13 +17,14 @@ import numpy as np
 from data_pipelines.worlds import bodies
 from experiments.plots import strips
 from soraflax import media
-from soraflax.cli import main as cli
+from soraflax.cli import main as soraflax_cli
+from soraflax.cli import parser as cli
 
 SETTINGS = ("--steps", "30", "--guidance", "2")
 FRAMES, HALF, SIDE, WIDE, FPS = 17, 9, 64, 96, 8.0
 EDIT = 0.5
 SHOWN, SCALE = 7, 2
-NEAR = 4  # frames of the two clips that the picture of a transition shows
+NEAR = 4  # frames of each clip in the picture of a transition
 HOLE = 90  # grey level of what a mask marks
 RED = "a large red circle moves right on a white background"
 BLUE = "a small blue square moves down on a tan background"
@@ -38,15 +38,15 @@ GREEN = "a large green circle moves right on a white background"
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, and what its picture shows.
+    """A command, and the contents of its picture.
 
     Attributes:
-      name: of the command.
-      words: that follow it; files are those of `Inputs`.
-      meaning: in a few words.
-      kept: frames at the start of the result that were given.
+      name: name of the command.
+      words: its arguments; files are those of `Inputs`.
+      meaning: a few words for the table.
+      kept: number of frames at the start of the result that were given.
       beside: name of an input that is shown above the result.
-      scale: of the result in the picture.
+      scale: enlargement of the result in the picture.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Command:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        """As a person types it."""
+        """The command as it is typed."""
         return f"soraflax {self.name} " + " ".join(
             f'"{word}"' if " " in word else word for word in self.words
         )
@@ -65,7 +65,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What is given to the commands; videos uint8 `[T, H, W, 3]`.
+    """Inputs of the commands; videos uint8 `[T, H, W, 3]`.
 
     Attributes:
       red, blue: clips of two bodies; `start` is the first half of `red`.
@@ -85,7 +85,7 @@ class Inputs:
         return np.where(self.mask[..., None], HOLE, self.red).astype(np.uint8)
 
     def write(self, folder: pathlib.Path, fps: float) -> None:
-        """As files that the commands read."""
+        """Write them as the files that the commands read."""
         for name in ("red", "start", "blue", "wide"):
             media.write_video(folder / f"{name}.mkv", getattr(self, name), fps=fps)
         media.write_video(folder / "first.png", self.red[:1], fps=1.0)
@@ -167,10 +167,10 @@ def commands() -> list[Command]:
 def run(
     command: Command, checkpoint: pathlib.Path, *, folder: pathlib.Path, seed: int
 ) -> media.Video:
-    """What the command makes, of inputs in `folder`; written to `results/` there.
+    """The result of a command on `folder/inputs`; written to `folder/results`.
 
     Raises:
-      ValueError: the command fails; it has said why.
+      ValueError: the command fails, after its own message.
     """
     inputs_at = folder / "inputs"
     words = [
@@ -180,7 +180,7 @@ def run(
     suffix = "png" if command.name == "image" else "mkv"
     out = folder / "results" / f"{command.name}.{suffix}"
     settings = ["--checkpoint", checkpoint, "--seed", seed, *SETTINGS, "--out", out]
-    status = cli.main([command.name, *words, *map(str, settings)])
+    status = soraflax_cli.main([command.name, *words, *map(str, settings)])
     if status:
         raise ValueError(f"soraflax {command.name} ends with {status}")
     video = media.read_video(out)
@@ -190,7 +190,7 @@ def run(
 
 
 def draw(path: pathlib.Path, command: Command, *, given: Inputs, video: Video) -> None:
-    """The picture of a command: what was given, where it is seen, and the result."""
+    """The picture of a command: its input where that is shown, and its result."""
     kept = np.arange(len(video)) < command.kept
     if command.name == "connect":
         kept[-len(given.blue) :] = True
@@ -213,40 +213,28 @@ def table(shown: Sequence[Command], folder: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.gallery",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser(prog="python -m experiments.gallery", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=pathlib.Path, required=True, help="a trained VIDEO folder")
-    add("--output", type=pathlib.Path, default=pathlib.Path("experiments/gallery"))
+    add("--output", type=pathlib.Path, default=pathlib.Path("docs/gallery"))
     add("--seed", type=int, default=0)
     add("--only", nargs="+", choices=NAMES, default=NAMES, metavar="COMMAND")
     options = parser.parse_args(argv)
-    given, shown = inputs(options.seed), []
-    try:
+
+    def draw_all() -> None:
         options.output.mkdir(parents=True, exist_ok=True)
+        given = inputs(options.seed)
         given.write(options.output / "inputs", FPS)
-        for command in commands():
-            if command.name in options.only:
-                video = run(
-                    command,
-                    options.checkpoint,
-                    folder=options.output,
-                    seed=options.seed,
-                )
-                picture = options.output / f"{command.name}.png"
-                draw(picture, command, given=given, video=video.frames)
-                shown.append(command)
-    except (ValueError, OSError) as error:
-        print(f"gallery: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("gallery: stopped", file=sys.stderr)
-        return 1
-    print(table(shown, options.output.as_posix()))
-    return 0
+        chosen = [command for command in commands() if command.name in options.only]
+        for command in chosen:
+            video = run(
+                command, options.checkpoint, folder=options.output, seed=options.seed
+            )
+            picture = options.output / f"{command.name}.png"
+            draw(picture, command, given=given, video=video.frames)
+        print(table(chosen, options.output.as_posix()))
+
+    return cli.run_command("gallery", draw_all, interrupted="pictures so far remain")
 
 
 if __name__ == "__main__":

@@ -32,23 +32,26 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"known: {', '.join(choices)}" if choices else "none is known"
 
 
-def load_file(path: str, *, near: pathlib.Path | None = None) -> Any:
-    """What `get_config` of a Python file returns: `FILE.py` or `FILE.py:argument`.
+def load_file(path: str, *, directory: pathlib.Path | None = None) -> Any:
+    """The result of `get_config` of a Python file.
 
     Args:
-      path: of the file, and what its `get_config` is called with.
-      near: a folder of such files to look for the nearest name in; that of the file by
-        default.
+      path: `FILE.py`, or the bare `NAME` of a file in `directory`; after a colon the
+        argument of `get_config`, `NAME:argument`.
+      directory: shipped configs, of which the nearest is named where there is no such
+        file; that of the file by default.
 
     Raises:
       ConfigError: no such file (naming the nearest), or one that refuses its argument.
     """
     name, *arguments = path.split(":", 1)
     file = pathlib.Path(name)
+    if directory is not None and file.name == name and file.suffix != ".py":
+        file = directory / f"{name}.py"
     if not file.is_file():
-        others = (near or file.parent).glob("*.py")
-        hint = nearest(file.stem, [p.stem for p in others if p.stem != "__init__"])
-        raise ConfigError(f"{file}: no such config file; {hint}")
+        others = (directory or file.parent).glob("[!_]*.py")
+        hint = nearest(file.stem, [p.stem for p in others])
+        raise ConfigError(f"{name}: no such config; {hint}")
     spec = importlib.util.spec_from_file_location("config", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file}: not a Python file")

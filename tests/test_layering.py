@@ -96,7 +96,6 @@ STILL_TO_MEND: dict[str, int] = {
     "data_pipelines.prepare": 2,
     "data_pipelines.worlds.bodies": 1,
     "experiments.benchmarks.tasks.clips": 1,
-    "experiments.stages.codec": 1,
     "soraflax.cli.inputs": 1,
     "soraflax.diffusion.multistep": 2,
     "soraflax.diffusion.samplers": 5,
@@ -118,10 +117,6 @@ STILL_TO_MEND: dict[str, int] = {
     "soraflax.ops.attention.triton": 1,
     "soraflax.ops.conv": 2,
     "soraflax.ops.norm": 1,
-    "soraflax.planning.collectives": 1,
-    "soraflax.train.adversarial": 2,
-    "soraflax.train.loop": 1,
-    "soraflax.train.reconstruction": 1,
 }
 
 

@@ -11,25 +11,24 @@ Every ratio is of times taken in turns in one run, the least of `--repeats` each
     small rows   blocks over the reference on rows of 1,024 tokens and short segments
     balance      share of the time that the devices of a ring compute, by visited block
                  pairs, each step as long as its longest: rows of mixed images and clips
-                 as packed, and dealt over the ring (`packing.stripe`); nothing is timed
+                 as packed, and in stripes (`packing.stripe`); nothing is timed
 
 Splash and Triton take the place of blocks with `--implementation`, on what they run on.
 """
 
 import argparse
 import functools
-import json
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import measurement
 from soraflax import sharding
+from soraflax.cli import parser as cli
 from soraflax.ops import attention, packing
 
 Sizes = tuple[int, int]
@@ -104,19 +103,6 @@ def step(f: Callable[..., jax.Array], segments: np.ndarray, sizes: Sizes) -> Any
     return lambda: jax.block_until_ready(gradients(*arrays))
 
 
-def least_seconds(calls: dict[Any, Any], repeats: int) -> dict[Any, float]:
-    """The least time of each call, the calls taking turns."""
-    for call in calls.values():
-        call()
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            least[name] = min(least[name], time.perf_counter() - start)
-    return least
-
-
 def dense(
     tokens: int,
     sizes: Sizes,
@@ -132,7 +118,7 @@ def dense(
         for name in (implementation, "reference")
     }
     calls["jax.nn"] = step(stock, segments, sizes)
-    seconds = least_seconds(calls, repeats)
+    seconds = measurement.least_seconds(calls, repeats)
     packed = seconds[implementation]
     return {
         "figure": "dense",
@@ -155,7 +141,7 @@ def scaling(
     counts = (1, 2, 4, 8, 16)
     rows = {count: equal_segments(tokens, count) for count in counts}
     use = functools.partial(ours, implementation=implementation, block=block)
-    seconds = least_seconds(
+    seconds = measurement.least_seconds(
         {n: step(use, row, sizes) for n, row in rows.items()}, repeats
     )
     lines = []
@@ -187,7 +173,7 @@ def small_rows(sizes: Sizes, *, blocks: Sequence[int], repeats: int) -> dict[str
     }
     use = functools.partial(ours, implementation="reference", block=128)
     calls["reference"] = step(use, segments, sizes)
-    seconds = least_seconds(calls, repeats)
+    seconds = measurement.least_seconds(calls, repeats)
     return {
         "figure": "small rows",
         "square_fraction": square_fraction(segments),
@@ -196,19 +182,20 @@ def small_rows(sizes: Sizes, *, blocks: Sequence[int], repeats: int) -> dict[str
     }
 
 
-def busy(segments: np.ndarray, shards: int, *, block: int) -> float:
-    """Share of the time in which the devices of a ring compute."""
+def busy_fraction(segments: np.ndarray, shards: int, *, block: int) -> float:
+    """Fraction of the time in which the devices of a ring compute."""
     sizes = tuple({"context": shards}.get(axis, 1) for axis in sharding.MESH_AXES)
     mesh = jax.sharding.AbstractMesh(sizes, sharding.MESH_AXES)
     with jax.sharding.use_abstract_mesh(mesh):
         plan = attention.make_plan(segments, segments, block=block, heads=1)
-    work, place = np.asarray(plan.work[0]), np.arange(shards)
-    longest = [work[place, (place + step) % shards].max() for step in place]
-    return float(work.sum() / (shards * sum(longest)))
+    # In step n of the ring, device i has the keys of device i + n.
+    pairs, device = np.asarray(plan.work[0]), np.arange(shards)
+    longest = [pairs[device, (device + step) % shards].max() for step in device]
+    return float(pairs.sum() / (shards * sum(longest)))
 
 
 def balance(tokens: int, *, block: int, rows: int = 4) -> list[dict[str, Any]]:
-    """How evenly rings of several sizes are busy."""
+    """Busy fraction of rings of several sizes, with and without stripes."""
     lines = []
     for shards in (2, 4, 8, 16):
         order = packing.stripe_order(tokens, shards=shards, block=block)
@@ -218,34 +205,23 @@ def balance(tokens: int, *, block: int, rows: int = 4) -> list[dict[str, Any]]:
                 "figure": "balance",
                 "shards": shards,
                 "as packed": float(
-                    np.mean([busy(row, shards, block=block) for row in mixed])
+                    np.mean([busy_fraction(row, shards, block=block) for row in mixed])
                 ),
                 "dealt": float(
-                    np.mean([busy(row[:, order], shards, block=block) for row in mixed])
+                    np.mean(
+                        [
+                            busy_fraction(row[:, order], shards, block=block)
+                            for row in mixed
+                        ]
+                    )
                 ),
             }
         )
     return lines
 
 
-def machine() -> str:
-    device = jax.devices()[0]
-    return f"{device.device_kind}, {platform.machine()}, {os.cpu_count()} cores"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tokens", type=int, default=4096, help="length of a row")
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--head-size", type=int, default=64)
-    parser.add_argument("--block", type=int, default=128, help="tokens in a block")
-    parser.add_argument("--repeats", type=int, default=5, help="the least counts")
-    parser.add_argument(
-        "--implementation", default="blocks", choices=("blocks", "splash", "triton")
-    )
-    options = parser.parse_args(argv)
+def lines(options: argparse.Namespace) -> Iterator[measurement.Line]:
+    """All measurements, each with the sizes that it was taken at."""
     sizes = options.heads, options.head_size
     shared = {
         "block": options.block,
@@ -253,26 +229,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         "implementation": options.implementation,
     }
     about = {
-        "machine": machine(),
-        "jax": jax.__version__,
+        **measurement.environment(),
         "tokens": options.tokens,
         "heads": options.heads,
         "head_size": options.head_size,
         "block": options.block,
     }
-
-    def show(line: dict[str, Any]) -> None:
-        print(json.dumps({**line, **about}), flush=True)
-
-    show(dense(options.tokens, sizes, **shared))
+    yield dense(options.tokens, sizes, **shared) | about
     for line in scaling(options.tokens, sizes, **shared):
-        show(line)
-    about.update(tokens=1024, block=(64, 128))
-    show(small_rows(sizes, blocks=(64, 128), repeats=options.repeats))
-    about = {"tokens": 131072, "block": 128}
+        yield line | about
+    about |= {"tokens": 1024, "block": (64, 128)}
+    yield small_rows(sizes, blocks=(64, 128), repeats=options.repeats) | about
     for line in balance(131072, block=128):
-        show(line)
+        yield line | {"tokens": 131072, "block": 128}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("attention", __doc__)
+    add = parser.add_argument
+    add("--tokens", type=cli.positive_int, default=4096, help="length of a row")
+    add("--heads", type=cli.positive_int, default=4)
+    add("--head-size", type=cli.positive_int, default=64)
+    add("--block", type=cli.positive_int, default=128, help="tokens in a block")
+    add("--repeats", type=cli.positive_int, default=5, help="runs, of which the least")
+    names = ("blocks", "splash", "triton")
+    add("--implementation", default="blocks", choices=names)
+    options = parser.parse_args(argv)
+    return measurement.run_benchmark("attention", lambda: lines(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,17 +15,13 @@ line says `"ok": false`.
     quality  PSNR and SSIM for the same training FLOPs: `autoencoder_quality`
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -33,9 +29,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import measurement
 from soraflax import flops
 from soraflax import memory as memory_lib
 from soraflax.autoencoding import streaming
+from soraflax.cli import parser as cli
 from soraflax.nn import autoencoder
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
@@ -54,15 +52,9 @@ MEMORY_SIDE = 128
 TOLERANCE = 1e-4
 FLAT = 1.05
 RATE = 1e-4
-Line = dict[str, Any]
 
 
-def relative(found: Any, expected: Any) -> float:
-    """Norm of the difference over the norm of what was expected."""
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-def parity() -> Iterator[Line]:
+def parity() -> Iterator[measurement.Line]:
     from experiments.benchmarks.peers import wan_autoencoder
 
     for family, variant in FAMILIES.items():
@@ -77,30 +69,17 @@ def parity() -> Iterator[Line]:
                 mean, decoded = map(wan_autoencoder.channels_last, theirs)
                 ours: Any = run({"params": pair.params}, pixels)
                 errors = {
-                    "mean": relative(ours.mean, mean),
-                    "decoded": relative(jnp.clip(ours.video, -1, 1), decoded),
+                    "mean": measurement.relative_error(ours.mean, mean),
+                    "decoded": measurement.relative_error(
+                        jnp.clip(ours.video, -1, 1), decoded
+                    ),
                 }
                 about = {"benchmark": "parity", "family": family}
                 about |= {"width": config.width, "video": pixels.shape[1:4]}
                 yield about | errors | {"ok": max(errors.values()) <= TOLERANCE}
 
 
-def least_seconds(
-    calls: dict[str, Callable[[], Any]], repeats: int
-) -> dict[str, float]:
-    """The least time of each call, taken in turns after one that warms up."""
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: min(found) for name, found in times.items()}
-
-
-def speed(repeats: int) -> Iterator[Line]:
+def speed(repeats: int) -> Iterator[measurement.Line]:
     import torch  # pyright: ignore[reportMissingImports]
 
     from experiments.benchmarks.peers import wan_autoencoder
@@ -116,8 +95,8 @@ def speed(repeats: int) -> Iterator[Line]:
             "encode + decode": (_run_both(pair, pixels), forward),
             "training step": (_train_both(pair, pixels), flops.training(forward)),
         }
-        for task, (calls, work) in tasks.items():
-            seconds = least_seconds(calls, repeats)
+        for task, (calls, task_flops) in tasks.items():
+            seconds = measurement.least_seconds(calls, repeats)
             yield {
                 "benchmark": "speed",
                 "family": family,
@@ -126,7 +105,7 @@ def speed(repeats: int) -> Iterator[Line]:
                 "video": shape,
                 "seconds": {name: round(s, 3) for name, s in seconds.items()},
                 "ratio": round(seconds["soraflax"] / seconds["diffusers"], 3),
-                "gigaflops_per_second": round(work / seconds["soraflax"] / 1e9),
+                "gigaflops_per_second": round(task_flops / seconds["soraflax"] / 1e9),
             }
 
 
@@ -166,16 +145,16 @@ def _train_both(pair: Any, pixels: np.ndarray) -> dict[str, Callable[[], Any]]:
         return jax.tree.map(jnp.add, params, changes), state
 
     params = jax.tree.map(jnp.copy, pair.params)
-    course = [params, jax.jit(chain.init)(params)]
+    current = [params, jax.jit(chain.init)(params)]
 
     def ours() -> None:
-        course[:] = update(*course)
-        jax.block_until_ready(course)
+        current[:] = update(*current)
+        jax.block_until_ready(current)
 
     return {"diffusers": theirs, "soraflax": ours}
 
 
-def memory() -> Iterator[Line]:
+def memory() -> Iterator[measurement.Line]:
     """Each duration in a process of its own: a peak is of a whole process.
 
     Once as glibc allocates by default, and once with a fixed size above which blocks
@@ -202,13 +181,13 @@ def memory() -> Iterator[Line]:
 
 
 def _peak_of(frames: int, environment: dict[str, str]) -> float:
-    """MiB that a fresh process reaches."""
+    """Peak memory of a fresh process that streams so many frames, MiB."""
     name = "experiments.benchmarks.autoencoder"
     command = [sys.executable, "-m", name, "--stream", str(frames)]
-    done = subprocess.run(
+    process = subprocess.run(
         command, check=True, capture_output=True, text=True, env=environment
     )
-    return float(done.stdout.split()[-1])
+    return float(process.stdout.split()[-1])
 
 
 def stream(frames: int) -> float:
@@ -222,50 +201,41 @@ def stream(frames: int) -> float:
     model = models.AutoencoderModel(config, params, model_io.digest(params))
     shape = (MEMORY_SIDE, MEMORY_SIDE, 3)
     video = (rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(frames))
-    made = sum(len(chunk) for chunk in streaming.reconstruct(model, video))
-    if made != frames:
-        raise RuntimeError(f"{made} of {frames} frames came back")
+    count = sum(len(chunk) for chunk in streaming.reconstruct(model, video))
+    if count != frames:
+        raise RuntimeError(f"{count} of {frames} frames came back")
     return memory_lib.peak_bytes() / 2**20
 
 
-def quality() -> Iterator[Line]:
+def quality() -> Iterator[measurement.Line]:
     from experiments.benchmarks import autoencoder_quality
 
     with tempfile.TemporaryDirectory() as folder:
         yield from autoencoder_quality.compare(pathlib.Path(folder) / "quality")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("autoencoder", __doc__)
     add = parser.add_argument
     names = ("parity", "speed", "memory", "quality")
     add("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    add("--repeats", type=int, default=3)
+    add("--repeats", type=cli.positive_int, default=3)
     add("--stream", type=int, metavar="FRAMES", help="stream, print the peak in MiB")
     arguments = parser.parse_args(argv)
     if arguments.stream is not None:
-        print(stream(arguments.stream))
-        return
-    about = {"machine": f"{platform.machine()} x {len(os.sched_getaffinity(0))}"}
-    about["jax"] = jax.__version__
+        return cli.run_command("autoencoder", lambda: print(stream(arguments.stream)))
     parts = {
         "parity": parity,
         "speed": lambda: speed(arguments.repeats),
         "memory": memory,
         "quality": quality,
     }
-    failed = False
-    try:
-        for name in arguments.only:
-            for line in parts[name]():
-                print(json.dumps(line | about), flush=True)
-                failed |= not line.get("ok", True)
-    except ModuleNotFoundError as error:
-        parser.exit(2, f"{parser.prog}: {error}; pip install -e '.[parity]'\n")
-    sys.exit(failed)
+    about = measurement.environment()
+    return measurement.run_benchmark(
+        "autoencoder",
+        lambda: (line | about for name in arguments.only for line in parts[name]()),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

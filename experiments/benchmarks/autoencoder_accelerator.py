@@ -12,8 +12,8 @@ faster) and the relative difference of the decoded videos.
 
 import argparse
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import autoencoder as benchmark
+from experiments.benchmarks import measurement
+from soraflax.cli import parser as cli
 from soraflax.nn import autoencoder
 
 DTYPES = ("bfloat16", "float32")
@@ -39,9 +41,11 @@ def compare(
     pixels = wan_autoencoder.video(shape)
     theirs = wan_autoencoder.compiled(pair, pixels, dtype=config.dtype)
     ours = _ours(pair, pixels)
-    difference = benchmark.relative(ours(), wan_autoencoder.channels_last(theirs()))
+    difference = measurement.relative_error(
+        ours(), wan_autoencoder.channels_last(theirs())
+    )
     calls = {"diffusers": theirs, "soraflax": ours}
-    seconds = benchmark.least_seconds(calls, repeats)
+    seconds = measurement.least_seconds(calls, repeats)
     return {
         "video": shape,
         "frames_per_second": {
@@ -65,43 +69,41 @@ def _ours(pair: Any, pixels: np.ndarray) -> Callable[[], Any]:
     return lambda: np.asarray(run(params, video), np.float32)
 
 
-def size(text: str) -> tuple[int, int]:
-    """`WxH` to (height, width)."""
-    width, height = map(int, text.split("x"))
-    return height, width
+def lines(arguments: argparse.Namespace) -> Iterator[measurement.Line]:
+    """A line for every size.
 
+    Raises:
+      ValueError: a size off the grid of the autoencoder.
+    """
+    from experiments.benchmarks.peers import wan_autoencoder
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--family", choices=benchmark.FAMILIES, default="wan2.1")
-    add("--size", nargs="+", type=size, default=[(480, 832), (720, 1280)])
-    add("--frames", type=int, default=17)
-    add("--width", type=int, help="channels of the first stage; default: Wan's")
-    add("--dtype", choices=DTYPES, default="bfloat16")
-    add("--repeats", type=int, default=3)
-    arguments = parser.parse_args(argv)
-    try:
-        from experiments.benchmarks.peers import wan_autoencoder
-    except ModuleNotFoundError as error:
-        parser.exit(2, f"{parser.prog}: {error}; pip install -e '.[parity]'\n")
     config = autoencoder.VARIANTS[benchmark.FAMILIES[arguments.family]]
     if arguments.width is not None:
         config = wan_autoencoder.narrowed(config, arguments.width)
     config = dataclasses.replace(config, dtype=arguments.dtype)
-    for height, width in arguments.size:
-        try:
-            config.latent_grid(arguments.frames, height, width)
-        except ValueError as error:
-            parser.exit(2, f"{parser.prog}: {error}\n")
+    about = {"family": arguments.family, "width": config.width, "dtype": config.dtype}
+    about |= measurement.environment()
+    for width, height in arguments.size:
+        config.latent_grid(arguments.frames, height, width)
+    for width, height in arguments.size:
         shape = (arguments.frames, height, width)
-        line = compare(config, shape, repeats=arguments.repeats)
-        about = {"family": arguments.family, "width": config.width}
-        about |= {"dtype": config.dtype, "device": jax.devices()[0].device_kind}
-        print(json.dumps(line | about | {"jax": jax.__version__}), flush=True)
+        yield compare(config, shape, repeats=arguments.repeats) | about
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("autoencoder_accelerator", __doc__)
+    add = parser.add_argument
+    add("--family", choices=benchmark.FAMILIES, default="wan2.1")
+    add("--size", nargs="+", type=cli.size, default=[(832, 480), (1280, 720)])
+    add("--frames", type=cli.positive_int, default=17)
+    add("--width", type=int, help="channels of the first stage; default: Wan's")
+    add("--dtype", choices=DTYPES, default="bfloat16")
+    add("--repeats", type=cli.positive_int, default=3)
+    arguments = parser.parse_args(argv)
+    return measurement.run_benchmark(
+        "autoencoder_accelerator", lambda: lines(arguments)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,12 +9,8 @@ for each of `--rates`. One JSON line each: PSNR and SSIM of held-out clips of th
 and of real ones.
 """
 
-import argparse
 import dataclasses
-import json
-import os
 import pathlib
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,11 +19,14 @@ import jax
 import numpy as np
 
 from data_pipelines import prepare
+from experiments.benchmarks import measurement
 from experiments.configs import autoencoder_small
-from experiments.stages import autoencoder as stage
-from experiments.stages import codec
+from experiments.stages.autoencoder import config as stage_config
+from experiments.stages.autoencoder import data as stage_data
+from experiments.stages.autoencoder import evaluation, stage
 from soraflax import config as config_lib
 from soraflax import flops
+from soraflax.cli import parser as cli
 from soraflax.nn import autoencoder
 from soraflax.pretrained import models
 
@@ -81,16 +80,18 @@ def train(
     values.train.steps = steps
     values.optimizer.warmup = min(values.optimizer.warmup, steps // 5)
     stage.run(values, workdir)
-    config = config_lib.to_dataclass(values, stage.Config)
+    config = config_lib.to_dataclass(values, stage_config.AutoencoderRunConfig)
     model = models.load_autoencoder(workdir)
     mesh = config.mesh.make()
     module = autoencoder.Autoencoder(sizes)
     with jax.set_mesh(mesh):
-        found = {
-            path.name: codec.quality(
+        held_out = {
+            path.name: evaluation.quality(
                 module,
-                codec.Clips(str(path), sizes, config.evaluation, mesh).held_out(),
                 model.params,
+                batches=stage_data.EvaluationClips(
+                    str(path), sizes, config.evaluation, mesh
+                ).held_out(),
             )
             for path in data
         }
@@ -100,7 +101,7 @@ def train(
         "steps": steps,
         "training_flops": steps * flops_of_a_step(values, sizes),
         "learning_rate": rate,
-        "held_out": found,
+        "held_out": held_out,
     }
 
 
@@ -139,24 +140,33 @@ def compare(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = measurement.make_parser("autoencoder_quality", __doc__)
     add = parser.add_argument
-    add("--output", type=pathlib.Path, required=True)
-    add("--steps", type=int, default=700, help="of ours; Wan's follow from the FLOPs")
-    add("--rates", type=float, nargs="+", default=(1e-3, 3e-3), help="of Wan's form")
+    add("--output", type=pathlib.Path, required=True, metavar="DIR", help="to make")
+    add(
+        "--steps",
+        type=cli.positive_int,
+        default=700,
+        help="steps of ours; those of Wan's form follow from the FLOPs",
+    )
+    add(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=(1e-3, 3e-3),
+        help="learning rates of Wan's form",
+    )
     arguments = parser.parse_args(argv)
-    about = {"machine": f"{platform.machine()} x {len(os.sched_getaffinity(0))}"}
-    try:
-        for line in compare(
-            arguments.output, steps=arguments.steps, rates=arguments.rates
-        ):
-            print(json.dumps(line | about), flush=True)
-    except (ValueError, OSError) as error:
-        print(f"autoencoder_quality: {error}", file=sys.stderr)
-        return 2
-    return 0
+    about = measurement.environment()
+    return measurement.run_benchmark(
+        "autoencoder_quality",
+        lambda: (
+            line | about
+            for line in compare(
+                arguments.output, steps=arguments.steps, rates=arguments.rates
+            )
+        ),
+    )
 
 
 if __name__ == "__main__":

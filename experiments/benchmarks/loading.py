@@ -9,13 +9,11 @@ the parameters in float32; a host that held them twice would have 2. Exits with 
 it is above 1.25.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,7 +25,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.benchmarks import measurement
 from soraflax import flops, sharding
+from soraflax.cli import parser as cli
 from soraflax.nn import dit
 from soraflax.pretrained import models
 from soraflax.weights import files, wan
@@ -41,7 +41,7 @@ def sizes(depth: int) -> dit.DiTConfig:
 
 
 def own_bytes() -> int:
-    """Of this process's memory, what is no file's (Linux)."""
+    """Anonymous memory of this process in bytes, mapped files left out (Linux)."""
     status = pathlib.Path("/proc/self/status").read_text()
     (line,) = (s for s in status.splitlines() if s.startswith("RssAnon"))
     return 1024 * int(line.split()[1])
@@ -50,10 +50,10 @@ def own_bytes() -> int:
 @contextlib.contextmanager
 def watch() -> Iterator[list[int]]:
     """A list whose last entry is the peak of `own_bytes` above the start, inside."""
-    start, peak, done = own_bytes(), [0], threading.Event()
+    start, peak, stop = own_bytes(), [0], threading.Event()
 
     def poll() -> None:
-        while not done.wait(0.005):
+        while not stop.wait(0.005):
             peak[0] = max(peak[0], own_bytes() - start)
 
     thread = threading.Thread(target=poll)
@@ -61,12 +61,12 @@ def watch() -> Iterator[list[int]]:
     try:
         yield peak
     finally:
-        done.set()
+        stop.set()
         thread.join()
 
 
 def load(folder: str, *, where: str) -> dict[str, Any]:
-    """Load, and say what it took."""
+    """Load onto the mesh or the host; seconds, bytes and reads."""
     mesh = sharding.make_mesh(fsdp=-1) if where == "mesh" else None
     reads: list[int] = []
     read = files.Tensor.read
@@ -77,7 +77,7 @@ def load(folder: str, *, where: str) -> dict[str, Any]:
         return part
 
     files.Tensor.read = counted
-    began = time.perf_counter()
+    start = time.perf_counter()
     with watch() as peak:
         config, params = wan.load_transformer(folder, mesh=mesh)
         jax.block_until_ready(params)
@@ -85,7 +85,7 @@ def load(folder: str, *, where: str) -> dict[str, Any]:
     return {
         "figure": "loading",
         "where": where,
-        "seconds": round(time.perf_counter() - began, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "parameters": total // 4,
         "gib": round(total / 2**30, 3),
         "peak_gib": round(peak[0] / 2**30, 3),
@@ -96,24 +96,12 @@ def load(folder: str, *, where: str) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--depth", type=int, default=8, help="blocks; 30 is the whole model")
-    add("--devices", type=int, default=8, help="of the mesh")
-    add("--load", nargs=2, metavar=("FOLDER", "WHERE"), help="in this process")
-    options = parser.parse_args(argv)
-    if options.load:
-        print(json.dumps(load(options.load[0], where=options.load[1])))
-        return
-    config = sizes(options.depth)
-    about = {"machine": f"{platform.machine()} x {len(os.sched_getaffinity(0))}"}
-    about |= {"jax": jax.__version__, "devices": options.devices}
-    flag = f" --xla_force_host_platform_device_count={options.devices}"
+def lines(depth: int, devices: int) -> Iterator[measurement.Line]:
+    """A line for a mesh of so many devices, and one for the host, a process each."""
+    config = sizes(depth)
+    about = measurement.environment() | {"devices": devices}
+    flag = f" --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + flag}
-    failed = False
     with tempfile.TemporaryDirectory() as folder:
         shapes = models.transformer_shapes(config)
         params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
@@ -122,14 +110,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         for where in ("mesh", "host"):
             name = "experiments.benchmarks.loading"
             command = [sys.executable, "-m", name, "--load", folder, where]
-            done = subprocess.run(
+            process = subprocess.run(
                 command, check=True, stdout=subprocess.PIPE, text=True, env=environment
             )
-            line = json.loads(done.stdout)
-            print(json.dumps(line | about), flush=True)
-            failed |= not line["ok"]
-    sys.exit(failed)
+            yield json.loads(process.stdout) | about
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("loading", __doc__)
+    add = parser.add_argument
+    add("--depth", type=cli.positive_int, default=8, help="blocks; Wan's model has 30")
+    add("--devices", type=cli.positive_int, default=8, help="devices of the mesh")
+    add("--load", nargs=2, metavar=("FOLDER", "WHERE"), help="in this process")
+    options = parser.parse_args(argv)
+    if options.load:
+        folder, where = options.load
+        return measurement.run_benchmark("loading", lambda: [load(folder, where=where)])
+    return measurement.run_benchmark(
+        "loading", lambda: lines(options.depth, options.devices)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.packed_step [--tokens 4096 --steps 6]
 
 The corpus has images and clips of many sizes, the longest as long as a row. Three ways
-to feed the same step (model, loss, optimizer, parameter average) with it:
+of batching it for the same step (model, loss, optimizer, parameter average):
 
     packed   our rows; attention visits the blocks that touch
     padded   one clip in each row, padded to the longest clip
@@ -17,16 +17,12 @@ as their clips are, and two ratios: of packed over each of the others. A packed 
 room for the captions of the row with the most clips.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import math
-import os
-import platform
+import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -34,27 +30,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import packing
-from experiments.benchmarks import packers as benchmark
+from experiments.benchmarks import measurement, packers
 from soraflax import sharding
+from soraflax.cli import parser as cli
 from soraflax.nn import dit
 from soraflax.ops import packing as packed_rows
 from soraflax.train import denoising, optimizer, state, step
 
 TEXT = 32
-WHOLE = 32_768  # shorter rows see pictures with as many times fewer tokens
+FULL_ROW = 32_768  # shorter rows see pictures with as many times fewer tokens
 MODEL = dataclasses.replace(dit.VARIANTS["small"], depth=4, attention_block=128)
 DENSE = ("reference", "blocks")
 Lengths = Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
-    """One way to feed the step.
+class StepRate:
+    """Tokens and time of a step, for one way of batching.
 
     Attributes:
-      tokens: of clips, in one step.
-      capacity: places for tokens in one step.
-      seconds: of one step.
+      tokens: useful tokens of one step.
+      capacity: useful tokens and padding of one step.
+      seconds: time of one step.
     """
 
     tokens: float
@@ -72,7 +69,7 @@ def rows_of(
             grain.MapDataset.source(segments),
             shape=shape,
             open_rows=32,
-            read_options=benchmark.NO_THREADS,
+            read_options=packers.NO_THREADS,
         )
     )
 
@@ -99,7 +96,7 @@ class Trainer:
         rule = optimizer.OptimizerConfig(warmup=0)
         schedule = optimizer.make_schedule(rule, steps=100)
         transform = optimizer.make_optimizer(rule, steps=100)
-        self.state, places = state.create(
+        self.state, state_shardings = state.create(
             params, transform, shardings=shardings, mesh=mesh
         )
         predict = denoising.predict_with(module)
@@ -107,7 +104,11 @@ class Trainer:
             denoising.loss, predict=predict, config=denoising.DenoisingConfig()
         )
         self.step = step.make_train_step(
-            loss, transform, schedule=schedule, ema_decay=0.999, shardings=places
+            loss,
+            transform,
+            schedule=schedule,
+            ema_decay=0.999,
+            shardings=state_shardings,
         )
 
     def seconds(self, packed: packed_rows.Packed, steps: int) -> float:
@@ -122,81 +123,85 @@ class Trainer:
         return least
 
 
-def packed_cost(lengths: Lengths, tokens: int, steps: int) -> Cost:
+def packed_rate(lengths: Lengths, *, tokens: int, steps: int) -> StepRate:
     """The row whose attention costs what that of the mean row does."""
     room = packed_rows.RowShape(tokens, tokens * TEXT, tokens)
     rows = rows_of(lengths, room)
-    most = max(map(len, rows))
+    segments = max(map(len, rows))
     mean = float(np.mean([_pairs(row) for row in rows]))
     middle = min(rows, key=lambda row: abs(_pairs(row) - mean))
-    shape = packed_rows.RowShape(tokens, most * TEXT, most)
+    shape = packed_rows.RowShape(tokens, segments * TEXT, segments)
     packed = packed_rows.assemble([middle], shape)
-    used = sum(lengths) / len(rows)
-    return Cost(used, tokens, Trainer(packed, "blocks").seconds(packed, steps))
+    useful = sum(lengths) / len(rows)
+    return StepRate(useful, tokens, Trainer(packed, "blocks").seconds(packed, steps))
 
 
 def _pairs(row: Sequence[packed_rows.Segment]) -> int:
     return sum(len(s) ** 2 for s in row)
 
 
-def padded_cost(lengths: Lengths, tokens: int, steps: int) -> Cost:
+def padded_rate(lengths: Lengths, *, tokens: int, steps: int) -> StepRate:
     """Rows of one clip each, as long as the longest of `lengths`."""
     longest = max(lengths)
     count = max(1, tokens // longest)
     shape = packed_rows.RowShape(longest, TEXT, 1)
     packed = packed_rows.assemble([[segment(longest)]] * count, shape)
     seconds = min(Trainer(packed, name).seconds(packed, steps) for name in DENSE)
-    return Cost(count * float(np.mean(lengths)), count * longest, seconds)
+    return StepRate(count * float(np.mean(lengths)), count * longest, seconds)
 
 
-def bucket_cost(lengths: Lengths, tokens: int, steps: int) -> Cost:
+def bucket_rate(lengths: Lengths, *, tokens: int, steps: int) -> StepRate:
     """The mean step over all buckets, each as often as its clips ask for."""
     parts = [
-        (bucket, padded_cost(bucket, tokens, steps))
-        for bucket in benchmark.buckets(lengths)
+        (bucket, padded_rate(bucket, tokens=tokens, steps=steps))
+        for bucket in packers.buckets(lengths)
     ]
-    weights = [sum(bucket) / cost.tokens for bucket, cost in parts]
+    weights = [sum(bucket) / rate.tokens for bucket, rate in parts]
     total = sum(weights)
 
     def mean(values: Sequence[float]) -> float:
         return float(np.dot(weights, values)) / total
 
-    return Cost(
-        mean([cost.tokens for _, cost in parts]),
-        round(mean([cost.capacity for _, cost in parts])),
-        mean([cost.seconds for _, cost in parts]),
+    return StepRate(
+        mean([rate.tokens for _, rate in parts]),
+        round(mean([rate.capacity for _, rate in parts])),
+        mean([rate.seconds for _, rate in parts]),
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=6)
-    args = parser.parse_args()
-    lengths = benchmark.corpus(
-        args.tokens, args.clips, shrink=max(1, WHOLE // args.tokens)
-    )
-    ways: dict[str, Any] = {
-        "packed": packed_cost,
-        "padded": padded_cost,
-        "buckets": bucket_cost,
+def lines(tokens: int, *, clips: int, steps: int) -> Iterator[measurement.Line]:
+    """One line: all three ways, and the ratios of their rates."""
+    lengths = packers.corpus(tokens, clips, shrink=max(1, FULL_ROW // tokens))
+    measured = {
+        "packed": packed_rate(lengths, tokens=tokens, steps=steps),
+        "padded": padded_rate(lengths, tokens=tokens, steps=steps),
+        "buckets": bucket_rate(lengths, tokens=tokens, steps=steps),
     }
-    costs = {name: way(lengths, args.tokens, args.steps) for name, way in ways.items()}
-    rates = {name: cost.tokens / cost.seconds for name, cost in costs.items()}
-    line = {
+    rates = {name: rate.tokens / rate.seconds for name, rate in measured.items()}
+    yield {
         "benchmark": "packed_step",
-        "row": args.tokens,
-        "used": {n: round(c.tokens / c.capacity, 4) for n, c in costs.items()},
+        "row": tokens,
+        "used": {n: round(r.tokens / r.capacity, 4) for n, r in measured.items()},
         "tokens_per_second": {n: round(rate) for n, rate in rates.items()},
         "packed_over_padded": round(rates["packed"] / rates["padded"], 2),
         "packed_over_buckets": round(rates["packed"] / rates["buckets"], 2),
         "aim": {"packed_over_padded": 3.5, "packed_over_buckets": 1.2},
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        **measurement.environment(),
     }
-    print(json.dumps(line), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("packed_step", __doc__)
+    add = parser.add_argument
+    add("--tokens", type=cli.positive_int, default=4096, help="length of a row")
+    add("--clips", type=cli.positive_int, default=2000, help="size of the corpus")
+    add("--steps", type=cli.positive_int, default=6, help="steps that are timed")
+    options = parser.parse_args(argv)
+    return measurement.run_benchmark(
+        "packed_step",
+        lambda: lines(options.tokens, clips=options.clips, steps=options.steps),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,17 +8,18 @@ for every row size what padding makes of it: every clip to the longest, or to th
 longest of its bucket.
 """
 
-import argparse
-import json
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from data_pipelines import packing
+from experiments.benchmarks import measurement
+from soraflax.cli import parser as cli
 from soraflax.ops import packing as packed_rows
 
 ROWS = (32_768, 131_072)
@@ -39,10 +40,10 @@ def corpus(row: int, clips: int, *, shrink: int = 1, seed: int = 0) -> list[int]
     Durations are log-uniform. A clip that does not fit a row is shortened.
 
     Args:
-      row: tokens that a clip may have at most.
-      clips: how many.
-      shrink: pictures have so many times fewer tokens.
-      seed: of the draw.
+      row: greatest number of tokens of a clip.
+      clips: number of clips.
+      shrink: factor by which pictures have fewer tokens.
+      seed: seed of the random sizes.
     """
     rng = np.random.default_rng(seed)
     lengths = []
@@ -73,20 +74,20 @@ def segments_of(lengths: Sequence[int]) -> list[packed_rows.Segment]:
 def buckets(lengths: Sequence[int]) -> list[list[int]]:
     """Eight ranges of length, the shortest first, of as many tokens each."""
     ordered = sorted(lengths)
-    share = np.cumsum(ordered) / sum(ordered)
-    places = np.minimum((share * BUCKETS).astype(int), BUCKETS - 1)
-    found: list[list[int]] = [[] for _ in range(BUCKETS)]
-    for length, place in zip(ordered, places, strict=True):
-        found[place].append(length)
-    return [bucket for bucket in found if bucket]
+    fraction = np.cumsum(ordered) / sum(ordered)
+    indices = np.minimum((fraction * BUCKETS).astype(int), BUCKETS - 1)
+    ranges: list[list[int]] = [[] for _ in range(BUCKETS)]
+    for length, index in zip(ordered, indices, strict=True):
+        ranges[index].append(length)
+    return [bucket for bucket in ranges if bucket]
 
 
 def padded_efficiency(lengths: Sequence[int]) -> dict[str, float]:
-    """Of padding to the longest clip, and to the longest of each bucket."""
-    places = sum(max(bucket) * len(bucket) for bucket in buckets(lengths))
+    """Token efficiency of padding to the longest clip, of all or of each bucket."""
+    capacity = sum(max(bucket) * len(bucket) for bucket in buckets(lengths))
     return {
         "longest": sum(lengths) / (max(lengths) * len(lengths)),
-        "buckets": sum(lengths) / places,
+        "buckets": sum(lengths) / capacity,
     }
 
 
@@ -100,10 +101,10 @@ def packers(
     elements = grain.MapDataset.source(
         [{"tokens": s.tokens, "at": s.positions, "text": s.text} for s in segments]
     ).to_iter_dataset(NO_THREADS)
-    found: dict[str, Any] = {"soraflax, 8 open rows": ours}
+    datasets: dict[str, Any] = {"soraflax, 8 open rows": ours}
     for name in ("FirstFit", "BestFit"):
         for bins in (32, 128):
-            found[f"grain {name}, {bins} bins"] = getattr(
+            datasets[f"grain {name}, {bins} bins"] = getattr(
                 grain.experimental, f"{name}PackIterDataset"
             )(
                 elements,
@@ -121,20 +122,15 @@ def packers(
                 max_sequences_per_bin=shape.segments,
                 shuffle_bins=False,
             )
-    return found
+    return datasets
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--clips", type=int, default=8000)
-    clips = parser.parse_args().clips
+def lines(clips: int) -> Iterator[measurement.Line]:
+    """A line for every way of padding, and for every packer and alignment."""
     for tokens in ROWS:
         lengths = corpus(tokens, clips)
-        for way, found in padded_efficiency(lengths).items():
-            line = {"padded_to": way, "row": tokens, "efficiency": round(found, 4)}
-            print(json.dumps(line), flush=True)
+        for way, efficiency in padded_efficiency(lengths).items():
+            yield {"padded_to": way, "row": tokens, "efficiency": round(efficiency, 4)}
         segments = segments_of(lengths)
         for align in ALIGNMENTS:
             shape = packed_rows.RowShape(tokens, tokens // 4, tokens // 64, align)
@@ -143,7 +139,7 @@ def main() -> None:
                 start = time.perf_counter()
                 count = sum(1 for _ in rows)
                 seconds = time.perf_counter() - start
-                line = {
+                yield {
                     "packer": name,
                     "row": tokens,
                     "align": align,
@@ -151,8 +147,14 @@ def main() -> None:
                     "bound": round(bound, 4),
                     "microseconds_per_clip": round(1e6 * seconds / clips, 1),
                 }
-                print(json.dumps(line), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("packers", __doc__)
+    parser.add_argument("--clips", type=cli.positive_int, default=8000)
+    options = parser.parse_args(argv)
+    return measurement.run_benchmark("packers", lambda: lines(options.clips))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

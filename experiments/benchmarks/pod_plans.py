@@ -10,10 +10,11 @@ prints predicted seconds of a step from 8 to 4,096 chips at the same load a chip
 (`weak_scaling`), after the plan it starts from.
 """
 
-import argparse
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is loaded
 
 import tqdm
 
-from experiments import command
+from experiments.benchmarks import measurement
 from experiments.configs import wan2_1_t2v_1_3b, wan2_1_t2v_14b, wan2_2_ti2v_5b
 from soraflax import sharding
 from soraflax.planning import (
@@ -33,19 +34,19 @@ from soraflax.planning import (
     report,
     step_plan,
 )
-from soraflax.planning import subject as subjects
+from soraflax.planning import workload as workload_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """What is planned, and on what.
+    """A config, and the topology that it is planned for.
 
     Attributes:
-      config: a config of `experiments.configs`.
-      preset: of the config.
-      topology: a slice, by name.
-      slices: how many.
-      size: of the model, where it is not 14B.
+      config: a module of `experiments.configs`.
+      preset: argument of its `get_config`.
+      topology: name of a slice.
+      slices: number of slices.
+      size: prefix of the name for models other than 14B.
     """
 
     config: ModuleType
@@ -69,33 +70,33 @@ PODS = (
     Pod(wan2_1_t2v_14b, "v5p-512", "v5p:8x8x8"),
     Pod(wan2_1_t2v_14b, "million", "v5p:8x8x8"),
 )
-WEAK = ("v5p-64", "v5p:4x4x4")  # of the 5B config
+WEAK = ("v5p-64", "v5p:4x4x4")  # preset and topology of the 5B config
 CHIPS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-LONGEST = 16  # devices of a fully sharded group, at most: more chips add groups
+MAX_FSDP = 16  # devices of a fully sharded group; more chips add groups
 
 
-def make(values: Any, name: str, *, slices: int, quick: bool) -> dict[str, Any]:
-    """The plan of a config, and its collectives that wait, the largest first.
+def plan(values: Any, name: str, *, slices: int, quick: bool) -> dict[str, Any]:
+    """The plan of a config, and its synchronous collectives, the largest first.
 
     Raises:
       ValueError: a mesh that does not divide the model or its rows.
-      OutOfMemory: it does not fit.
+      OutOfMemoryError: it does not fit.
     """
     topology = chips.parse(name, slices=slices)
-    subject = subjects.read(values)
-    devices = program.devices(topology)
-    subject, mesh = step_plan.prepare(
-        step_plan.rows_of(subject, devices, rows=None), devices
+    workload = workload_lib.from_config(values)
+    devices = program.topology_devices(topology)
+    workload, mesh = step_plan.workload_and_mesh(
+        step_plan.with_global_rows(workload, devices, rows=None), devices
     )
-    built = program.build(subject, topology, mesh=mesh, quick=quick)
-    made = step_plan.read(built, subject, topology=topology)
-    found = collectives.find(hlo.parse(built.text), mesh)
-    waiting = collectives.summarise([c for c in found if not c.asynchronous])
+    compiled = program.compile_step(workload, topology, mesh=mesh, quick=quick)
+    result = step_plan.plan_from_program(compiled, workload, topology=topology)
+    transfers = collectives.find_collectives(hlo.parse(compiled.text), mesh)
+    waiting = collectives.total_traffic([c for c in transfers if not c.asynchronous])
     return {
         "quick": quick,
-        **json.loads(report.to_json(made)),
-        "share_of_hbm": round(made.needed / made.capacity, 3),
-        "dcn": sorted({c.kind for c in found if c.crosses}),
+        **json.loads(report.to_json(result)),
+        "share_of_hbm": round(result.needed / result.capacity, 3),
+        "dcn": sorted({c.kind for c in transfers if c.crosses}),
         "waited_for": [
             {"kind": t.kind, "axes": t.axes, "gib": round(t.bytes / chips.GIB, 2)}
             for t in waiting[:4]
@@ -104,92 +105,96 @@ def make(values: Any, name: str, *, slices: int, quick: bool) -> dict[str, Any]:
 
 
 def weak_scaling(
-    subject: subjects.Subject, known: dict[str, Any]
+    workload: workload_lib.Workload, reference: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Seconds of a step of one model at one load a chip, in closed form.
 
     Assumes: rows grow with the chips; memory and products of a chip are as far from
     `estimate` as they are in the plan that was compiled; collectives run beside
-    products; up to `LONGEST` devices share the parameters, and groups of them are
+    products; up to `MAX_FSDP` devices share the parameters, and groups of them are
     replicas, whose gradients are summed along `data` over ICI; one slice, whatever its
     size. What it leaves out: kernels below peak, stragglers, input.
 
     Args:
-      subject: of `WEAK`.
-      known: its plan.
+      workload: workload of `WEAK`.
+      reference: its plan, as `plan` returns it.
     """
     topology = chips.parse(WEAK[1])
-    own = estimate.make(subject, known["mesh"], topology=topology)
-    found = []
+    estimated = estimate.estimate_step(workload, reference["mesh"], topology=topology)
+    points = []
     for count in CHIPS:
-        shards = min(LONGEST, count // 4)
+        shards = min(MAX_FSDP, count // 4)
         sizes = {"data": count // 4 // shards, "fsdp": shards, "context": 4}
         sizes["tensor"] = 1
         other = dataclasses.replace(
-            subject,
+            workload,
             rows=sizes["data"] * shards,
             mesh=sharding.MeshConfig(**sizes),
         )
         scaled = chips.Topology(topology.chip, (count, 1, 1))
-        guess = estimate.calibrate(
-            estimate.make(other, sizes, topology=scaled),
-            own,
-            memory=known["needed"],
-            products=known["time"]["products"],
+        calibrated = estimate.calibrate(
+            estimate.estimate_step(other, sizes, topology=scaled),
+            estimated,
+            memory=reference["needed"],
+            products=reference["time"]["products"],
         )
-        summed = estimate.replicas(other, sizes, topology=scaled)
-        step = max(guess.products, guess.links + summed)
-        found.append(
+        reduction = estimate.gradient_reduction_seconds(other, sizes, topology=scaled)
+        step = max(calibrated.products, calibrated.links + reduction)
+        points.append(
             {
                 "chips": count,
                 "mesh": sizes,
                 "step_seconds": round(step, 3),
-                "products_seconds": round(guess.products, 3),
-                "links_seconds": round(guess.links, 3),
-                "replicas_seconds": round(summed, 3),
-                "memory_gib": round(guess.memory / chips.GIB, 1),
-                "fits": guess.memory <= step_plan.FULL * topology.chip.hbm,
+                "products_seconds": round(calibrated.products, 3),
+                "links_seconds": round(calibrated.links, 3),
+                "replicas_seconds": round(reduction, 3),
+                "memory_gib": round(calibrated.memory / chips.GIB, 1),
+                "fits": calibrated.memory <= step_plan.HBM_BUDGET * topology.chip.hbm,
                 "tokens_per_second": round(sum(other.lengths.tokens) / step),
             }
         )
-    return found
+    return points
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("pod_plans", __doc__)
     names = [pod.name for pod in PODS]
     parser.add_argument("--only", nargs="+", choices=[*names, "weak"])
     parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    wanted = args.only or [*names, "weak"]
-    try:
-        pods = [pod for pod in PODS if pod.name in wanted]
+    arguments = parser.parse_args(argv)
+    names = arguments.only or [*names, "weak"]
+
+    def lines() -> Iterator[measurement.Line]:
+        pods = [pod for pod in PODS if pod.name in names]
         for pod in tqdm.tqdm(pods, unit="pod", disable=None):
-            print(json.dumps(line(pod, quick=args.quick)), flush=True)
-        if "weak" in wanted:
-            print_weak_scaling(quick=args.quick)
-    except (ValueError, ImportError) as error:
-        command.fail(error)
+            yield line(pod, quick=arguments.quick)
+        if "weak" in names:
+            yield from weak_lines(quick=arguments.quick)
+
+    return measurement.run_benchmark("pod_plans", lines)
 
 
 def line(pod: Pod, *, quick: bool) -> dict[str, Any]:
-    """What is printed of a pod; an error where the compiler found no room."""
+    """The printed line of a pod; an error where the step does not fit."""
     values = pod.config.get_config(pod.preset)
     try:
-        made = make(values, pod.topology, slices=pod.slices, quick=quick)
-    except program.OutOfMemory as error:
-        made = {"error": str(error)}
-    return {"preset": pod.name} | made
+        fields = plan(values, pod.topology, slices=pod.slices, quick=quick)
+    except program.OutOfMemoryError as error:
+        fields = {"error": str(error)}
+    return {"preset": pod.name} | fields
 
 
-def print_weak_scaling(*, quick: bool) -> None:
+def weak_lines(*, quick: bool) -> Iterator[measurement.Line]:
+    """The plan of `WEAK`, and every point of its weak scaling."""
     values = wan2_2_ti2v_5b.get_config(WEAK[0])
-    known = make(values, WEAK[1], slices=1, quick=quick)
-    print(json.dumps({"preset": f"5b {WEAK[0]}"} | known), flush=True)
-    subject = dataclasses.replace(subjects.read(values), rows=known["rows"])
-    for point in weak_scaling(subjects.for_tpu(subject), known):
-        print(json.dumps({"weak": point}), flush=True)
+    reference = plan(values, WEAK[1], slices=1, quick=quick)
+    yield {"preset": f"5b {WEAK[0]}"} | reference
+    workload = dataclasses.replace(
+        workload_lib.from_config(values), rows=reference["rows"]
+    )
+    workload = workload_lib.with_tpu_attention(workload)
+    yield from ({"weak": point} for point in weak_scaling(workload, reference))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,7 +21,6 @@ bfloat16 and the step computes in that.
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import platform
 import sys
@@ -32,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import attention
+from experiments.benchmarks import measurement
 from experiments.benchmarks.peers import wan_clips
 from soraflax import flops
 from soraflax.nn import dit
@@ -89,8 +88,8 @@ def our_step(
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, packed: Any, target: Any) -> Any:
         def loss(params: Any) -> jax.Array:
-            found = module.apply({"params": params}, packed)
-            return jnp.mean(jnp.square(found - target))
+            prediction = module.apply({"params": params}, packed)
+            return jnp.mean(jnp.square(prediction - target))
 
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = rule.update(grads, state, params)
@@ -124,11 +123,11 @@ def compare(
     packed, target = wan_clips.rows(clips, config, pack=pack)
     calls = _calls(config, clips, packed=packed, target=target, peers=peers)
     losses = {name: [call() for _ in range(STEPS)] for name, call in calls.items()}
-    seconds = attention.least_seconds(calls, repeats)
+    seconds = measurement.least_seconds(calls, repeats)
     lengths = [int(np.prod(grid)) for grid in grids for _ in range(count)]
     sizes = flops.Lengths(lengths, [wan_clips.TEXT] * len(lengths))
-    work = flops.training(flops.transformer_flops(config, sizes))
-    rate = work / seconds["soraflax"]
+    step_flops = flops.training(flops.transformer_flops(config, sizes))
+    rate = step_flops / seconds["soraflax"]
     kind = jax.devices()[0].device_kind
     lines = []
     for name in peers:
@@ -186,19 +185,17 @@ def utilisation(rate: float, *, kind: str, dtype: str) -> dict[str, float]:
     return {"mfu": round(rate / peaks[0], 3)}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measurement.make_parser("train_step", __doc__)
     add = parser.add_argument
     add("--width", type=int, default=512)
     add("--depth", type=int, default=6)
     add("--grid", type=_grid, nargs="+", default=[(5, 16, 16)], help="patches, TxHxW")
-    add("--clips", type=int, default=1, help="of every grid")
+    add("--clips", type=int, default=1, help="clips of every grid")
     add("--pack", action="store_true", help="all clips one row of ours")
     add("--dtype", choices=sorted(TOLERANCE), default="float32")
-    add("--remat", default="none", help="of ours; PyTorch keeps everything")
-    add("--repeats", type=int, default=3, help="the least counts")
+    add("--remat", default="none", help="remat policy of ours; PyTorch has none")
+    add("--repeats", type=int, default=3, help="runs, of which the least")
     add("--peers", nargs="+", choices=PEERS, default=PEERS)
     options = parser.parse_args(argv)
     if not options.pack and len(options.grid) > 1:
@@ -211,12 +208,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         dtype=options.dtype,
         remat=options.remat,
     )
-    about = {"machine": attention.machine(), "jax": jax.__version__}
-    about |= {"python": platform.python_version(), "width": options.width}
-    about |= {"depth": options.depth, "grid": options.grid, "dtype": options.dtype}
-    about |= {"parameters": flops.transformer_parameters(config)}
-    try:
-        lines = compare(
+    about = {
+        **measurement.environment(),
+        "python": platform.python_version(),
+        "width": options.width,
+        "depth": options.depth,
+        "grid": options.grid,
+        "dtype": options.dtype,
+        "parameters": flops.transformer_parameters(config),
+    }
+
+    def lines() -> list[measurement.Line]:
+        measured = compare(
             config,
             grids=options.grid,
             count=options.clips,
@@ -224,11 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             repeats=options.repeats,
             peers=options.peers,
         )
-    except ModuleNotFoundError as error:
-        parser.exit(2, f"{parser.prog}: {error}; pip install -e '.[parity]'\n")
-    for line in lines:
-        print(json.dumps(line | about), flush=True)
-    sys.exit(not all(line["ok"] for line in lines))
+        return [line | about for line in measured]
+
+    return measurement.run_benchmark("train_step", lines)
 
 
 def _grid(text: str) -> tuple[int, int, int]:
@@ -242,4 +243,4 @@ def _grid(text: str) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import config_dict
-
 from data_pipelines import latents, pipeline, transforms
-from experiments.stages import video as stage
+from experiments.stages import run_config
+from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
 from soraflax import sharding
 from soraflax.diffusion import schedule
@@ -85,13 +84,11 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
         "train": loop.TrainConfig(
             steps=100_000, checkpoint_every=1000, ema_decay=0.9999
         ),
-        "evaluation": stage.EvaluationConfig(batches=8),
+        "evaluation": stage_config.VideoEvaluationConfig(batches=8),
         "mesh": preset.mesh,
     }
-    config: Any = config_dict.ConfigDict(
-        {"stage": "video", "autoencoder": "", "seed": 0}
-        | {"distributed": not tiny, "compilation_cache": ""}
-        | {name: config_lib.to_dict(group) for name, group in groups.items()}
+    config = run_config.to_config_dict(
+        "video", groups, autoencoder="", distributed=not tiny
     )
     config.data.patch = config.model.get_ref("patch")
     config.cache.patch = config.model.get_ref("patch")

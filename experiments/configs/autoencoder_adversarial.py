@@ -17,13 +17,13 @@ AE is what `autoencoder_small.py` trained, or any other autoencoder of the same 
 cached again. `:tiny` is the size that tests train.
 """
 
-from typing import Any
-
 from ml_collections import config_dict
 
 from data_pipelines import cropping, pipeline
-from experiments.stages import codec, common
+from experiments.stages import run_config
+from experiments.stages.autoencoder import config as stage_config
 from soraflax import config as config_lib
+from soraflax import sharding
 from soraflax.nn import discriminator
 from soraflax.train import adversarial, loop, optimizer, reconstruction
 
@@ -57,14 +57,17 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "train": loop.TrainConfig(
             steps=700, log_every=10, checkpoint_every=250, ema_decay=0.99
         ),
-        "evaluation": codec.EvaluationConfig(),
-        "mesh": common.MeshConfig(),
+        "evaluation": stage_config.AutoencoderEvaluationConfig(),
+        "mesh": sharding.MeshConfig(),
     }
-    config: Any = config_dict.ConfigDict(
-        {"stage": "adversarial", "autoencoder": "", "train_encoder": False}
-        | {"dtype": "", "remat": ""}
-        | {"batch": 16, "seed": 0, "distributed": False, "compilation_cache": ""}
-        | {name: config_lib.to_dict(group) for name, group in groups.items()}
+    config = run_config.to_config_dict(
+        "adversarial",
+        groups,
+        autoencoder="",
+        batch=16,
+        train_encoder=False,
+        dtype="",
+        remat="",
     )
     if tiny:
         config.batch = 8

@@ -10,13 +10,13 @@ Result    30.64 dB PSNR, 0.923 SSIM on held-out clips of the demo's world, 144 s
 `:tiny` is the size that tests train.
 """
 
-from typing import Any
-
 from ml_collections import config_dict
 
 from data_pipelines import cropping, pipeline
-from experiments.stages import codec, common
+from experiments.stages import run_config
+from experiments.stages.autoencoder import config as stage_config
 from soraflax import config as config_lib
+from soraflax import sharding
 from soraflax.nn import autoencoder
 from soraflax.train import loop, optimizer, reconstruction
 
@@ -44,14 +44,10 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "train": loop.TrainConfig(
             steps=500, log_every=10, checkpoint_every=250, ema_decay=0.99
         ),
-        "evaluation": codec.EvaluationConfig(),
-        "mesh": common.MeshConfig(),
+        "evaluation": stage_config.AutoencoderEvaluationConfig(),
+        "mesh": sharding.MeshConfig(),
     }
-    config: Any = config_dict.ConfigDict(
-        {"stage": "autoencoder", "batch": 16, "seed": 0}
-        | {"distributed": False, "compilation_cache": ""}
-        | {name: config_lib.to_dict(group) for name, group in groups.items()}
-    )
+    config = run_config.to_config_dict("autoencoder", groups, batch=16)
     if tiny:
         config.batch = 8
         config.train.update(steps=2, log_every=1)

@@ -20,14 +20,13 @@ for that of the velocity all learned more slowly.
 `:tiny` is the size that tests train.
 """
 
-from typing import Any
-
 from ml_collections import config_dict
 
 from data_pipelines import latents, pipeline, transforms
-from experiments.stages import common
-from experiments.stages import video as stage
+from experiments.stages import run_config
+from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
+from soraflax import sharding
 from soraflax.diffusion import schedule
 from soraflax.nn import dit
 from soraflax.ops import packing
@@ -70,14 +69,10 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "train": loop.TrainConfig(
             steps=1200, log_every=10, checkpoint_every=500, ema_decay=0.99
         ),
-        "evaluation": stage.EvaluationConfig(),
-        "mesh": common.MeshConfig(),
+        "evaluation": stage_config.VideoEvaluationConfig(),
+        "mesh": sharding.MeshConfig(),
     }
-    config: Any = config_dict.ConfigDict(
-        {"stage": "video", "autoencoder": "", "seed": 0}
-        | {"distributed": False, "compilation_cache": ""}
-        | {name: config_lib.to_dict(group) for name, group in groups.items()}
-    )
+    config = run_config.to_config_dict("video", groups, autoencoder="")
     config.data.patch = config.model.get_ref("patch")
     config.cache.patch = config.model.get_ref("patch")
     config.data.seed = config.get_ref("seed")

@@ -1,4 +1,4 @@
-"""Pictures of what was made: contact sheets of videos and curves of a training log."""
+"""Contact sheets of videos, and curves of a training log."""
 
 import json
 import pathlib
@@ -32,7 +32,7 @@ def contact_sheet(
       path: the PNG to write.
       videos: uint8 `[T, H, W, 3]`, of any sizes.
       labels: one text per video.
-      frames: most frames shown of each.
+      frames: greatest number of frames shown of each.
       scale: enlargement, nearest neighbour.
       columns: strips side by side.
     """
@@ -97,7 +97,7 @@ def loss_curves(
     Args:
       path: the PNG to write.
       runs: title to the run's `metrics.jsonl`.
-      keys: which metrics to draw, where the run has them.
+      keys: metrics to draw, where the run has them.
     """
     figure = matplotlib.figure.Figure((5 * len(runs), 3.5), layout="constrained")
     panels = figure.subplots(1, len(runs), squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""The picture of a latent report: channels, time, and what became of three clips."""
+"""The picture of a latent report: channels, time, and three reconstructed clips."""
 
 import dataclasses
 import pathlib
@@ -15,23 +15,24 @@ import matplotlib.ticker
 import numpy as np
 
 COLUMNS = 4
-WIDTH, TOP, MOST = 15.0, 7.6, 6.0  # inches
+WIDTH, TOP, MAX_BOTTOM = 15.0, 7.6, 6.0  # inches
 LARGEST_ERROR = 64  # 8-bit levels at which the error map is brightest
 BLUE, RED, GREY = "tab:blue", "tab:red", "0.6"
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A clip to show.
+    """A clip beside its reconstruction.
 
     Attributes:
-      label: what it is.
-      video, made: uint8 `[T, H, W, 3]`, the clip and its reconstruction.
+      label: title of the column.
+      video: uint8 `[T, H, W, 3]`, the clip.
+      decoded: uint8 `[T, H, W, 3]`, its reconstruction.
     """
 
     label: str
     video: np.ndarray
-    made: np.ndarray
+    decoded: np.ndarray
 
 
 def draw(
@@ -41,12 +42,12 @@ def draw(
 
     Args:
       path: the PNG to write.
-      report: what `report.json` holds.
-      examples: clips to show beside each other.
+      report: contents of `report.json`.
+      examples: clips, from left to right.
     """
     strips = [_strip(example) for example in examples]
     aspects = [strip.shape[1] / strip.shape[0] for strip in strips]
-    bottom = min(WIDTH / sum(aspects), MOST) + 0.8
+    bottom = min(WIDTH / sum(aspects), MAX_BOTTOM) + 0.8
     figure = matplotlib.figure.Figure((WIDTH, TOP + bottom), layout="constrained")
     figure.suptitle(_title(report), fontsize=12, fontweight="bold")
     parts = figure.subfigures(2, 1, height_ratios=[TOP, bottom], squeeze=False)
@@ -91,10 +92,10 @@ def _title(report: dict[str, Any]) -> str:
 
 
 def _deviations(panel: matplotlib.axes.Axes, channels: dict[str, Any]) -> None:
-    places = np.arange(len(channels["std"]))
-    panel.bar(places, channels["std"], color=_colours(channels), label="of the mean")
+    indices = np.arange(len(channels["std"]))
+    panel.bar(indices, channels["std"], color=_colours(channels), label="of the mean")
     panel.plot(
-        places,
+        indices,
         channels["posterior_std"],
         linestyle="",
         marker="_",
@@ -111,24 +112,26 @@ def _deviations(panel: matplotlib.axes.Axes, channels: dict[str, Any]) -> None:
         xlabel="channel",
     )
     panel.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    _finish(panel)
+    _style(panel)
 
 
 def _shapes(panel: matplotlib.axes.Axes, channels: dict[str, Any]) -> None:
-    places = np.arange(len(channels["kurtosis"]))
-    panel.bar(places - 0.2, channels["kurtosis"], 0.4, color=BLUE, label="kurtosis - 3")
-    panel.bar(places + 0.2, channels["skewness"], 0.4, color=RED, label="skewness")
+    indices = np.arange(len(channels["kurtosis"]))
+    panel.bar(
+        indices - 0.2, channels["kurtosis"], 0.4, color=BLUE, label="kurtosis - 3"
+    )
+    panel.bar(indices + 0.2, channels["skewness"], 0.4, color=RED, label="skewness")
     panel.axhline(0.0, color="black", linewidth=0.8)
     panel.set(title="shape (normal: 0)", xlabel="channel", yscale="symlog")
     panel.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    _finish(panel)
+    _style(panel)
 
 
 def _correlation(panel: matplotlib.axes.Axes, channels: dict[str, Any]) -> None:
     matrix = np.array(channels["correlation"])
     image = panel.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-    aside = matrix[~np.eye(len(matrix), dtype=bool)]
-    largest = np.abs(aside).max() if aside.size else 0.0
+    off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]
+    largest = np.abs(off_diagonal).max() if off_diagonal.size else 0.0
     panel.set(title=f"correlation of channels (largest {largest:.2f})")
     panel.title.set_fontsize(10)
     panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
@@ -150,7 +153,7 @@ def _neighbours(panel: matplotlib.axes.Axes, channels: dict[str, Any]) -> None:
         ylim=(-0.55, 1.05),
     )
     panel.axhline(0.0, color="black", linewidth=0.8)
-    _finish(panel)
+    _style(panel)
 
 
 def _frames(panel: matplotlib.axes.Axes, report: dict[str, Any]) -> None:
@@ -158,7 +161,7 @@ def _frames(panel: matplotlib.axes.Axes, report: dict[str, Any]) -> None:
     values = [np.nan if v is None else v for v in frames["by_frame"]]
     panel.set(title=_frames_title(frames), xlabel="frame", ylabel="dB")
     if not values:
-        _nothing(panel, "no clip of two frames or more")
+        _show_message(panel, "no clip of two frames or more")
         return
     for start in range(1, len(values) + 1, period):
         panel.axvline(start - 0.5, color=GREY, linewidth=0.8, linestyle=":")
@@ -168,16 +171,16 @@ def _frames(panel: matplotlib.axes.Axes, report: dict[str, Any]) -> None:
             frames["images"], color="tab:green", linestyle="--", label="images"
         )
     panel.margins(y=0.15)
-    _finish(panel)
+    _style(panel)
 
 
 def _frames_title(frames: dict[str, Any]) -> str:
-    places = [
+    positions = [
         f"{name} {frames[name]:.1f}"
         for name in ("first", "middle", "last")
         if frames[name] is not None
     ]
-    return ": ".join(["PSNR by frame", ", ".join(places)] if places else ["PSNR"])
+    return ": ".join(["PSNR by frame", ", ".join(positions)] if positions else ["PSNR"])
 
 
 def _flicker(panel: matplotlib.axes.Axes, report: dict[str, Any]) -> None:
@@ -185,7 +188,7 @@ def _flicker(panel: matplotlib.axes.Axes, report: dict[str, Any]) -> None:
     panel.set(xlabel="step between frames", ylabel="8-bit levels")
     if not flicker["clips"]:
         panel.set(title="flicker of a still frame")
-        _nothing(panel, "no clip of two frames or more")
+        _show_message(panel, "no clip of two frames or more")
         return
     steps = flicker["by_step_levels"]
     panel.bar(np.arange(len(steps)), steps, color=BLUE)
@@ -199,17 +202,17 @@ def _flicker(panel: matplotlib.axes.Axes, report: dict[str, Any]) -> None:
         title=f"flicker of a still frame: mean {flicker['mean_levels']:.2f} levels, "
         f"{flicker['relative']:.2f} of the error"
     )
-    _finish(panel)
+    _style(panel)
 
 
 def _strip(example: Example) -> np.ndarray:
     """Clip, reconstruction and error under each other, for evenly spaced frames."""
     count = len(example.video)
     chosen = np.unique(np.linspace(0, count - 1, COLUMNS).round().astype(int))
-    video, made = example.video[chosen], example.made[chosen]
-    error = np.abs(video.astype(np.int16) - made).max(axis=-1, keepdims=True)
+    video, decoded = example.video[chosen], example.decoded[chosen]
+    error = np.abs(video.astype(np.int16) - decoded).max(axis=-1, keepdims=True)
     error = np.minimum(error * (255 / LARGEST_ERROR), 255).astype(np.uint8)
-    rows = [video, made, np.repeat(error, 3, axis=-1)]
+    rows = [video, decoded, np.repeat(error, 3, axis=-1)]
     edge = ((0, 0), (1, 1), (1, 1), (0, 0))
     rows = [np.pad(row, edge, constant_values=255) for row in rows]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
@@ -217,14 +220,14 @@ def _strip(example: Example) -> np.ndarray:
 
 def _colours(channels: dict[str, Any]) -> list[str]:
     dead = set(channels["dead"])
-    return [RED if at in dead else BLUE for at in range(len(channels["std"]))]
+    return [RED if channel in dead else BLUE for channel in range(len(channels["std"]))]
 
 
-def _nothing(panel: matplotlib.axes.Axes, why: str) -> None:
-    panel.text(0.5, 0.5, why, ha="center", transform=panel.transAxes)
+def _show_message(panel: matplotlib.axes.Axes, message: str) -> None:
+    panel.text(0.5, 0.5, message, ha="center", transform=panel.transAxes)
 
 
-def _finish(panel: matplotlib.axes.Axes) -> None:
+def _style(panel: matplotlib.axes.Axes) -> None:
     panel.title.set_fontsize(10)
     panel.grid(visible=True, linewidth=0.3)
     panel.set_axisbelow(True)

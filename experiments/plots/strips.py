@@ -1,4 +1,4 @@
-"""Strips of frames that tell what was given from what was made."""
+"""Strips of frames, given and generated ones underlined in two colours."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-GIVEN, MADE = (150, 150, 150), (40, 90, 235)
+GIVEN, GENERATED = (150, 150, 150), (40, 90, 235)
 GAP, LINE, TEXT = 3, 4, 17
 
 
@@ -17,9 +17,9 @@ class Row:
 
     Attributes:
       video: uint8 `[T, H, W, 3]`.
-      given: `[T]` bool, which frames are underlined as given; the others are made.
-      label: what it is, above it, one or two lines.
-      scale: enlargement, on top of the sheet's.
+      given: `[T]` bool, the frames underlined as given; all others are generated.
+      label: one or two lines above the strip.
+      scale: enlargement, beside that of the sheet.
     """
 
     video: np.ndarray
@@ -35,23 +35,23 @@ def sheet(
 
     Args:
       path: the PNG to write.
-      rows: of any sizes and lengths.
-      frames: most frames shown of each, evenly spaced, the first and the last included.
+      rows: strips of any sizes and lengths.
+      frames: greatest number of frames of each, evenly spaced, first and last included.
       scale: enlargement, nearest neighbour.
     """
     strips = [_strip(row, frames=frames, scale=scale) for row in rows]
     width = max(strip.width for strip in strips) + 2 * GAP
     height = sum(strip.height + GAP for strip in strips) + GAP
-    found = Image.new("RGB", (width, height), "white")
+    picture = Image.new("RGB", (width, height), "white")
     top = GAP
     for strip in strips:
-        found.paste(strip, (GAP, top))
+        picture.paste(strip, (GAP, top))
         top += strip.height + GAP
-    found.save(path, optimize=True)
+    picture.save(path, optimize=True)
 
 
 def chosen(count: int, frames: int) -> np.ndarray:
-    """Which frames of `count` are shown: at most `frames`, evenly spaced."""
+    """Indices of the frames shown: at most `frames` of `count`, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(frames, count)).round().astype(int))
 
 
@@ -75,7 +75,7 @@ def _strip(row: Row, *, frames: int, scale: int) -> Image.Image:
         frame = Image.fromarray(row.video[index])
         frame = frame.resize((width, height), Image.Resampling.NEAREST)
         strip.paste(frame, (left, top))
-        colour = GIVEN if row.given[index] else MADE
+        colour = GIVEN if row.given[index] else GENERATED
         bottom = top + height + 2
         pen.rectangle((left, bottom, left + width - 1, bottom + LINE - 1), fill=colour)
     return strip

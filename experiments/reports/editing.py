@@ -7,7 +7,6 @@ what it has printed: accuracy of the new attribute, SSIM to the input, and how f
 body is from its place, in diameters. One panel for each attribute.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -20,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.figure
 
 from experiments.benchmarks.tasks import clips, editing
+from soraflax.cli import parser as cli
 from soraflax.generation import generator
 
 CURVES = {
@@ -73,10 +73,8 @@ def draw(path: pathlib.Path, points: Sequence[editing.Point]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.reports.editing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.Parser(
+        prog="python -m experiments.reports.editing", description=__doc__
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
@@ -87,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=pathlib.Path, default=pathlib.Path("editing.png"))
     add("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         if options.lines:
             points = read(options.lines)
         else:
@@ -100,11 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         options.output.parent.mkdir(parents=True, exist_ok=True)
         draw(options.output, points)
-    except (ValueError, OSError) as error:
-        print(f"editing: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"picture: {options.output}", file=sys.stderr)
-    return 0
+        print(f"picture: {options.output}", file=sys.stderr)
+
+    return cli.run_command("editing", run)
 
 
 if __name__ == "__main__":

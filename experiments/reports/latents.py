@@ -3,8 +3,8 @@
     python -m experiments.reports.latents --checkpoint demo/autoencoder \\
         --dataset demo/dataset --output report
 
-For held-out clips, fitted as the autoencoder's stage fits them, from the posterior's
-mean:
+For held-out clips, of the sizes in which the stage `autoencoder` measures them, decoded
+from the posterior's mean:
 
     channels        mean, deviation, shape and correlation of the latent channels, how
                     alike neighbouring cells are, the posterior's own deviation
@@ -33,7 +33,7 @@ import tqdm
 from data_pipelines import latents as windows_lib
 from data_pipelines import records, transforms
 from experiments.plots import latents as latent_figure
-from experiments.stages import codec
+from experiments.stages.autoencoder import config as stage_config
 from soraflax.cli import parser as cli
 from soraflax.evaluation import fidelity, frechet, latent_statistics, metrics
 from soraflax.nn import autoencoder, perceptual
@@ -41,18 +41,17 @@ from soraflax.pretrained import models
 from soraflax.train import reconstruction
 from soraflax.weights import lpips
 
-EXIT_BAD_INPUT = 2
 SECTIONS = ("channels", "reconstruction", "frames", "flicker")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Which clips are measured, and how.
+    """The clips that are measured.
 
     Attributes:
-      split: of the dataset.
-      clips: at most.
-      fit: how a clip is fitted.
+      split: split of the dataset.
+      clips: greatest number of clips.
+      fit: limits of a clip's size.
       batch: clips of one size that are measured together.
       lpips: file or directory of LPIPS weights; empty leaves LPIPS out.
     """
@@ -60,7 +59,7 @@ class ReportConfig:
     split: str = "validation"
     clips: int = 64
     fit: transforms.FitConfig = dataclasses.field(
-        default_factory=lambda: codec.EvaluationConfig().fit
+        default_factory=lambda: stage_config.AutoencoderEvaluationConfig().fit
     )
     batch: int = 4
     lpips: str = ""
@@ -78,15 +77,16 @@ class ReportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What is kept of each clip.
+class ClipMeasurement:
+    """The measurements of one clip.
 
     Attributes:
-      window: of which clip.
+      window: the clip, and its part that was measured.
       scalars: PSNR in dB, SSIM and, with weights, LPIPS.
-      latent, noise: `[t, h, w, z]`, mean and deviation of the posterior.
-      errors: `[T]`, squared error of each frame.
-      features: of the clip and of its reconstruction, for the Fréchet distance.
+      latent: `[t, h, w, z]`, mean of the posterior.
+      noise: `[t, h, w, z]`, standard deviation of the posterior.
+      errors: `[T]`, mean squared error of each frame.
+      features: features of the clip and of its reconstruction (Fréchet distance).
       steps: `[T - 1]`, flicker of its middle frame repeated; empty for an image.
       still: peak and mean error of the same, in 8-bit levels.
     """
@@ -150,21 +150,21 @@ def measure(
     *,
     config: ReportConfig,
     weights: Any = None,
-) -> list[Measured]:
+) -> list[ClipMeasurement]:
     """Every clip through the autoencoder and back, with a progress bar."""
     params = jax.device_put(model.params)
     module = autoencoder.Autoencoder(model.config)
-    found = []
+    measured = []
     with tqdm.tqdm(total=min(config.clips, len(clips)), unit="clip") as bar:
         for windows, videos in _batches(clips, model.config, config=config):
             values = jax.device_get(
                 _measure(module, params, weights=weights, videos=videos)
             )
-            for at, window in enumerate(windows):
-                clip = jax.tree.map(lambda leaf, at=at: leaf[at], values)
-                found.append(_measured(window, clip))
+            for index, window in enumerate(windows):
+                clip = jax.tree.map(lambda leaf, index=index: leaf[index], values)
+                measured.append(_clip_measurement(window, clip))
             bar.update(len(windows))
-    return found
+    return measured
 
 
 def _batches(
@@ -177,10 +177,10 @@ def _batches(
     cache = windows_lib.LatentCacheConfig(fit=config.fit)
     windows = windows_lib.plan(clips[: config.clips], grid, config=cache)
     batches = windows_lib.fitted_batches(clips, windows, batch=config.batch)
-    for places, loaded in batches:
+    for indexed, loaded in batches:
         videos = [video for _, video in loaded]
         videos += [videos[-1]] * (config.batch - len(videos))
-        yield [window for _, window in places], np.stack(videos)
+        yield [window for _, window in indexed], np.stack(videos)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -190,7 +190,7 @@ def _measure(
     x = reconstruction.as_float(videos)
     result: Any = module.apply({"params": params}, x)
     y = jnp.clip(result.video, -1.0, 1.0)
-    found = {
+    values = {
         "scalars": {"psnr_db": metrics.psnr(y, x), "ssim": metrics.ssim(y, x)},
         "latent": result.mean,
         "noise": jnp.exp(0.5 * result.log_variance),
@@ -198,19 +198,21 @@ def _measure(
         "features": (frechet.band_features(x), frechet.band_features(y)),
     }
     if weights is not None:
-        found["scalars"]["lpips"] = perceptual.distance(weights, y, x)
+        values["scalars"]["lpips"] = perceptual.distance(weights, y, x)
     frames = x.shape[1]
     if frames > 1:
         scene = fidelity.still(x[:, frames // 2], frames)
-        made: Any = module.apply({"params": params}, scene)
-        found["still"] = fidelity.flicker(scene, jnp.clip(made.video, -1.0, 1.0))
-    return found
+        still: Any = module.apply({"params": params}, scene)
+        values["still"] = fidelity.flicker(scene, jnp.clip(still.video, -1.0, 1.0))
+    return values
 
 
-def _measured(window: windows_lib.Window, clip: dict[str, Any]) -> Measured:
+def _clip_measurement(
+    window: windows_lib.Window, clip: dict[str, Any]
+) -> ClipMeasurement:
     still = clip.pop("still", None)
     clip["scalars"] = {key: float(value) for key, value in clip["scalars"].items()}
-    return Measured(
+    return ClipMeasurement(
         window=window,
         steps=np.empty(0) if still is None else still.steps,
         still=(0.0, 0.0) if still is None else (float(still.peak), float(still.error)),
@@ -218,7 +220,7 @@ def _measured(window: windows_lib.Window, clip: dict[str, Any]) -> Measured:
     )
 
 
-def summarise(clips: Sequence[Measured], temporal_ratio: int) -> dict[str, Any]:
+def summarise(clips: Sequence[ClipMeasurement], temporal_ratio: int) -> dict[str, Any]:
     """The four sections of the report."""
     return {
         "channels": _channels(clips),
@@ -232,29 +234,29 @@ def summarise(clips: Sequence[Measured], temporal_ratio: int) -> dict[str, Any]:
     }
 
 
-def _channels(clips: Sequence[Measured]) -> dict[str, Any]:
-    found = latent_statistics.channel_statistics(clip.latent for clip in clips)
+def _channels(clips: Sequence[ClipMeasurement]) -> dict[str, Any]:
+    statistics = latent_statistics.channel_statistics(clip.latent for clip in clips)
     cells = sum(clip.noise[..., 0].size for clip in clips)
     noise = sum(np.square(clip.noise).sum(axis=(0, 1, 2)) for clip in clips) / cells
-    return dataclasses.asdict(found) | {
-        "variance_fraction": found.variance_fraction,
-        "dead": list(found.dead),
+    return dataclasses.asdict(statistics) | {
+        "variance_fraction": statistics.variance_fraction,
+        "dead": list(statistics.dead),
         "posterior_std": np.sqrt(noise),
     }
 
 
-def _reconstruction(clips: Sequence[Measured]) -> dict[str, Any]:
+def _reconstruction(clips: Sequence[ClipMeasurement]) -> dict[str, Any]:
     names = clips[0].scalars
     means = {
         name: float(np.mean([clip.scalars[name] for clip in clips])) for name in names
     }
-    real, made = (
+    real, decoded = (
         frechet.moments(clip.features[side][None] for clip in clips) for side in (0, 1)
     )
     needed = frechet.clips_needed(frechet.FEATURES)
     distance = float("nan")
     if len(clips) > 1:
-        distance = frechet.distance(real, made, few="allow")
+        distance = frechet.distance(real, decoded, few="allow")
     return means | {
         "frechet": {
             "distance": distance,
@@ -267,7 +269,7 @@ def _reconstruction(clips: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
-def _flicker(clips: Sequence[Measured]) -> dict[str, Any]:
+def _flicker(clips: Sequence[ClipMeasurement]) -> dict[str, Any]:
     """Means over clips; empty without videos. Levels are of 8 bits."""
     if not clips:
         return {"clips": 0}
@@ -290,21 +292,21 @@ def _flicker(clips: Sequence[Measured]) -> dict[str, Any]:
 
 
 def examples(
-    model: models.AutoencoderModel, clips: Any, *, measured: Sequence[Measured]
+    model: models.AutoencoderModel, clips: Any, *, measured: Sequence[ClipMeasurement]
 ) -> list[latent_figure.Example]:
     """The worst, the median and the best clip by PSNR, videos before images."""
     videos = [clip for clip in measured if len(clip.errors) > 1] or list(measured)
     ordered = sorted(videos, key=lambda clip: clip.scalars["psnr_db"])
-    places = dict.fromkeys((0, len(ordered) // 2, len(ordered) - 1))
-    found = []
-    for title, at in zip(("worst", "median", "best"), places, strict=False):
-        window, decibels = ordered[at].window, ordered[at].scalars["psnr_db"]
+    indices = dict.fromkeys((0, len(ordered) // 2, len(ordered) - 1))
+    chosen = []
+    for title, index in zip(("worst", "median", "best"), indices, strict=False):
+        window, psnr = ordered[index].window, ordered[index].scalars["psnr_db"]
         _, video = windows_lib.load_window(clips, window)
         latent = model.encode(video[None].astype(np.float32) / fidelity.LEVELS - 1.0)
-        made = np.asarray(model.decode(latent))[0]
-        label = f"{title} of {len(ordered)}: {window.id}, {decibels:.1f} dB"
-        found.append(latent_figure.Example(label, video, made))
-    return found
+        decoded = np.asarray(model.decode(latent))[0]
+        label = f"{title} of {len(ordered)}: {window.id}, {psnr:.1f} dB"
+        chosen.append(latent_figure.Example(label, video, decoded))
+    return chosen
 
 
 def plain(value: Any) -> Any:
@@ -320,7 +322,7 @@ def plain(value: Any) -> Any:
 
 def lines(report: dict[str, Any]) -> list[str]:
     """One JSON line per section: its numbers, without lists and tables."""
-    found = []
+    texts = []
     for section in SECTIONS:
         values = report[section]
         scalars = {k: v for k, v in values.items() if not isinstance(v, dict | list)}
@@ -332,8 +334,8 @@ def lines(report: dict[str, Any]) -> list[str]:
             }
         if section == "reconstruction":
             scalars["frechet"] = values["frechet"]
-        found.append(json.dumps({"section": section, **scalars}))
-    return found
+        texts.append(json.dumps({"section": section, **scalars}))
+    return texts
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -363,7 +365,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the report; 0, or 2 after one line that says what was wrong."""
     arguments = _parser().parse_args(argv)
-    try:
+
+    def make() -> None:
         config = ReportConfig(
             split=arguments.split,
             clips=arguments.clips,
@@ -379,14 +382,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             output=arguments.output,
             config=config,
         )
-    except (ValueError, OSError) as error:
-        print(f"latent_report: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("latent_report: stopped; nothing was written", file=sys.stderr)
-        return 130
-    print("\n".join(lines(report)))
-    return 0
+        print("\n".join(lines(report)))
+
+    return cli.run_command("latents", make)
 
 
 if __name__ == "__main__":

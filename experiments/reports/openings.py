@@ -5,13 +5,12 @@
 Sora's report extends a clip backwards three times, from different beginnings to the
 same end. Here a clip of the world is extended backwards, and another forwards, each
 with three prompts or seeds. The picture has a row for every result, given frames
-underlined in grey and made ones in blue; one JSON line says for both
+underlined in grey and generated ones in blue; a JSON line for each has
 
-    shared       share of given pixels that are alike in all three                (1)
-    different    least RMS difference of the made parts of two results, in levels (2)
+    shared       fraction of given pixels that are equal in all three             (1)
+    different    least RMS difference of two generated parts, in 8-bit levels     (2)
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -24,6 +23,7 @@ import numpy as np
 
 from data_pipelines.worlds import bodies
 from experiments.plots import strips
+from soraflax.cli import parser as cli
 from soraflax.generation import generator, tasks
 
 FRAMES, SHOWN, SCALE = 17, 9, 1
@@ -42,14 +42,14 @@ WORLD = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Three results that share the clip they were made from.
+    """Three results that extend the same clip.
 
     Attributes:
-      name: of it.
-      direction: in which the clip is extended.
+      name: title of the figure.
+      direction: direction in which the clip is extended.
       videos: uint8 `[T, H, W, 3]`.
-      given: `[T]` bool, which frames are of the clip.
-      labels: of the three.
+      given: `[T]` bool, the frames of the clip.
+      labels: prompts of the three.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Family:
 
 
 def clip(direction: str, seed: int) -> bodies.Clip:
-    """A red circle that moves so."""
+    """A clip of a red circle that moves in a direction, or stays 'still'."""
     world = dataclasses.replace(WORLD, directions=(direction,))
     return bodies.clip(seed, 0, config=world)
 
@@ -79,7 +79,7 @@ def clip(direction: str, seed: int) -> bodies.Clip:
 def families(
     model: generator.Generator, sampling: generator.SamplingConfig, *, seed: int
 ) -> list[Family]:
-    """Both, made in one call."""
+    """Both families, sampled in one call."""
     grid, fps = model.grid, model.model.config.reference_fps
     still = clip("still", seed)
     step = grid.group
@@ -128,42 +128,39 @@ def families(
     ]
 
 
-def draw(path: pathlib.Path, found: Sequence[Family]) -> None:
+def draw(path: pathlib.Path, results: Sequence[Family]) -> None:
     """A row for every result."""
     rows = [
         strips.Row(video, family.given, label=f"{family.name}\n{label}")
-        for family in found
+        for family in results
         for video, label in zip(family.videos, family.labels, strict=True)
     ]
     strips.sheet(path, rows, frames=SHOWN, scale=SCALE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.reports.openings",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.Parser(
+        prog="python -m experiments.reports.openings", description=__doc__
     )
     add = parser.add_argument
     add("--checkpoint", type=pathlib.Path, required=True, help="a trained VIDEO folder")
     add("--output", type=pathlib.Path, default=pathlib.Path("openings.png"))
     add("--seed", type=int, default=0)
-    add("--steps", type=int, default=30)
+    add("--steps", type=cli.positive_int, default=30)
     add("--guidance", type=float, default=2.0)
     options = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         sampling = generator.SamplingConfig(options.steps, options.guidance)
         model = generator.Generator.load(options.checkpoint)
-        found = families(model, sampling, seed=options.seed)
+        results = families(model, sampling, seed=options.seed)
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        draw(options.output, found)
-    except (ValueError, OSError) as error:
-        print(f"openings: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    for family in found:
-        print(json.dumps(family.figures()))
-    print(f"picture: {options.output}", file=sys.stderr)
-    return 0
+        draw(options.output, results)
+        for family in results:
+            print(json.dumps(family.figures()))
+        print(f"picture: {options.output}", file=sys.stderr)
+
+    return cli.run_command("openings", run)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ that saw only four clips must be able to give them back. Writes `real_clips.json
 `real_clips.png` (above, decoded latents; below, generated).
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
@@ -31,9 +30,10 @@ import numpy as np
 from data_pipelines import latents, prepare
 from experiments.configs import autoencoder_small, video_small
 from experiments.plots import figures
-from experiments.stages import autoencoder as autoencoder_stage
-from experiments.stages import common
-from experiments.stages import video as video_stage
+from experiments.stages import runtime
+from experiments.stages.autoencoder import stage as autoencoder_stage
+from experiments.stages.video import stage as video_stage
+from soraflax.cli import parser as cli
 from soraflax.evaluation import metrics
 from soraflax.generation import generator
 
@@ -45,11 +45,11 @@ FRAMES = 9
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """How long each stage trains.
+    """Number of training steps.
 
     Attributes:
-      autoencoder: on all clips but the held-out ones.
-      video: on the four.
+      autoencoder: steps on all clips but the held-out ones.
+      video: steps on the four.
     """
 
     autoencoder: int = 700
@@ -57,7 +57,7 @@ class Steps:
 
 
 def run(output: pathlib.Path, clips: pathlib.Path, *, steps: Steps) -> dict[str, Any]:
-    """Everything; returns what `real_clips.json` holds."""
+    """Prepare, train, generate; returns the contents of `real_clips.json`."""
     start = time.perf_counter()
     check_clips(clips)
     dataset, encoder = output / "dataset", output / "autoencoder"
@@ -99,10 +99,10 @@ def memorise(
     four = output / "four-clips"
     four.mkdir()
     lines = (clips / "captions.jsonl").read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["file"] in MEMORISED]
+    chosen = [line for line in lines if json.loads(line)["file"] in MEMORISED]
     for name in MEMORISED:
         shutil.copy(clips / name, four / name)
-    (four / "captions.jsonl").write_text("\n".join(kept) + "\n")
+    (four / "captions.jsonl").write_text("\n".join(chosen) + "\n")
     dataset = output / "four-dataset"
     prepare.prepare_folder(four, dataset, validation=prepare.Validation(fraction=0.0))
     values = config(dataset, encoder, steps=steps)
@@ -110,14 +110,14 @@ def memorise(
     model = generator.Generator.load(output / "video")
     records = list(latents.open_latents(output / "video" / "latents"))
     prompts = [prompt(model, record) for record in records]
-    made = model(prompts, generator.SamplingConfig(steps=30, guidance=1.0))
-    true = model.decode([record.latent.astype(np.float32) for record in records])
-    pairs = [video for both in zip(true, made, strict=True) for video in both]
+    generated = model(prompts, generator.SamplingConfig(steps=30, guidance=1.0))
+    decoded = model.decode([record.latent.astype(np.float32) for record in records])
+    pairs = [video for both in zip(decoded, generated, strict=True) for video in both]
     names = [n for r in records for n in (f"{r.id}: latent", f"{r.id}: generated")]
     figures.contact_sheet(output / "real_clips.png", pairs, labels=names)
     return {
         record.id: round(psnr_db(a, b), 2)
-        for record, a, b in zip(records, made, true, strict=True)
+        for record, a, b in zip(records, generated, decoded, strict=True)
     }
 
 
@@ -155,32 +155,31 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m experiments.reports.real_clips",
         description=(__doc__ or "").split("\n\n")[0],
     )
     add = parser.add_argument
     add("--output", type=pathlib.Path, default=pathlib.Path("real"))
     add("--input", type=pathlib.Path, default=CLIPS, help="folder with captions.jsonl")
-    add("--autoencoder-steps", type=int, default=Steps.autoencoder)
-    add("--video-steps", type=int, default=Steps.video)
+    add("--autoencoder-steps", type=cli.positive_int, default=Steps.autoencoder)
+    add("--video-steps", type=cli.positive_int, default=Steps.video)
     arguments = parser.parse_args(argv)
     steps = Steps(arguments.autoencoder_steps, arguments.video_steps)
-    try:
+
+    def make() -> None:
         if arguments.output.exists():
             raise ValueError(f"{arguments.output} exists; name a new folder")
-        report = run(arguments.output, arguments.input, steps=steps)
-    except (ValueError, OSError) as error:
-        print(f"real_clips: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (common.Interrupted, KeyboardInterrupt) as stop:
-        reason = str(stop).split(";")[0] or "stopped"
-        print(
-            f"real_clips: {reason}; name a new folder to start again", file=sys.stderr
-        )
-        return 1
-    print(json.dumps(report, indent=2))
-    return 0
+        try:
+            report = run(arguments.output, arguments.input, steps=steps)
+        except runtime.Interrupted as stop:
+            step = str(stop).split(";")[0]
+            raise KeyboardInterrupt(f"{step}; name a new folder") from None
+        print(json.dumps(report, indent=2))
+
+    return cli.run_command(
+        "real_clips", make, interrupted="name a new folder to start again"
+    )
 
 
 if __name__ == "__main__":

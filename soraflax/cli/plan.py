@@ -1,7 +1,9 @@
-"""`soraflax plan`: a train step on a TPU pod that nobody here owns."""
+"""`soraflax plan`: a train step on a TPU pod that is not attached."""
 
 import argparse
+import contextlib
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import sys
@@ -19,15 +21,15 @@ def add_parser(subparsers: Any) -> cli.Parser:
         description="Compile the train step of a config for a TPU topology and print "
         "memory, traffic between chips, and a roofline of its time. Needs the extra "
         "'plan', no TPU.",
-        epilog="example: soraflax plan --config=experiments/configs/wan2_1_t2v_14b.py "
-        "--topology v5p:8x8x8 --slices 2",
+        epilog="example: soraflax plan --config=wan2_1_t2v_14b --topology v5p:8x8x8 "
+        "--slices 2",
     )
     add, number = parser.add_argument, cli.positive_int
     add(
         "--config",
         required=True,
-        metavar="FILE.py[:preset]",
-        help="of a training run of a video model",
+        metavar="NAME[:preset]",
+        help="a shipped config or FILE.py of a training run of a video model",
     )
     add(
         "--topology",
@@ -64,27 +66,39 @@ def run(args: argparse.Namespace) -> None:
     sys.path.insert(0, "")  # a config file may import what lies beside the command
     from soraflax import config as config_lib
     from soraflax.planning import chips, program, report, search, step_plan
-    from soraflax.planning import subject as subjects
+    from soraflax.planning import workload as workload_lib
 
     topology = chips.parse(args.topology, slices=args.slices)
-    subject = subjects.read(config_lib.load_file(args.config))
+    workload = workload_lib.from_config(
+        config_lib.load_file(args.config, directory=shipped_configs())
+    )
     changes = {"clip": args.clip} if args.clip else {}
-    subject = dataclasses.replace(subject, **changes)
-    subject = step_plan.over_slices(subject, topology)
-    devices = program.devices(topology)
-    subject = step_plan.rows_of(subject, devices, rows=args.rows)
-    plan = step_plan.make(subject, topology, devices=devices, quick=args.quick)
+    workload = dataclasses.replace(workload, **changes)
+    workload = step_plan.replicate_over_slices(workload, topology)
+    devices = program.topology_devices(topology)
+    workload = step_plan.with_global_rows(workload, devices, rows=args.rows)
+    plan = step_plan.plan_step(workload, topology, devices=devices, quick=args.quick)
     print(report.table(plan))
     lines = [report.to_json(plan)]
     if args.search or not plan.fits:
-        others = search.search(
-            subject, topology, devices=devices, first=plan, trials=args.trials
+        plans = search.search(
+            workload, topology, devices=devices, first=plan, trials=args.trials
         )
-        print(f"\n{report.choices(others)}")
-        print(search.advice(plan, others))
-        lines += [report.to_json(other) for other in others if other is not plan]
+        print(f"\n{report.comparison(plans)}")
+        print(search.advice(plan, plans))
+        lines += [report.to_json(other) for other in plans if other is not plan]
     if args.json:
         args.json.write_text("\n".join(lines) + "\n")
+
+
+def shipped_configs() -> pathlib.Path | None:
+    """The directory of the shipped configs; None where they are not installed."""
+    # By name: the library does not import what is built on it.
+    with contextlib.suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec("experiments.configs")
+        if spec is not None and spec.origin is not None:
+            return pathlib.Path(spec.origin).parent
+    return None
 
 
 def check_target(path: pathlib.Path) -> None:

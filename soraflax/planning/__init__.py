@@ -1,5 +1,6 @@
-"""Plans for TPU pods that nobody here owns: memory, traffic and time of a train step.
+"""Plans for TPU pods that are not attached: memory, traffic and time of a train step.
 
-`plan.make` compiles the real step for a named topology and reads what the compiler
-made of it; `search.search` looks for a better mesh, remat policy and number of rows.
+`step_plan.plan_step` compiles the step of training ahead of time for a named topology
+and analyses the program; `search.search` looks for a better mesh, remat policy and
+number of rows.
 """

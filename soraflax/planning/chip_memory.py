@@ -1,10 +1,10 @@
-"""What a device holds during a step, from the compiled program and its shardings.
+"""The memory of a device during a step, from the program and its shardings.
 
     peak = parameters + optimizer + average + batch + temporaries                 (1)
 
-Temporaries are what the compiler allocates beyond its arguments: what is saved for the
-backward pass, gradients, gathered parameters, scratch. The state is donated, so its
-next value takes no room of its own.
+Temporaries are what the compiler allocates beyond its arguments: activations saved for
+the backward pass, gradients, gathered parameters, scratch. The state is donated, so its
+next value takes no memory of its own.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from soraflax.planning import chips, program
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class DeviceMemory:
     """Bytes of one device.
 
     Attributes:
-      parameters: its shard of them.
+      parameters: its shard of the parameters.
       optimizer: its shard of the optimizer's state.
-      average: its shard of the moving average.
+      average: its shard of the parameters' moving average.
       batch: its rows.
       temporaries: everything else.
-      peak: equation (1), as the compiler lays it out.
-      host: what is kept in the host's memory, one device's.
-      capacity: HBM of one device.
+      peak: equation (1), as the compiler allocates it.
+      host: bytes offloaded to the host's memory.
+      capacity: HBM of the device.
     """
 
     parameters: int
@@ -41,36 +41,38 @@ class Memory:
     capacity: int
 
     @property
-    def share(self) -> float:
-        """Of the capacity that the peak takes."""
+    def utilisation(self) -> float:
+        """Fraction of the capacity at the peak."""
         return self.peak / self.capacity
 
 
 def shard_bytes(tree: Any) -> int:
-    """Bytes that one device holds of ShapeDtypeStructs with shardings."""
+    """Bytes of one device's shards of ShapeDtypeStructs."""
 
-    def held(leaf: Any) -> int:
+    def leaf_bytes(leaf: Any) -> int:
         shape = leaf.sharding.shard_shape(leaf.shape)
         return math.prod(shape) * leaf.dtype.itemsize
 
-    return sum(held(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def measure(built: program.Program, topology: chips.Topology) -> Memory:
+def device_memory(
+    compiled: program.CompiledStep, topology: chips.Topology
+) -> DeviceMemory:
     """Equation (1) of a compiled step."""
-    held = {
+    arguments = {
         name: shard_bytes(tree)
         for name, tree in (
-            ("parameters", built.state.params),
-            ("optimizer", built.state.opt_state),
-            ("average", built.state.ema),
-            ("batch", built.batch),
+            ("parameters", compiled.state.params),
+            ("optimizer", compiled.state.opt_state),
+            ("average", compiled.state.ema),
+            ("batch", compiled.batch),
         )
     }
-    return Memory(
-        **held,
-        temporaries=max(0, built.hbm - sum(held.values())),
-        peak=built.hbm,
-        host=built.host,
+    return DeviceMemory(
+        **arguments,
+        temporaries=max(0, compiled.hbm - sum(arguments.values())),
+        peak=compiled.hbm,
+        host=compiled.host,
         capacity=topology.chip.hbm // topology.chip.devices,
     )

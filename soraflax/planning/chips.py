@@ -1,4 +1,4 @@
-"""What TPU chips can do, and the slices they come in.
+"""Peaks and bandwidths of TPU chips, and the slices they come in.
 
 Peak FLOP/s (dense, bfloat16), HBM and pod sizes are those of Google's documentation
 (docs.cloud.google.com/tpu/docs, one page for each chip). The bandwidth of one ICI link
@@ -18,7 +18,7 @@ from soraflax import config as config_lib
 
 GIB = 2**30
 # The slices of chips with two dimensions ("Cloud TPU topologies", one page a chip).
-FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+SLICES_2D = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _MEGACORE = (("chip_config_name", "megacore"),)  # two cores as one device
 
 
@@ -27,16 +27,16 @@ class Chip:
     """One kind of TPU.
 
     Attributes:
-      name: as topologies are named.
+      name: prefix of its topologies' names.
       peak: bfloat16 FLOP/s of a chip.
-      hbm: bytes of a chip.
-      hbm_bandwidth: bytes/s of a chip.
+      hbm: bytes of HBM of a chip.
+      hbm_bandwidth: bytes/s between a chip and its HBM.
       link: bytes/s of one ICI link, one way.
       dcn: bytes/s of a chip to other slices.
-      pod: sides of the largest slice.
-      wrap: sides that are a multiple of this are rings.
+      pod: sides of the largest slice, in chips.
+      wrap: number that the sides which are rings are multiples of.
       devices: JAX devices of a chip.
-      options: that the compiler needs to see a chip as JAX does.
+      options: topology options with which the compiler has as many devices as JAX.
     """
 
     name: str
@@ -80,9 +80,9 @@ class Topology:
     """Slices of one kind of chip.
 
     Attributes:
-      chip: what they are made of.
+      chip: kind of chip.
       shape: sides of a slice, in chips.
-      slices: how many, joined by the data-center network.
+      slices: number of slices, joined by the data-center network.
     """
 
     chip: Chip
@@ -91,15 +91,17 @@ class Topology:
 
     @property
     def name(self) -> str:
+        """Name of a slice, `v5p:8x8x8`."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def chips(self) -> int:
+        """Number of chips of all slices."""
         return math.prod(self.shape) * self.slices
 
     @property
     def devices(self) -> int:
-        """JAX devices in all."""
+        """Number of JAX devices of all slices."""
         return self.chips * self.chip.devices
 
     def wraps(self, side: int) -> bool:
@@ -140,15 +142,15 @@ def parse(name: str, *, slices: int = 1) -> Topology:
 def _nearest(shape: tuple[int, ...], chip: Chip) -> tuple[int, ...]:
     """The nearest slice; in three dimensions its sides keep the order of `shape`.
 
-    A slice of two dimensions is one of `FLAT`. One of three has sides of 1, 2 or a
+    A slice of two dimensions is one of `SLICES_2D`. One of three has sides of 1, 2 or a
     multiple of 4, the shortest no longer than the shortest of the pod, and so on.
     """
     if len(chip.pod) == 2:
         low, high = sorted(shape)
-        return min(FLAT, key=lambda s: abs(s[0] - low) + abs(s[1] - high))
-    found = list(shape)
-    order = sorted(range(len(shape)), key=lambda place: shape[place])
-    for place, most in zip(order, sorted(chip.pod), strict=True):
-        legal = [1, 2, *range(4, most + 1, 4)]
-        found[place] = min(legal, key=lambda n: abs(n - shape[place]))
-    return tuple(found)
+        return min(SLICES_2D, key=lambda s: abs(s[0] - low) + abs(s[1] - high))
+    nearest = list(shape)
+    order = sorted(range(len(shape)), key=lambda side: shape[side])
+    for side, longest in zip(order, sorted(chip.pod), strict=True):
+        legal = [1, 2, *range(4, longest + 1, 4)]
+        nearest[side] = min(legal, key=lambda n: abs(n - shape[side]))
+    return tuple(nearest)

@@ -8,13 +8,13 @@ products are counted from their shapes,
 
 (a TPU program has its products as convolutions), and bytes by what every instruction
 outside a fusion reads from HBM and writes to it. A slice of an array counts as the
-slice, and an update in place as the update. Attention kernels say nothing of what they
-do inside, so with P pairs of queries and keys that touch,
+slice, and an update in place as the update. Attention kernels are opaque in the
+program, so with P pairs of queries and keys of one segment,
 
-    attention     2 D P * products a pair takes, of all heads together            (3)
+    attention     2 D P * products of a pair, all heads together                  (3)
 
-where the forward kernel makes 2 and the backward kernels 5 (one pass over the pairs) or
-7 (two passes, as splash), and the forward one runs again where remat does not save it.
+2 in the forward kernel and 5 (one pass over the pairs) or 7 (two passes, as splash) in
+the backward ones; the forward kernel runs again where remat does not save its output.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from collections.abc import Iterator
 from soraflax.nn import dit
 from soraflax.planning import hlo
 
-# Products of queries and keys, or the like: forward, backward. Those of the reference
-# stand in the program's text.
+# Products of a pair of query and key: forward, backward. The reference is no kernel:
+# its products are in the program's text.
 KERNELS = {"reference": (0, 0), "blocks": (2, 5), "splash": (2, 7)}
-ATTENTION_RUNS_AGAIN = ("full", "dots")
-_NOTHING = {
+RECOMPUTES_ATTENTION = ("full", "dots")
+_FREE = {
     "parameter",
     "constant",
     "get-tuple-element",
@@ -48,56 +48,62 @@ _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
-    """Of one device in one step.
+class ProgramCost:
+    """FLOPs and bytes of one device in one step.
 
     Attributes:
-      flops: of products, equations (1) and (2).
-      bytes: read from HBM and written to it.
+      flops: FLOPs of products, equations (1) and (2).
+      bytes: bytes read from HBM and written to it.
     """
 
     flops: float
     bytes: float
 
 
-def measure(module: hlo.Module) -> Cost:
-    """Sums over what runs."""
-    flops = moved = 0.0
+def program_cost(module: hlo.Module) -> ProgramCost:
+    """The sum over all instructions, each as often as it runs."""
+    flops = hbm_bytes = 0.0
     for name, runs in module.runs.items():
         if not runs:
             continue
-        known = module.named(name)
-        for line in known.values():
+        computation = module.by_name(name)
+        for line in computation.values():
             flops += runs * sum(
-                _flops(i, near) for i, near in _deep(line, known, module=module)
+                _flops(inner, siblings)
+                for inner, siblings in _unfused(line, computation, module=module)
             )
-            moved += runs * _bytes(line, known, module=module)
-    return Cost(flops, moved)
+            hbm_bytes += runs * _bytes(line, computation, module=module)
+    return ProgramCost(flops, hbm_bytes)
 
 
-def attention(model: dit.DiTConfig, *, pairs: int) -> float:
-    """Equation (3), all layers and devices together; `pairs` of every layer."""
+def attention_flops(model: dit.DiTConfig, *, pairs: int) -> float:
+    """Equation (3), of all layers and devices; `pairs` is that of one layer."""
     forward, backward = KERNELS[model.attention]
-    again = forward if model.remat in ATTENTION_RUNS_AGAIN else 0
-    return 2.0 * model.width * pairs * (forward + again + backward) * model.depth
+    recomputed = forward if model.remat in RECOMPUTES_ATTENTION else 0
+    products = forward + recomputed + backward
+    return 2.0 * model.width * pairs * products * model.depth
 
 
-def _deep(
-    line: hlo.Instruction, known: dict[str, hlo.Instruction], *, module: hlo.Module
+def _unfused(
+    line: hlo.Instruction,
+    computation: dict[str, hlo.Instruction],
+    *,
+    module: hlo.Module,
 ) -> Iterator[tuple[hlo.Instruction, dict[str, hlo.Instruction]]]:
-    """An instruction, or those of the fusion it runs, each with its neighbours."""
+    """An instruction, or those of its fusion, each with its computation."""
     if line.opcode != "fusion":
-        yield line, known
+        yield line, computation
         return
-    inner = module.named(line.calls[0])
+    inner = module.by_name(line.calls[0])
     for instruction in inner.values():
-        yield from _deep(instruction, inner, module=module)
+        yield from _unfused(instruction, inner, module=module)
 
 
-def _flops(line: hlo.Instruction, known: dict[str, hlo.Instruction]) -> float:
+def _flops(line: hlo.Instruction, computation: dict[str, hlo.Instruction]) -> float:
+    """Equations (1) and (2) of one instruction."""
     if line.opcode not in ("dot", "convolution"):
         return 0.0
-    left, right = (known.get(name) for name in line.operands[:2])
+    left, right = (computation.get(name) for name in line.operands[:2])
     if left is None or right is None:
         return 0.0
     out = math.prod(line.arrays[0].dims)
@@ -107,8 +113,8 @@ def _flops(line: hlo.Instruction, known: dict[str, hlo.Instruction]) -> float:
 
 
 def _contraction(line: hlo.Instruction, left: hlo.Instruction) -> int:
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
-    dims = [int(n) for n in found[1].split(",") if n] if found else []
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
+    dims = [int(n) for n in match[1].split(",") if n] if match else []
     return math.prod(left.arrays[0].dims[d] for d in dims)
 
 
@@ -125,79 +131,85 @@ def _convolution(
     total = features * out[result.index("b")] * out[result.index("f")]
     window = _WINDOW.search(line.attributes)
     fields = dict(f.split("=") for f in window[1].split()) if window else {}
-    for place, digit in enumerate(sorted(c for c in kernel if c.isdigit())):
+    # Labels such as `b01f_01io->b01f` name the axes of input, kernel and result; digits
+    # are the spatial ones, in the order of the window's fields.
+    for axis, digit in enumerate(sorted(c for c in kernel if c.isdigit())):
         total *= _taps(
             size=right[kernel.index(digit)],
             length=left[labels[1].index(digit)],
             out=out[result.index(digit)],
-            fields={k: v.split("x")[place] for k, v in fields.items()},
+            fields={k: v.split("x")[axis] for k, v in fields.items()},
         )
     return float(total)
 
 
 def _taps(*, size: int, length: int, out: int, fields: dict[str, str]) -> int:
-    """Pairs of a place in the result and a tap that meets data, along one side."""
-    stride, spread = int(fields.get("stride", 1)), int(fields.get("lhs_dilate", 1))
-    gap = int(fields.get("rhs_dilate", 1))
-    before = int(fields.get("pad", "0_0").split("_")[0])
-    if size == 1 and out == length and stride == spread == 1:
+    """Pairs of an output position and a tap on data, not padding, along one axis."""
+    stride, dilation = int(fields.get("stride", 1)), int(fields.get("lhs_dilate", 1))
+    kernel_dilation = int(fields.get("rhs_dilate", 1))
+    padding = int(fields.get("pad", "0_0").split("_")[0])
+    if size == 1 and out == length and stride == dilation == 1:
         return out
-    reach = (length - 1) * spread + 1
+    # The input dilated: its elements lie `dilation` apart, with zeros between.
+    extent = (length - 1) * dilation + 1
     count = 0
     for tap in range(size):
-        offset = tap * gap - before
-        for at in range(out) if size * out < 1 << 16 else ():
-            where = at * stride + offset
-            count += 0 <= where < reach and where % spread == 0
+        offset = tap * kernel_dilation - padding
+        for index in range(out) if size * out < 1 << 16 else ():
+            position = index * stride + offset
+            count += 0 <= position < extent and position % dilation == 0
     return count or out
 
 
 def _bytes(
-    line: hlo.Instruction, known: dict[str, hlo.Instruction], *, module: hlo.Module
+    line: hlo.Instruction,
+    computation: dict[str, hlo.Instruction],
+    *,
+    module: hlo.Module,
 ) -> float:
-    """What one run reads from HBM and writes to it."""
-    if line.opcode in _NOTHING or line.opcode.endswith("-done"):
+    """Bytes that one run reads from HBM and writes to it."""
+    if line.opcode in _FREE or line.opcode.endswith("-done"):
         return 0.0
-    operands = [known[name] for name in line.operands if name in known]
+    operands = [computation[n] for n in line.operands if n in computation]
     if line.opcode == "fusion":
-        return _fused(line, operands, module=module)
+        return _fusion_bytes(line, operands, module=module)
     if line.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2.0 * _hbm(line)
+        return 2.0 * _hbm_bytes(line)
     if line.opcode == "dynamic-update-slice":
-        return 2.0 * _hbm(operands[1]) if len(operands) > 1 else 0.0
+        return 2.0 * _hbm_bytes(operands[1]) if len(operands) > 1 else 0.0
     if line.opcode.endswith("-start"):
-        return float(sum(_array(a) for a in line.arrays[:2]))
-    return _hbm(line) + sum(_hbm(operand) for operand in operands)
+        return float(sum(_array_bytes(a) for a in line.arrays[:2]))
+    return _hbm_bytes(line) + sum(_hbm_bytes(operand) for operand in operands)
 
 
-def _hbm(line: hlo.Instruction) -> float:
-    return float(sum(_array(a) for a in line.arrays))
+def _hbm_bytes(line: hlo.Instruction) -> float:
+    return float(sum(_array_bytes(a) for a in line.arrays))
 
 
-def _array(array: hlo.Array) -> int:
-    """Bytes in HBM; scalars have a memory of their own."""
+def _array_bytes(array: hlo.Array) -> int:
+    """Bytes in HBM; scalars are in a memory of their own."""
     return array.bytes if array.space == hlo.HBM and array.dims else 0
 
 
-def _fused(
+def _fusion_bytes(
     line: hlo.Instruction, operands: list[hlo.Instruction], *, module: hlo.Module
 ) -> float:
-    """Of a fusion: parameters by the parts that are used, results as written."""
-    inner = module.named(line.calls[0])
+    """Bytes of a fusion: the used parts of its operands, and its results."""
+    inner = module.by_name(line.calls[0])
     total = 0.0
     for parameter in (i for i in inner.values() if i.opcode == "parameter"):
         number = int(parameter.operands[0])
         source = operands[number] if number < len(operands) else parameter
-        whole = _hbm(source)
+        size = _hbm_bytes(source)
         users = [i for i in inner.values() if parameter.name in i.operands]
-        parts = [_part(user, parameter.name) for user in users]
-        sizes = [part for part in parts if part is not None]
-        total += min(whole, sum(sizes)) if len(sizes) == len(parts) else whole
+        reads = [_partial_read(user, parameter.name) for user in users]
+        partial = [read for read in reads if read is not None]
+        total += min(size, sum(partial)) if len(partial) == len(reads) else size
     roots = [i for i in inner.values() if i.root]
     if roots and roots[0].opcode == "tuple":
         roots = [inner[name] for name in roots[0].operands if name in inner]
     for root, array in zip(roots, line.arrays, strict=False):
-        written = float(_array(array))
+        written = float(_array_bytes(array))
         if root.opcode == "dynamic-update-slice" and root.operands[1] in inner:
             update = inner[root.operands[1]]
             written = min(written, float(update.bytes))
@@ -205,8 +217,8 @@ def _fused(
     return total
 
 
-def _part(user: hlo.Instruction, name: str) -> float | None:
-    """Bytes that `user` needs of a parameter; None for all of it."""
+def _partial_read(user: hlo.Instruction, name: str) -> float | None:
+    """Bytes that `user` reads of a parameter; None where it reads all of it."""
     if user.opcode in ("dynamic-slice", "slice") and user.operands[0] == name:
         return float(user.bytes)
     if user.opcode == "dynamic-update-slice" and user.operands[0] == name:

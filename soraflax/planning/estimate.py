@@ -1,4 +1,4 @@
-"""Memory and time of a step in closed form: quick, rough, good for ranking.
+"""Memory and time of a step in closed form: a rough estimate, for ranking.
 
 For a device that holds n tokens of width D, with the P parameters split over
 f = fsdp * tensor devices and moments of m bytes a parameter,
@@ -15,27 +15,27 @@ and along each axis, in bytes from each device, with w = 2 P / tensor bytes of k
     tensor    8 sums of n D, twice the bytes                                      (5)
     data      4 P / f, between slices where there are several                     (6)
 
-A plan that was compiled says how far off (1) and (2) are; `calibrate` carries that over
-to its neighbours.
+The errors of (1) and (2) are known for a plan that was compiled; `calibrate` applies
+them to similar workloads.
 """
 
 import dataclasses
 
 from soraflax import flops
 from soraflax.planning import chips, cost
-from soraflax.planning import subject as subjects
+from soraflax.planning import workload as workload_lib
 
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 0}
-Sizes = dict[str, int]
+MeshSizes = dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """Of one device.
+class StepEstimate:
+    """Memory and time of one device.
 
     Attributes:
-      memory: bytes.
-      products: seconds of products.
+      memory: bytes of HBM.
+      products: seconds of matrix products.
       links: seconds of collectives within a slice.
       dcn: seconds of collectives between slices.
     """
@@ -47,78 +47,85 @@ class Estimate:
 
     @property
     def step(self) -> float:
-        """Seconds, collectives beside products."""
+        """Seconds of a step, with all collectives asynchronous."""
         return max(self.products, self.links, self.dcn)
 
 
-def make(
-    subject: subjects.Subject, sizes: Sizes, *, topology: chips.Topology
-) -> Estimate:
-    """Equations (1) to (6); `sizes` are those of the mesh's axes."""
+def estimate_step(
+    workload: workload_lib.Workload, sizes: MeshSizes, *, topology: chips.Topology
+) -> StepEstimate:
+    """Equations (1) to (6), for a mesh whose axes have the given sizes."""
     devices = topology.devices
-    chip, model = topology.chip, subject.model
+    chip, model = topology.chip, workload.model
     parameters = flops.transformer_parameters(model)
     shards = sizes["fsdp"] * sizes["tensor"]
-    tokens = subject.tokens * sizes["tensor"] // devices // subject.train.accumulate
-    text = subject.rows * subject.row.text * sizes["tensor"] // devices
+    tokens = workload.tokens * sizes["tensor"] // devices // workload.train.accumulate
+    text = workload.rows * workload.row.text * sizes["tensor"] // devices
     saved = flops.transformer_activation_bytes(model, tokens=tokens, text=text)
     working = tokens * (24 * model.width + 6 * model.mlp // sizes["tensor"])
     gathered = 2 * 2 * parameters / model.depth / sizes["tensor"]
-    state = parameters * (12 + MOMENTS[subject.optimizer.name]) / shards
+    state = parameters * (12 + MOMENTS[workload.optimizer.name]) / shards
     link = 2 * chip.link / chip.devices
-    slices = 4 * parameters / shards if topology.slices > 1 else 0
-    return Estimate(
+    dcn_bytes = 4 * parameters / shards if topology.slices > 1 else 0
+    return StepEstimate(
         memory=state + saved + working + gathered,
-        products=executed(subject) * chip.devices / devices / chip.peak,
-        links=sum(_traffic(subject, sizes, tokens=tokens)) / link,
-        dcn=slices * chip.devices / chip.dcn,
+        products=executed_flops(workload) * chip.devices / devices / chip.peak,
+        links=sum(_traffic(workload, sizes, tokens=tokens)) / link,
+        dcn=dcn_bytes * chip.devices / chip.dcn,
     )
 
 
-def replicas(
-    subject: subjects.Subject, sizes: Sizes, *, topology: chips.Topology
+def gradient_reduction_seconds(
+    workload: workload_lib.Workload, sizes: MeshSizes, *, topology: chips.Topology
 ) -> float:
-    """Seconds to sum gradients over `data` within a slice, float32, twice the bytes."""
+    """Seconds of the all-reduce of float32 gradients over `data` within a slice."""
     shards = sizes["fsdp"] * sizes["tensor"]
-    share = 4 * flops.transformer_parameters(subject.model) / shards
+    shard_bytes = 4 * flops.transformer_parameters(workload.model) / shards
     link = 2 * topology.chip.link / topology.chip.devices
-    return 2 * share * (sizes["data"] - 1) / sizes["data"] / link
+    return 2 * shard_bytes * (sizes["data"] - 1) / sizes["data"] / link
 
 
-def executed(subject: subjects.Subject) -> float:
-    """FLOPs of a step, padding and what is recomputed counted."""
-    model, lengths = subject.model, subject.lengths
+def executed_flops(workload: workload_lib.Workload) -> float:
+    """FLOPs of a step on all devices, padding and recomputation included."""
+    model, lengths = workload.model, workload.lengths
     pairs = lengths.self_pairs + lengths.cross_pairs
-    padded = flops.Lengths([subject.row.tokens] * subject.rows, [0] * subject.rows)
+    padded = flops.Lengths([workload.row.tokens] * workload.rows, [0] * workload.rows)
     dense = flops.transformer_flops(model, padded)
     dense -= 4 * model.width * model.depth * padded.self_pairs
-    again = 0 if model.remat in ("none", "dots") else 1
-    return dense * (3 + again) + cost.attention(model, pairs=pairs)
+    recomputed = 0 if model.remat in ("none", "dots") else 1
+    return dense * (3 + recomputed) + cost.attention_flops(model, pairs=pairs)
 
 
 def _traffic(
-    subject: subjects.Subject, sizes: Sizes, *, tokens: int
+    workload: workload_lib.Workload, sizes: MeshSizes, *, tokens: int
 ) -> tuple[float, float, float]:
-    """Equations (3) to (5)."""
-    model = subject.model
-    again = 0 if model.remat in ("none", "dots") else 1
+    """Bytes of equations (3) to (5)."""
+    model = workload.model
+    recomputed = 0 if model.remat in ("none", "dots") else 1
     kernels = 2 * flops.transformer_parameters(model) / sizes["tensor"]
     fsdp, context, tensor = sizes["fsdp"], sizes["context"], sizes["tensor"]
-    passes = (3 + again) * subject.train.accumulate
-    array = 2 * tokens * model.width * model.depth * subject.train.accumulate
+    passes = (3 + recomputed) * workload.train.accumulate
+    array = 2 * tokens * model.width * model.depth * workload.train.accumulate
     return (
         passes * kernels * (fsdp - 1) / fsdp,
-        (8 + 4 * again) * array * (context - 1) / context,
-        2 * (8 + 4 * again) * array * (tensor - 1) / tensor,
+        (8 + 4 * recomputed) * array * (context - 1) / context,
+        2 * (8 + 4 * recomputed) * array * (tensor - 1) / tensor,
     )
 
 
 def calibrate(
-    rough: Estimate, known: Estimate, *, memory: float, products: float
-) -> Estimate:
-    """`rough` as far off as `known`, whose true memory and products are given."""
+    rough: StepEstimate, reference: StepEstimate, *, memory: float, products: float
+) -> StepEstimate:
+    """`rough`, corrected by the error of `reference`.
+
+    Args:
+      rough: estimate to correct.
+      reference: estimate of a workload that was compiled.
+      memory: true bytes of that workload.
+      products: true seconds of its matrix products; 0 where they are not known.
+    """
     return dataclasses.replace(
         rough,
-        memory=rough.memory * memory / known.memory,
-        products=rough.products * (products / known.products if products else 1.0),
+        memory=rough.memory * memory / reference.memory,
+        products=rough.products * (products / reference.products if products else 1.0),
     )

@@ -1,6 +1,6 @@
-"""A compiled program's text, as computations of instructions.
+"""The text of a compiled program, as computations of instructions.
 
-Only what planning asks for is read: names, shapes, operands, attributes, and how often
+Only what planning needs is read: names, shapes, operands, attributes, and how often
 each computation runs. A computation runs once for every time its caller does, times
 the trip count where the caller is a loop:
 
@@ -11,7 +11,7 @@ in steps of s while it is below a constant runs
 
     trips = ceil(bound / s)                                                       (2)
 
-times. Any other (its count depends on data) counts as one trip and is named in
+times. Any other loop (its trips depend on data) counts as one trip, and is listed in
 `unknown_loops`. Of a conditional the first branch counts.
 """
 
@@ -54,7 +54,7 @@ _CALLS = re.compile(
     r"(?:calls|to_apply|body|condition|called_computation)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_OTHER_THREAD = "}, execution_thread="  # ends what a SparseCore runs
+_OTHER_THREAD = "}, execution_thread="  # ends a computation of a SparseCore
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)"?\}')
 
 
@@ -63,9 +63,9 @@ class Array:
     """One array of a shape.
 
     Attributes:
-      dtype: XLA's name of its type.
-      dims: sizes.
-      space: memory space; 0 is HBM, 5 the host, others are on the chip.
+      dtype: XLA's name of the element type.
+      dims: sizes of the axes.
+      space: memory space: 0 is HBM, 5 the host, all others are on the chip.
     """
 
     dtype: str
@@ -79,15 +79,15 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line.
+    """One line of a computation.
 
     Attributes:
-      name: without its percent sign.
-      opcode: what it does.
-      arrays: of its result, a tuple's one after the other.
-      operands: names.
+      name: name of its result, without the percent sign.
+      opcode: XLA's name of the operation.
+      arrays: arrays of its result, in order where it is a tuple.
+      operands: names of its operands.
       attributes: the rest of the line.
-      root: whether it is the result of its computation.
+      root: whether its result is that of the computation.
     """
 
     name: str
@@ -110,24 +110,24 @@ class Instruction:
 
     @property
     def number(self) -> int | None:
-        """Of an integer constant; None of anything else."""
+        """Value of an integer constant; None of anything else."""
         text = self.operands[0] if self.operands else ""
-        whole = self.opcode == "constant" and text.lstrip("-").isdigit()
-        return int(text) if whole else None
+        integer = self.opcode == "constant" and text.lstrip("-").isdigit()
+        return int(text) if integer else None
 
     @property
     def trips(self) -> int | None:
-        """Of a loop; None where it is not known."""
-        found = _TRIPS.search(self.attributes)
-        return int(found[1]) if found else None
+        """Trip count of a loop as XLA states it; None where it does not."""
+        match = _TRIPS.search(self.attributes)
+        return int(match[1]) if match else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A whole program.
+    """A program.
 
     Attributes:
-      entry: name of the computation it starts with.
+      entry: name of the computation that it starts with.
       computations: instructions of each, by name, in order.
     """
 
@@ -136,32 +136,33 @@ class Module:
 
     @functools.cached_property
     def runs(self) -> dict[str, int]:
-        """Equation (1), of what is reached from the entry. Fusions' insides are not."""
-        found = dict.fromkeys(self.computations, 0)
-        found[self.entry] = 1
-        for name in self._order:
+        """Equation (1): runs of each computation; bodies of fusions have none."""
+        runs = dict.fromkeys(self.computations, 0)
+        runs[self.entry] = 1
+        for name in self._callers_first:
             for instruction in self.computations[name]:
-                for called, trips in self._flow(instruction):
-                    found[called] += found[name] * trips
-        return found
+                for called, trips in self._control_flow(instruction):
+                    runs[called] += runs[name] * trips
+        return runs
 
     @functools.cached_property
-    def _order(self) -> tuple[str, ...]:
-        """Callers before what they call."""
-        done: dict[str, None] = {}
+    def _callers_first(self) -> tuple[str, ...]:
+        """Computations in topological order of the calls."""
+        visited: dict[str, None] = {}
 
         def visit(name: str) -> None:
-            if name in done:
+            if name in visited:
                 return
             for instruction in self.computations[name]:
-                for called, _ in self._flow(instruction):
+                for called, _ in self._control_flow(instruction):
                     visit(called)
-            done[name] = None
+            visited[name] = None
 
         visit(self.entry)
-        return tuple(reversed(done))
+        return tuple(reversed(visited))
 
-    def _flow(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
+    def _control_flow(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
+        """Computations that a loop, call or conditional runs, with their trips."""
         if instruction.opcode not in ("while", "call", "conditional"):
             return
         trips = 1
@@ -176,24 +177,24 @@ class Module:
         if loop.trips is not None:
             return loop.trips
         names = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", loop.attributes))
-        condition = self.named(names.get("condition", ""))
+        condition = self.by_name(names.get("condition", ""))
         root = next((i for i in condition.values() if i.root), None)
         if root is None or "direction=LT" not in root.attributes:
             return None
         counter, bound = (condition.get(name) for name in root.operands[:2])
         if counter is None or bound is None or bound.number is None:
             return None
-        place = re.search(r"index=(\d+)", counter.attributes)
-        step = self._step(names.get("body", ""), int(place[1]) if place else 0)
+        element = re.search(r"index=(\d+)", counter.attributes)
+        step = self._increment(names.get("body", ""), int(element[1]) if element else 0)
         return None if step is None else -(-bound.number // step)
 
-    def _step(self, body: str, place: int) -> int | None:
-        """What a loop's body adds to the element of its state at `place`."""
-        lines = self.named(body)
+    def _increment(self, body: str, element: int) -> int | None:
+        """The constant that a loop's body adds to one element of its state."""
+        lines = self.by_name(body)
         root = next((i for i in lines.values() if i.root), None)
-        if root is None or place >= len(root.operands):
+        if root is None or element >= len(root.operands):
             return None
-        last = lines.get(root.operands[place])
+        last = lines.get(root.operands[element])
         while last is not None and last.opcode in ("copy", "bitcast"):
             last = lines.get(last.operands[0])
         if last is None or last.opcode != "add":
@@ -201,34 +202,38 @@ class Module:
         terms = [lines[name].number for name in last.operands if name in lines]
         return next((term for term in terms if term), None)
 
-    def named(self, computation: str) -> dict[str, Instruction]:
+    def by_name(self, computation: str) -> dict[str, Instruction]:
         """The instructions of a computation by name."""
         return {i.name: i for i in self.computations.get(computation, ())}
 
     @property
     def unknown_loops(self) -> tuple[str, ...]:
-        """Loops that run, but who knows how often."""
+        """Names of the loops whose trips depend on data."""
         return tuple(
             instruction.name
-            for instruction, _ in self.running()
+            for instruction, _ in self.executed()
             if instruction.opcode == "while" and self.loop_trips(instruction) is None
         )
 
-    def running(self) -> Iterator[tuple[Instruction, int]]:
-        """Every instruction outside of fusions, with how often it runs."""
+    def executed(self) -> Iterator[tuple[Instruction, int]]:
+        """Every instruction outside of fusions, and the number of its runs."""
         for name, count in self.runs.items():
             if count:
                 for instruction in self.computations[name]:
                     yield instruction, count
 
-    def inside(self, instruction: Instruction) -> tuple[Instruction, ...]:
-        """The instructions of the computation that a fusion or async call runs."""
+    def called_by(self, instruction: Instruction) -> tuple[Instruction, ...]:
+        """Instructions of the computation that a fusion or async call runs."""
         called = instruction.calls
         return self.computations.get(called[0], ()) if called else ()
 
 
 def parse(text: str) -> Module:
-    """The computations of an optimised module's text."""
+    """The computations of an optimised module's text.
+
+    Raises:
+      ValueError: the text has no ENTRY.
+    """
     computations: dict[str, tuple[Instruction, ...]] = {}
     entry, name, lines = "", "", []
     for line in text.splitlines():
@@ -270,12 +275,12 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _span(text: str) -> int:
-    """Where the parenthesis that opens the text has closed."""
+    """Length of the parenthesised expression that the text begins with."""
     depth = 0
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
-            return place + 1
+            return index + 1
     return len(text)
 
 

@@ -1,13 +1,13 @@
-"""How long a compiled step would take, at best.
+"""A lower bound on the time of a compiled step.
 
-Three things take time, each device doing its own share:
+Three things take time, on every device:
 
     products   FLOPs of the program's products and attention / peak FLOP/s        (1)
     memory     bytes that its instructions read and write / HBM bandwidth         (2)
     links      for each collective, its bytes / bandwidth of its axis             (3)
 
-A collective that runs beside other work costs only what the other work does not hide,
-one that does not costs its full time:
+An asynchronous collective costs only the time that other work does not hide, a
+synchronous one all of its time:
 
     step = max(products, memory, asynchronous links) + synchronous links         (4)
 
@@ -33,20 +33,20 @@ from collections.abc import Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from soraflax.planning import chips, collectives
+from soraflax.planning import chips, collectives, cost
 
 DIE_TO_DIE = 6  # links' worth between the two devices of a chip (documentation, TPU7x)
 
 
 @dataclasses.dataclass(frozen=True)
-class Time:
+class StepTime:
     """Seconds of a step; equations (1) to (4).
 
     Attributes:
       products: equation (1).
       memory: equation (2).
-      hidden: equation (3), of collectives beside other work.
-      exposed: equation (3), of the others.
+      hidden: equation (3), of asynchronous collectives.
+      exposed: equation (3), of synchronous collectives.
     """
 
     products: float
@@ -56,11 +56,12 @@ class Time:
 
     @property
     def step(self) -> float:
+        """Equation (4)."""
         return max(self.products, self.memory, self.hidden) + self.exposed
 
     @property
     def bound(self) -> str:
-        """What most of the step waits for."""
+        """The resource that takes the longest."""
         parts = {
             "products": self.products,
             "memory": self.memory,
@@ -69,51 +70,53 @@ class Time:
         return max(parts, key=lambda name: parts[name])
 
 
-def time(
-    work: tuple[float, float],
-    found: Sequence[collectives.Collective],
+def step_time(
+    program_cost: cost.ProgramCost,
+    transfers: Sequence[collectives.Collective],
     *,
     mesh: Mesh,
     topology: chips.Topology,
-) -> Time:
+) -> StepTime:
     """Equations (1) to (3).
 
     Args:
-      work: FLOPs and bytes of HBM, of one device.
-      found: its collectives.
-      mesh: of the topology's devices.
-      topology: what it runs on.
+      program_cost: FLOPs and bytes of HBM of one device, attention included.
+      transfers: collectives of the program.
+      mesh: mesh of the topology's devices.
+      topology: chips that it runs on.
     """
     chip = topology.chip
     seconds = {True: 0.0, False: 0.0}
     speeds = {
         axis: bandwidth(axis, mesh, topology=topology) for axis in mesh.axis_names
     }
-    for c in found:
-        seconds[c.asynchronous] += transfer(c, speeds, topology=topology)
-    return Time(
-        products=work[0] * chip.devices / chip.peak,
-        memory=work[1] * chip.devices / chip.hbm_bandwidth,
+    for collective in transfers:
+        seconds[collective.asynchronous] += transfer_seconds(
+            collective, speeds, topology=topology
+        )
+    return StepTime(
+        products=program_cost.flops * chip.devices / chip.peak,
+        memory=program_cost.bytes * chip.devices / chip.hbm_bandwidth,
         hidden=seconds[True],
         exposed=seconds[False],
     )
 
 
-def transfer(
+def transfer_seconds(
     collective: collectives.Collective,
     speeds: dict[str, float],
     *,
     topology: chips.Topology,
 ) -> float:
-    """Equation (3): seconds of all runs of a collective."""
+    """Equation (3), of all runs of a collective; `speeds` by mesh axis in bytes/s."""
     if collective.crosses:
         return collective.bytes * topology.chip.devices / topology.chip.dcn
     if not collective.axes:
         return 0.0
     if collective.kind == "collective-permute":
         return collective.bytes * topology.chip.devices / topology.chip.link
-    far = max(1.0, collective.group / 4) if collective.kind == "all-to-all" else 1.0
-    return far * collective.bytes / sum(speeds[axis] for axis in collective.axes)
+    hops = max(1.0, collective.group / 4) if collective.kind == "all-to-all" else 1.0
+    return hops * collective.bytes / sum(speeds[axis] for axis in collective.axes)
 
 
 def bandwidth(axis: str, mesh: Mesh, *, topology: chips.Topology) -> float:
@@ -122,8 +125,8 @@ def bandwidth(axis: str, mesh: Mesh, *, topology: chips.Topology) -> float:
     link = chip.link / chip.devices
     line = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), -1)
     line = line.reshape(-1, line.shape[-1])[0]
-    places = np.array([place(device) for device in line])
-    counts = [len(set(column.tolist())) for column in places.T]
+    coords = np.array([device_coords(device) for device in line])
+    counts = [len(set(column.tolist())) for column in coords.T]
     total = 0.0
     for side, count in enumerate(counts[: len(topology.shape)]):
         if count > 1:
@@ -134,8 +137,8 @@ def bandwidth(axis: str, mesh: Mesh, *, topology: chips.Topology) -> float:
     return total or link
 
 
-def place(device: object) -> tuple[int, ...]:
-    """Where a device's chip is in its slice, and which of the chip's devices it is."""
+def device_coords(device: object) -> tuple[int, ...]:
+    """Coordinates of a device's chip in its slice, and its index within the chip."""
     coords = tuple(getattr(device, "coords", (0,)))
     return (*coords, getattr(device, "core_on_chip", 0))
 

@@ -1,4 +1,4 @@
-"""A plan: what a training step asks of the chips of a topology, and what it gets."""
+"""The plan of a training step: memory, time and traffic on a topology."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,38 +16,39 @@ from soraflax.planning import (
     program,
     roofline,
 )
-from soraflax.planning import subject as subjects
+from soraflax.planning import workload as workload_lib
 from soraflax.train import mesh_checks
 
-FULL = 0.9  # of its HBM that a plan may take: the rest is for what the compiler omits
+HBM_BUDGET = 0.9  # usable fraction of the HBM: the compiler does not count all
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What the compiler made of a step.
+class StepPlan:
+    """Memory, time and traffic of a compiled step.
 
     Attributes:
-      topology: a slice, by name.
-      slices: how many.
-      chips: in all.
-      devices: JAX devices in all; all bytes and FLOPs below are of one of them.
-      mesh: sizes of its axes.
-      rows: of a batch.
-      row_tokens: of a row.
+      topology: name of a slice, `v5p:8x8x8`.
+      slices: number of slices.
+      chips: number of chips of all slices.
+      devices: number of JAX devices; bytes and FLOPs are per device unless they say
+        otherwise.
+      mesh: size of every mesh axis.
+      rows: rows of a batch, on all devices together.
+      row_tokens: tokens of a row.
       clip: tokens of each clip that the rows are taken to be full of.
-      remat: what the backward pass finds saved.
-      accumulate: microbatches.
-      memory: None where the compiler found no room.
-      needed: bytes of a device that a step would take.
-      capacity: bytes of HBM of a device.
-      model_flops: of the step, all devices together, nothing counted twice.
-      executed_flops: of one device, with what is recomputed and padded.
-      hbm_bytes: read and written in a step.
-      time: of the roofline; None where there is no program.
-      traffic: between devices.
-      utilisation: of model FLOPs.
-      tokens_per_second: useful tokens, all devices together.
-      unknown_loops: loops that count as one trip, because their trips depend on data.
+      remat: remat policy.
+      accumulate: number of microbatches.
+      memory: bytes by use; None where the step does not fit.
+      needed: bytes of HBM that the step takes.
+      capacity: bytes of HBM.
+      model_flops: FLOPs of the step on all devices, nothing counted twice.
+      executed_flops: FLOPs with recomputation and padding.
+      hbm_bytes: bytes read from and written to HBM in a step.
+      time: seconds by the roofline; None where there is no program.
+      traffic: collectives, by kind and axes.
+      utilisation: model FLOP utilisation, at best.
+      tokens_per_second: useful tokens of all devices.
+      unknown_loops: number of loops whose trips depend on data, counted as one trip.
     """
 
     topology: str
@@ -60,13 +61,13 @@ class Plan:
     clip: int
     remat: str
     accumulate: int
-    memory: chip_memory.Memory | None
+    memory: chip_memory.DeviceMemory | None
     needed: int
     capacity: int
     model_flops: int
     executed_flops: float = 0.0
     hbm_bytes: float = 0.0
-    time: roofline.Time | None = None
+    time: roofline.StepTime | None = None
     traffic: tuple[collectives.Traffic, ...] = ()
     utilisation: float = 0.0
     tokens_per_second: float = 0.0
@@ -74,134 +75,149 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether it takes no more than `FULL` of the HBM."""
-        return self.memory is not None and self.needed <= FULL * self.capacity
+        """Whether the step takes no more than `HBM_BUDGET` of the HBM."""
+        return self.memory is not None and self.needed <= HBM_BUDGET * self.capacity
 
     @property
     def asynchronous(self) -> float:
-        """Share of the bytes between devices that moves beside other work."""
+        """Fraction of the bytes between devices that move asynchronously."""
         total = sum(t.bytes for t in self.traffic)
-        beside = sum(t.asynchronous_bytes for t in self.traffic)
-        return beside / total if total else 1.0
+        asynchronous = sum(t.asynchronous_bytes for t in self.traffic)
+        return asynchronous / total if total else 1.0
 
 
-def make(
-    subject: subjects.Subject,
+def plan_step(
+    workload: workload_lib.Workload,
     topology: chips.Topology,
     *,
     devices: list[Any] | None = None,
     quick: bool = False,
     options: Mapping[str, Any] | None = None,
-) -> Plan:
-    """Compile the step of `subject` for `topology` and read what came out.
+) -> StepPlan:
+    """Compile the step of `workload` for `topology`, and analyse the program.
 
     Args:
-      subject: what is trained.
-      topology: on what.
-      devices: of the topology, if they were made already (`program.devices`).
-      quick: end before the compiler writes machine code.
-      options: of the compiler, beside those of training (`train.compiler`).
+      workload: sizes of the training step.
+      topology: slices to compile for.
+      devices: devices of the topology (`program.topology_devices`), made if None.
+      quick: stop before the compiler generates machine code.
+      options: compiler options beside those of training (`train.compiler`).
 
     Raises:
-      ValueError: sizes that do not divide; said before anything is compiled.
-      MissingCompiler: libtpu is not installed.
+      ValueError: sizes that do not divide; raised before anything is compiled.
+      MissingCompilerError: libtpu is not installed.
     """
-    subject, mesh = prepare(
-        subject, program.devices(topology) if devices is None else devices
+    workload, mesh = workload_and_mesh(
+        workload, program.topology_devices(topology) if devices is None else devices
     )
     try:
-        built = program.build(
-            subject, topology, mesh=mesh, quick=quick, options=options
+        compiled = program.compile_step(
+            workload, topology, mesh=mesh, quick=quick, options=options
         )
-    except program.OutOfMemory as error:
-        return _blank(subject, topology, mesh=mesh, needed=error.needed or 0)
-    return read(built, subject, topology=topology)
+    except program.OutOfMemoryError as error:
+        return _plan_without_program(
+            workload, topology, mesh=mesh, needed=error.needed or 0
+        )
+    return plan_from_program(compiled, workload, topology=topology)
 
 
-def prepare(
-    subject: subjects.Subject, devices: list[Any]
-) -> tuple[subjects.Subject, Mesh]:
-    """The subject as a TPU trains it, and its mesh, which suits it.
+def workload_and_mesh(
+    workload: workload_lib.Workload, devices: list[Any]
+) -> tuple[workload_lib.Workload, Mesh]:
+    """The workload with the attention of a TPU, and its mesh over `devices`.
 
     Raises:
       ValueError: sizes that do not divide.
     """
-    subject = subjects.for_tpu(subject)
-    mesh = subject.mesh.make(devices)
+    workload = workload_lib.with_tpu_attention(workload)
+    mesh = workload.mesh.make(devices)
     mesh_checks.check(
-        subject.model,
-        subject.row,
-        rows=subject.rows,
+        workload.model,
+        workload.row,
+        rows=workload.rows,
         mesh=mesh,
-        accumulate=subject.train.accumulate,
+        accumulate=workload.train.accumulate,
     )
-    return subject, mesh
+    return workload, mesh
 
 
-def _blank(
-    subject: subjects.Subject, topology: chips.Topology, *, mesh: Mesh, needed: int
-) -> Plan:
-    """A plan without a program."""
-    return Plan(
+def _plan_without_program(
+    workload: workload_lib.Workload,
+    topology: chips.Topology,
+    *,
+    mesh: Mesh,
+    needed: int,
+) -> StepPlan:
+    """What is known of a plan before it is compiled."""
+    return StepPlan(
         topology=topology.name,
         slices=topology.slices,
         chips=topology.chips,
         devices=mesh.size,
         mesh={axis: int(size) for axis, size in mesh.shape.items()},
-        rows=subject.rows,
-        row_tokens=subject.row.tokens,
-        clip=subject.clip,
-        remat=subject.model.remat,
-        accumulate=subject.train.accumulate,
+        rows=workload.rows,
+        row_tokens=workload.row.tokens,
+        clip=workload.clip,
+        remat=workload.model.remat,
+        accumulate=workload.train.accumulate,
         memory=None,
         needed=needed,
         capacity=topology.chip.hbm // topology.chip.devices,
-        model_flops=subject.flops,
+        model_flops=workload.flops,
     )
 
 
-def read(
-    built: program.Program, subject: subjects.Subject, *, topology: chips.Topology
-) -> Plan:
-    """The plan of a step that is compiled."""
-    module, mesh = hlo.parse(built.text), built.mesh
-    held = chip_memory.measure(built, topology)
-    found = collectives.find(module, mesh)
-    work = cost.measure(module)
-    pairs = subject.lengths.self_pairs + subject.lengths.cross_pairs
-    executed = work.flops + cost.attention(subject.model, pairs=pairs) / mesh.size
-    time = roofline.time((executed, work.bytes), found, mesh=mesh, topology=topology)
+def plan_from_program(
+    compiled: program.CompiledStep,
+    workload: workload_lib.Workload,
+    *,
+    topology: chips.Topology,
+) -> StepPlan:
+    """The plan of a compiled step."""
+    module, mesh = hlo.parse(compiled.text), compiled.mesh
+    memory = chip_memory.device_memory(compiled, topology)
+    transfers = collectives.find_collectives(module, mesh)
+    program_cost = cost.program_cost(module)
+    pairs = workload.lengths.self_pairs + workload.lengths.cross_pairs
+    attention_flops = cost.attention_flops(workload.model, pairs=pairs)
+    executed_flops = program_cost.flops + attention_flops / mesh.size
+    time = roofline.step_time(
+        cost.ProgramCost(executed_flops, program_cost.bytes),
+        transfers,
+        mesh=mesh,
+        topology=topology,
+    )
     return dataclasses.replace(
-        _blank(subject, topology, mesh=mesh, needed=held.peak),
-        memory=held,
-        executed_flops=executed,
-        hbm_bytes=work.bytes,
+        _plan_without_program(workload, topology, mesh=mesh, needed=memory.peak),
+        memory=memory,
+        executed_flops=executed_flops,
+        hbm_bytes=program_cost.bytes,
         time=time,
-        traffic=tuple(collectives.summarise(found)),
+        traffic=tuple(collectives.total_traffic(transfers)),
         utilisation=roofline.utilisation(
-            subject.flops, time.step, topology=topology, chips_used=topology.chips
+            workload.flops, time.step, topology=topology, chips_used=topology.chips
         ),
-        tokens_per_second=sum(subject.lengths.tokens) / time.step,
+        tokens_per_second=sum(workload.lengths.tokens) / time.step,
         unknown_loops=len(module.unknown_loops),
     )
 
 
-def over_slices(
-    subject: subjects.Subject, topology: chips.Topology
-) -> subjects.Subject:
-    """With a replica on every slice, where the configuration asks for one in all."""
-    if topology.slices == 1 or subject.mesh.data != 1:
-        return subject
-    mesh = dataclasses.replace(subject.mesh, data=topology.slices)
-    return dataclasses.replace(subject, mesh=mesh)
+def replicate_over_slices(
+    workload: workload_lib.Workload, topology: chips.Topology
+) -> workload_lib.Workload:
+    """The workload with a replica on every slice, unless it asks for several."""
+    if topology.slices == 1 or workload.mesh.data != 1:
+        return workload
+    mesh = dataclasses.replace(workload.mesh, data=topology.slices)
+    return dataclasses.replace(workload, mesh=mesh)
 
 
-def rows_of(
-    subject: subjects.Subject, devices: list[Any], *, rows: int | None
-) -> subjects.Subject:
-    """With `rows` in all, or else with as many as its configuration gives each feed."""
+def with_global_rows(
+    workload: workload_lib.Workload, devices: list[Any], *, rows: int | None
+) -> workload_lib.Workload:
+    """The workload with `rows` in all; by default its own on every batch shard."""
     if rows is None:
-        rows = subject.rows * len(
-            sharding.batch_shard_processes(subject.mesh.make(devices))
+        rows = workload.rows * len(
+            sharding.batch_shard_processes(workload.mesh.make(devices))
         )
-    return dataclasses.replace(subject, rows=rows)
+    return dataclasses.replace(workload, rows=rows)

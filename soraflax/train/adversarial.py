@@ -1,4 +1,4 @@
-"""The autoencoder's adversarial training: a discriminator judges what is decoded.
+"""The autoencoder's adversarial loss: a discriminator tells decoded from real video.
 
 For a video x, its reconstruction y = decode(encode(x)) and logits D per patch,
 
@@ -16,8 +16,8 @@ The weight w makes the two gradients that meet at the pixels of y comparable,
 
 norms over the whole batch. VQGAN (arXiv:2012.09841, equation 7) takes the ratio at the
 last layer, EnCodec's balancer (arXiv:2210.13438, section 3.4) at the output, as here:
-both gradients are computed there anyway, and what goes back through the decoder, once,
-is their weighted sum g, as the derivative of <g, y>.
+both gradients are computed there anyway, and their weighted sum g goes back through the
+decoder once, as the derivative of <g, y>.
 
 Two regularisers keep the discriminator from winning. R1 (arXiv:1801.04406, equation 9)
 flattens it around real videos; taken per patch, it does not depend on the size of the
@@ -39,31 +39,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import autoencoder, discriminator
 from soraflax.train import optimizer, reconstruction, step
 
-Critic = Callable[[Any, jax.Array], jax.Array]
+LogitsFn = Callable[[Any, jax.Array], jax.Array]
+Video = Float[Array, "B T H W 3"]
 AUTOENCODER, DISCRIMINATOR, ANCHORS = "autoencoder", "discriminator", "anchors"
 
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialConfig:
-    """Weights and course of the adversarial game.
+    """Weights and schedule of the adversarial terms.
 
     Attributes:
-      weight: of equation (4): the norm of the adversarial gradient at the pixels,
-        relative to that of the reconstruction.
+      weight: `weight` of equation (4): the norm of the adversarial gradient at the
+        pixels, relative to that of the reconstruction.
       start: step at which equation (2) begins to reach the autoencoder.
-      ramp: steps in which its weight then grows from 0 to `weight`.
+      ramp: number of steps in which its weight then grows from 0 to `weight`.
       discriminator_start: step at which the discriminator begins to learn.
       r1: weight of equation (5).
-      r1_every: at least one clip in so many of a batch is penalised; second
+      r1_every: at least one clip of so many in a batch is penalised; second
         derivatives cost more than all the rest of the discriminator.
       lecam: weight of equation (6).
-      lecam_decay: of the running averages of equation (6).
-      max_weight: bound of w, for a discriminator that says the same of everything.
+      lecam_decay: decay of the running averages of equation (6), in [0, 1).
+      max_weight: greatest w; the logits of a constant discriminator have no gradient.
     """
 
     weight: float = 0.5
@@ -93,44 +95,44 @@ class AdversarialConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Game:
-    """Who plays, and for what.
+class AutoencoderGAN:
+    """Both networks, and the weights of their losses.
 
     Attributes:
-      module: the autoencoder.
-      critic: the discriminator.
-      pixels: the weights of the reconstruction.
-      config: those of the adversarial terms.
+      autoencoder: the autoencoder.
+      discriminator: the discriminator.
+      reconstruction: weights of the reconstruction loss.
+      config: weights and schedule of the adversarial terms.
     """
 
-    module: autoencoder.Autoencoder
-    critic: discriminator.Discriminator
-    pixels: reconstruction.ReconstructionConfig
+    autoencoder: autoencoder.Autoencoder
+    discriminator: discriminator.Discriminator
+    reconstruction: reconstruction.ReconstructionConfig
     config: AdversarialConfig
 
-    def judge(self, params: Any, video: jax.Array) -> Any:
-        """The logits of a video."""
-        return self.critic.apply({"params": params}, video)
+    def logits(self, params: Any, video: Video) -> Any:
+        """The discriminator's logits of a video, one per patch."""
+        return self.discriminator.apply({"params": params}, video)
 
 
 def loss(
     params: Mapping[str, Any],
     batch: Mapping[str, jax.Array],
     key: jax.Array,
-    context: step.Context,
+    context: step.LossContext,
     *,
-    game: Game,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    gan: AutoencoderGAN,
+) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
     """Equations (1) and (3), each with gradients for its own network alone.
 
     Args:
-      params: `autoencoder`, what is trained of it; `discriminator`; with LeCam also
-        `anchors`, as `anchors()` makes them.
+      params: `autoencoder`, its trained parameters; `discriminator`; with LeCam also
+        `anchors` (`anchors()`).
       batch: `video`, `[B, T, H, W, 3]`: uint8, or float in [-1, 1].
-      key: for the posterior's sample.
+      key: PRNG key of the posterior's sample.
       context: the step; `frozen` in its constants is the rest of the autoencoder's
         parameters, `lpips` those of the perceptual term; either may be missing.
-      game: networks and weights.
+      gan: networks and weights.
 
     Returns:
       The sum of both losses and float32 scalars: the terms of `reconstruction.loss`,
@@ -138,155 +140,170 @@ def loss(
       `adversarial_weight`, and those of `discriminator_loss`.
     """
     video = reconstruction.as_float(batch["video"])
-    codec = {**context.constants.get("frozen", {}), **params[AUTOENCODER]}
+    weights = gan.reconstruction
+    merged = {**context.constants.get("frozen", {}), **params[AUTOENCODER]}
     result = reconstruction.reconstruct(
-        game.module, codec, video=video, key=key, chunks=game.pixels.chunks
+        gan.autoencoder, merged, video=video, key=key, chunks=weights.chunks
     )
     fake = jax.lax.stop_gradient(result.video)
-    value, slope, scalars = at_pixels(
-        params, fake, real=video, context=context, game=game
+    value, gradient, scalars = pixel_loss(
+        params, fake, real=video, context=context, gan=gan
     )
-    kl = reconstruction.divergence(result.mean, result.log_variance)
-    back = jnp.sum(slope * result.video)
-    ours = value + game.pixels.kl * kl + _without_value(back)
-    theirs, judged = discriminator_loss(
-        params, video, fake=fake, at=context.step, game=game
+    kl = reconstruction.kl_divergence(result.mean, result.log_variance)
+    # d <g, y> / d params: the pixels' gradient g goes back through the decoder.
+    backward = jnp.sum(gradient * result.video)
+    autoencoder_loss = value + weights.kl * kl + _gradient_only(backward)
+    critic_loss, critic_scalars = discriminator_loss(
+        params, video, fake=fake, step=context.step, gan=gan
     )
-    psnr = reconstruction.decibels(fake, video)
-    return ours + theirs, {**scalars, **judged, "kl": kl, "psnr": psnr}
+    psnr = reconstruction.mean_psnr(fake, video)
+    scalars = {**scalars, **critic_scalars, "kl": kl, "psnr": psnr}
+    return autoencoder_loss + critic_loss, scalars
 
 
-def at_pixels(
+def pixel_loss(
     params: Mapping[str, Any],
-    fake: jax.Array,
+    fake: Video,
     *,
-    real: jax.Array,
-    context: step.Context,
-    game: Game,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    real: Video,
+    context: step.LossContext,
+    gan: AutoencoderGAN,
+) -> tuple[Float[Array, ""], Video, dict[str, jax.Array]]:
     """Equation (3) without its KL, as a function of the decoded video alone.
 
     Returns:
-      Its value, its gradient with respect to `fake` with w held fixed, and what it
-      consists of.
+      Its value, its gradient with respect to `fake` with w held fixed, and its terms.
     """
-    rival = jax.lax.stop_gradient(params[DISCRIMINATOR])
+    frozen = jax.lax.stop_gradient(params[DISCRIMINATOR])
 
-    def pixels(y: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def error_of(y: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return reconstruction.pixel_loss(
-            y, real, config=game.pixels, lpips=context.constants.get("lpips")
+            y, real, config=gan.reconstruction, lpips=context.constants.get("lpips")
         )
 
-    def adversarial(y: jax.Array) -> jax.Array:
-        return generator_hinge(game.judge(rival, y))
+    def adversarial_of(y: jax.Array) -> jax.Array:
+        return generator_hinge(gan.logits(frozen, y))
 
-    (error, terms), g_pixels = jax.value_and_grad(pixels, has_aux=True)(fake)
-    fooled, g_adversarial = jax.value_and_grad(adversarial)(fake)
-    weight = adaptive_weight(g_pixels, g_adversarial, context.step, game.config)
-    slope = g_pixels + weight * g_adversarial
+    (error, terms), g_error = jax.value_and_grad(error_of, has_aux=True)(fake)
+    adversarial, g_adversarial = jax.value_and_grad(adversarial_of)(fake)
+    weight = adaptive_weight(
+        g_error, g_adversarial, step=context.step, config=gan.config
+    )
     scalars = {
         "reconstruction": error,
-        "adversarial": fooled,
+        "adversarial": adversarial,
         "adversarial_weight": weight,
     }
-    return error + weight * fooled, slope, terms | scalars
+    gradient = g_error + weight * g_adversarial
+    return error + weight * adversarial, gradient, terms | scalars
 
 
 def discriminator_loss(
     params: Mapping[str, Any],
-    real: jax.Array,
+    real: Video,
     *,
-    fake: jax.Array,
-    at: jax.Array,
-    game: Game,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    fake: Video,
+    step: Int[Array, ""],
+    gan: AutoencoderGAN,
+) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
     """Equation (1), zero before `discriminator_start`.
 
     Args:
       params: `discriminator` and, with LeCam, `anchors`.
-      real: videos `[B, T, H, W, 3]`.
+      real: videos in [-1, 1].
       fake: their reconstructions, without a gradient.
-      at: the step.
-      game: networks and weights.
+      step: number of updates so far.
+      gan: networks and weights.
 
     Returns:
       The loss, and the scalars `discriminator` (its hinge), `logits_real`,
       `logits_fake`, and `r1` and `lecam` where they have a weight.
     """
-    config, own = game.config, params[DISCRIMINATOR]
-    logits_real, logits_fake = game.judge(own, real), game.judge(own, fake)
+    config, own = gan.config, params[DISCRIMINATOR]
+    logits_real, logits_fake = gan.logits(own, real), gan.logits(own, fake)
     hinge = discriminator_hinge(logits_real, logits_fake)
     scalars = {
         "discriminator": hinge,
         "logits_real": jnp.mean(logits_real),
         "logits_fake": jnp.mean(logits_fake),
     }
-    total, follow = hinge, jnp.zeros(())
+    total, anchor_loss = hinge, jnp.zeros(())
     if config.r1:
         scalars["r1"] = gradient_penalty(
-            game.judge, own, real=_some(real, config.r1_every)
+            gan.logits, own, real=_subsample(real, config.r1_every)
         )
         total += config.r1 * scalars["r1"]
     if config.lecam:
         anchor = params[ANCHORS]
-        scalars["lecam"] = lecam(logits_real, logits_fake, anchor)
+        scalars["lecam"] = lecam(logits_real, logits_fake, anchor=anchor)
         total += config.lecam * scalars["lecam"]
         for name in ("real", "fake"):
             mean = jax.lax.stop_gradient(scalars[f"logits_{name}"])
-            follow += 0.5 * jnp.square(anchor[name] - mean)
-    learns = (at >= config.discriminator_start).astype(jnp.float32)
-    return learns * total + _without_value(follow), scalars
+            anchor_loss += 0.5 * jnp.square(anchor[name] - mean)
+    active = (step >= config.discriminator_start).astype(jnp.float32)
+    return active * total + _gradient_only(anchor_loss), scalars
 
 
-def discriminator_hinge(real: jax.Array, fake: jax.Array) -> jax.Array:
+def discriminator_hinge(
+    real: Float[Array, "..."], fake: Float[Array, "..."]
+) -> Float[Array, ""]:
     """The first line of equation (1), of logits of any shape."""
     real, fake = jax.nn.relu(1.0 - real), jax.nn.relu(1.0 + fake)
     return 0.5 * (jnp.mean(real) + jnp.mean(fake))
 
 
-def generator_hinge(fake: jax.Array) -> jax.Array:
-    """Equation (2)."""
+def generator_hinge(fake: Float[Array, "..."]) -> Float[Array, ""]:
+    """Equation (2), of logits of any shape."""
     return -jnp.mean(fake)
 
 
 def adaptive_weight(
-    pixels: jax.Array, adversarial: jax.Array, at: jax.Array, config: AdversarialConfig
-) -> jax.Array:
-    """Equation (4) of the two gradients; 0 up to and at `start`."""
-    past = at.astype(jnp.float32) - config.start
-    ramp = jnp.clip(past / max(1, config.ramp), 0.0, 1.0)
+    pixels: Float[Array, "*shape"],
+    adversarial: Float[Array, "*shape"],
+    *,
+    step: Int[Array, ""],
+    config: AdversarialConfig,
+) -> Float[Array, ""]:
+    """Equation (4) of the gradients of both terms; 0 up to and at `config.start`."""
+    elapsed = step.astype(jnp.float32) - config.start
+    ramp = jnp.clip(elapsed / max(1, config.ramp), 0.0, 1.0)
     norms = [jnp.sqrt(jnp.sum(jnp.square(g))) for g in (pixels, adversarial)]
     ratio = norms[0] / jnp.maximum(norms[1], 1e-12)
     return ramp * jnp.minimum(config.weight * ratio, config.max_weight)
 
 
-def gradient_penalty(critic: Critic, params: Any, *, real: jax.Array) -> jax.Array:
-    """Equation (5)."""
+def gradient_penalty(
+    logits_fn: LogitsFn, params: Any, *, real: Float[Array, "B ..."]
+) -> Float[Array, ""]:
+    """Equation (5); `logits_fn(params, real)` are the logits of D."""
 
     def total(video: jax.Array) -> tuple[jax.Array, int]:
-        logits = critic(params, video)
+        logits = logits_fn(params, video)
         return jnp.sum(logits), logits.size
 
-    slope, count = jax.grad(total, has_aux=True)(real)
-    return jnp.sum(jnp.square(slope)) / (2.0 * count)
+    gradient, count = jax.grad(total, has_aux=True)(real)
+    return jnp.sum(jnp.square(gradient)) / (2.0 * count)
 
 
 def lecam(
-    real: jax.Array, fake: jax.Array, anchor: Mapping[str, jax.Array]
-) -> jax.Array:
+    real: Float[Array, "..."],
+    fake: Float[Array, "..."],
+    *,
+    anchor: Mapping[str, Float[Array, ""]],
+) -> Float[Array, ""]:
     """Equation (6); the anchors are averages of the logits of `real` and `fake`."""
     anchor = jax.lax.stop_gradient(anchor)
-    apart = jnp.mean(jnp.square(real - anchor["fake"]))
-    return apart + jnp.mean(jnp.square(fake - anchor["real"]))
+    distance = jnp.mean(jnp.square(real - anchor["fake"]))
+    return distance + jnp.mean(jnp.square(fake - anchor["real"]))
 
 
-def anchors() -> dict[str, jax.Array]:
-    """The averages of equation (6) before anything was seen."""
+def anchors() -> dict[str, Float[Array, ""]]:
+    """The averages of equation (6) at step 0."""
     return {"real": jnp.zeros(()), "fake": jnp.zeros(())}
 
 
 def anchor_optimizer(config: AdversarialConfig) -> optimizer.OptimizerConfig:
-    """What makes the group `anchors` averages."""
+    """The optimizer that makes the group `anchors` exponential averages."""
     return optimizer.OptimizerConfig(
         name="sgd",
         learning_rate=1.0 - config.lecam_decay,
@@ -297,11 +314,12 @@ def anchor_optimizer(config: AdversarialConfig) -> optimizer.OptimizerConfig:
     )
 
 
-def _some(video: jax.Array, every: int) -> jax.Array:
+def _subsample(video: Video, every: int) -> Video:
     """One clip in `every`, or more: as many as the mesh divides."""
+    # A stride that divides the clips of a device leaves each device as many.
     return video[:: math.gcd(every, video.shape[0] // sharding.batch_shards())]
 
 
-def _without_value(x: jax.Array) -> jax.Array:
+def _gradient_only(x: Float[Array, ""]) -> Float[Array, ""]:
     """Zero, with the gradient of `x`."""
     return x - jax.lax.stop_gradient(x)

@@ -1,7 +1,7 @@
 """Checkpoints: the state, the data iterator, the configuration, and their digests.
 
-Orbax writes asynchronously and atomically, but gives back a flipped bit without a
-word. So once a step is committed, the SHA-256 of every file in it is written to
+Orbax writes asynchronously and atomically, but restores a flipped bit without an error.
+So once a step is committed, the SHA-256 of every file in it is written to
 `digests.json` beside them; a step without that file counts as unfinished, and a step
 whose files do not match it is refused.
 """
@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 
 @runtime_checkable
 class DataIterator(Protocol):
-    """What a data pipeline hands to training: batches, and where it stands."""
+    """Batches of a data pipeline, and its position among them."""
 
     def __next__(self) -> Any: ...
 
@@ -46,7 +46,7 @@ class Checkpointer:
     """Saves and restores one run in `directory/<step>/`.
 
     Attributes:
-      directory: where the steps are.
+      directory: parent of the steps.
     """
 
     def __init__(self, directory: str | pathlib.Path, *, keep: int = 2) -> None:
@@ -58,12 +58,12 @@ class Checkpointer:
                 max_to_keep=max(2, keep), cleanup_tmp_directories=True
             ),
         )
-        self._sealer = concurrent.futures.ThreadPoolExecutor(1)
-        self._sealing: concurrent.futures.Future[None] | None = None
+        self._executor = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending: concurrent.futures.Future[None] | None = None
 
     def latest(self) -> int | None:
         """The last finished step, or None."""
-        return max(_finished(self.directory), default=None)
+        return max(_finished_steps(self.directory), default=None)
 
     def save(
         self,
@@ -79,7 +79,7 @@ class Checkpointer:
             return
         if step in self._manager.all_steps():
             self._manager.delete(step)
-        positions = _gather(json.dumps(iterator.get_state()))
+        positions = _allgather_text(json.dumps(iterator.get_state()))
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -89,7 +89,7 @@ class Checkpointer:
             ),
             force=True,
         )
-        self._sealing = self._sealer.submit(self._seal, step)
+        self._pending = self._executor.submit(self._finish, step)
 
     def restore(
         self,
@@ -97,16 +97,16 @@ class Checkpointer:
         *,
         iterator: DataIterator,
         config: Any,
-        may_differ: Iterable[str] = (),
+        mutable_keys: Iterable[str] = (),
     ) -> train_state.TrainState:
-        """The last finished step, laid out as `target` asks; moves `iterator` there.
+        """The last finished step in the shardings of `target`; moves `iterator` there.
 
         Args:
           target: shapes, dtypes and shardings (`state.abstract`); the mesh may be
             another than the one that saved.
-          iterator: set to the position it had.
-          config: what this run is configured as.
-          may_differ: dotted keys of the configuration that need not agree.
+          iterator: data, set to the position it had.
+          config: configuration of this run.
+          mutable_keys: dotted keys of the configuration that need not agree.
 
         Raises:
           CheckpointError: no finished step, a damaged file, another configuration, or
@@ -116,15 +116,15 @@ class Checkpointer:
         if step is None:
             raise CheckpointError(f"{self.directory}: no finished checkpoint")
         folder = self.directory / str(step)
-        verify(folder)
-        read = self._manager.restore(
+        verify_digests(folder)
+        saved = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 iterator=ocp.args.JsonRestore(), config=ocp.args.JsonRestore()
             ),
         )
-        _check_config(folder, config, theirs=read["config"], may_differ=may_differ)
-        positions = read["iterator"]["positions"]
+        _check_config(folder, config, theirs=saved["config"], mutable_keys=mutable_keys)
+        positions = saved["iterator"]["positions"]
         if len(positions) != jax.process_count():
             raise CheckpointError(
                 f"{folder}: saved by {len(positions)} processes, read by "
@@ -137,15 +137,15 @@ class Checkpointer:
         return state
 
     def wait(self) -> None:
-        """Return once the last save is committed and sealed."""
-        if self._sealing is not None:
-            self._sealing.result()
-            self._sealing = None
+        """Return once the last save is committed and its digests are written."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
         self._manager.wait_until_finished()
 
     def close(self) -> None:
         self.wait()
-        self._sealer.shutdown()
+        self._executor.shutdown()
         self._manager.close()
 
     def __enter__(self) -> "Checkpointer":
@@ -154,13 +154,13 @@ class Checkpointer:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _seal(self, step: int) -> None:
+    def _finish(self, step: int) -> None:
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
-            seal(self.directory / str(step))
+            write_digests(self.directory / str(step))
 
 
-def seal(folder: pathlib.Path) -> None:
+def write_digests(folder: pathlib.Path) -> None:
     """Write the SHA-256 of every file under `folder` to its `digests.json`."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DIGESTS)
     digests = {str(p.relative_to(folder)): _sha256(p) for p in files}
@@ -169,7 +169,7 @@ def seal(folder: pathlib.Path) -> None:
     draft.replace(folder / DIGESTS)
 
 
-def verify(folder: pathlib.Path) -> None:
+def verify_digests(folder: pathlib.Path) -> None:
     """Check every file under `folder` against `digests.json`.
 
     Raises:
@@ -192,12 +192,12 @@ def verify(folder: pathlib.Path) -> None:
 
 
 def _check_config(
-    folder: pathlib.Path, ours: Any, *, theirs: Any, may_differ: Iterable[str]
+    folder: pathlib.Path, ours: Any, *, theirs: Any, mutable_keys: Iterable[str]
 ) -> None:
-    """Refuse a checkpoint that was trained as something else."""
+    """Refuse a checkpoint of a run with another configuration."""
     ours = json.loads(config_lib.to_json(ours))
     theirs = migration.migrate(theirs, "run")
-    difference = config_lib.first_difference(ours, theirs, ignore=may_differ)
+    difference = config_lib.first_difference(ours, theirs, ignore=mutable_keys)
     if difference:
         key, here, there = difference
         raise CheckpointError(
@@ -206,12 +206,12 @@ def _check_config(
         )
 
 
-def _finished(directory: pathlib.Path) -> list[int]:
+def _finished_steps(directory: pathlib.Path) -> list[int]:
     folders = [p for p in directory.glob("*") if p.name.isdigit()]
     return [int(p.name) for p in folders if (p / DIGESTS).exists()]
 
 
-def _gather(text: str) -> list[str]:
+def _allgather_text(text: str) -> list[str]:
     """The text of every process, in order of process."""
     if jax.process_count() == 1:
         return [text]

@@ -1,12 +1,12 @@
-"""Options of the TPU compiler that a train step is compiled with, by kind of device.
+"""Options of the TPU compiler for a train step, by kind of device.
 
-Left alone, the compiler waits for most collectives of a sharded step. Chips with
-SparseCores (v5p, v6e, TPU7x) can hand gathers, sums and scatters to those, beside the
+By default most collectives of a sharded step are synchronous. Chips with SparseCores
+(v5p, v6e, TPU7x) can offload gathers, sums and scatters to them, beside the matrix
 products of the TensorCore. On v5e a gather moves step by step inside of the products
-beside it (an async collective fusion). All-to-all can run beside other work anywhere.
-`experiments/benchmarks/pod_plans.py` shows what the compiler made of a step of 14
-billion parameters: with these options most of its bytes move asynchronously, without
-them most are waited for.
+beside it (an async collective fusion). All-to-all can be asynchronous on all.
+`experiments/benchmarks/pod_plans.py` measures the schedule of a step of 14 billion
+parameters: with these options most of its bytes move asynchronously, without them most
+are waited for.
 """
 
 import warnings
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-_ANYWHERE = {"xla_tpu_enable_async_all_to_all": True}
+_ALL_CHIPS = {"xla_tpu_enable_async_all_to_all": True}
 FUSED = {
-    **_ANYWHERE,
+    **_ALL_CHIPS,
     "xla_enable_async_all_gather": True,
     "xla_enable_async_all_reduce": True,
     "xla_tpu_enable_async_collective_fusion": True,
@@ -29,7 +29,7 @@ FUSED = {
     "xla_tpu_overlap_compute_collective_tc": True,
 }
 SPARSE_CORES = {
-    **_ANYWHERE,
+    **_ALL_CHIPS,
     # Products are not cut into a piece per shard: each piece would read its sums again.
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000,
     "xla_sc_disable_megacore_partitioning": True,
@@ -47,39 +47,41 @@ SPARSE_CORES = {
 # The first name that occurs in `device_kind` counts.
 OPTIONS: dict[str, dict[str, Any]] = {
     "TPU v5 lite": FUSED,
-    "TPU v4": _ANYWHERE,
+    "TPU v4": _ALL_CHIPS,
     "TPU": SPARSE_CORES,
 }
 
 
 def options(mesh: Mesh) -> dict[str, Any] | None:
-    """For the devices of a mesh; None where they are no TPUs.
+    """Compiler options for the devices of a mesh; None where they are no TPUs.
 
-    Where the devices are at hand, without those that their compiler does not know.
+    For local devices, without options that their compiler does not know.
     """
     device = mesh.devices.flat[0]
-    found = (found for name, found in OPTIONS.items() if name in device.device_kind)
-    chosen = next(found, None)
-    if chosen is None or device.platform != jax.default_backend():
-        return chosen
-    return known(chosen)
+    by_kind = (table for name, table in OPTIONS.items() if name in device.device_kind)
+    table = next(by_kind, None)
+    if table is None or device.platform != jax.default_backend():
+        return table
+    return supported_options(table)
 
 
-def known(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that the compiler at hand takes; warns of the others.
+def supported_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the installed compiler knows; warns of the others.
 
     Names come and go with versions of the compiler, and one that it does not know would
     end the training run.
     """
-    if _takes(options):
+    if _compiles(options):
         return dict(options)
-    chosen = {name: value for name, value in options.items() if _takes({name: value})}
-    lost = ", ".join(sorted(options.keys() - chosen))
-    warnings.warn(f"this compiler does not know {lost}", stacklevel=2)
-    return chosen
+    supported = {
+        name: value for name, value in options.items() if _compiles({name: value})
+    }
+    unknown = ", ".join(sorted(options.keys() - supported))
+    warnings.warn(f"this compiler does not know {unknown}", stacklevel=2)
+    return supported
 
 
-def _takes(options: Mapping[str, Any]) -> bool:
+def _compiles(options: Mapping[str, Any]) -> bool:
     try:
         jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError:

@@ -1,15 +1,14 @@
 """The transformer's training objective: denoise the unknown tokens of packed rows.
 
 Every segment s of a row draws one level t_s, shifted by its own token count (equations
-1 to 3 of `schedule`), and a canvas: which of its tokens are already known. With n the
-tokens of a row,
+1 to 3 of `schedule`), and a conditioning mask: which of its tokens are already known.
+With n the tokens of a row,
 
     known n     enters clean, at level 0
     unknown n   enters as alpha(t_s) x0 + sigma(t_s) noise, at level t_s          (1)
     loss      = sum over unknown n of  w_n lambda(t_s) |prediction - target|^2 / P  (2)
 
-with w and lambda as in `diffusion.loss`. Canvases are drawn as `train.mask_sampling`
-says.
+with w and lambda as in `diffusion.loss`. Masks are drawn by `train.mask_sampling`.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from soraflax.diffusion import loss as losses
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.ops import packing
-from soraflax.train import mask_sampling as canvas_lib
+from soraflax.train import mask_sampling
 
 Packed = packing.Packed
 Predict = Callable[[Any, Packed], jax.Array]
@@ -36,14 +35,14 @@ class DenoisingConfig:
 
     Attributes:
       process: a name in `diffusion.process.PROCESSES`.
-      prediction: what the model outputs: 'velocity', 'epsilon' or 'x0'.
-      levels: how levels are drawn, before the shift.
-      shift: the shift of a segment by its token count.
-      weighting: 'segment' or 'token'; who counts.
-      error: 'prediction' counts the error of what the model outputs, 'x0' that of the
-        clean tokens it means.
+      prediction: output of the model: 'velocity', 'epsilon' or 'x0'.
+      levels: distribution of noise levels, before the shift.
+      shift: shift of a segment's level by its token count.
+      weighting: 'segment' or 'token': the unit that all have equal weight.
+      error: 'prediction' for the error of the model's output, 'x0' for that of the
+        clean tokens it implies.
       min_snr: gamma of min-SNR weighting, which takes the place of `error`; 0 for none.
-      canvases: how often part of a segment is known.
+      canvases: rates of the conditioning masks.
     """
 
     process: str = "rectified_flow"
@@ -57,8 +56,8 @@ class DenoisingConfig:
     weighting: str = "segment"
     error: Literal["prediction", "x0"] = "prediction"
     min_snr: float = 0.0
-    canvases: canvas_lib.MaskRates = dataclasses.field(
-        default_factory=canvas_lib.MaskRates
+    canvases: mask_sampling.MaskRates = dataclasses.field(
+        default_factory=mask_sampling.MaskRates
     )
 
     def __post_init__(self) -> None:
@@ -69,6 +68,7 @@ class DenoisingConfig:
 
     @property
     def level_weight(self) -> losses.LevelWeight:
+        """lambda of equation (2)."""
         if self.min_snr:
             return losses.MinSNR(self.min_snr)
         return losses.DataError() if self.error == "x0" else losses.Unweighted()
@@ -81,35 +81,37 @@ def loss(
     *,
     predict: Predict,
     config: DenoisingConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
     """Equation (2) of a batch of rows.
 
     Args:
-      params: of the model.
-      packed: clean, normalised tokens; what `packed.cond_mask` marks stays known.
-      key: for levels, canvases and noise.
+      params: parameters of the model.
+      packed: clean, normalised tokens; those of `packed.cond_mask` stay known.
+      key: PRNG key of levels, masks and noise.
       predict: `(params, packed) -> [B, N, P]`, `predict_with(module)` for a Linen one.
       config: the objective.
 
     Returns:
       The loss, and scalars: useful_tokens, segments, packing, known, level.
     """
-    level_key, canvas_key, noise_key = jax.random.split(key, 3)
-    packed = canvas_lib.draw(packed, canvas_key, rates=config.canvases)
-    levels = draw_levels(packed, level_key, config=config)
+    level_key, mask_key, noise_key = jax.random.split(key, 3)
+    packed = mask_sampling.sample_masks(packed, mask_key, rates=config.canvases)
+    levels = sample_levels(packed, level_key, config=config)
     noise = jax.random.normal(noise_key, packed.tokens.shape, jnp.float32)
     value = loss_at(
         params, packed, levels=levels, noise=noise, predict=predict, config=config
     )
     present = packed.segments > 0
     count = jnp.sum(present, dtype=jnp.float32)
-    drawn = jnp.where(present, packing.segment_gather(levels, packed.segments), 0.0)
+    token_levels = jnp.where(
+        present, packing.segment_gather(levels, packed.segments), 0.0
+    )
     return value, {
         "useful_tokens": count,
         "segments": jnp.sum(jnp.max(packed.segments, axis=1), dtype=jnp.float32),
         "packing": count / present.size,
         "known": jnp.sum(packed.cond_mask, dtype=jnp.float32) / jnp.maximum(count, 1.0),
-        "level": jnp.sum(drawn) / jnp.maximum(count, 1.0),
+        "level": jnp.sum(token_levels) / jnp.maximum(count, 1.0),
     }
 
 
@@ -121,7 +123,7 @@ def loss_at(
     noise: Float[Array, "B N P"],
     predict: Predict,
     config: DenoisingConfig,
-) -> jax.Array:
+) -> Float[Array, ""]:
     """Equation (2) at given levels, one per segment id (0 included), and noise."""
     process = process_lib.make(config.process, config.prediction)
     noisy = corrupt(packed, levels=levels, noise=noise, process=process)
@@ -147,7 +149,7 @@ def corrupt(
     noise: Float[Array, "B N P"],
     process: process_lib.Process,
 ) -> Packed:
-    """Equation (1): noisy tokens and the table of levels that says so; padding is 0."""
+    """Equation (1): noisy tokens and their table of levels; padding is 0."""
     noisy = packed.replace(levels=packing.level_table(levels))
     t = noisy.noise_levels[..., None]
     tokens = process_lib.add_noise(process, packed.tokens, noise=noise, t=t)
@@ -161,7 +163,7 @@ def predict_with(module: Any) -> Predict:
     return lambda params, packed: module.apply({"params": params}, packed)
 
 
-def draw_levels(
+def sample_levels(
     packed: Packed, key: jax.Array, *, config: DenoisingConfig
 ) -> Float[Array, "B S1"]:
     """One level per row and segment id, shifted by the segment's token count."""
@@ -171,6 +173,6 @@ def draw_levels(
         max_segments=packed.max_segments,
     )
     levels = jax.vmap(jax.vmap(config.levels))(
-        canvas_lib.segment_keys(key, tokens.shape)
+        mask_sampling.segment_keys(key, tokens.shape)
     )
     return schedule.shift_level(levels, config.shift(tokens))

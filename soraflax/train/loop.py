@@ -29,13 +29,13 @@ class TrainConfig:
     """The course of a run.
 
     Attributes:
-      steps: updates in all.
+      steps: number of updates.
       log_every: steps between two lines of metrics.
       evaluate_every: steps between evaluations; 0 evaluates only at the end.
       checkpoint_every: steps between checkpoints; 0 saves only at the end.
-      keep: checkpoints kept, at least 2.
-      ema_decay: of the averaged parameters that inference uses.
-      accumulate: microbatches a batch is split into.
+      keep: number of checkpoints kept, at least 2.
+      ema_decay: decay of the averaged parameters that inference uses, in [0, 1).
+      accumulate: number of microbatches that a batch is split into.
     """
 
     steps: int
@@ -53,46 +53,46 @@ class TrainConfig:
             raise ValueError(f"ema_decay {self.ema_decay}: use one in [0, 1)")
 
 
-class Diverged(ValueError):
+class DivergenceError(ValueError):
     """Every gradient since the last log line was not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainJob:
-    """What is trained, on what.
+    """Model, loss and data of a run.
 
     Attributes:
-      name: what the progress bar calls it.
+      name: label of the progress bar.
       loss: `(params, batch, key) -> (scalar, metrics)`, or one with a context.
-      params: as `sharding.init` made them.
+      params: initial parameters, sharded (`sharding.init`).
       shardings: NamedSharding of every parameter.
-      mesh: where it runs.
+      mesh: mesh of those shardings.
       key: PRNG key of the run; every step folds its number into it.
-      iterator: batches of this process, numpy arrays with their rows first; read
-        ahead of the steps, so it stands further than they do.
-      measure: the work in one such batch, for the metrics.
-      identity: the configuration that checkpoints are stamped with; a checkpoint of
-        another one is refused.
-      may_differ: dotted keys of `identity` that may change between runs.
+      iterator: batches of this process, numpy arrays `[B, ...]`; it is read ahead of
+        the steps, so its position is further than theirs.
+      step_cost: tokens and FLOPs of one such batch, for the metrics.
+      identity: the configuration saved in checkpoints; one of another configuration
+        is refused.
+      mutable_keys: dotted keys of `identity` that may change when a run is resumed.
       evaluate: averaged parameters to metrics; None for no evaluation.
     """
 
     name: str
-    loss: step.Loss | step.Contextual
+    loss: step.LossFn | step.LossWithContext
     params: Any
     shardings: Any
     mesh: Mesh
     key: jax.Array
     iterator: checkpoint.DataIterator
-    measure: Callable[[Any], metrics.Work]
+    step_cost: Callable[[Any], metrics.StepCost]
     identity: Any
-    may_differ: tuple[str, ...] = ()
+    mutable_keys: tuple[str, ...] = ()
     evaluate: Evaluate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A job under way: its data, its course, and the open files that record it."""
+class TrainRun:
+    """A job under way, with its data and the open files that record it."""
 
     job: TrainJob
     data: prefetch.DevicePrefetch
@@ -124,7 +124,7 @@ def fit(
     workdir = pathlib.Path(workdir)
     chain = optimizer.make_optimizer(optimizer_config, steps=config.steps)
     with jax.set_mesh(job.mesh), contextlib.ExitStack() as stack:
-        current, places = state.create(
+        current, state_shardings = state.create(
             job.params, chain, shardings=job.shardings, mesh=job.mesh
         )
         train_step = step.make_train_step(
@@ -132,76 +132,68 @@ def fit(
             chain,
             schedule=optimizer.make_schedules(optimizer_config, steps=config.steps),
             ema_decay=config.ema_decay,
-            shardings=places,
+            shardings=state_shardings,
             accumulate=config.accumulate,
         )
-        keeper = checkpoint.Checkpointer(workdir / "checkpoints", keep=config.keep)
-        stack.enter_context(keeper)
+        checkpointer = checkpoint.Checkpointer(
+            workdir / "checkpoints", keep=config.keep
+        )
+        stack.enter_context(checkpointer)
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
-        current = _resume(current, places, job=job, keeper=keeper, data=data)
+        if checkpointer.latest() is not None:
+            current = checkpointer.restore(
+                state.abstract(current, state_shardings),
+                iterator=data,
+                config=job.identity,
+                mutable_keys=job.mutable_keys,
+            )
         start, peak = int(current.step), metrics.device_peak()
         writer = metrics.Writer(workdir, start=start, steps=config.steps, name=job.name)
         stack.enter_context(writer)
-        writer.say(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
-        parts = len(sharding.batch_shard_processes(job.mesh))
-        meter = metrics.Meter(job.measure, peak=peak, parts=parts)
-        run = Run(job, data, config, keeper, writer, meter)
+        writer.note(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
+        meter = metrics.Meter(
+            job.step_cost,
+            peak=peak,
+            batch_shards=len(sharding.batch_shard_processes(job.mesh)),
+        )
+        run = TrainRun(job, data, config, checkpointer, writer, meter)
         return train(current, train_step, run=run)
 
 
-def _resume(
-    current: state.TrainState,
-    places: state.TrainState,
-    *,
-    job: TrainJob,
-    keeper: checkpoint.Checkpointer,
-    data: prefetch.DevicePrefetch,
-) -> state.TrainState:
-    """The state of the last checkpoint; `current` if there is none."""
-    if keeper.latest() is None:
-        return current
-    return keeper.restore(
-        state.abstract(current, places),
-        iterator=data,
-        config=job.identity,
-        may_differ=job.may_differ,
-    )
-
-
 def train(
-    current: state.TrainState, train_step: step.Step, *, run: Run
+    current: state.TrainState, train_step: step.TrainStep, *, run: TrainRun
 ) -> state.TrainState:
     """Train until `config.steps`, SIGTERM or Ctrl-C; saves where it stops.
 
     Raises:
-      Diverged: no step of a whole log window was finite.
+      DivergenceError: no step of a whole log window was finite.
       ValueError: the data ended early, or a batch does not divide over the mesh.
     """
     start, steps = int(current.step), run.config.steps
-    window, compiled = [], set()
-    with stop_signals() as stopping:
+    window, compiled_shapes = [], set()
+    with stop_signals() as should_stop:
         for number in range(start, steps):
             if number > start and _due(number, run.config.evaluate_every):
                 evaluate(current, run)
             if number > start and _due(number, run.config.checkpoint_every):
                 save(current, run)
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             batch, on_device = next_batch(run, number)
             current, values = train_step(current, on_device, run.job.key)
             # One step stays in flight while batches are read ahead. The first of each
             # shape, mostly compilation, is waited for and not timed.
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-            timed = shapes in compiled
+            timed = shapes in compiled_shapes
             jax.block_until_ready(window[-1] if window and timed else values)
-            compiled.add(shapes)
-            elapsed = time.perf_counter() - began
+            compiled_shapes.add(shapes)
+            elapsed = time.perf_counter() - start_time
             run.meter.add(batch, elapsed if timed else None)
             window.append(values)
             run.writer.advance()
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
-                log(number + 1, window, run)
+                log(number + 1, run, window=window)
                 window.clear()
-            if stopping(number):
+            if should_stop(number):
                 break
     save(current, run)
     if int(current.step) == steps > start:
@@ -209,19 +201,25 @@ def train(
     return current
 
 
-def evaluate(current: state.TrainState, run: Run) -> None:
+def evaluate(current: state.TrainState, run: TrainRun) -> None:
+    """Write the metrics of the averaged parameters, where the job has some."""
     if run.job.evaluate is not None:
         run.writer.write(int(current.step), run.job.evaluate(current.ema))
 
 
-def save(current: state.TrainState, run: Run) -> None:
+def save(current: state.TrainState, run: TrainRun) -> None:
+    """Start writing a checkpoint of the state, the data position and the config."""
     run.checkpointer.save(
         int(current.step), current, iterator=run.data, config=run.job.identity
     )
 
 
-def next_batch(run: Run, number: int) -> tuple[Any, Any]:
-    """This process's rows, and the batch on the mesh."""
+def next_batch(run: TrainRun, number: int) -> tuple[Any, Any]:
+    """This process's rows, and the batch on the mesh.
+
+    Raises:
+      ValueError: the data ended, after `number` steps.
+    """
     try:
         return next(run.data)
     except StopIteration:
@@ -230,14 +228,18 @@ def next_batch(run: Run, number: int) -> tuple[Any, Any]:
         ) from None
 
 
-def log(number: int, window: list[dict[str, jax.Array]], run: Run) -> None:
-    """Means over the window, rates, and one line in every record."""
+def log(number: int, run: TrainRun, *, window: list[dict[str, jax.Array]]) -> None:
+    """Write the means over the last steps, and the rates.
+
+    Raises:
+      DivergenceError: no step of the window was finite.
+    """
     values = jax.device_get(window)
     means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
     run.writer.write(number, means | run.meter.summary())
     run.meter.clear()
     if means["skipped"] == 1.0:
-        raise Diverged(
+        raise DivergenceError(
             f"loss or gradient not finite in steps {number - len(window) + 1} to "
             f"{number}; lower optimizer.learning_rate or optimizer.clip_norm"
         )
@@ -245,30 +247,33 @@ def log(number: int, window: list[dict[str, jax.Array]], run: Run) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Inside, SIGTERM and Ctrl-C only ask: the yielded `stopping(step)` answers.
+    """Defers SIGTERM and Ctrl-C to the yielded `should_stop(step)`.
 
-    A second Ctrl-C interrupts as usual. Several processes agree through JAX's
-    preemption service.
+    A second Ctrl-C interrupts as usual. Several processes stop at the same step, by
+    JAX's preemption service.
     """
-    asked = threading.Event()
+    requested = threading.Event()
 
-    def ask(signum: int, _: Any) -> None:
-        if asked.is_set() and signum == signal.SIGINT:
+    def request(signum: int, _: Any) -> None:
+        if requested.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    def stopping(number: int) -> bool:
+    def should_stop(number: int) -> bool:
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(number)
-        return asked.is_set()
+        return requested.is_set()
 
+    # Python lets only the main thread handle signals; with several processes the
+    # preemption service has the handlers.
     main = threading.current_thread() is threading.main_thread()
-    ours = (signal.SIGINT, signal.SIGTERM) if main and jax.process_count() == 1 else ()
-    before = {number: signal.signal(number, ask) for number in ours}
+    handled = main and jax.process_count() == 1
+    signals = (signal.SIGINT, signal.SIGTERM) if handled else ()
+    handlers = {number: signal.signal(number, request) for number in signals}
     try:
-        yield stopping
+        yield should_stop
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

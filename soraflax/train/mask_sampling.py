@@ -1,7 +1,7 @@
-"""Random canvases: which tokens of a training clip are already known.
+"""Random conditioning masks: which tokens of a training clip are already known.
 
-A model that is to animate, extend, loop, connect, inpaint and outpaint must have met
-such canvases. For every segment one kind is drawn, at the rates of `MaskRates`:
+A model that is to animate, extend, loop, connect, inpaint and outpaint must have seen
+such masks in training. Every segment draws one kind, at the rates of `MaskRates`:
 
     kind          known                                                  clip, image
     nothing       no token                                               both
@@ -13,8 +13,8 @@ such canvases. For every segment one kind is drawn, at the rates of `MaskRates`:
     boxes         all outside of a box, or all inside of it              both
 
 Frames are those of the latent, in patches; boxes have sides of a quarter to all of the
-frame's, at any place, the same in all frames. A segment of which everything would be
-known enters with nothing known. What a batch marks as known already stays so.
+frame's, at any position, the same in all frames. A segment whose every token would be
+known enters with nothing known. Tokens that a batch marks as known stay known.
 
 Draws depend on the key, the row and the segment's id, not on what else is in the row.
 """
@@ -28,14 +28,14 @@ from jaxtyping import Array, Bool, Float
 from soraflax.ops import packing
 
 Packed = packing.Packed
-_FRAMES = 64  # distinct draws for `frames`; longer clips use them again
+_FRAMES = 64  # independent uniforms for `frames`; longer clips repeat them
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskRates:
-    """How often a segment enters as each kind; the rest of the time nothing is known.
+    """Probability of each kind of mask; with the rest, nothing is known.
 
-    Kinds are those of the module's table. An image drawn as one that is for clips
+    Kinds are those of the module's table. An image for which a kind of clips is drawn
     enters with nothing known.
     """
 
@@ -52,104 +52,113 @@ class MaskRates:
             raise ValueError(f"canvas rates {rates} must be >= 0 and sum to at most 1")
 
 
-def draw(packed: Packed, key: jax.Array, *, rates: MaskRates) -> Packed:
-    """Mark what is known of each segment, beside what `packed` marks already."""
+def sample_masks(packed: Packed, key: jax.Array, *, rates: MaskRates) -> Packed:
+    """Mark random tokens of each segment as known, beside those marked already."""
     if rates == MaskRates():
         return packed
     keys = segment_keys(key, (packed.segments.shape[0], packed.max_segments + 1))
-    dice = jax.vmap(jax.vmap(lambda k: jax.random.uniform(k, (8 + _FRAMES,))))(keys)
-    kind = packing.segment_gather(dice[..., 0], packed.segments)
+    uniforms = jax.vmap(jax.vmap(lambda k: jax.random.uniform(k, (8 + _FRAMES,))))(keys)
+    kind = packing.segment_gather(uniforms[..., 0], packed.segments)
     known = jnp.zeros(packed.segments.shape, bool)
+    # A kind is drawn where the first uniform falls into its part of [0, 1).
     low = 0.0
-    for name, mask in _masks(packed, dice).items():
+    for name, mask in _masks(packed, uniforms).items():
         high = low + getattr(rates, name)
         known |= (kind >= low) & (kind < high) & mask
         low = high
     known = (known | packed.cond_mask) & (packed.segments > 0)
-    known &= ~_complete(packed, known) | packed.cond_mask
+    known &= ~_all_known(packed, known) | packed.cond_mask
+    # A segment has two entries in the table of levels: even noisy, odd known.
     ids = packed.level_ids // 2 * 2 + known.astype(packed.level_ids.dtype)
     return packed.replace(level_ids=ids)
 
 
-def _masks(packed: Packed, dice: jax.Array) -> dict[str, Bool[Array, "B N"]]:
-    """What each kind would know of every segment, from its `8 + _FRAMES` uniforms."""
-    place, extent = places(packed)
-    index, frames = place[..., 0], extent[..., 0]
+def _masks(
+    packed: Packed, uniforms: Float[Array, "B S1 U"]
+) -> dict[str, Bool[Array, "B N"]]:
+    """The mask of every kind, from `8 + _FRAMES` uniforms in [0, 1) a segment."""
+    index, extent = grid_indices(packed)
+    frame, frames = index[..., 0], extent[..., 0]
 
-    def die(number: int) -> jax.Array:
-        return packing.segment_gather(dice[..., number], packed.segments)
+    def uniform(number: int) -> jax.Array:
+        return packing.segment_gather(uniforms[..., number], packed.segments)
 
     clip = frames > 1.0
-    run = jnp.minimum(1.0 + jnp.floor(die(1) * (frames - 1.0)), frames - 1.0)
-    ahead = 1.0 + jnp.floor(jnp.square(die(1)) * jnp.maximum(frames - 2.0, 0.0))
-    behind = 1.0 + jnp.floor(jnp.square(die(2)) * (frames - 1.0 - ahead))
-    rolls = dice[..., 8:]
-    number = index.astype(jnp.int32) % _FRAMES
-    roll = jax.vmap(lambda table, s, n: table[s, n])(rolls, packed.segments, number)
-    inside = jnp.ones(index.shape, bool)
+    run = jnp.minimum(1.0 + jnp.floor(uniform(1) * (frames - 1.0)), frames - 1.0)
+    # Squared, so that short ends are drawn more often than long ones; one frame stays
+    # unknown between them.
+    head = 1.0 + jnp.floor(jnp.square(uniform(1)) * jnp.maximum(frames - 2.0, 0.0))
+    tail = 1.0 + jnp.floor(jnp.square(uniform(2)) * (frames - 1.0 - head))
+    column = frame.astype(jnp.int32) % _FRAMES
+    frame_uniform = jax.vmap(lambda table, segment, n: table[segment, n])(
+        uniforms[..., 8:], packed.segments, column
+    )
+    inside = jnp.ones(frame.shape, bool)
     for axis, (size, start) in enumerate(((2, 3), (4, 5)), start=1):
         side = extent[..., axis]
-        length = jnp.ceil(side * (0.25 + 0.75 * die(size)))
-        begin = jnp.floor(die(start) * (side - length + 1.0))
-        where = place[..., axis]
-        inside &= (where >= begin) & (where < begin + length)
+        length = jnp.ceil(side * (0.25 + 0.75 * uniform(size)))
+        begin = jnp.floor(uniform(start) * (side - length + 1.0))
+        inside &= (index[..., axis] >= begin) & (index[..., axis] < begin + length)
     return {
-        "first_frame": clip & (index < 1.0),
-        "prefix": clip & (index < run),
-        "suffix": clip & (index >= frames - run),
-        "both_ends": clip & ((index < ahead) | (index >= frames - behind)),
-        "frames": clip & (roll < die(1)),
-        "boxes": inside ^ (die(6) < 0.5),
+        "first_frame": clip & (frame < 1.0),
+        "prefix": clip & (frame < run),
+        "suffix": clip & (frame >= frames - run),
+        "both_ends": clip & ((frame < head) | (frame >= frames - tail)),
+        "frames": clip & (frame_uniform < uniform(1)),
+        "boxes": inside ^ (uniform(6) < 0.5),
     }
 
 
-def _complete(packed: Packed, known: Bool[Array, "B N"]) -> Bool[Array, "B N"]:
-    """Whether nothing of the token's segment is left to denoise."""
-    left = packing.segment_sum(
+def _all_known(packed: Packed, known: Bool[Array, "B N"]) -> Bool[Array, "B N"]:
+    """Whether the token's segment has no token left to denoise."""
+    unknown = packing.segment_sum(
         (~known).astype(jnp.float32), packed.segments, max_segments=packed.max_segments
     )
-    return packing.segment_gather(left, packed.segments) < 0.5
+    return packing.segment_gather(unknown, packed.segments) < 0.5
 
 
-def places(packed: Packed) -> tuple[Float[Array, "B N 3"], Float[Array, "B N 3"]]:
-    """Of every token its frame, row and column, and how many its segment has of each.
+def grid_indices(
+    packed: Packed,
+) -> tuple[Float[Array, "B N 3"], Float[Array, "B N 3"]]:
+    """Frame, row and column of every token, and the sizes of its segment's grid.
 
-    All in patches, counted from the segment's own first, whatever its positions start
-    at. Rows and columns lie one apart; the spacing of frames is found from how many
-    tokens the first of them has.
+    In patches, counted from the first of the segment, at whatever position that lies.
     """
     ids = jnp.arange(packed.max_segments + 1)
-    mine: Bool[Array, "B N S1"] = packed.segments[..., None] == ids
+    member: Bool[Array, "B N S1"] = packed.segments[..., None] == ids
     present = packed.segments > 0
 
-    def count(where: Bool[Array, "B N"]) -> Float[Array, "B N"]:
+    def count(mask: Bool[Array, "B N"]) -> Float[Array, "B N"]:
         sums = packing.segment_sum(
-            where.astype(jnp.float32),
+            mask.astype(jnp.float32),
             packed.segments,
             max_segments=packed.max_segments,
         )
         return packing.segment_gather(sums, packed.segments)
 
-    found = []
+    indices, extents = [], []
     for axis in range(3):
-        at = packed.positions[..., axis]
-        start = jnp.min(jnp.where(mine, at[..., None], jnp.inf), axis=1)
-        stop = jnp.max(jnp.where(mine, at[..., None], -jnp.inf), axis=1)
+        position = packed.positions[..., axis]
+        start = jnp.min(jnp.where(member, position[..., None], jnp.inf), axis=1)
+        stop = jnp.max(jnp.where(member, position[..., None], -jnp.inf), axis=1)
         start = packing.segment_gather(start, packed.segments)
         length = packing.segment_gather(stop, packed.segments) - start
-        if axis:
-            found.append((at - start, length + 1.0))
+        if axis:  # rows and columns lie one apart
+            indices.append(position - start)
+            extents.append(length + 1.0)
             continue
-        first = jnp.maximum(count((at == start) & present), 1.0)
-        frames = jnp.maximum(count(present) / first, 1.0)
-        step = jnp.where(length > 0, length, 1.0)
-        found.append((jnp.round((at - start) / step * (frames - 1.0)), frames))
-    place, extent = zip(*found, strict=True)
-    return jnp.stack(place, axis=-1), jnp.stack(extent, axis=-1)
+        # Time is physical: the spacing of frames differs between clips. Their number
+        # is that of all tokens over the tokens of the first frame.
+        frame_tokens = jnp.maximum(count((position == start) & present), 1.0)
+        frames = jnp.maximum(count(present) / frame_tokens, 1.0)
+        duration = jnp.where(length > 0, length, 1.0)
+        indices.append(jnp.round((position - start) / duration * (frames - 1.0)))
+        extents.append(frames)
+    return jnp.stack(indices, axis=-1), jnp.stack(extents, axis=-1)
 
 
 def segment_keys(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A key for each row and segment id that depends on nothing else."""
+    """A PRNG key `[B, S1]` for each row and segment id that depends on nothing else."""
     fold = jax.random.fold_in
     rows = jax.vmap(fold, (None, 0))(key, jnp.arange(shape[0]))
     return jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(rows, jnp.arange(shape[1]))

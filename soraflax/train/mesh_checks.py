@@ -1,4 +1,4 @@
-"""Whether a mesh suits what is to be trained on it, said before it is compiled."""
+"""Whether a mesh divides a transformer and its batch, checked before compilation."""
 
 from collections.abc import Iterable
 
@@ -21,39 +21,43 @@ def check(
     Args:
       model: sizes of the transformer.
       row: capacity of a row.
-      rows: of a batch, on all devices together.
-      mesh: where it is to run.
-      accumulate: microbatches a batch is split into.
+      rows: rows of a batch, on all devices together.
+      mesh: mesh of the training run.
+      accumulate: number of microbatches that a batch is split into.
 
     Raises:
       ValueError: naming both sizes and the nearest legal one.
     """
     shape = dict(mesh.shape)
     shards = shape["data"] * shape["fsdp"]
-    whole = shards * accumulate
-    if rows % whole:
+    divisor = shards * accumulate
+    if rows % divisor:
         over = f"data x fsdp = {shards}"
         over += f" x {accumulate} microbatches" if accumulate > 1 else ""
-        nearest = max(1, round(rows / whole)) * whole
+        nearest = max(1, round(rows / divisor)) * divisor
         raise ValueError(f"{rows} rows do not divide over {over}: use {nearest} rows")
-    _check_axis("tensor", shape, size=model.heads, what="heads", of=mesh.size)
-    _check_axis("tensor", shape, size=model.mlp, what="hidden features", of=mesh.size)
-    _check_axis("fsdp", shape, size=model.width, what="features", of=mesh.size)
-    _check_axis("context", shape, size=row.tokens, what="tokens of a row", of=mesh.size)
+    _check_axis("tensor", shape, size=model.heads, what="heads", devices=mesh.size)
+    _check_axis(
+        "tensor", shape, size=model.mlp, what="hidden features", devices=mesh.size
+    )
+    _check_axis("fsdp", shape, size=model.width, what="features", devices=mesh.size)
+    _check_axis(
+        "context", shape, size=row.tokens, what="tokens of a row", devices=mesh.size
+    )
 
 
 def _check_axis(
-    axis: str, shape: dict[str, int], *, size: int, what: str, of: int
+    axis: str, shape: dict[str, int], *, size: int, what: str, devices: int
 ) -> None:
     if size % shape[axis]:
-        legal = [n for n in range(1, of + 1) if size % n == 0 and of % n == 0]
-        near = " or ".join(str(n) for n in _around(shape[axis], legal))
+        legal = [n for n in range(1, devices + 1) if size % n == devices % n == 0]
+        hint = " or ".join(str(n) for n in _nearest(shape[axis], legal))
         raise ValueError(
-            f"{size} {what} do not divide over {axis}={shape[axis]}: use {near}"
+            f"{size} {what} do not divide over {axis}={shape[axis]}: use {hint}"
         )
 
 
-def _around(value: int, legal: Iterable[int]) -> list[int]:
+def _nearest(value: int, legal: Iterable[int]) -> list[int]:
     """The nearest legal values below and above."""
     below = [n for n in legal if n < value]
     above = [n for n in legal if n > value]

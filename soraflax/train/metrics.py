@@ -38,12 +38,12 @@ PEAK_FLOPS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """What one batch asks of the devices.
+class StepCost:
+    """Tokens and FLOPs of one batch.
 
     Attributes:
-      tokens: useful tokens, padding left out.
-      capacity: tokens the batch has room for.
+      tokens: useful tokens, without padding.
+      capacity: useful tokens and padding.
       flops: model FLOPs of a training step, forward and backward.
     """
 
@@ -53,23 +53,30 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Peak:
-    """What the devices of a run can do: FLOP/s of all, and where that is from."""
+class PeakFlops:
+    """Peak FLOP/s of all devices of a run.
+
+    Attributes:
+      flops: FLOP/s.
+      source: data sheet or measurement that says so.
+    """
 
     flops: float
     source: str
 
 
-def device_peak() -> Peak:
+def device_peak() -> PeakFlops:
     """Peak FLOP/s of all devices: their data sheet, or a measured matmul."""
     kind = jax.devices()[0].device_kind
     for name, flops in PEAK_FLOPS.items():
         if name in kind:
             total = flops * jax.device_count()
-            return Peak(total, f"data sheet, bfloat16, {jax.device_count()} x {kind}")
+            return PeakFlops(
+                total, f"data sheet, bfloat16, {jax.device_count()} x {kind}"
+            )
     # Fake CPU devices share the same cores: one matmul fills them all.
     total = _measured_flops() * jax.process_count()
-    return Peak(total, f"float32 matmul of 1024, measured on {kind}")
+    return PeakFlops(total, f"float32 matmul of 1024, measured on {kind}")
 
 
 def _measured_flops(*, size: int = 1024, tries: int = 3) -> float:
@@ -85,47 +92,59 @@ def _measured_flops(*, size: int = 1024, tries: int = 3) -> float:
 
 
 class Meter:
-    """Sums the work and the time of steps, and turns them into rates."""
+    """Sums the costs and the times of steps, and turns them into rates."""
 
     def __init__(
-        self, measure: Callable[[Any], Work], *, peak: Peak, parts: int
+        self,
+        step_cost: Callable[[Any], StepCost],
+        *,
+        peak: PeakFlops,
+        batch_shards: int,
     ) -> None:
-        """`measure` counts the work of this process's part of a batch, of `parts`."""
-        self._measure = measure
+        """Start empty.
+
+        Args:
+          step_cost: cost of one process's rows of a batch.
+          peak: what the devices can do.
+          batch_shards: groups of processes with rows of their own; the costs of one
+            stand for those of all.
+        """
+        self._step_cost = step_cost
         self._peak = peak
-        self._parts = parts
-        self._work: list[Work] = []
-        self._timed: list[tuple[Work, float]] = []
+        self._batch_shards = batch_shards
+        self._costs: list[StepCost] = []
+        self._timed: list[tuple[StepCost, float]] = []
 
     def add(self, batch: Any, seconds: float | None) -> None:
-        """Count a step; None where it was not timed."""
-        work = self._measure(batch)
-        self._work.append(work)
+        """Count a step; `seconds` is None where it was not timed."""
+        cost = self._step_cost(batch)
+        self._costs.append(cost)
         if seconds is not None:
-            self._timed.append((work, seconds))
+            self._timed.append((cost, seconds))
 
     def clear(self) -> None:
-        self._work.clear()
+        self._costs.clear()
         self._timed.clear()
 
     def summary(self) -> dict[str, float]:
         """Since the last `clear`: packing, and rates where a step was timed."""
-        tokens = sum(w.tokens for w in self._work)
-        found = {"packing_efficiency": tokens / sum(w.capacity for w in self._work)}
+        tokens = sum(cost.tokens for cost in self._costs)
+        capacity = sum(cost.capacity for cost in self._costs)
+        packing = {"packing_efficiency": tokens / capacity}
         if not self._timed:
-            return found
-        seconds = sum(s for _, s in self._timed)
-        tokens = sum(w.tokens for w, _ in self._timed) * self._parts
-        flops = sum(w.flops for w, _ in self._timed) * self._parts
-        return found | {
+            return packing
+        seconds = sum(seconds for _, seconds in self._timed)
+        tokens = sum(cost.tokens for cost, _ in self._timed) * self._batch_shards
+        flops = sum(cost.flops for cost, _ in self._timed) * self._batch_shards
+        return packing | {
             "seconds_per_step": seconds / len(self._timed),
             "useful_tokens_per_second": tokens / seconds,
             "model_flops_utilisation": flops / (seconds * self._peak.flops),
         }
 
 
-# What the progress bar shows, under shorter names.
-_SHOWN = {
+# Metrics of the progress bar, by shorter names.
+_BAR_NAMES = {
     "loss": "loss",
     "gradient_norm": "grad",
     "useful_tokens_per_second": "tok/s",
@@ -135,7 +154,10 @@ _SHOWN = {
 
 
 class Writer:
-    """One run's record; only the first process writes."""
+    """The metrics of a run as JSON lines, TensorBoard and a progress bar.
+
+    Only the first process writes.
+    """
 
     def __init__(
         self, workdir: str | pathlib.Path, *, start: int, steps: int, name: str
@@ -144,7 +166,7 @@ class Writer:
         self._active = jax.process_index() == 0
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         if self._active:
-            _cut(self._path, after=start)
+            _truncate(self._path, after=start)
             self._file = self._path.open("a", buffering=1)
             self._board = tensorboardX.SummaryWriter(
                 str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1
@@ -162,7 +184,7 @@ class Writer:
         """One step is done."""
         self._bar.update()
 
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         """A line above the progress bar."""
         if self._active:
             self._bar.write(line)
@@ -175,9 +197,13 @@ class Writer:
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
-        shown = {s: f"{scalars[n]:.3g}" for n, s in _SHOWN.items() if n in scalars}
-        if shown:
-            self._bar.set_postfix(shown, refresh=False)
+        postfix = {
+            short: f"{scalars[name]:.3g}"
+            for name, short in _BAR_NAMES.items()
+            if name in scalars
+        }
+        if postfix:
+            self._bar.set_postfix(postfix, refresh=False)
 
     def close(self) -> None:
         self._bar.close()
@@ -198,10 +224,12 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _cut(path: pathlib.Path, *, after: int) -> None:
+def _truncate(path: pathlib.Path, *, after: int) -> None:
     """Drop the lines of steps beyond `after`: a resumed run writes them again."""
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= after]
-        path.write_text("".join(kept))
+        # A run that was killed may have left half a line.
+        complete = [line for line in lines if line.endswith("\n")]
+        path.write_text(
+            "".join(line for line in complete if json.loads(line)["step"] <= after)
+        )

@@ -31,16 +31,16 @@ class OptimizerConfig:
 
     Attributes:
       name: 'adamw', 'muon', or 'sgd', which has no moments.
-      learning_rate: the peak of equation (1).
+      learning_rate: `peak` of equation (1).
       schedule: shape of the decay after the warm-up.
-      warmup: steps of linear warm-up.
-      decay_steps: the step at which a cosine ends; 0 takes the length of the run.
+      warmup: number of steps of linear warm-up.
+      decay_steps: step at which a cosine ends; 0 for the length of the run.
       final_fraction: `final` of equation (2).
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       epsilon: added to the root of the second moment.
       weight_decay: decoupled decay of kernels, times the rate.
-      clip_norm: gradients are scaled down to this global norm; 0 leaves them alone.
+      clip_norm: greatest global norm of gradients; 0 for no clipping.
     """
 
     name: Literal["adamw", "muon", "sgd"] = "adamw"
@@ -92,12 +92,12 @@ def make_schedules(
 def make_optimizer(
     config: OptimizerConfig | Mapping[str, OptimizerConfig], *, steps: int
 ) -> optax.GradientTransformation:
-    """Clip, rule, schedule; for a run of `steps`.
+    """Gradient clipping, update rule and schedule, for a run of `steps`.
 
     Args:
-      config: of all parameters, or of each group of them by its name, the top-level
-        key; every group must have one.
-      steps: length of the run.
+      config: hyperparameters of all parameters, or of every group of them by its
+        name, the top-level key.
+      steps: number of updates of the run.
     """
     if isinstance(config, Mapping):
         chain = optax.partition(
@@ -124,7 +124,7 @@ def _rule(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 
 def _sgd(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.add_decayed_weights(config.weight_decay, mask=weight_decay_mask),
         optax.sgd(make_schedule(config, steps=steps)),
     )
 
@@ -136,7 +136,7 @@ def _adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         b2=config.beta2,
         eps=config.epsilon,
         weight_decay=config.weight_decay,
-        mask=decayed,
+        mask=weight_decay_mask,
     )
 
 
@@ -148,28 +148,28 @@ def _muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         eps=config.epsilon,
         adam_b1=config.beta1,
         adam_b2=config.beta2,
-        muon_weight_dimension_numbers=scanned,
+        muon_weight_dimension_numbers=muon_dimensions,
         consistent_rms=0.2,
     )
     return optax.chain(
         rule,
-        optax.add_decayed_weights(-config.weight_decay, mask=decayed),
+        optax.add_decayed_weights(-config.weight_decay, mask=weight_decay_mask),
         optax.scale_by_schedule(make_schedule(config, steps=steps)),
     )
 
 
-def scanned(params: Any) -> Any:
-    """For kernels `[depth, in, out]` which axes form the matrix; None for the rest."""
+def muon_dimensions(params: Any) -> Any:
+    """The matrix axes of kernels `[depth, in, out]`; None for all other leaves."""
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
     return jax.tree.map(
         lambda decays, leaf: matrix if decays and leaf.ndim == 3 else None,
-        decayed(params),
+        weight_decay_mask(params),
         params,
     )
 
 
-def decayed(params: Any) -> Any:
-    """Which parameters weight decay acts on: those named `kernel`."""
+def weight_decay_mask(params: Any) -> Any:
+    """A tree of bool: whether weight decay acts on a leaf, which is named `kernel`."""
 
     def is_kernel(path: Any, _: Any) -> bool:
         return getattr(path[-1], "key", None) == "kernel"

@@ -1,7 +1,7 @@
-"""Batches on their way to the devices while the step before them runs.
+"""Batches copied to the devices while the step before them runs.
 
-`DevicePrefetch` reads ahead of the loop, but says where the loop is: the state it gives
-is that of the last batch handed out, so a run that resumes there sees every batch once.
+`DevicePrefetch` reads ahead of the loop, but its state is that of the last batch handed
+out, so a run that resumes there sees every batch once.
 """
 
 import collections
@@ -22,12 +22,12 @@ class DevicePrefetch:
     def __init__(
         self, iterator: checkpoint.DataIterator, mesh: Mesh, *, size: int = 2
     ) -> None:
-        """Read `iterator`, which nobody else may move from here on.
+        """Read `iterator`, which nothing else may advance from here on.
 
         Args:
-          iterator: this process's batches, numpy arrays with their rows first.
-          mesh: where they go.
-          size: batches on their way, the one being handed out included; 2 hides the
+          iterator: this process's batches, numpy arrays `[B, ...]`.
+          mesh: mesh that they are copied to.
+          size: batches in flight, the one being handed out included; 2 hides the
             reading and the copy behind the step.
         """
         self._iterator = iterator
@@ -51,7 +51,7 @@ class DevicePrefetch:
         return batch, on_device
 
     def get_state(self) -> Any:
-        """Where the data stood after the last batch that was handed out."""
+        """Position of the data after the last batch that was handed out."""
         return self._iterator.get_state() if self._state is None else self._state
 
     def set_state(self, state: Any) -> None:
@@ -63,18 +63,20 @@ class DevicePrefetch:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch, as arrays over the whole mesh.
 
-    Processes of one entry of `sharding.batch_shard_processes` give the same rows.
+    Processes of one entry of `sharding.batch_shard_processes` pass the same rows.
 
     Raises:
-      ValueError: the rows of all feeds do not divide over the mesh's batch axes.
+      ValueError: the rows of all processes do not divide over the mesh's batch axes.
     """
-    place = sharding.batch_sharding(mesh)
-    parts = len(sharding.batch_shard_processes(mesh))
+    batch_sharding = sharding.batch_sharding(mesh)
+    shards = len(sharding.batch_shard_processes(mesh))
 
     def put(x: Any) -> jax.Array:
-        rows = x.shape[0] * parts
+        rows = x.shape[0] * shards
         shape = (rows, *x.shape[1:])
-        sharding.check_divides(shape, place.spec, mesh=mesh, what="batch")
-        return jax.make_array_from_process_local_data(place, np.asarray(x), shape)
+        sharding.check_divides(shape, batch_sharding.spec, mesh=mesh, what="batch")
+        return jax.make_array_from_process_local_data(
+            batch_sharding, np.asarray(x), shape
+        )
 
     return jax.tree.map(put, batch)

@@ -12,9 +12,9 @@ along height, width or time. G weighs an edge in the wrong place or a blurred on
 eye does and needs no pretrained network (an image gradient loss, arXiv:1511.05440,
 taken over scales and over time). LPIPS does need one (`nn.perceptual`).
 
-A clip may go through in chunks, as a stream does (`nn.convolution`). What is carried
-from one chunk to the next has no gradient: truncated back-propagation. The result is
-that of the whole clip; activations are recomputed, for one chunk at a time.
+A clip may go through in chunks, as a stream does (`nn.convolution`). The causal cache
+carried from one chunk to the next has no gradient: truncated back-propagation. The
+result is that of the clip at once; activations are recomputed, one chunk at a time.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
 
 from soraflax.evaluation import metrics
 from soraflax.nn import autoencoder, convolution, perceptual
@@ -38,15 +39,15 @@ class ReconstructionConfig:
     """Weights of equations (1) and (2).
 
     Attributes:
-      l1: of the mean absolute error.
-      l2: of the mean squared error.
-      kl: of the divergence, in nats per latent element.
-      gradients: of the gradient term.
-      gradient_scales: sides s of the pools of equation (4).
-      lpips: of the perceptual distance.
-      lpips_path: file or folder of its parameters (`weights.lpips`).
-      chunks: latent frames in a chunk; every step draws one of these lengths. Empty
-        takes clips whole.
+      l1: weight of the mean absolute error.
+      l2: weight of the mean squared error.
+      kl: weight of the divergence, which is in nats per latent element.
+      gradients: weight of the gradient difference term.
+      gradient_scales: sides s of the pools of equation (4), in pixels.
+      lpips: weight of the perceptual distance.
+      lpips_path: file or directory of its parameters (`weights.lpips`).
+      chunks: chunk lengths in latent frames; every step draws one of them. Empty
+        encodes a clip at once.
     """
 
     l1: float = 1.0
@@ -71,21 +72,21 @@ def loss(
     params: Any,
     batch: Mapping[str, jax.Array],
     key: jax.Array,
-    context: step.Context | None = None,
+    context: step.LossContext | None = None,
     *,
     module: autoencoder.Autoencoder,
     config: ReconstructionConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
     """Equation (1) of a batch.
 
     Args:
-      params: of `module`.
+      params: parameters of `module`.
       batch: `video`, `[B, T, H, W, 3]`: uint8, or float in [-1, 1].
-      key: for the posterior's sample.
+      key: PRNG key of the posterior's sample and of the chunk length.
       context: where there is an LPIPS term, `lpips` in its constants are the parameters
         of `nn.perceptual`.
       module: the autoencoder.
-      config: the weights.
+      config: weights of the terms.
 
     Returns:
       The loss and the float32 scalars `loss l1 l2 kl gradients psnr`, and `lpips` where
@@ -97,16 +98,20 @@ def loss(
     error, scalars = pixel_loss(
         result.video, video, config=config, lpips=constants.get("lpips")
     )
-    kl = divergence(result.mean, result.log_variance)
+    kl = kl_divergence(result.mean, result.log_variance)
     total = error + config.kl * kl
-    psnr = decibels(result.video, video)
+    psnr = mean_psnr(result.video, video)
     return total, scalars | {"loss": total, "kl": kl, "psnr": psnr}
 
 
 def pixel_loss(
-    y: jax.Array, x: jax.Array, *, config: ReconstructionConfig, lpips: Any = None
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Equation (2) and its terms without their weights, of videos `[B, T, H, W, 3]`.
+    y: Float[Array, "B T H W 3"],
+    x: Float[Array, "B T H W 3"],
+    *,
+    config: ReconstructionConfig,
+    lpips: Any = None,
+) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
+    """Equation (2), and its terms without their weights.
 
     Raises:
       ValueError: an LPIPS term without the parameters of `nn.perceptual`.
@@ -115,7 +120,7 @@ def pixel_loss(
     terms = {
         "l1": jnp.mean(jnp.abs(error)),
         "l2": jnp.mean(jnp.square(error)),
-        "gradients": gradient_error(error, scales=config.gradient_scales),
+        "gradients": gradient_difference(error, scales=config.gradient_scales),
     }
     if config.lpips and lpips is None:
         raise ValueError("the LPIPS term needs parameters: put `lpips` into constants")
@@ -129,15 +134,15 @@ def reconstruct(
     module: autoencoder.Autoencoder,
     params: Any,
     *,
-    video: jax.Array,
+    video: Float[Array, "B T H W 3"],
     key: jax.Array,
     chunks: tuple[int, ...] = (),
 ) -> autoencoder.Reconstruction:
     """Encode, sample the posterior, decode; in chunks if there are lengths to draw.
 
-    One program serves all lengths: it goes by their greatest common divisor, and at
-    those bounds where the drawn length has none, what is carried keeps its gradient.
-    (In a branch of a conditional, XLA's CPU backend ran convolutions 30 times slower.)
+    One program serves all lengths: its chunks have their greatest common divisor, and
+    the cache keeps its gradient between two chunks of one drawn length. (In a branch of
+    a conditional, XLA's CPU backend ran convolutions 30 times slower.)
     """
     sizes = module.config
     t, h, w = sizes.latent_grid(*video.shape[1:4])
@@ -147,73 +152,83 @@ def reconstruct(
     noise = jax.random.normal(key, (len(video), t, h, w, sizes.latent_channels))
     draw = jax.random.fold_in(key, 1)
     length = jax.random.choice(draw, jnp.asarray(chunks, jnp.int32))
-    apart = math.gcd(*chunks)
-    bounds = [0, *range(1 + apart, t, apart), t]
-    parts, carried = [], ({}, {})
+    stride = math.gcd(*chunks)
+    # The first latent frame stands for one frame, every other for `temporal_ratio`: the
+    # first chunk has it beside its `stride`, so that chunks end where a stream's do.
+    bounds = [0, *range(1 + stride, t, stride), t]
+    parts, caches = [], ({}, {})
     for start, stop in itertools.pairwise(bounds):
         first, last = (
             max(0, 1 + (n - 1) * sizes.temporal_ratio) for n in (start, stop)
         )
-        carried = _cut(carried, (start - 1) % length == 0)
-        part, carried = jax.checkpoint(
+        caches = _stop_gradient_if((start - 1) % length == 0, caches)
+        part, caches = jax.checkpoint(
             functools.partial(_chunk, module, first=start == 0)
-        )(params, video[:, first:last], noise[:, start:stop], carried)
+        )(params, video=video[:, first:last], noise=noise[:, start:stop], caches=caches)
         parts.append(part)
-    return jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *parts)
+    return jax.tree.map(lambda *chunks: jnp.concatenate(chunks, axis=1), *parts)
 
 
-def _cut(carried: Any, here: jax.Array) -> Any:
-    """The same values, without their gradient if `here`."""
-    return jax.tree.map(lambda x: jnp.where(here, jax.lax.stop_gradient(x), x), carried)
+def _stop_gradient_if(condition: Bool[Array, ""], tree: Any) -> Any:
+    """The same values, without their gradient where `condition` holds."""
+    return jax.tree.map(
+        lambda x: jnp.where(condition, jax.lax.stop_gradient(x), x), tree
+    )
 
 
 def _chunk(
     module: autoencoder.Autoencoder,
     params: Any,
+    *,
     video: jax.Array,
     noise: jax.Array,
-    carried: tuple[Any, Any],
-    *,
+    caches: tuple[Any, Any],
     first: bool,
 ) -> tuple[autoencoder.Reconstruction, tuple[Any, Any]]:
-    """One chunk, and what the next needs of it: the encoder's part, the decoder's."""
+    """One chunk, and the causal caches of encoder and decoder for the next."""
 
-    def apply(method: str, x: jax.Array, state: Any) -> Any:
-        y, kept = module.apply(
-            {"params": params, convolution.STREAM: state},
+    def apply(method: str, x: jax.Array, *, cache: Any) -> Any:
+        y, updated = module.apply(
+            {"params": params, convolution.STREAM: cache},
             x,
             first=first,
             method=method,
             mutable=[convolution.STREAM],
         )
-        return y, kept.get(convolution.STREAM, {})
+        return y, updated.get(convolution.STREAM, {})
 
-    (mean, log_variance), encoder = apply("encode", video, carried[0])
+    (mean, log_variance), encoder = apply("encode", video, cache=caches[0])
     latent = mean + jnp.exp(0.5 * log_variance) * noise
-    decoded, decoder = apply("decode", latent, carried[1])
+    decoded, decoder = apply("decode", latent, cache=caches[1])
     return autoencoder.Reconstruction(decoded, mean, log_variance), (encoder, decoder)
 
 
-def decibels(y: jax.Array, x: jax.Array) -> jax.Array:
-    """Mean PSNR of reconstructions; for the record, without a gradient."""
+def mean_psnr(
+    y: Float[Array, "B T H W 3"], x: Float[Array, "B T H W 3"]
+) -> Float[Array, ""]:
+    """Mean PSNR of reconstructions in dB, without a gradient."""
     y = jax.lax.stop_gradient(y)
     return jnp.mean(metrics.psnr(jnp.clip(y, -1.0, 1.0), x))
 
 
-def as_float(video: jax.Array) -> jax.Array:
-    """uint8 to float32 in [-1, 1]; floats are taken as they are, in float32."""
+def as_float(video: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """uint8 to float32 in [-1, 1]; floats keep their values, in float32."""
     if video.dtype == jnp.uint8:
         return video.astype(jnp.float32) / 127.5 - 1.0
     return video.astype(jnp.float32)
 
 
-def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """Equation (3): from the standard normal, nats per latent element."""
+def kl_divergence(
+    mean: Float[Array, "*shape"], log_variance: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    """Equation (3): divergence from the standard normal, nats per latent element."""
     variance = jnp.exp(log_variance)
     return 0.5 * jnp.mean(jnp.square(mean) + variance - 1.0 - log_variance)
 
 
-def gradient_error(error: jax.Array, *, scales: tuple[int, ...]) -> jax.Array:
+def gradient_difference(
+    error: Float[Array, "B T H W 3"], *, scales: tuple[int, ...]
+) -> Float[Array, ""]:
     """Equation (4) of `error = y - x`; pooling and differences are linear."""
     terms = []
     for scale in scales:

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and where each part of it lives."""
+"""The training state, and the shardings of its parts."""
 
 import dataclasses
 import functools
@@ -19,13 +19,13 @@ from soraflax import sharding
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a resumed run needs from the device.
+    """Everything on the devices that a resumed run needs.
 
     Attributes:
-      step: int32 scalar, updates made so far.
+      step: int32 scalar, number of updates so far.
       params: float32 parameters.
-      opt_state: the optimizer's own, its moments shaped like `params`.
-      ema: exponential moving average of `params`; what inference uses.
+      opt_state: state of the optimizer, its moments shaped like `params`.
+      ema: exponential moving average of `params`, which inference uses.
     """
 
     step: Any
@@ -37,11 +37,11 @@ class TrainState:
 def create(
     params: Any, optimizer: optax.GradientTransformation, *, shardings: Any, mesh: Mesh
 ) -> tuple[TrainState, TrainState]:
-    """The state at step 0, made where it will live.
+    """The state at step 0, created in its shardings.
 
     Args:
-      params: parameters, already sharded (`sharding.init`).
-      optimizer: makes the optimizer's state.
+      params: initial parameters, sharded (`sharding.init`).
+      optimizer: initialises its state from them.
       shardings: NamedSharding of every parameter.
       mesh: the mesh of those shardings.
 
@@ -50,30 +50,34 @@ def create(
       are replicated.
     """
 
-    build = functools.partial(_build, optimizer)
-    _, places = layout(params, optimizer, shardings=shardings, mesh=mesh)
-    return jax.jit(build, out_shardings=places)(params), places
+    build = functools.partial(_initial_state, optimizer)
+    _, state_shardings = abstract_state(
+        params, optimizer, shardings=shardings, mesh=mesh
+    )
+    return jax.jit(build, out_shardings=state_shardings)(params), state_shardings
 
 
-def layout(
+def abstract_state(
     params: Any, optimizer: optax.GradientTransformation, *, shardings: Any, mesh: Mesh
 ) -> tuple[TrainState, TrainState]:
-    """What `create` would make, as ShapeDtypeStructs, and where.
+    """The state that `create` makes, as ShapeDtypeStructs, and its shardings.
 
     Args:
       params: arrays or ShapeDtypeStructs.
-      optimizer: makes the optimizer's state.
+      optimizer: initialises its state from them.
       shardings: NamedSharding of every parameter.
       mesh: the mesh of those shardings.
     """
-    shapes = jax.eval_shape(functools.partial(_build, optimizer), params)
-    everywhere = sharding.replicated(mesh)
-    opt_shardings = _follow(shapes.opt_state, shardings, otherwise=everywhere)
-    places = TrainState(everywhere, shardings, opt_shardings, shardings)
-    return abstract(shapes, places), places
+    shapes = jax.eval_shape(functools.partial(_initial_state, optimizer), params)
+    replicated = sharding.replicated(mesh)
+    opt_shardings = _optimizer_shardings(
+        shapes.opt_state, shardings, default=replicated
+    )
+    state_shardings = TrainState(replicated, shardings, opt_shardings, shardings)
+    return abstract(shapes, state_shardings), state_shardings
 
 
-def _build(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
+def _initial_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -82,17 +86,21 @@ def _build(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     )
 
 
-def _follow(opt_state: Any, shardings: Any, *, otherwise: Any) -> Any:
-    """For every leaf the sharding of the parameter whose path its own path ends in."""
-    places = dict(jax.tree_util.tree_flatten_with_path(shardings)[0])
+def _optimizer_shardings(opt_state: Any, shardings: Any, *, default: Any) -> Any:
+    """The sharding of every leaf of an optimizer's state.
 
-    def place(path: tuple[Any, ...], _: Any) -> Any:
+    A moment's path ends in the path of its parameter, `mu/stack/kernel` in
+    `stack/kernel`: it has the sharding of that parameter. All other leaves are scalars.
+    """
+    by_path = dict(jax.tree_util.tree_flatten_with_path(shardings)[0])
+
+    def leaf_sharding(path: tuple[Any, ...], _: Any) -> Any:
         tails = (path[start:] for start in range(len(path)))
-        return next((places[tail] for tail in tails if tail in places), otherwise)
+        return next((by_path[tail] for tail in tails if tail in by_path), default)
 
-    return jax.tree_util.tree_map_with_path(place, opt_state)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, opt_state)
 
 
 def abstract(state: TrainState, shardings: TrainState) -> TrainState:
-    """Shapes, dtypes and target shardings: what a checkpoint is restored into."""
+    """Shapes, dtypes and shardings that a checkpoint is restored into."""
     return sharding.placed(state, shardings)

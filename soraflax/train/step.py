@@ -9,7 +9,6 @@ move fast. A step whose gradient is not finite changes nothing but the step coun
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,18 +21,18 @@ from soraflax.train import compiler
 from soraflax.train import state as train_state
 
 TrainState = train_state.TrainState
-Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-Stepped = tuple[TrainState, dict[str, jax.Array]]
+LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+StepOutput = tuple[TrainState, dict[str, jax.Array]]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Context:
+class LossContext:
     """What a loss may need besides parameters, batch and key.
 
     Attributes:
       step: int32 scalar, updates made before this one.
-      constants: arrays that training reads and leaves alone, as frozen networks.
+      constants: arrays that are read but not trained, such as frozen parameters.
     """
 
     step: Any
@@ -41,12 +40,12 @@ class Context:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contextual:
-    """A loss that changes in the course of a run, or reads frozen networks.
+class LossWithContext:
+    """A loss that depends on the step number, or reads frozen parameters.
 
     Attributes:
       loss: `(params, batch, key, context) -> (scalar, metrics)`.
-      constants: of every context; on the mesh. They are neither saved nor averaged.
+      constants: `LossContext.constants`, on the mesh; neither saved nor averaged.
     """
 
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
@@ -54,18 +53,18 @@ class Contextual:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class TrainStep:
     """A compiled step, `(state, batch, key) -> (state, metrics)`; donates the state.
 
     Attributes:
-      compiled: `jax.jit` of it, which takes the constants last.
-      constants: of its loss.
+      compiled: the jitted `(state, batch, key, constants) -> (state, metrics)`.
+      constants: arrays of the loss that are not trained.
     """
 
     compiled: Any
     constants: Any
 
-    def __call__(self, state: TrainState, batch: Any, key: jax.Array) -> Stepped:
+    def __call__(self, state: TrainState, batch: Any, key: jax.Array) -> StepOutput:
         return self.compiled(state, batch, key, self.constants)
 
     def lower(self, state: TrainState, batch: Any, key: Any) -> jax.stages.Lowered:
@@ -74,44 +73,47 @@ class Step:
 
 
 def make_train_step(
-    loss: Loss | Contextual,
+    loss: LossFn | LossWithContext,
     optimizer: optax.GradientTransformation,
     *,
     schedule: optax.Schedule | Mapping[str, optax.Schedule],
     ema_decay: float,
     shardings: TrainState,
     accumulate: int = 1,
-) -> Step:
+) -> TrainStep:
     """Compile `(state, batch, key) -> (state, metrics)`.
 
     Args:
-      loss: `(params, batch, key) -> (scalar, metrics)`, a mean over the batch; or one
-        that also takes a context.
-      optimizer: equation (2).
-      schedule: the learning rate, for the metrics; or that of every group of parameters
-        (`optimizer.make_optimizer`).
+      loss: `(params, batch, key[, context]) -> (scalar, metrics)`, a batch mean.
+      optimizer: the update rule of equation (2).
+      schedule: the learning rate at each step, for the metrics; or a schedule for every
+        group of parameters (`optimizer.make_optimizer`).
       ema_decay: `decay` of equation (3).
-      shardings: where the state lives, before and after.
-      accumulate: microbatches a batch is split into.
+      shardings: NamedShardings of the state, before and after.
+      accumulate: number of microbatches that a batch is split into.
 
     Returns:
-      The step. `key` is the run's; the step folds its own number into it. Metrics are
-      those of `loss` plus loss, gradient_norm, parameter_norm, learning_rate, skipped;
-      of groups gradient_norm/GROUP and learning_rate/GROUP.
+      The step. `key` is the PRNG key of the run; the step folds its number into it.
+      Metrics are those of `loss`, and loss, gradient_norm, parameter_norm, skipped and
+      learning_rate; of groups gradient_norm/GROUP and learning_rate/GROUP.
     """
-    contextual = loss if isinstance(loss, Contextual) else Contextual(_plain(loss))
+    contextual = loss if isinstance(loss, LossWithContext) else _without_context(loss)
 
     def step(state: TrainState, batch: Any, key: jax.Array, constants: Any):
         key = jax.random.fold_in(key, state.step)
-        context = Context(state.step, constants)
-        objective = functools.partial(_in_context, contextual.loss, context)
-        (value, extra), grads = _gradients(
+        context = LossContext(state.step, constants)
+
+        def objective(params: Any, batch: Any, key: jax.Array):
+            return contextual.loss(params, batch, key, context)
+
+        (value, loss_metrics), grads = _gradients(
             objective, state.params, batch=batch, key=key, count=accumulate
         )
         new, metrics = _update(
             state, value, grads=grads, optimizer=optimizer, ema_decay=ema_decay
         )
-        return new, extra | metrics | _rates(grads, schedule, count=state.step)
+        metrics |= _rates(grads, schedule, count=state.step)
+        return new, loss_metrics | metrics
 
     compiled = jax.jit(
         step,
@@ -119,7 +121,11 @@ def make_train_step(
         out_shardings=(shardings, None),
         compiler_options=compiler.options(shardings.step.mesh),
     )
-    return Step(compiled, contextual.constants)
+    return TrainStep(compiled, contextual.constants)
+
+
+def _without_context(loss: LossFn) -> LossWithContext:
+    return LossWithContext(lambda params, batch, key, _: loss(params, batch, key))
 
 
 def _update(
@@ -129,7 +135,7 @@ def _update(
     grads: Any,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
-) -> Stepped:
+) -> StepOutput:
     """Equations (2) and (3), where everything is finite."""
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
@@ -137,25 +143,14 @@ def _update(
     params = optax.apply_updates(state.params, updates)
     ema = _average(state.ema, params, step=state.step, decay=ema_decay)
     new = TrainState(state.step + 1, params, opt_state, ema)
-    held = TrainState(state.step + 1, state.params, state.opt_state, state.ema)
+    unchanged = TrainState(state.step + 1, state.params, state.opt_state, state.ema)
     metrics = {
         "loss": value,
         "gradient_norm": norm,
         "parameter_norm": optax.tree.norm(params),
         "skipped": 1.0 - finite.astype(jnp.float32),
     }
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, held), metrics
-
-
-def _plain(loss: Loss) -> Callable[..., Any]:
-    """A loss that has no use for a context."""
-    return lambda params, batch, key, _: loss(params, batch, key)
-
-
-def _in_context(
-    loss: Callable[..., Any], context: Context, params: Any, batch: Any, key: jax.Array
-) -> Any:
-    return loss(params, batch, key, context)
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, unchanged), metrics
 
 
 def _rates(
@@ -164,7 +159,7 @@ def _rates(
     *,
     count: jax.Array,
 ) -> dict[str, Any]:
-    """The learning rate; with groups those of all, and the norms of their gradients."""
+    """The learning rate; with groups, the rate and gradient norm of each."""
     if not isinstance(schedule, Mapping):
         return {"learning_rate": schedule(count)}
     norms = {f"gradient_norm/{name}": optax.tree.norm(grads[name]) for name in schedule}
@@ -179,23 +174,23 @@ def _average(ema: Any, params: Any, *, step: jax.Array, decay: float) -> Any:
 
 
 def _gradients(
-    loss: Loss, params: Any, *, batch: Any, key: jax.Array, count: int
+    loss: LossFn, params: Any, *, batch: Any, key: jax.Array, count: int
 ) -> Any:
     """Loss, metrics and gradient of equation (1)."""
     grad = jax.value_and_grad(loss, has_aux=True)
     if count == 1:
         return grad(params, batch, key)
 
-    def add(total: Any, item: Any) -> tuple[Any, None]:
-        index, micro = item
-        part = grad(params, micro, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, part), None
+    def add(total: Any, indexed: Any) -> tuple[Any, None]:
+        index, microbatch = indexed
+        term = grad(params, microbatch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, term), None
 
-    micros = split_batch(batch, count)
-    first = jax.tree.map(lambda x: x[0], micros)
+    microbatches = split_batch(batch, count)
+    first = jax.tree.map(lambda x: x[0], microbatches)
     shapes = jax.eval_shape(grad, params, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), micros))
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), microbatches))
     return jax.tree.map(lambda x: x / count, total)
 
 
@@ -213,6 +208,8 @@ def split_batch(batch: Any, count: int) -> Any:
                 f"batch of {x.shape[0]} does not divide into {count} microbatches; "
                 f"nearest that does: {nearest}"
             )
+        # Microbatch i takes every count-th row: a device's rows are contiguous, so it
+        # has its part of every microbatch already, and nothing is sent.
         rows = x.reshape(x.shape[0] // count, count, *x.shape[1:])
         rows = jnp.moveaxis(rows, 1, 0)
         names = (None, "batch", *(None,) * (x.ndim - 1))

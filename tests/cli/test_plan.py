@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from experiments import command
+from experiments import configs
 from soraflax.cli import main
 
-CONFIG = f"{command.CONFIGS}/wan2_1_t2v_14b.py"
+CONFIG = f"{configs.DIRECTORY}/wan2_1_t2v_14b.py"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_bad_input_is_one_line(
 def test_configs_that_have_no_plan(
     capsys: pytest.CaptureFixture, config: str, says: str
 ):
-    path = pathlib.Path(command.CONFIGS) / config
+    path = pathlib.Path(configs.DIRECTORY) / config
     status = main.main(["plan", f"--config={path}", "--topology", "v5p:4x4x4"])
     assert status == 2
     assert says in capsys.readouterr().err

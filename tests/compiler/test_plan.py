@@ -5,13 +5,13 @@ import pathlib
 
 import pytest
 
-from experiments import command
+from experiments import configs
 from soraflax.cli import main
 from soraflax.nn import transformer
 from soraflax.planning import chips, program
-from soraflax.planning import subject as subjects
+from soraflax.planning import workload as workload_lib
 
-TINY = f"{command.CONFIGS}/wan2_1_t2v_14b.py:tiny"
+TINY = f"{configs.DIRECTORY}/wan2_1_t2v_14b.py:tiny"
 
 
 def run(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
@@ -62,12 +62,12 @@ def test_too_few_rows_are_refused_before_compiling(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("policy", sorted(transformer.REMAT_POLICIES))
 def test_every_remat_policy_compiles(policy: str):
-    values = command.load(TINY)
+    values = configs.load(TINY)
     values.model.remat = policy
     topology = chips.parse("v5e:2x4")
-    devices = program.devices(topology)
-    subject = subjects.for_tpu(subjects.read(values))
-    mesh = subject.mesh.make(devices)
-    built = program.build(subject, topology, mesh=mesh, quick=True)
+    devices = program.topology_devices(topology)
+    workload = workload_lib.with_tpu_attention(workload_lib.from_config(values))
+    mesh = workload.mesh.make(devices)
+    built = program.compile_step(workload, topology, mesh=mesh, quick=True)
     assert built.hbm > 0
     assert (built.host > 0) == (policy == "offload")

@@ -19,7 +19,7 @@ SMALL = demo.DemoConfig(
 def report(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "out"
     demo.start_afresh(output)
-    demo.run(output, SMALL)
+    demo.make_demo(output, SMALL)
     return output, json.loads((output / "report.json").read_text())
 
 

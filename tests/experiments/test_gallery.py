@@ -66,7 +66,7 @@ def test_a_strip_tells_given_from_made(tmp_path):
     sheet = media.read_video(tmp_path / "a.png").frames[0]
     bar = 2 * 24 * strips.LINE
     assert (sheet == strips.GIVEN).all(axis=-1).sum() == bar
-    assert (sheet == strips.MADE).all(axis=-1).sum() == 2 * bar
+    assert (sheet == strips.GENERATED).all(axis=-1).sum() == 2 * bar
     assert strips.chosen(5, 3).tolist() == [0, 2, 4]
     assert strips.chosen(1, 7).tolist() == [0]
 

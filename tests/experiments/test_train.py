@@ -15,8 +15,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 from data_pipelines import prepare
-from experiments import command
-from experiments.stages import adversarial, autoencoder, common, finetune, video
+from experiments import configs
+from experiments.stages import runtime
+from experiments.stages.adversarial import stage as adversarial
+from experiments.stages.autoencoder import stage as autoencoder
+from experiments.stages.finetune import config as finetune_config
+from experiments.stages.finetune import job as finetune_job
+from experiments.stages.finetune import stage as finetune
+from experiments.stages.video import stage as video
 from soraflax import config as config_lib
 from soraflax.nn import lora
 from soraflax.pretrained import io as model_io
@@ -24,7 +30,7 @@ from soraflax.pretrained import models
 from soraflax.train import checkpoint, loop, metrics
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
-CONFIGS = pathlib.Path(command.CONFIGS)
+CONFIGS = pathlib.Path(configs.DIRECTORY)
 STAGES = {
     "autoencoder": autoencoder,
     "adversarial": adversarial,
@@ -76,7 +82,7 @@ def trained(train: Callable[[str], pathlib.Path]) -> pathlib.Path:
 
 
 def _shrunk(name: str, dataset: pathlib.Path) -> Any:
-    config = command.load(f"{CONFIGS / name}.py:tiny")
+    config = configs.load(f"{CONFIGS / name}.py:tiny")
     config.data.path = str(dataset)
     config.mesh.update(MESH)
     if config.stage not in ("video", "finetune"):
@@ -132,12 +138,12 @@ def _resumed(
     with patch.context() as patched:
         log = loop.log
 
-        def log_and_stop(*arguments: Any) -> None:
-            log(*arguments)
+        def log_and_stop(*arguments: Any, **keywords: Any) -> None:
+            log(*arguments, **keywords)
             os.kill(os.getpid(), signal.SIGTERM)
 
         patched.setattr(loop, "log", log_and_stop)
-        with pytest.raises(common.Interrupted, match="stopped at step 1 of 2"):
+        with pytest.raises(runtime.Interrupted, match="step 1 of 2 is saved"):
             stage.run(config, workdir)
     return stage.run(config, workdir)
 
@@ -443,16 +449,17 @@ def test_all_parameters_can_be_tuned(train: Callable[[str], pathlib.Path]) -> No
     config = _finetune(train)
     with config.ignore_type():
         config.lora = None
-    made = config_lib.to_dataclass(config, finetune.Config)
+    made = config_lib.to_dataclass(config, finetune_config.FinetuneRunConfig)
     base = models.load_video_model(made.base)
-    start = finetune.make_start(made, base, mesh=made.mesh.make())
-    chex.assert_trees_all_equal(start.whole(start.params, start.base), base.params)
-    assert not jax.tree.leaves(start.base)
+    trainable = finetune_job.init_params(made, base, mesh=made.mesh.make())
+    merged = trainable.merge(trainable.params, trainable.base)
+    chex.assert_trees_all_equal(merged, base.params)
+    assert not jax.tree.leaves(trainable.base)
 
 
-def test_folder_keeps_what_was_there(tmp_path: pathlib.Path) -> None:
+def test_a_run_directory_keeps_what_was_there(tmp_path: pathlib.Path) -> None:
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(ValueError), common.folder(tmp_path):
+    with pytest.raises(ValueError), runtime.run_directory(tmp_path):
         raise ValueError
     assert (tmp_path / "note").read_text() == "mine"
     assert jax.process_count() == 1

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from data_pipelines import prepare
-from experiments import command
+from experiments import configs
 from soraflax.pretrained import io as model_io
 from soraflax.train import metrics
 
-ROOT = pathlib.Path(command.CONFIGS).parents[1]
+ROOT = pathlib.Path(configs.DIRECTORY).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def _launch(words: list[str], *, job: int, rank: int) -> subprocess.Popen[str]:
 def _train(name: str, workdir: pathlib.Path, *flags: str) -> str:
     """What process 0 said; the run has two processes of two devices each."""
     words = [
-        f"--config={command.CONFIGS}/{name}.py:tiny",
+        f"--config={configs.DIRECTORY}/{name}.py:tiny",
         f"--workdir={workdir}",
         "--config.distributed=True",
         "--config.mesh.data=2",

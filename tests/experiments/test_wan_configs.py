@@ -7,7 +7,7 @@ import pytest
 
 from experiments.configs import wan2_1_t2v_1_3b, wan2_1_t2v_14b, wan2_2_ti2v_5b
 from soraflax.planning import chips, step_plan
-from soraflax.planning import subject as subjects
+from soraflax.planning import workload as workload_lib
 from soraflax.train import mesh_checks
 from tests.planning import fakes
 
@@ -28,15 +28,15 @@ SLICES = {
 KINDS = {"tpu7x": "TPU7x"}  # where a chip is two devices, JAX has to know it
 
 
-def prepared(config: ModuleType, preset: str) -> tuple[subjects.Subject, list]:
+def prepared(config: ModuleType, preset: str) -> tuple[workload_lib.Workload, list]:
     """What a preset trains, rows of all hosts together, and devices for it."""
     name, slices = SLICES[preset]
     topology = chips.parse(name, slices=slices)
     if preset != "million":
         assert topology.chips == int(preset.rpartition("-")[2])
     devices = on_hosts(topology)
-    subject = subjects.read(config.get_config(preset))
-    return step_plan.rows_of(subject, devices, rows=None), devices
+    workload = workload_lib.from_config(config.get_config(preset))
+    return step_plan.with_global_rows(workload, devices, rows=None), devices
 
 
 def on_hosts(topology: chips.Topology) -> list[fakes.Device]:
@@ -51,13 +51,13 @@ def on_hosts(topology: chips.Topology) -> list[fakes.Device]:
     return found
 
 
-def check(subject: subjects.Subject, devices: list) -> None:
+def check(workload: workload_lib.Workload, devices: list) -> None:
     mesh_checks.check(
-        subject.model,
-        subject.row,
-        rows=subject.rows,
-        mesh=subject.mesh.make(devices),
-        accumulate=subject.train.accumulate,
+        workload.model,
+        workload.row,
+        rows=workload.rows,
+        mesh=workload.mesh.make(devices),
+        accumulate=workload.train.accumulate,
     )
 
 
@@ -70,12 +70,12 @@ def check(subject: subjects.Subject, devices: list) -> None:
     ],
 )
 def test_every_preset_divides_its_slice(config: ModuleType, preset: str):
-    subject, devices = prepared(config, preset)
-    assert subject.mesh.make(devices).shape["data"] == SLICES[preset][1]
-    check(subject, devices)
+    workload, devices = prepared(config, preset)
+    assert workload.mesh.make(devices).shape["data"] == SLICES[preset][1]
+    check(workload, devices)
 
 
 def test_a_row_for_each_host_is_too_few():
-    subject, devices = prepared(wan2_1_t2v_1_3b, "v5e-16")
+    workload, devices = prepared(wan2_1_t2v_1_3b, "v5e-16")
     with pytest.raises(ValueError, match="4 rows do not divide over data x fsdp = 16"):
-        check(dataclasses.replace(subject, rows=4), devices)
+        check(dataclasses.replace(workload, rows=4), devices)

@@ -10,7 +10,7 @@ from tests.planning import fakes, texts
 
 
 def _find(text: str, **sizes: int) -> dict[str, collectives.Collective]:
-    found = collectives.find(hlo.parse(text), fakes.mesh(**sizes))
+    found = collectives.find_collectives(hlo.parse(text), fakes.mesh(**sizes))
     return {c.kind: c for c in found}
 
 
@@ -39,7 +39,7 @@ def test_the_steps_of_a_fused_gather_are_one_collective():
 
 def test_sums_that_are_scattered_offloaded_or_left_to_the_hosts():
     mesh = fakes.mesh(slices=2, data=2, fsdp=2, tensor=2)
-    found = collectives.find(hlo.parse(texts.OFFLOADED), mesh)
+    found = collectives.find_collectives(hlo.parse(texts.OFFLOADED), mesh)
     offloaded, hosts, fused = found
     assert offloaded.kind == fused.kind == "reduce-scatter"
     assert offloaded.bytes == 5120 * 5120 * 2 * 3 // 4 and offloaded.asynchronous
@@ -50,7 +50,7 @@ def test_sums_that_are_scattered_offloaded_or_left_to_the_hosts():
 
 
 def test_what_leaves_a_slice_is_told_apart():
-    found = collectives.find(
+    found = collectives.find_collectives(
         hlo.parse(texts.LOOP), fakes.mesh(slices=2, data=2, fsdp=2)
     )
     assert {c.kind: c.crosses for c in found} == {
@@ -83,8 +83,8 @@ def test_every_way_to_write_groups(text: str, expected: list[list[int]]):
 
 def test_traffic_sums_kinds_and_axes_the_most_first():
     module = hlo.parse(texts.LOOP)
-    found = collectives.find(module, fakes.mesh(fsdp=2, tensor=2))
-    summed = collectives.summarise(found)
+    found = collectives.find_collectives(module, fakes.mesh(fsdp=2, tensor=2))
+    summed = collectives.total_traffic(found)
     assert [t.bytes for t in summed] == sorted((t.bytes for t in summed), reverse=True)
     assert sum(t.bytes for t in summed) == sum(c.bytes for c in found)
     assert sum(t.count for t in summed) == 3 + 3 + 1

@@ -42,7 +42,7 @@ def test_shapes_know_where_they_live():
 
 
 def test_flops_and_bytes_count_trips_and_slices():
-    found = cost.measure(hlo.parse(texts.LOOP))
+    found = cost.program_cost(hlo.parse(texts.LOOP))
     assert found.flops == 3 * 2 * 4 * 8 * 16
     # Of three kernels in HBM one is read, and the activation is on the chip.
     product = 2 * 8 * 16 + 4 * 4 * 16
@@ -59,7 +59,7 @@ def test_flops_of_a_real_program_are_those_of_its_products():
 
     shapes = jnp.zeros((16, 32)), jnp.zeros((5, 32, 32))
     text = jax.jit(program).lower(*shapes).compile().as_text()
-    assert cost.measure(hlo.parse(text)).flops == 5 * 2 * 16 * 32 * 32
+    assert cost.program_cost(hlo.parse(text)).flops == 5 * 2 * 16 * 32 * 32
 
 
 def test_a_batch_that_is_written_as_a_dilated_side_counts_once():

@@ -75,10 +75,10 @@ def test_a_run_saved_with_the_old_keys_resumes(tmp_path: pathlib.Path) -> None:
     ours = {"stage": "video", "model": CONFIG}
     theirs = {"stage": "video", "model": json.loads(SAVED)["model"]}
     check = checkpoint._check_config
-    check(tmp_path, ours, theirs=theirs, may_differ=())
+    check(tmp_path, ours, theirs=theirs, mutable_keys=())
     theirs["model"] |= {"gate": 0.5}
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.gate_init=0\.5"):
-        check(tmp_path, ours, theirs=theirs, may_differ=())
+        check(tmp_path, ours, theirs=theirs, mutable_keys=())
 
 
 def test_an_old_key_beside_the_new_one_is_left_to_complain() -> None:

@@ -1,4 +1,4 @@
-"""The adversarial game: its numbers by hand, and who learns from what."""
+"""The adversarial loss: its numbers by hand, and who learns from what."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 
 
 @functools.cache
-def _players() -> tuple[adversarial.Game, dict[str, Any], dict[str, jax.Array]]:
+def _gan() -> tuple[adversarial.AutoencoderGAN, dict[str, Any], dict[str, jax.Array]]:
     sizes = autoencoder.AutoencoderConfig(
         latent_channels=4,
         patch=(4, 4),
@@ -42,7 +42,7 @@ def _players() -> tuple[adversarial.Game, dict[str, Any], dict[str, jax.Array]]:
         adversarial.ANCHORS: {"real": jnp.float32(0.4), "fake": jnp.float32(-0.2)},
     }
     return (
-        adversarial.Game(module, critic, PIXELS, CONFIG),
+        adversarial.AutoencoderGAN(module, critic, PIXELS, CONFIG),
         params,
         {"video": video},
     )
@@ -51,18 +51,18 @@ def _players() -> tuple[adversarial.Game, dict[str, Any], dict[str, jax.Array]]:
 @functools.cache
 def _gradients() -> Any:
     """Compiled: parameters and step to gradients and scalars."""
-    game, _, batch = _players()
+    gan, _, batch = _gan()
 
     def run(params: Any, at: jax.Array) -> Any:
         return jax.grad(adversarial.loss, has_aux=True)(
-            params, batch, KEY, step.Context(at, {}), game=game
+            params, batch, KEY, step.LossContext(at, {}), gan=gan
         )
 
     return jax.jit(run)
 
 
 def _at(number: int) -> Any:
-    return _gradients()(_players()[1], jnp.int32(number))
+    return _gradients()(_gan()[1], jnp.int32(number))
 
 
 def test_hinges_of_literal_logits() -> None:
@@ -74,12 +74,12 @@ def test_hinges_of_literal_logits() -> None:
 
 
 def test_before_the_start_the_autoencoder_learns_to_reconstruct_alone() -> None:
-    game, params, batch = _players()
+    gan, params, batch = _gan()
     grads, scalars = _at(0)
     plain = jax.jit(
         jax.grad(
             lambda p: reconstruction.loss(
-                p, batch, KEY, module=game.module, config=PIXELS
+                p, batch, KEY, module=gan.autoencoder, config=PIXELS
             )[0]
         )
     )(params[adversarial.AUTOENCODER])
@@ -96,11 +96,11 @@ def test_the_discriminator_starts_when_it_should() -> None:
 
 
 def test_the_weight_is_the_ratio_of_gradients_at_the_pixels() -> None:
-    game, params, batch = _players()
+    gan, params, batch = _gan()
     x = batch["video"]
-    y = game.module.apply({"params": params[adversarial.AUTOENCODER]}, x, KEY).video
+    y = gan.autoencoder.apply({"params": params[adversarial.AUTOENCODER]}, x, KEY).video
     pixels = jax.grad(lambda y: reconstruction.pixel_loss(y, x, config=PIXELS)[0])(y)
-    fooled = jax.grad(lambda y: -jnp.mean(game.judge(params["discriminator"], y)))(y)
+    fooled = jax.grad(lambda y: -jnp.mean(gan.logits(params["discriminator"], y)))(y)
     ratio = np.linalg.norm(np.ravel(pixels)) / np.linalg.norm(np.ravel(fooled))
     for number, ramp in ((2, 0.0), (4, 0.5), (6, 1.0), (60, 1.0)):
         weight = _at(number)[1]["adversarial_weight"]
@@ -111,23 +111,23 @@ def test_the_weight_is_bounded() -> None:
     bounded = dataclasses.replace(CONFIG, max_weight=7.0, ramp=0)
     pixels, nothing = jnp.ones(3), jnp.zeros(3)
     weigh = functools.partial(adversarial.adaptive_weight, pixels, nothing)
-    assert weigh(jnp.int32(3), bounded) == 7.0
-    assert weigh(jnp.int32(2), bounded) == 0.0
+    assert weigh(step=jnp.int32(3), config=bounded) == 7.0
+    assert weigh(step=jnp.int32(2), config=bounded) == 0.0
 
 
 def test_each_network_learns_from_its_own_loss() -> None:
     """One step of both gives what two separate losses, written out, would give."""
-    game, params, batch = _players()
+    gan, params, batch = _gan()
     grads, scalars = _at(6)
     x, weight = batch["video"], scalars["adversarial_weight"]
 
     @jax.jit
     def ours(own: Any) -> Any:
         def direct(own: Any) -> tuple[jax.Array, jax.Array]:
-            result: Any = game.module.apply({"params": own}, x, KEY)
-            kl = reconstruction.divergence(result.mean, result.log_variance)
+            result: Any = gan.autoencoder.apply({"params": own}, x, KEY)
+            kl = reconstruction.kl_divergence(result.mean, result.log_variance)
             pixels, _ = reconstruction.pixel_loss(result.video, x, config=PIXELS)
-            fooled = -jnp.mean(game.judge(params["discriminator"], result.video))
+            fooled = -jnp.mean(gan.logits(params["discriminator"], result.video))
             return pixels + PIXELS.kl * kl + weight * fooled, result.video
 
         return jax.grad(direct, has_aux=True)(own)
@@ -140,10 +140,10 @@ def test_each_network_learns_from_its_own_loss() -> None:
     @jax.jit
     @jax.grad
     def theirs(own: Any) -> jax.Array:
-        real, fake = game.judge(own, x), game.judge(own, y)
+        real, fake = gan.logits(own, x), gan.logits(own, y)
         hinge = adversarial.discriminator_hinge(real, fake)
         pull = jnp.mean(jnp.square(real + 0.2)) + jnp.mean(jnp.square(fake - 0.4))
-        flat = adversarial.gradient_penalty(game.judge, own, real=x)
+        flat = adversarial.gradient_penalty(gan.logits, own, real=x)
         return hinge + CONFIG.r1 * flat + CONFIG.lecam * pull
 
     expected = theirs(params[adversarial.DISCRIMINATOR])
@@ -166,9 +166,11 @@ def test_lecam_of_literal_logits() -> None:
     real, fake = jnp.asarray([1.0, 3.0]), jnp.asarray([-1.0, 0.0])
     anchor = {"real": jnp.float32(2.0), "fake": jnp.float32(-1.0)}
     # Real logits are 2 and 4 from the fake anchor, fake ones 3 and 2 from the real.
-    np.testing.assert_allclose(adversarial.lecam(real, fake, anchor), 10.0 + 6.5)
+    np.testing.assert_allclose(adversarial.lecam(real, fake, anchor=anchor), 10.0 + 6.5)
     assert not any(
-        jax.tree.leaves(jax.grad(adversarial.lecam, argnums=2)(real, fake, anchor))
+        jax.tree.leaves(
+            jax.grad(lambda a: adversarial.lecam(real, fake, anchor=a))(anchor)
+        )
     )
 
 
@@ -184,27 +186,27 @@ def test_penalty_of_a_linear_discriminator() -> None:
 
 
 def test_penalty_is_what_finite_differences_say() -> None:
-    game, params, batch = _players()
+    gan, params, batch = _gan()
     x, own = batch["video"], params[adversarial.DISCRIMINATOR]
 
     @jax.jit
     def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(game.judge(own, x))
+        return jnp.sum(gan.logits(own, x))
 
     slope = jax.grad(total)(x)
     ahead = 1e-2 * slope / jnp.linalg.norm(jnp.ravel(slope))
     steepest = (total(x + ahead) - total(x - ahead)) / 2e-2
-    found = adversarial.gradient_penalty(game.judge, own, real=x)
-    count = game.judge(own, x).size
+    found = adversarial.gradient_penalty(gan.logits, own, real=x)
+    count = gan.logits(own, x).size
     np.testing.assert_allclose(found, steepest**2 / (2 * count), rtol=1e-2)
 
 
 def test_the_penalty_does_not_depend_on_the_size_of_the_clip() -> None:
-    game, params, _ = _players()
+    gan, params, _ = _gan()
     own = params[adversarial.DISCRIMINATOR]
     found = [
         adversarial.gradient_penalty(
-            game.judge, own, real=jax.random.normal(KEY, (1, 5, side, side, 3))
+            gan.logits, own, real=jax.random.normal(KEY, (1, 5, side, side, 3))
         )
         for side in (32, 64)
     ]
@@ -212,13 +214,13 @@ def test_the_penalty_does_not_depend_on_the_size_of_the_clip() -> None:
 
 
 def test_a_frozen_part_has_no_gradient_and_changes_no_value() -> None:
-    game, params, batch = _players()
+    gan, params, batch = _gan()
     whole = params[adversarial.AUTOENCODER]
     frozen = {"encoder": whole["encoder"], "moments": whole["moments"]}
     rest = {name: tree for name, tree in whole.items() if name not in frozen}
     grads, scalars = jax.jit(
         lambda p: jax.grad(adversarial.loss, has_aux=True)(
-            p, batch, KEY, step.Context(jnp.int32(6), {"frozen": frozen}), game=game
+            p, batch, KEY, step.LossContext(jnp.int32(6), {"frozen": frozen}), gan=gan
         )
     )(params | {adversarial.AUTOENCODER: rest})
     expected, same = _at(6)

@@ -60,10 +60,10 @@ def test_a_flipped_bit_in_any_file_is_refused(tmp_path: pathlib.Path) -> None:
             whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         )
         with pytest.raises(checkpoint.CheckpointError) as caught:
-            checkpoint.verify(tmp_path / "3")
+            checkpoint.verify_digests(tmp_path / "3")
         assert "\n" not in str(caught.value)
         path.write_bytes(whole)
-    checkpoint.verify(tmp_path / "3")
+    checkpoint.verify_digests(tmp_path / "3")
 
 
 def test_damage_stops_a_restore(tmp_path: pathlib.Path) -> None:
@@ -79,7 +79,7 @@ def test_damage_stops_a_restore(tmp_path: pathlib.Path) -> None:
         _restore(tmp_path)
 
 
-def test_an_unsealed_step_is_not_finished(tmp_path: pathlib.Path) -> None:
+def test_a_step_without_digests_is_not_finished(tmp_path: pathlib.Path) -> None:
     current = _saved(tmp_path)
     with checkpoint.Checkpointer(tmp_path) as keeper:
         keeper.save(5, current, iterator=toy.Data(position=5), config=toy.IDENTITY)
@@ -98,7 +98,7 @@ def test_another_configuration_is_refused(tmp_path: pathlib.Path) -> None:
         checkpoint.CheckpointError, match=r"trained with model.width=16.*has 32"
     ):
         _restore(tmp_path, config=other)
-    got, _ = _restore(tmp_path, config=other, may_differ=("model.width",))
+    got, _ = _restore(tmp_path, config=other, mutable_keys=("model.width",))
     assert int(got.step) == 0
 
 

@@ -33,6 +33,6 @@ def test_none_on_the_devices_at_hand():
 
 def test_options_that_a_compiler_does_not_know_are_left_out():
     good = {"xla_backend_optimization_level": 0}
-    assert compiler.known(good) == good
+    assert compiler.supported_options(good) == good
     with pytest.warns(UserWarning, match="does not know xla_no_such_option$"):
-        assert compiler.known(good | {"xla_no_such_option": True}) == good
+        assert compiler.supported_options(good | {"xla_no_such_option": True}) == good

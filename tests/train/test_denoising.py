@@ -113,8 +113,10 @@ def test_draws_do_not_depend_on_neighbours(packed, key):
     alone = jax.tree.map(jnp.asarray, packing.assemble([rows()[0][:1]], SHAPE))
     n = len(rows()[0][0])
     for draw in (
-        lambda p: denoising.draw_levels(p, key, config=config)[0, 1],
-        lambda p: mask_sampling.draw(p, key, rates=config.canvases).cond_mask[0, :n],
+        lambda p: denoising.sample_levels(p, key, config=config)[0, 1],
+        lambda p: mask_sampling.sample_masks(p, key, rates=config.canvases).cond_mask[
+            0, :n
+        ],
     ):
         np.testing.assert_array_equal(draw(packed), draw(alone))
 
@@ -122,8 +124,8 @@ def test_draws_do_not_depend_on_neighbours(packed, key):
 def test_larger_clips_get_noisier_levels(packed, key):
     plain = denoising.DenoisingConfig(shift=schedule.TokenCountShift(exponent=0.0))
     shifted = denoising.DenoisingConfig(shift=schedule.TokenCountShift(base_tokens=9))
-    a = denoising.draw_levels(packed, key, config=plain)
-    b = denoising.draw_levels(packed, key, config=shifted)
+    a = denoising.sample_levels(packed, key, config=plain)
+    b = denoising.sample_levels(packed, key, config=shifted)
     ratio = (b / (1 - b)) / (a / (1 - a))
     np.testing.assert_allclose(
         ratio[0, 1:4], [(30 / 9) ** 0.5, 1.0, (12 / 9) ** 0.5], rtol=1e-4

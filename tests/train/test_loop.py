@@ -114,7 +114,7 @@ def test_divergence_is_an_error(tmp_path: pathlib.Path) -> None:
         value, extra = toy.loss(params, batch, key)
         return value * jnp.nan, extra
 
-    with pytest.raises(loop.Diverged, match="not finite in steps 1 to 2"):
+    with pytest.raises(loop.DivergenceError, match="not finite in steps 1 to 2"):
         toy.fit(toy.job(toy.mesh(1), loss=broken), tmp_path)
 
 

@@ -12,7 +12,7 @@ GRIDS = ((5, 2, 3), (1, 3, 3), (3, 4, 4))
 STEPS = (1.0, 1.0, 2.5)
 SHAPE = packing.RowShape(tokens=112, text=12, segments=4, align=4)
 RATES = mask_sampling.MaskRates
-draw = jax.jit(mask_sampling.draw, static_argnames="rates")
+draw = jax.jit(mask_sampling.sample_masks, static_argnames="rates")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def masks(drawn):
 
 
 def test_places(packed):
-    place, extent = mask_sampling.places(packed)
+    place, extent = mask_sampling.grid_indices(packed)
     start = 0
     for t, h, w in GRIDS:
         n = t * h * w
@@ -143,4 +143,6 @@ def test_rates_are_rates(packed):
 
 
 def test_no_rates_change_nothing(packed):
-    assert mask_sampling.draw(packed, jax.random.key(0), rates=RATES()) is packed
+    assert (
+        mask_sampling.sample_masks(packed, jax.random.key(0), rates=RATES()) is packed
+    )

@@ -80,16 +80,16 @@ def test_integers_and_floats_are_the_same_video(key):
 
 def test_divergence_is_zero_for_the_prior_and_positive_elsewhere(key):
     zero = jnp.zeros((2, 3))
-    assert reconstruction.divergence(zero, zero) == 0.0
+    assert reconstruction.kl_divergence(zero, zero) == 0.0
     mean, log_variance = jax.random.normal(key, (2, 2, 3))
-    assert reconstruction.divergence(mean, log_variance) > 0.0
-    np.testing.assert_allclose(reconstruction.divergence(zero + 1.0, zero), 0.5)
+    assert reconstruction.kl_divergence(mean, log_variance) > 0.0
+    np.testing.assert_allclose(reconstruction.kl_divergence(zero + 1.0, zero), 0.5)
 
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_gradient_error_sees_edges_and_not_levels(key, frames):
     level = jnp.full((1, frames, 8, 8, 3), 0.3)
-    error = functools.partial(reconstruction.gradient_error, scales=(1, 2))
+    error = functools.partial(reconstruction.gradient_difference, scales=(1, 2))
     np.testing.assert_allclose(error(level), 0.0, atol=1e-7)
     edge = level.at[:, :, :, 4:].add(1.0)
     # Of 7 (then 3) neighbours along width one differs, by 1, in one of the axes.

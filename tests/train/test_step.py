@@ -128,7 +128,7 @@ def test_schedule_warms_up_then_falls_to_its_fraction() -> None:
 
 def test_decay_spares_norms_and_biases() -> None:
     params = toy.job(toy.mesh(1)).params
-    mask = optimizer.decayed(params)
+    mask = optimizer.weight_decay_mask(params)
     assert mask["Linear_0"] == {"kernel": True, "bias": False}
     assert mask["RMSNorm_0"] == {"scale": False}
     chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
@@ -197,12 +197,14 @@ def where_none(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
 def test_a_loss_sees_the_step_and_its_constants() -> None:
     where = toy.mesh(1)
 
-    def counted(params: Any, batch: Any, key: jax.Array, context: step.Context) -> Any:
+    def counted(
+        params: Any, batch: Any, key: jax.Array, context: step.LossContext
+    ) -> Any:
         value, scalars = toy.loss(params, batch, key)
         seen = {"step": context.step, "constant": jnp.sum(context.constants["bias"])}
         return value, scalars | jax.tree.map(jnp.float32, seen)
 
-    contextual = step.Contextual(counted, {"bias": jnp.ones(3)})
+    contextual = step.LossWithContext(counted, {"bias": jnp.ones(3)})
     for accumulate in (1, 2):
         train_step, current, _ = _step(where, loss=contextual, accumulate=accumulate)
         with jax.set_mesh(where):

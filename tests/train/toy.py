@@ -74,7 +74,7 @@ def job(where: Mesh, data: Data | None = None, **changes: Any) -> loop.TrainJob:
         mesh=where,
         key=jax.random.key(1),
         iterator=data or Data(),
-        measure=lambda batch: metrics.Work(6.0, 8.0, 1e6),
+        step_cost=lambda batch: metrics.StepCost(6.0, 8.0, 1e6),
         identity=IDENTITY,
     )
     return dataclasses.replace(made, **changes)

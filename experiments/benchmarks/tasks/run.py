@@ -16,7 +16,6 @@ one say how it is measured. The exit status does not depend on it. Times are of 
 machine, taken in turns within one run.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -24,11 +23,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
-
-from experiments.benchmarks import attention
+from experiments.benchmarks import measurement
 from experiments.benchmarks.tasks import clips as shared
 from experiments.benchmarks.tasks import editing, keeping, sampling
+from soraflax.cli import parser as cli
 from soraflax.generation import filling, generator
 
 Part = Callable[[shared.Bench], Iterator[dict[str, Any]]]
@@ -54,8 +52,7 @@ def measure(bench: shared.Bench, parts: Sequence[str]) -> Iterator[dict[str, Any
         seconds[name] = round(time.perf_counter() - start, 1)
     yield {
         "figure": "machine",
-        "machine": attention.machine(),
-        "jax": jax.__version__,
+        **measurement.environment(),
         "model": bench.model.model.digest,
         "steps": bench.sampling.steps,
         "guidance": bench.sampling.guidance,
@@ -64,39 +61,35 @@ def measure(bench: shared.Bench, parts: Sequence[str]) -> Iterator[dict[str, Any
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.tasks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = found.add_argument
+def make_parser() -> cli.Parser:
+    parser = measurement.make_parser("tasks", __doc__)
+    add = parser.add_argument
     add("--checkpoint", type=pathlib.Path, required=True, help="a trained VIDEO folder")
     add("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
-    add("--count", type=int, help="clips of every part, for each its own number")
-    add("--seed", type=int, default=0, help="of clips and of noise")
-    add("--steps", type=int, default=20, help="of the sampler")
-    add("--guidance", type=float, default=2.0, help="scale of guidance")
+    add(
+        "--count",
+        type=cli.positive_int,
+        help="clips of every part; default: each part's own number",
+    )
+    add("--seed", type=int, default=0, help="seed of clips and of noise")
+    add("--steps", type=cli.positive_int, default=20, help="solver steps")
+    add("--guidance", type=float, default=2.0, help="guidance scale")
     add(
         "--settle",
-        type=float,
+        type=cli.fraction,
         nargs="+",
         default=[generator.Job.settle],
         help="strengths of the second pass that joins are measured at; 0 for none",
     )
-    return found
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-    try:
-        if options.count is not None and options.count < 1:
-            raise ValueError(f"--count {options.count}: use 1 or more")
+    options = make_parser().parse_args(argv)
+
+    def run() -> None:
         if not 0 <= options.seed <= filling.MAX_SEED // 2:
             raise ValueError(f"--seed {options.seed}: use one from 0 to 2**31 - 1")
-        for settle in options.settle:
-            if not 0 <= settle <= 1:
-                raise ValueError(f"--settle {settle}: use strengths in [0, 1]")
         bench = shared.Bench(
             generator.Generator.load(options.checkpoint),
             generator.SamplingConfig(steps=options.steps, guidance=options.guidance),
@@ -106,13 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for line in measure(bench, options.only):
             print(json.dumps(line), flush=True)
-    except (ValueError, OSError) as error:
-        print(f"tasks: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("tasks: stopped", file=sys.stderr)
-        return 1
-    return 0
+
+    return cli.run_command("tasks", run)
 
 
 if __name__ == "__main__":

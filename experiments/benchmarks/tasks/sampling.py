@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.worlds import bodies
-from experiments.benchmarks import attention
+from experiments.benchmarks import measurement
 from experiments.benchmarks.tasks import clips as shared
 from experiments.reports import scoring
 from soraflax.diffusion import convergence, samplers
@@ -94,7 +94,7 @@ def caching(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         watch = shared.progress(f"caching, {setting}")
         latents[setting] = bench.model.fill(requests, configs[setting], progress=watch)
 
-    seconds = attention.least_seconds(
+    seconds = measurement.least_seconds(
         {setting: lambda s=setting: fill(s) for setting in configs}, repeats=2
     )
     start = time.perf_counter()
@@ -152,7 +152,7 @@ def packed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         "decode together": lambda: decode([latents]),
         "decode alone": lambda: decode([[one] for one in latents]),
     }
-    seconds = attention.least_seconds(calls, repeats=2)
+    seconds = measurement.least_seconds(calls, repeats=2)
     alone = seconds["fill alone"] + seconds["decode alone"]
     together = seconds["fill together"] + seconds["decode together"]
     ratio = alone / together

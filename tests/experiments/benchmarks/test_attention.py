@@ -27,8 +27,12 @@ def test_figures_are_ratios_of_their_own_times():
 def test_a_ring_is_busy_where_rows_are_dealt():
     row = attention.mixed_segments(8192, seed=0)
     assert row.shape == (1, 8192)
-    assert attention.busy(attention.equal_segments(1024, 8), 8, block=128) == 1.0
-    assert attention.busy(attention.equal_segments(1024, 1), 8, block=128) == 1.0
+    assert (
+        attention.busy_fraction(attention.equal_segments(1024, 8), 8, block=128) == 1.0
+    )
+    assert (
+        attention.busy_fraction(attention.equal_segments(1024, 1), 8, block=128) == 1.0
+    )
     (_, line, *_) = attention.balance(8192, block=128, rows=1)
     assert line["shards"] == 4 and line["as packed"] < line["dealt"] <= 1
 

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.benchmarks import autoencoder as benchmark
 from experiments.benchmarks import autoencoder_quality as quality
+from experiments.benchmarks import measurement
 from soraflax import flops
 from soraflax.nn import autoencoder
 from soraflax.weights.wan import autoencoder as wan_autoencoder
@@ -44,7 +45,7 @@ def test_streaming_counts_its_frames(monkeypatch):
 def test_times_are_the_least_of_every_call():
     calls = []
     both = {name: lambda name=name: calls.append(name) for name in "ab"}
-    found = benchmark.least_seconds(both, repeats=2)
+    found = measurement.least_seconds(both, repeats=2)
     assert calls == list("ababab") and found.keys() == both.keys()
 
 

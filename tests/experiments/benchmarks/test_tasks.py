@@ -214,7 +214,11 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         ["--checkpoint", str(tmp_path), "--settle", "2"],
         ["--checkpoint", str(tmp_path), "--seed", "-1"],
     ):
-        assert run.main(words) == 2
+        try:
+            status = run.main(words)
+        except SystemExit as stopped:
+            status = stopped.code
+        assert status == 2
         assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as stopped:
         run.main(["--help"])

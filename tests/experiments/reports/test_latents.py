@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments.reports import latents
-from experiments.stages import codec as stage
+from experiments.stages.autoencoder import config as stage_config
 from soraflax import sharding
 from soraflax.nn import autoencoder
 from soraflax.pretrained import models
@@ -76,7 +76,7 @@ def test_one_image_is_enough_for_a_report(
 
 
 def test_clips_are_fitted_as_the_stage_fits_them() -> None:
-    assert latents.ReportConfig().fit == stage.EvaluationConfig().fit
+    assert latents.ReportConfig().fit == stage_config.AutoencoderEvaluationConfig().fit
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from experiments.reports import real_clips
-from experiments.stages import common
+from experiments.stages import runtime
 
 
 def test_the_shipped_clips_are_complete() -> None:
@@ -29,10 +29,10 @@ def test_a_missing_clip_is_refused_before_anything_is_made(
     ("stop", "said"),
     [
         (
-            common.Interrupted("stopped at step 3 of 7; the same"),
-            "stopped at step 3 of 7",
+            runtime.Interrupted("step 3 of 7 is saved; the same command resumes"),
+            "step 3 of 7 is saved; name a new folder",
         ),
-        (KeyboardInterrupt(), "stopped"),
+        (KeyboardInterrupt(), "name a new folder to start again"),
     ],
 )
 def test_a_stop_is_one_line(
@@ -46,6 +46,6 @@ def test_a_stop_is_one_line(
         raise stop
 
     monkeypatch.setattr(real_clips, "run", stopped)
-    assert real_clips.main([f"--output={tmp_path / 'out'}"]) == 1
+    assert real_clips.main([f"--output={tmp_path / 'out'}"]) == 130
     error = capsys.readouterr().err
-    assert error == f"real_clips: {said}; name a new folder to start again\n"
+    assert error == f"real_clips: stopped; {said}\n"

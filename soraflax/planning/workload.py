@@ -1,4 +1,4 @@
-"""What is planned: a transformer, its objective, its optimizer, its rows, its mesh."""
+"""A training run as far as its step depends on it: model, objective, rows, mesh."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from soraflax.train import denoising, loop, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A training run, as far as its step depends on it.
+class Workload:
+    """The sizes of a training step.
 
     Attributes:
       model: sizes of the transformer, its remat policy and attention.
-      loss: the objective.
-      optimizer: the rule.
-      train: length of the run, average, microbatches.
+      loss: the denoising objective.
+      optimizer: update rule.
+      train: length of the run, parameter average, microbatches.
       row: capacity of a row.
       rows: rows of a batch, on all devices together.
-      clip: tokens of the longest clip. Rows are taken to be full of such clips, which
-        is what costs most.
-      mesh: sizes of the mesh.
+      clip: tokens of the longest clip. Rows are taken to be full of such clips, the
+        most expensive case.
+      mesh: sizes of the mesh's axes.
     """
 
     model: dit.DiTConfig
@@ -67,7 +67,7 @@ class Subject:
 
 
 def check_clip(clip: int, row: packing.RowShape) -> None:
-    """Refuse a row that is shorter than its longest clip, aligned.
+    """Refuse a row shorter than its longest clip, aligned.
 
     Raises:
       ValueError: naming both, and the nearest legal row.
@@ -76,37 +76,36 @@ def check_clip(clip: int, row: packing.RowShape) -> None:
         raise ValueError(f"clips of {clip} tokens: use 1 or more")
     room = row.aligned(clip)
     if room > row.tokens:
-        most = max(row.tokens // row.align * row.align, 1)
+        longest = max(row.tokens // row.align * row.align, 1)
         raise ValueError(
             f"rows of {row.tokens} tokens are shorter than their longest clip, {clip}: "
-            f"use rows of {room} or clips of {most}"
+            f"use rows of {room} or clips of {longest}"
         )
 
 
-def for_tpu(subject: Subject) -> Subject:
-    """`auto` attention as a TPU has it; what chooses looks at the devices at hand.
+def with_tpu_attention(workload: Workload) -> Workload:
+    """The workload with `auto` attention resolved for a TPU, not for local devices.
 
     Raises:
       ValueError: attention that no TPU runs.
     """
-    model = subject.model
+    model = workload.model
     if model.attention != "auto":
         if model.attention not in cost.KERNELS:
             raise ValueError(
                 f"model.attention {model.attention!r}: no TPU runs it; use 'auto' or "
                 "'splash'"
             )
-        return subject
+        return workload
     kernels = model.width // model.heads in splash.HEAD_SIZES
     model = dataclasses.replace(model, attention="splash" if kernels else "blocks")
-    return dataclasses.replace(subject, model=model)
+    return dataclasses.replace(workload, model=model)
 
 
-def read(values: Any) -> Subject:
-    """The subject of a configuration of the stage `video`, one batch row-set per feed.
+def from_config(values: Any) -> Workload:
+    """The workload of a configuration of the stage `video`.
 
-    `rows` is that of the configuration, of one process: see
-    `sharding.batch_shard_processes`.
+    Its `rows` are those of one batch shard (`sharding.batch_shard_processes`).
 
     Args:
       values: nested dict or ConfigDict.
@@ -121,7 +120,7 @@ def read(values: Any) -> Subject:
             f"config.stage {stage!r}: only 'video' has a plan; give a config of it"
         )
     data, cache = _group(tree, "data"), _group(tree, "cache")
-    kinds: dict[str, Any] = {
+    classes: dict[str, Any] = {
         "model": dit.DiTConfig,
         "loss": denoising.DenoisingConfig,
         "optimizer": optimizer.OptimizerConfig,
@@ -129,8 +128,8 @@ def read(values: Any) -> Subject:
         "mesh": sharding.MeshConfig,
     }
     groups = {
-        name: config_lib.to_dataclass(_group(tree, name), kind, path=f"config.{name}")
-        for name, kind in kinds.items()
+        name: config_lib.to_dataclass(_group(tree, name), cls, path=f"config.{name}")
+        for name, cls in classes.items()
     }
     row = config_lib.to_dataclass(
         _group(data, "row", path="config.data"),
@@ -138,15 +137,15 @@ def read(values: Any) -> Subject:
         path="config.data.row",
     )
     fit = _group(cache, "fit", path="config.cache")
-    return Subject(
+    return Workload(
         **groups,
         row=row,
-        rows=_count(data, "rows", path="config.data"),
-        clip=_count(fit, "max_tokens", path="config.cache.fit"),
+        rows=_positive_int(data, "rows", path="config.data"),
+        clip=_positive_int(fit, "max_tokens", path="config.cache.fit"),
     )
 
 
-def _count(tree: Mapping[str, Any], name: str, *, path: str) -> int:
+def _positive_int(tree: Mapping[str, Any], name: str, *, path: str) -> int:
     value = tree.get(name)
     if value is None:
         raise config_lib.ConfigError(f"{path}.{name}: missing")
@@ -163,15 +162,15 @@ def _group(
     return tree[name]
 
 
-def batch(subject: Subject, mesh: Mesh) -> packing.Packed:
-    """The rows of a step as ShapeDtypeStructs, where training puts them."""
-    model, place = subject.model, sharding.batch_sharding(mesh)
-    sharding.check_divides((subject.rows,), place.spec, mesh=mesh, what="rows")
-
+def abstract_batch(workload: Workload, mesh: Mesh) -> packing.Packed:
+    """The rows of a step as ShapeDtypeStructs, in the shardings of training."""
+    model, rows = workload.model, workload.rows
+    batch_sharding = sharding.batch_sharding(mesh)
+    sharding.check_divides((rows,), batch_sharding.spec, mesh=mesh, what="rows")
     shapes = packing.Packed.shapes(
-        subject.row,
-        rows=subject.rows,
+        workload.row,
+        rows=rows,
         patch_size=model.patch_size,
         text_width=None if model.text else model.text_width,
     )
-    return jax.tree.map(lambda x: x.update(sharding=place), shapes)
+    return jax.tree.map(lambda x: x.update(sharding=batch_sharding), shapes)

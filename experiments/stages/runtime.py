@@ -1,71 +1,35 @@
-"""What all stages share: the mesh of a run, its process's data, its folder."""
+"""What all stages do around training: start JAX, open the run's directory, end it."""
 
 import contextlib
 import json
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from data_pipelines import pipeline
+from experiments.stages import run_config
 from soraflax import config as config_lib
 from soraflax import sharding
 
-# Where a run is, how it is logged and how long it is may change when it is resumed;
-# what it computes may not.
-MAY_DIFFER = (
-    "autoencoder",
-    "compilation_cache",
-    "data.also",
-    "data.path",
-    "data.read.ahead",
-    "data.read.buffer",
-    "data.read.threads",
-    "distributed",
-    "evaluation",
-    "loss.lpips_path",
-    "mesh",
-    "train.checkpoint_every",
-    "train.evaluate_every",
-    "train.keep",
-    "train.log_every",
-    "train.steps",
-)
+Config = TypeVar("Config", bound=run_config.RunConfig)
 
 
-MeshConfig = sharding.MeshConfig
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop by a signal, and saved its state."""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and saved what it has."""
-
-
-@runtime_checkable
-class RunConfig(Protocol):
-    """What the configurations of all stages have."""
-
-    @property
-    def distributed(self) -> bool: ...
-    @property
-    def compilation_cache(self) -> str: ...
-    @property
-    def mesh(self) -> MeshConfig: ...
-
-
-Run = TypeVar("Run", bound=RunConfig)
-
-
-def begin(values: Any, kind: type[Run]) -> tuple[Run, Mesh]:
+def start(values: Any, config_class: type[Config]) -> tuple[Config, Mesh]:
     """The configuration of a run and its mesh, with JAX set up for it.
 
     Raises:
       ConfigError: an unknown key, or an impossible value.
     """
-    config = config_lib.to_dataclass(values, kind)
+    config = config_lib.to_dataclass(values, config_class)
     if config.distributed:
         jax.distributed.initialize()
     if config.compilation_cache:
@@ -75,24 +39,28 @@ def begin(values: Any, kind: type[Run]) -> tuple[Run, Mesh]:
 
 
 def host(mesh: Mesh) -> pipeline.Host:
-    """This process's share of the data; processes that hold the same rows share it."""
+    """This process's part of the data; processes of one batch shard have the same."""
     groups = sharding.batch_shard_processes(mesh)
-    mine = next(n for n, group in enumerate(groups) if jax.process_index() in group)
-    return pipeline.Host(mine, len(groups))
+    index = next(n for n, group in enumerate(groups) if jax.process_index() in group)
+    return pipeline.Host(index, len(groups))
 
 
 def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
-    """Refuse a batch (all processes together) that the mesh does not divide."""
-    place = sharding.batch_sharding(mesh)
+    """Refuse a batch (all processes together) that the mesh does not divide.
+
+    Raises:
+      ConfigError: naming `key` and both sizes.
+    """
+    spec = sharding.batch_sharding(mesh).spec
     try:
-        sharding.check_divides((rows,), place.spec, mesh=mesh, what=key)
+        sharding.check_divides((rows,), spec, mesh=mesh, what=key)
     except ValueError as error:
         raise config_lib.ConfigError(str(error)) from error
 
 
 @contextlib.contextmanager
-def folder(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """The run's folder; bad input leaves none behind that was not there before.
+def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """The run's directory; bad input leaves none behind that was not there before.
 
     Raises:
       ValueError: `workdir` is a file.
@@ -111,24 +79,23 @@ def folder(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def require_end(step: int, steps: int) -> None:
-    """Stop here unless training reached its end.
+    """Refuse to go on unless training reached its last step.
 
     Raises:
       Interrupted: it was asked to stop before.
     """
     if step < steps:
-        raise Interrupted(
-            f"stopped at step {step} of {steps}; the same command resumes"
-        )
+        raise Interrupted(f"step {step} of {steps} is saved; the same command resumes")
 
 
 def to_host(params: Any, mesh: Mesh) -> Any:
-    """A whole copy of sharded parameters in this process's memory."""
+    """A full copy of sharded parameters in this process's memory."""
     gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
     return jax.device_get(gather(params))
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
+    """Write `values` as indented JSON, from the first process alone."""
     if jax.process_index() == 0:
         path.write_text(json.dumps(values, indent=2) + "\n")
 

@@ -1,1 +1,0 @@
-"""Figures of the Sora report, made again: one file for each."""

@@ -1,0 +1,1 @@
+"""Stage one, continued: the autoencoder against a discriminator."""

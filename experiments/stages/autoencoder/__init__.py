@@ -1,0 +1,1 @@
+"""Stage one: the spacetime autoencoder, from crops of clips."""

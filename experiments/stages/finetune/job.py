@@ -1,0 +1,108 @@
+"""The stage `finetune` as a training job."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from data_pipelines import pipeline
+from experiments.stages import run_config, runtime
+from experiments.stages.finetune import config as stage_config
+from experiments.stages.finetune import data as data_lib
+from experiments.stages.video import config as video_config
+from experiments.stages.video import job as video_job
+from soraflax import config as config_lib
+from soraflax.nn import dit
+from soraflax.nn import lora as lora_lib
+from soraflax.pretrained import models
+from soraflax.train import denoising, loop, step
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainableParams:
+    """The trained parameters, and the model that they are a part of.
+
+    Attributes:
+      params: adapters, or all parameters; on the mesh.
+      shardings: NamedSharding of each.
+      merge: `(params, base) -> all parameters`, as the module takes them.
+      base: frozen parameters; empty where all are trained.
+    """
+
+    params: Any
+    shardings: Any
+    merge: Callable[[Any, Any], Any]
+    base: Any
+
+
+def init_params(
+    config: stage_config.FinetuneRunConfig, base: models.VideoModel, *, mesh: Mesh
+) -> TrainableParams:
+    """Zero-initialised adapters of a frozen base, or the base to be trained."""
+    boxed = models.boxed_transformer(base.config.transformer)
+    shardings = models.transformer_shardings(base.config.transformer, mesh)
+    params = jax.device_put(base.params, shardings)
+    if config.lora is None:
+        return TrainableParams(params, shardings, lambda params, _: params, {})
+    lora = config.lora
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    adapters, adapter_shardings = lora_lib.init(key, boxed, config=lora, mesh=mesh)
+    return TrainableParams(
+        adapters,
+        adapter_shardings,
+        lambda adapters, base: lora_lib.attach(base, adapters, lora),
+        params,
+    )
+
+
+def make_job(
+    config: stage_config.FinetuneRunConfig,
+    scratch: video_config.VideoRunConfig,
+    *,
+    data: pipeline.PackedDataConfig,
+    base: models.VideoModel,
+    trainable: TrainableParams,
+    mesh: Mesh,
+) -> loop.TrainJob:
+    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`.
+
+    Args:
+      config: configuration of the run.
+      scratch: that of a run from scratch of the base's sizes (`check_base`).
+      data: the training data, with its latents found.
+      base: the model that training starts from.
+      trainable: the parameters that are trained (`init_params`).
+      mesh: mesh that the run is laid over.
+    """
+    predict = denoising.predict_with(dit.DiT(scratch.model))
+
+    def loss(params: Any, batch: Any, key: jax.Array, context: step.LossContext) -> Any:
+        merged = trainable.merge(params, context.constants)
+        return denoising.loss(merged, batch, key, predict=predict, config=config.loss)
+
+    open_latents = functools.partial(data_lib.open_latents, base)
+    dataset = pipeline.make_dataset(
+        data, latents=open_latents(data), host=runtime.host(mesh)
+    )
+    validate = video_job.make_validation(
+        scratch, data, predict=predict, mesh=mesh, open_latents=open_latents
+    )
+    evaluate = None
+    if validate is not None:
+        evaluate = lambda params: validate(trainable.merge(params, trainable.base))  # noqa: E731
+    return loop.TrainJob(
+        name="finetune",
+        loss=step.LossWithContext(loss, trainable.base),
+        params=trainable.params,
+        shardings=trainable.shardings,
+        mesh=mesh,
+        key=jax.random.fold_in(jax.random.key(config.seed), 1),
+        iterator=iter(dataset),
+        step_cost=functools.partial(video_job.step_cost, scratch.model),
+        identity=config_lib.to_dict(config) | {"base": base.digest},
+        mutable_keys=run_config.MUTABLE_KEYS,
+        evaluate=evaluate,
+    )

@@ -1,0 +1,65 @@
+"""A trained video model trained further on other clips: adapters of it, or all of it.
+
+`base` is a video model; its sizes, autoencoder, vocabulary and statistics stay, and
+with adapters all of its parameters do. `WORKDIR/model` is the result, a video model
+like its base (adapters merged), and `WORKDIR/adapters` holds the adapters alone.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from data_pipelines import records
+from experiments.stages import runtime
+from experiments.stages.finetune import config as config_lib
+from experiments.stages.finetune import export, job
+from experiments.stages.video import config as video_config
+from experiments.stages.video import data as video_data
+from soraflax.ops import attention
+from soraflax.pretrained import models
+from soraflax.train import loop
+
+
+def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Cache latents, train, export; returns what `result.json` holds.
+
+    Raises:
+      ValueError, OSError: bad input, in one line.
+      Interrupted: asked to stop before the end.
+    """
+    config, mesh = runtime.start(values, config_lib.FinetuneRunConfig)
+    base = models.load_video_model(config.base)
+    scratch = config_lib.check_base(config, base)
+    video_config.check_mesh(scratch, mesh)
+    encoder = video_data.TrainedEncoder.load(scratch.autoencoder)
+    records.read_info(config.data.path)
+    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+        data = dataclasses.replace(
+            config.data,
+            path=str(video_data.find_latents(scratch, encoder, workdir=path)),
+            shards=attention.ring_shards(scratch.model.heads),
+        )
+        train_job = job.make_job(
+            config,
+            scratch,
+            data=data,
+            base=base,
+            trainable=job.init_params(config, base, mesh=mesh),
+            mesh=mesh,
+        )
+        state = loop.fit(
+            train_job,
+            workdir=path,
+            config=config.train,
+            optimizer_config=config.optimizer,
+        )
+        runtime.require_end(int(state.step), config.train.steps)
+        result = train_job.evaluate(state.ema) if train_job.evaluate else {}
+        export.export(
+            config, base, params=runtime.to_host(state.ema, mesh), workdir=path
+        )
+        runtime.write_json(path / "result.json", result)
+        runtime.barrier("exported")
+    return result

@@ -1,0 +1,66 @@
+"""What the configurations of all stages share."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from soraflax import config as config_lib
+from soraflax import sharding
+from soraflax.train import loop
+
+# Paths, hardware, logging and the length of a run may change when it is resumed; its
+# mathematics may not.
+MUTABLE_KEYS = (
+    "autoencoder",
+    "compilation_cache",
+    "data.also",
+    "data.path",
+    "data.read.ahead",
+    "data.read.buffer",
+    "data.read.threads",
+    "distributed",
+    "evaluation",
+    "loss.lpips_path",
+    "mesh",
+    "train.checkpoint_every",
+    "train.evaluate_every",
+    "train.keep",
+    "train.log_every",
+    "train.steps",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The part of a run's configuration that every stage has.
+
+    Attributes:
+      stage: name of the stage.
+      train: length of the run, logging, checkpoints, parameter average.
+      mesh: sizes of the device mesh's axes.
+      seed: PRNG seed of parameters, data order, noise levels and noise.
+      distributed: whether several processes form one run (`jax.distributed`).
+      compilation_cache: directory of compiled programs kept between runs; "" for none.
+    """
+
+    stage: str
+    train: loop.TrainConfig
+    mesh: sharding.MeshConfig
+    seed: int = 0
+    distributed: bool = False
+    compilation_cache: str = ""
+
+
+def to_config_dict(stage: str, groups: Mapping[str, Any], **keys: Any) -> Any:
+    """The ConfigDict of a shipped config.
+
+    Args:
+      stage: name of the stage.
+      groups: config dataclass of every group of keys, by the group's name.
+      **keys: single keys of the stage beside those of `RunConfig`.
+    """
+    shared = {"seed": 0, "distributed": False, "compilation_cache": ""}
+    values = {name: config_lib.to_dict(group) for name, group in groups.items()}
+    return config_dict.ConfigDict({"stage": stage} | shared | keys | values)

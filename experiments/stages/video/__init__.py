@@ -1,0 +1,1 @@
+"""Stage two: the packed diffusion transformer, from latents and captions."""

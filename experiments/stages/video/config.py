@@ -1,0 +1,123 @@
+"""The configuration of the stage `video`, and what must agree in it."""
+
+import dataclasses
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from data_pipelines import latents, pipeline
+from experiments.stages import run_config
+from soraflax import config as config_lib
+from soraflax import sharding, tokenizer
+from soraflax.nn import autoencoder, dit
+from soraflax.train import denoising, mesh_checks, optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoEvaluationConfig:
+    """Validation loss at fixed noise levels.
+
+    Attributes:
+      batches: greatest number of packed batches of held-out clips.
+    """
+
+    batches: int = 2
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"batches {self.batches}: use 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoRunConfig(run_config.RunConfig):
+    """A run of the stage `video`.
+
+    Attributes:
+      stage: `"video"`.
+      autoencoder: directory of the trained autoencoder.
+      data: latents (or clips), captions and rows.
+      cache: encoding of clips, where `data.path` holds clips.
+      model: sizes of the transformer.
+      loss: the denoising objective.
+      optimizer: update rule and learning rate schedule.
+      evaluation: batches of the validation loss.
+    """
+
+    stage: Literal["video"]
+    autoencoder: str
+    data: pipeline.PackedDataConfig
+    cache: latents.LatentCacheConfig
+    model: dit.DiTConfig
+    loss: denoising.DenoisingConfig
+    optimizer: optimizer.OptimizerConfig
+    evaluation: VideoEvaluationConfig
+
+    def __post_init__(self) -> None:
+        if not self.data.path:
+            raise ValueError("data.path is empty: give --config.data.path=DATASET")
+        if not self.autoencoder:
+            raise ValueError("autoencoder is empty: give --config.autoencoder=AE")
+        for key in ("data", "cache"):
+            patch = getattr(self, key).patch
+            if patch != self.model.patch:
+                raise ValueError(
+                    f"{key}.patch {patch} is not model.patch; use {self.model.patch}"
+                )
+        row, tokens = self.data.row, self.cache.fit.max_tokens
+        if tokens > row.tokens:
+            raise ValueError(
+                f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
+                f"{row.tokens} or less"
+            )
+        if self.data.captions.max_length > row.text:
+            raise ValueError(
+                f"data.captions.max_length {self.data.captions.max_length} is more "
+                f"than data.row.text; use {row.text} or less"
+            )
+
+
+def check_mesh(config: VideoRunConfig, mesh: Mesh) -> None:
+    """Refuse a mesh that does not divide the model or its rows.
+
+    Raises:
+      ConfigError: naming both sizes and the nearest legal one.
+    """
+    try:
+        mesh_checks.check(
+            config.model,
+            config.data.row,
+            rows=config.data.rows * len(sharding.batch_shard_processes(mesh)),
+            mesh=mesh,
+            accumulate=config.train.accumulate,
+        )
+    except ValueError as error:
+        raise config_lib.ConfigError(f"config.mesh: {error}") from error
+
+
+def check_model(
+    model: dit.DiTConfig,
+    encoder: autoencoder.AutoencoderConfig,
+    *,
+    vocabulary: tokenizer.Tokenizer,
+) -> None:
+    """Refuse a transformer that does not fit the autoencoder or the vocabulary.
+
+    Raises:
+      ConfigError: naming both sizes.
+    """
+    channels = encoder.latent_channels
+    if model.latent_channels != channels:
+        raise config_lib.ConfigError(
+            f"config.model.latent_channels {model.latent_channels}: the "
+            f"autoencoder has {channels}; use {channels}"
+        )
+    if model.text is None:
+        raise config_lib.ConfigError(
+            "config.model.text is None: this stage trains the text encoder with the "
+            "model; give its sizes"
+        )
+    if model.text.vocabulary != vocabulary.vocab_size:
+        raise config_lib.ConfigError(
+            f"config.model.text.vocabulary {model.text.vocabulary}: the vocabulary has "
+            f"{vocabulary.vocab_size} pieces; use {vocabulary.vocab_size}"
+        )

@@ -1,0 +1,102 @@
+"""The latents that a transformer trains on: cached once, and checked."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+import jax
+
+from data_pipelines import latents, records
+from experiments.stages import runtime
+from experiments.stages.video import config as stage_config
+from soraflax import config as config_lib
+from soraflax import sharding
+from soraflax.pretrained import models
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedEncoder:
+    """The trained autoencoder that the latents come from.
+
+    Attributes:
+      directory: where it was read from.
+      model: the autoencoder, its parameters on a device.
+    """
+
+    directory: pathlib.Path
+    model: models.AutoencoderModel
+
+    @classmethod
+    def load(cls, path: str) -> "TrainedEncoder":
+        """Raises ModelError or FileNotFoundError where there is none."""
+        model = models.load_autoencoder(path)
+        model = dataclasses.replace(model, params=jax.device_put(model.params))
+        return cls(pathlib.Path(path), model)
+
+    def for_cache(self) -> latents.LatentEncoder:
+        """The encoder as `cache_latents` takes it; it runs on one device."""
+        return latents.LatentEncoder(
+            encode=self.model.encode,
+            digest=self.model.encoder_digest,
+            temporal_ratio=self.model.config.temporal_ratio,
+            spatial_ratio=self.model.config.spatial_ratio,
+            config=json.loads(config_lib.to_json(self.model.config)),
+        )
+
+
+def find_latents(
+    config: stage_config.VideoRunConfig,
+    encoder: TrainedEncoder,
+    *,
+    workdir: pathlib.Path,
+) -> pathlib.Path:
+    """The latents to train on; clips are encoded into `workdir/latents` once.
+
+    Raises:
+      DatasetError: no dataset, or latents of another encoder.
+      ConfigError: `workdir/latents` was cached under other settings, or from other
+        clips.
+    """
+    source = pathlib.Path(config.data.path)
+    if records.read_info(source).get("kind") == "latents":
+        latents.open_latents(
+            source, config.data.split, digest=encoder.model.encoder_digest
+        )
+        return source
+    target = workdir / "latents"
+    if not target.exists() and jax.process_index() == 0:
+        with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])):
+            latents.cache_latents(
+                source, target, encoder=encoder.for_cache(), config=config.cache
+            )
+    runtime.barrier("latents")
+    cached = latents.open_latents(
+        target, config.data.split, digest=encoder.model.encoder_digest
+    )
+    check_source(source, target, provenance=cached.info.get("source", {}))
+    difference = config_lib.first_difference(config.cache, cached.info["config"])
+    if difference:
+        key, ours, theirs = difference
+        raise config_lib.ConfigError(
+            f"config.cache.{key} is {ours!r}, but {target} was made with {theirs!r}; "
+            f"use {theirs!r} or another workdir"
+        )
+    return target
+
+
+def check_source(
+    source: pathlib.Path, target: pathlib.Path, *, provenance: Mapping[str, str]
+) -> None:
+    """Refuse latents at `target` that were encoded from other clips than `source`.
+
+    Raises:
+      ConfigError: naming both datasets.
+    """
+    ours, theirs = records.dataset_digest(source), provenance.get("digest", "unknown")
+    if ours != theirs:
+        path = provenance.get("path", "an unknown dataset")
+        raise config_lib.ConfigError(
+            f"config.data.path {source} holds clips {ours[:12]}, but {target} was made "
+            f"from {path} with clips {theirs[:12]}; use those or another workdir"
+        )

@@ -1,0 +1,123 @@
+"""The stage `video` as a training job, and its validation loss."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from data_pipelines import pipeline, records
+from experiments.stages import run_config, runtime
+from experiments.stages.video import config as stage_config
+from soraflax import config as config_lib
+from soraflax import flops, sharding
+from soraflax.evaluation import validation
+from soraflax.nn import dit
+from soraflax.ops import packing
+from soraflax.train import denoising, loop, metrics
+
+
+def make_job(
+    config: stage_config.VideoRunConfig,
+    data: pipeline.PackedDataConfig,
+    *,
+    encoder_digest: str,
+    mesh: Mesh,
+) -> loop.TrainJob:
+    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
+    module = dit.DiT(config.model)
+    dataset = pipeline.make_dataset(
+        data, digest=encoder_digest, host=runtime.host(mesh)
+    )
+    key = jax.random.key(config.seed)
+    with jax.set_mesh(mesh):
+        params, shardings = sharding.init(
+            module,
+            jax.random.fold_in(key, 0),
+            packing.Packed.shapes(
+                data.row,
+                rows=global_rows(data, mesh),
+                patch_size=config.model.patch_size,
+                text_width=None,
+            ),
+            mesh=mesh,
+        )
+    predict = denoising.predict_with(module)
+    return loop.TrainJob(
+        name="video",
+        loss=functools.partial(denoising.loss, predict=predict, config=config.loss),
+        params=params,
+        shardings=shardings,
+        mesh=mesh,
+        key=jax.random.fold_in(key, 1),
+        iterator=iter(dataset),
+        step_cost=functools.partial(step_cost, config.model),
+        identity=config_lib.to_dict(config) | {"encoder": encoder_digest},
+        mutable_keys=run_config.MUTABLE_KEYS,
+        evaluate=make_validation(config, data, predict=predict, mesh=mesh),
+    )
+
+
+def global_rows(data: pipeline.PackedDataConfig, mesh: Mesh) -> int:
+    """Rows of a batch over all processes."""
+    return data.rows * len(sharding.batch_shard_processes(mesh))
+
+
+def make_validation(
+    config: stage_config.VideoRunConfig,
+    data: pipeline.PackedDataConfig,
+    *,
+    predict: denoising.Predict,
+    mesh: Mesh,
+    open_latents: Callable[[pipeline.PackedDataConfig], Any] = lambda _: (),
+) -> validation.Validation | None:
+    """Validation loss on held-out clips; None where the dataset has none.
+
+    Args:
+      config: configuration of the run.
+      data: its training data.
+      predict: `(params, packed) -> [B, N, P]`.
+      mesh: mesh that rows are divided over.
+      open_latents: opens the latents of a split, where they are not just those at
+        their path.
+    """
+    if not records.read_info(data.path)["splits"].get("validation"):
+        return None
+    # Every process reads all rows: the loss is of the same batches on any mesh.
+    held_out = dataclasses.replace(
+        data,
+        split="validation",
+        passes=1,
+        also=(),
+        weights=(),
+        rows=global_rows(data, mesh),
+        windows=0.0,
+    )
+    batches = itertools.islice(
+        pipeline.make_dataset(held_out, latents=open_latents(held_out)),
+        config.evaluation.batches,
+    )
+
+    def loss_at(
+        params: Any, packed: packing.Packed, levels: jax.Array, noise: jax.Array
+    ) -> jax.Array:
+        return denoising.loss_at(
+            params,
+            packed,
+            levels=levels,
+            noise=noise,
+            predict=predict,
+            config=config.loss,
+        )
+
+    return validation.Validation(loss_at, batches, seed=config.seed)
+
+
+def step_cost(config: dit.DiTConfig, packed: packing.Packed) -> metrics.StepCost:
+    """The cost of a batch of packed rows."""
+    lengths = flops.lengths(packed.segments, packed.text_segments)
+    training_flops = flops.training(flops.transformer_flops(config, lengths))
+    return metrics.StepCost(sum(lengths.tokens), packed.segments.size, training_flops)

@@ -1,0 +1,64 @@
+"""Stage two: the packed diffusion transformer, from latents and captions.
+
+`data.path` names latents, or clips that are first encoded into `WORKDIR/latents`.
+`WORKDIR/model` is the result and needs nothing beside it: averaged parameters, their
+configuration, the autoencoder and the vocabulary.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from data_pipelines import records
+from experiments.stages import runtime
+from experiments.stages.video import config as config_lib
+from experiments.stages.video import data as data_lib
+from experiments.stages.video import export, job
+from soraflax import tokenizer
+from soraflax.ops import attention
+from soraflax.train import loop
+
+
+def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Cache latents, train, export; returns what `result.json` holds.
+
+    Raises:
+      ValueError, OSError: bad input, in one line.
+      Interrupted: asked to stop before the end.
+    """
+    config, mesh = runtime.start(values, config_lib.VideoRunConfig)
+    config_lib.check_mesh(config, mesh)
+    encoder = data_lib.TrainedEncoder.load(config.autoencoder)
+    vocabulary = tokenizer.Tokenizer.embedded()
+    config_lib.check_model(config.model, encoder.model.config, vocabulary=vocabulary)
+    records.read_info(config.data.path)
+    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+        data = dataclasses.replace(
+            config.data,
+            path=str(data_lib.find_latents(config, encoder, workdir=path)),
+            shards=attention.ring_shards(config.model.heads),
+        )
+        train_job = job.make_job(
+            config, data, encoder_digest=encoder.model.encoder_digest, mesh=mesh
+        )
+        state = loop.fit(
+            train_job,
+            workdir=path,
+            config=config.train,
+            optimizer_config=config.optimizer,
+        )
+        runtime.require_end(int(state.step), config.train.steps)
+        result = train_job.evaluate(state.ema) if train_job.evaluate else {}
+        export.export(
+            config,
+            data,
+            encoder=encoder,
+            vocabulary=vocabulary,
+            params=runtime.to_host(state.ema, mesh),
+            workdir=path,
+        )
+        runtime.write_json(path / "result.json", result)
+        runtime.barrier("exported")
+    return result
