@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+import soraflax
 from soraflax.cli import parser as cli
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,3 +65,9 @@ def test_everything_that_has_code_is_in_the_wheel():
     for package in packages:
         for path in (ROOT / package).rglob("*.py"):
             assert (path.parent / "__init__.py").is_file(), path
+
+
+def test_the_version_is_one():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {soraflax.__version__}\n" in citation
+    assert PROJECT["version"] == soraflax.__version__
