@@ -13,7 +13,7 @@ def autoencoder_directory(checkpoint: pathlib.Path) -> pathlib.Path:
     Raises:
       FileNotFoundError: no model there.
     """
-    directory = model_io.find_model(checkpoint)
+    directory = model_io.find_model(checkpoint, kind="autoencoder")
     if model_io.model_config(directory).get("kind") == "video":
         return directory / models.AUTOENCODER
     return directory

@@ -7,7 +7,7 @@
     soraflax reconstruct clip.mp4 --checkpoint demo/autoencoder --out out.mp4
     soraflax convert --from wan2.1 --weights wan/vae --out autoencoder
     soraflax info demo/video
-    soraflax plan --config=experiments/configs/wan2_1_t2v_14b.py --topology v5p:8x8x8
+    soraflax plan --config=wan2_1_t2v_14b --topology v5p:8x8x8
 
 A command is a module with `add_parser` and `run` (`parser.Command`). Packages above the
 library add theirs by entry points of the group `soraflax.commands`: `prepare`, `train`

@@ -167,19 +167,44 @@ def model_digest(directory: str | os.PathLike[str]) -> str:
     return _read_header(find_model(directory))["digest"]
 
 
-def find_model(directory: str | os.PathLike[str]) -> pathlib.Path:
-    """`directory` or its `model/`, whichever holds a model.
+def find_model(
+    directory: str | os.PathLike[str], *, kind: str | None = None
+) -> pathlib.Path:
+    """The directory of a model: `directory`, its `model/`, or the one model below it.
+
+    Args:
+      directory: where to look.
+      kind: of the model looked for among several below, such as 'video'; None is any.
 
     Raises:
-      FileNotFoundError: neither does.
+      FileNotFoundError: no model there, or several below, which are named.
     """
     directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory")
+    model = _model_in(directory)
+    if model is not None:
+        return model
+    folders = sorted(path for path in directory.iterdir() if path.is_dir())
+    below = {path: model for path in folders if (model := _model_in(path)) is not None}
+    of_kind = [
+        model
+        for model in below.values()
+        if kind in (None, _read_header(model)["config"].get("kind"))
+    ]
+    if len(of_kind) == 1:
+        return of_kind[0]
+    hint = f"; name one of {', '.join(map(str, below))}" if below else ""
+    raise FileNotFoundError(
+        f"{directory}: no trained model in it (no model/{CONFIG}){hint}"
+    )
+
+
+def _model_in(directory: pathlib.Path) -> pathlib.Path | None:
     for candidate in (directory, directory / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: no such directory")
-    raise FileNotFoundError(f"{directory}: no trained model in it (no model/{CONFIG})")
+    return None
 
 
 def flat_shapes(like: Any) -> dict[str, Any]:

@@ -334,7 +334,7 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
       FileNotFoundError, ModelError: see `model_io.load_model`.
       ConfigError: the configuration is of another version of the model.
     """
-    directory = model_io.find_model(directory)
+    directory = model_io.find_model(directory, kind="video")
     record = _config_of(directory, kind="video")
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
     codec = load_autoencoder(directory / AUTOENCODER)

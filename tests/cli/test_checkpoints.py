@@ -10,7 +10,14 @@ from tests.generation import tiny
 def test_every_directory_that_holds_it_gives_the_same_autoencoder(tmp_path):
     tiny.save(tmp_path)
     wanted = tiny.model().autoencoder
-    for name in ("ae", "ae/model", "video", "video/model", "video/model/autoencoder"):
+    for name in (
+        "",
+        "ae",
+        "ae/model",
+        "video",
+        "video/model",
+        "video/model/autoencoder",
+    ):
         found = checkpoints.load_autoencoder(tmp_path / name)
         assert (found.digest, found.config) == (wanted.digest, wanted.config)
     found = checkpoints.load_autoencoder(tmp_path / "ae", dtype="bfloat16")

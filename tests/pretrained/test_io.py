@@ -121,3 +121,15 @@ def test_files_stay_inside(tmp_path, name):
 def test_config_is_plain_json(tmp_path):
     header = json.loads((save(tmp_path) / "config.json").read_text())
     assert set(header) == {"soraflax", "digest", "config"}
+
+
+def test_the_one_model_below_a_directory_is_found(tmp_path):
+    for name, kind in (("b/model", "video"), ("a", "autoencoder")):
+        model_io.save_model(tmp_path / name, {"x": np.zeros(1)}, config={"kind": kind})
+        if name == "b/model":
+            assert model_io.find_model(tmp_path) == tmp_path / name
+    assert model_io.find_model(tmp_path, kind="video") == tmp_path / "b" / "model"
+    says = rf"no trained model in it.*; name one of {tmp_path}/a, {tmp_path}/b"
+    for kind in (None, "discriminator"):
+        with pytest.raises(FileNotFoundError, match=says):
+            model_io.find_model(tmp_path, kind=kind)
