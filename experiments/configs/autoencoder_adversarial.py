@@ -3,8 +3,7 @@
 Claim     reconstructions get the fine detail that a mean over errors blurs away, while
           latents, and transformers trained on them, stay as they were.
 Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
-Command   python -m experiments.train
-              --config=experiments/configs/autoencoder_adversarial.py
+Command   soraflax train --config=autoencoder_adversarial
               --config.data.path=DATASET --config.autoencoder=AE --workdir=AE2
 Result    two cores: 700 steps from the demo's autoencoder, 28 minutes, contended;
           64 held-out clips (python -m experiments.reports.latents --clips 64), before

@@ -2,7 +2,7 @@
 
 Claim     4 x 8 x 8 compression of small clips in a few minutes of CPU time.
 Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
-Command   python -m experiments.train --config=experiments/configs/autoencoder_small.py
+Command   soraflax train --config=autoencoder_small
               --config.data.path=DATASET --workdir=AE
 Result    30.64 dB PSNR, 0.923 SSIM on held-out clips of the demo's world, 144 s
           (`make demo`; AE/result.json). 2,000 steps: 30.64 dB, 0.925.

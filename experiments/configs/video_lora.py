@@ -2,7 +2,7 @@
 
 Claim     a model learns from other clips while its own parameters stay as they are.
 Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
-Command   python -m experiments.train --config=experiments/configs/video_lora.py
+Command   soraflax train --config=video_lora
               --config.data.path=DATASET --config.base=VIDEO --workdir=TUNED
 Result    not measured yet.
 

@@ -2,7 +2,7 @@
 
 Claim     clips and images of mixed sizes train in one packed sequence.
 Hardware  two CPU cores; the same file runs on one GPU or a TPU mesh.
-Command   python -m experiments.train --config=experiments/configs/video_small.py
+Command   soraflax train --config=video_small
               --config.data.path=DATASET --config.autoencoder=AE --workdir=VIDEO
 Result    after these 1,200 steps, 597 s (`make demo`), the judge reads background
           right in 1.00 of clips, colour in 0.93, size in 0.90, direction in 0.22
@@ -33,7 +33,7 @@ from soraflax.ops import packing
 from soraflax.train import denoising, loop, mask_sampling, optimizer
 
 SIZES = ("small", "tiny")
-CANVASES = mask_sampling.MaskRates(
+MASK_RATES = mask_sampling.MaskRates(
     first_frame=0.1, prefix=0.06, suffix=0.06, both_ends=0.06, frames=0.02, boxes=0.1
 )
 
@@ -50,7 +50,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         process="variance_preserving",
         levels=schedule.LogitNormal(even=0.2),
         shift=schedule.TokenCountShift(base=2.5, base_tokens=120),
-        canvases=CANVASES,
+        mask_rates=MASK_RATES,
     )
     groups = {
         "data": pipeline.PackedDataConfig(

@@ -2,7 +2,7 @@
 
 Claim     a step fits, and is bound by matrix products, on each of the pods below.
 Hardware  none was at hand; presets name a pod by its chips.
-Command   soraflax plan --config=experiments/configs/wan2_1_t2v_14b.py:v5p-512 \\
+Command   soraflax plan --config=wan2_1_t2v_14b:v5p-512 \\
               --topology v5p:8x8x8
 Result    see the README; `python -m experiments.benchmarks.pod_plans` makes the
 figures.

@@ -2,7 +2,7 @@
 
 Claim     a step fits on each of the slices below.
 Hardware  none was at hand; presets name a slice by its chips.
-Command   soraflax plan --config=experiments/configs/wan2_2_ti2v_5b.py:v6e-64 \\
+Command   soraflax plan --config=wan2_2_ti2v_5b:v6e-64 \\
               --topology v6e:8x8
 Result    see the README; `python -m experiments.benchmarks.pod_plans` makes the
 figures.

@@ -19,7 +19,7 @@ RENAMED_KEYS: dict[str, dict[str, dict[str, str]]] = {
     "transformer": {"": TRANSFORMER},
     "lora": {"": TRANSFORMER},
     "video": {"transformer": TRANSFORMER},
-    "run": {"model": TRANSFORMER},
+    "run": {"model": TRANSFORMER, "loss": {"canvases": "mask_rates"}},
 }
 
 

@@ -42,7 +42,7 @@ class DenoisingConfig:
       error: 'prediction' for the error of the model's output, 'x0' for that of the
         clean tokens it implies.
       min_snr: gamma of min-SNR weighting, which takes the place of `error`; 0 for none.
-      canvases: rates of the conditioning masks.
+      mask_rates: rates of the kinds of conditioning masks.
     """
 
     process: str = "rectified_flow"
@@ -56,7 +56,7 @@ class DenoisingConfig:
     weighting: str = "segment"
     error: Literal["prediction", "x0"] = "prediction"
     min_snr: float = 0.0
-    canvases: mask_sampling.MaskRates = dataclasses.field(
+    mask_rates: mask_sampling.MaskRates = dataclasses.field(
         default_factory=mask_sampling.MaskRates
     )
 
@@ -95,7 +95,7 @@ def loss(
       The loss, and scalars: useful_tokens, segments, packing, known, level.
     """
     level_key, mask_key, noise_key = jax.random.split(key, 3)
-    packed = mask_sampling.sample_masks(packed, mask_key, rates=config.canvases)
+    packed = mask_sampling.sample_masks(packed, mask_key, rates=config.mask_rates)
     levels = sample_levels(packed, level_key, config=config)
     noise = jax.random.normal(noise_key, packed.tokens.shape, jnp.float32)
     value = loss_at(

@@ -49,7 +49,7 @@ class MaskRates:
     def __post_init__(self) -> None:
         rates = dataclasses.astuple(self)
         if min(rates) < 0 or sum(rates) > 1 + 1e-9:
-            raise ValueError(f"canvas rates {rates} must be >= 0 and sum to at most 1")
+            raise ValueError(f"mask rates {rates} must be >= 0 and sum to at most 1")
 
 
 def sample_masks(packed: Packed, key: jax.Array, *, rates: MaskRates) -> Packed:

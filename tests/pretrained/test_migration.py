@@ -79,6 +79,9 @@ def test_a_run_saved_with_the_old_keys_resumes(tmp_path: pathlib.Path) -> None:
     theirs["model"] |= {"gate": 0.5}
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.gate_init=0\.5"):
         check(tmp_path, ours, theirs=theirs, mutable_keys=())
+    ours = {"stage": "finetune", "loss": {"mask_rates": {"prefix": 0.1}}}
+    theirs = {"stage": "finetune", "loss": {"canvases": {"prefix": 0.1}}}
+    check(tmp_path, ours, theirs=theirs, mutable_keys=())
 
 
 def test_an_old_key_beside_the_new_one_is_left_to_complain() -> None:

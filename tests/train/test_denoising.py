@@ -107,14 +107,14 @@ def test_weighting(packed, weighting):
 
 def test_draws_do_not_depend_on_neighbours(packed, key):
     config = denoising.DenoisingConfig(
-        canvases=mask_sampling.MaskRates(0.3, 0.3, 0.3),
+        mask_rates=mask_sampling.MaskRates(0.3, 0.3, 0.3),
         shift=schedule.TokenCountShift(base=2.0),
     )
     alone = jax.tree.map(jnp.asarray, packing.assemble([rows()[0][:1]], SHAPE))
     n = len(rows()[0][0])
     for draw in (
         lambda p: denoising.sample_levels(p, key, config=config)[0, 1],
-        lambda p: mask_sampling.sample_masks(p, key, rates=config.canvases).cond_mask[
+        lambda p: mask_sampling.sample_masks(p, key, rates=config.mask_rates).cond_mask[
             0, :n
         ],
     ):
@@ -134,7 +134,9 @@ def test_larger_clips_get_noisier_levels(packed, key):
 
 def test_padding_contents_do_not_matter(packed, model, key):
     predict, params = model
-    config = denoising.DenoisingConfig(canvases=mask_sampling.MaskRates(0.3, 0.3, 0.3))
+    config = denoising.DenoisingConfig(
+        mask_rates=mask_sampling.MaskRates(0.3, 0.3, 0.3)
+    )
 
     def value(packed):
         def call(p):
@@ -214,7 +216,7 @@ def test_packed_loss_equals_its_clips_alone(packed, model, key):
 def test_config_survives_json():
     config = denoising.DenoisingConfig(
         levels=schedule.Uniform(0.1, 0.9),
-        canvases=mask_sampling.MaskRates(first_frame=0.1),
+        mask_rates=mask_sampling.MaskRates(first_frame=0.1),
     )
     back = config_lib.to_dataclass(
         config_lib.to_dict(config), denoising.DenoisingConfig

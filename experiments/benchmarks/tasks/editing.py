@@ -4,8 +4,8 @@ A clip is edited with a prompt that differs from its caption in one word: the co
 the body, its shape, or the background. For every strength
 
     accuracy      share of edits in which the judge reads the new word            (1)
-    similarity    `tasks_measures.similarity` to the input, the mean              (2)
-    position      equation (3) of `tasks_measures`, the median                    (3)
+    similarity    `measures.similarity` to the input, the mean              (2)
+    position      equation (3) of `measures`, the median                    (3)
 
 (1) should rise and (2) fall.
 """

@@ -2,7 +2,7 @@
 
 known    share of the given pixels that come back as they were, and do so from a
          lossless file as well
-joins    equation (2) of `tasks_measures` where given and made frames meet, the
+joins    equation (2) of `measures` where given and made frames meet, the
          median over clips; beside it that of the true continuation, decoded from
          its latent: no transformer could do better
 image    image-to-video: agreement of the judge's readings of image and video;

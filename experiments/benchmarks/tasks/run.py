@@ -11,9 +11,9 @@
     packed     mixed sizes in shared rows over one at a time
     seed       the same pixels in any company
 
-A line says what was `asked` and whether it is `ok`; the modules `tasks_*` beside this
-one say how it is measured. The exit status does not depend on it. Times are of this
-machine, taken in turns within one run.
+A line has the target, `asked`, and whether it is `ok`; the modules beside this one say
+how it is measured. The exit status does not depend on it. Times are of this machine,
+taken in turns within one run.
 """
 
 import json
