@@ -181,7 +181,7 @@ def generate(
 ) -> list[Sample]:
     """Videos and images of held-out prompts, all sizes sampled together, written."""
     unseen = dataclasses.replace(world, holdout="only")
-    asked = [
+    requests = [
         (text, expected, FRAMES)
         for text, expected in bodies.prompts(
             HELD_OUT_SEED, config.videos, config=unseen
@@ -199,7 +199,7 @@ def generate(
             frames=frames,
             seed=config.seed + index,
         )
-        for index, (text, _, frames) in enumerate(asked)
+        for index, (text, _, frames) in enumerate(requests)
     ]
     sampling = generator.SamplingConfig(steps=config.steps, guidance=config.guidance)
     with tqdm.tqdm(desc="sample", unit="step") as bar:
@@ -217,7 +217,7 @@ def generate(
         path = folder / f"{index:03d}-{slug}{suffix}"
         details = {"prompt": prompt.text, "seed": prompt.seed}
         media.write_video(path, video, fps=model.frame_rate(prompt), metadata=details)
-        samples.append(Sample(prompt, asked[index][1], video, path))
+        samples.append(Sample(prompt, requests[index][1], video, path))
     return samples
 
 

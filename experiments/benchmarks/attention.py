@@ -72,7 +72,7 @@ def visited_fraction(segments: np.ndarray, block: int) -> float:
     return float(jnp.sum(plan.visited)) / (pairs * segments.shape[0])
 
 
-def ours(
+def packed_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -85,13 +85,15 @@ def ours(
     return attention.attention(q, k, v, plan=plan, implementation=implementation)
 
 
-def stock(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+def masked_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array
+) -> jax.Array:
     mask = segments[:, None, :, None] == segments[:, None, None, :]
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 
 def step(f: Callable[..., jax.Array], segments: np.ndarray, sizes: Sizes) -> Any:
-    """A call that runs `f` forward and backward on these rows."""
+    """A call that runs `f` forward and backward on rows of these segment ids."""
     shape = (*segments.shape, *sizes)
     arrays = [jax.random.normal(jax.random.key(i), shape) for i in range(4)]
     ids = jnp.asarray(segments)
@@ -112,12 +114,12 @@ def dense(
     implementation: str = "blocks",
 ) -> dict[str, Any]:
     segments = equal_segments(tokens, 5)
-    use = functools.partial(ours, block=block)
+    use = functools.partial(packed_attention, block=block)
     calls = {
         name: step(functools.partial(use, implementation=name), segments, sizes)
         for name in (implementation, "reference")
     }
-    calls["jax.nn"] = step(stock, segments, sizes)
+    calls["jax.nn"] = step(masked_attention, segments, sizes)
     seconds = measurement.least_seconds(calls, repeats)
     packed = seconds[implementation]
     return {
@@ -140,7 +142,9 @@ def scaling(
     """Time against the number of segments, and how well skipping pays."""
     counts = (1, 2, 4, 8, 16)
     rows = {count: equal_segments(tokens, count) for count in counts}
-    use = functools.partial(ours, implementation=implementation, block=block)
+    use = functools.partial(
+        packed_attention, implementation=implementation, block=block
+    )
     seconds = measurement.least_seconds(
         {n: step(use, row, sizes) for n, row in rows.items()}, repeats
     )
@@ -165,13 +169,13 @@ def small_rows(sizes: Sizes, *, blocks: Sequence[int], repeats: int) -> dict[str
     segments = short_segments(8, 1024)
     calls = {
         f"blocks of {block}": step(
-            functools.partial(ours, implementation="blocks", block=block),
+            functools.partial(packed_attention, implementation="blocks", block=block),
             segments,
             sizes,
         )
         for block in blocks
     }
-    use = functools.partial(ours, implementation="reference", block=128)
+    use = functools.partial(packed_attention, implementation="reference", block=128)
     calls["reference"] = step(use, segments, sizes)
     seconds = measurement.least_seconds(calls, repeats)
     return {

@@ -130,9 +130,9 @@ def compare(
     rate: float = shipped.optimizer.learning_rate
     ours, wan = values_of(OURS, data, rate=rate), wan_of_as_many_parameters()
     budget = steps * flops_of_a_step(ours, OURS)
-    its_steps = round(budget / flops_of_a_step(ours, wan))
+    wan_steps = round(budget / flops_of_a_step(ours, wan))
     runs = [("ours", OURS, steps, rate)]
-    runs += [("wan", wan, its_steps, rate) for rate in rates]
+    runs += [("wan", wan, wan_steps, rate) for rate in rates]
     for name, sizes, count, rate in runs:
         workdir = output / f"{name}-{rate:g}"
         line = train(sizes, data, workdir=workdir, steps=count, rate=rate)

@@ -129,8 +129,12 @@ def lines(clips: int) -> Iterator[measurement.Line]:
     """A line for every way of padding, and for every packer and alignment."""
     for tokens in ROWS:
         lengths = corpus(tokens, clips)
-        for way, efficiency in padded_efficiency(lengths).items():
-            yield {"padded_to": way, "row": tokens, "efficiency": round(efficiency, 4)}
+        for target, efficiency in padded_efficiency(lengths).items():
+            yield {
+                "padded_to": target,
+                "row": tokens,
+                "efficiency": round(efficiency, 4),
+            }
         segments = segments_of(lengths)
         for align in ALIGNMENTS:
             shape = packed_rows.RowShape(tokens, tokens // 4, tokens // 64, align)

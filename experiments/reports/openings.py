@@ -62,11 +62,13 @@ class Family:
         """Equations (1) and (2)."""
         pairs = list(itertools.combinations(self.videos, 2))
         same = [(a[self.given] == b[self.given]).all(axis=-1).mean() for a, b in pairs]
-        apart = [a[~self.given].astype(float) - b[~self.given] for a, b in pairs]
+        differences = [a[~self.given].astype(float) - b[~self.given] for a, b in pairs]
         return {
             "figure": self.name,
             "shared": round(float(min(same)), 4),
-            "different": round(float(min(np.sqrt(np.mean(d**2)) for d in apart)), 2),
+            "different": round(
+                float(min(np.sqrt(np.mean(d**2)) for d in differences)), 2
+            ),
         }
 
 
@@ -102,8 +104,10 @@ def families(
         context=last,
         fps=fps,
     )
-    ways = ("left", "right", "up")
-    texts = [f"a large red circle moves {way} on a white background" for way in ways]
+    texts = [
+        f"a large red circle moves {direction} on a white background"
+        for direction in ("left", "right", "up")
+    ]
     jobs = [
         generator.Job(given, text, seed=seed + index)
         for given in (tails, heads)

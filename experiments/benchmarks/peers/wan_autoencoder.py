@@ -1,4 +1,4 @@
-"""Wan's autoencoder in diffusers (PyTorch) beside ours, on the same random weights."""
+"""Wan's autoencoder in diffusers (PyTorch) and ours, with the same random weights."""
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 
@@ -19,12 +19,12 @@ Shape = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One autoencoder twice.
+    """The same autoencoder in PyTorch and in JAX.
 
     Attributes:
       theirs: the PyTorch module.
-      module: ours.
-      params: ours, on the device.
+      module: the Linen module.
+      params: parameters of `module`, on the device.
     """
 
     theirs: Any

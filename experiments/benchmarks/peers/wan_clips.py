@@ -18,10 +18,10 @@ class Batch:
     """Clips of one size.
 
     Attributes:
-      latent: `[B, t, h, w, z]`, noisy.
-      target: what should be predicted, of the same shape.
-      level: `[B]` noise levels.
-      text: `[B, 512, E]`.
+      latent: `[B, t, h, w, z]`, noisy latents.
+      target: `[B, t, h, w, z]`, the right prediction.
+      level: `[B]`, noise levels.
+      text: `[B, 512, E]`, text features.
     """
 
     latent: np.ndarray
@@ -47,23 +47,23 @@ def batch(config: dit.DiTConfig, *, count: int, grid: Grid, seed: int = 0) -> Ba
 def rows(
     batches: Sequence[Batch], config: dit.DiTConfig, *, pack: bool
 ) -> tuple[packing.Packed, np.ndarray]:
-    """The clips as full rows, and their targets as the rows' tokens.
+    """The clips as full rows, and their targets as tokens `[B, N, P]`.
 
     Args:
-      batches: of any sizes where they are packed, else of one.
-      config: of the transformer.
-      pack: all of them one row; else each alone in its own.
+      batches: clips of any sizes where they are packed, else of one.
+      config: sizes of the transformer.
+      pack: whether all clips share one row; else each has its own.
     """
-    found = [clip for batch in batches for clip in _segments(batch, config)]
+    segments = [clip for batch in batches for clip in _segments(batch, config)]
     targets = [
         patch.patchify(clip, config.patch) for batch in batches for clip in batch.target
     ]
     level = np.concatenate([batch.level for batch in batches])
     if pack:
-        layout, level = [found], level[None]
+        layout, level = [segments], level[None]
         target = np.concatenate(targets)[None]
     else:
-        layout, level = [[clip] for clip in found], level[:, None]
+        layout, level = [[clip] for clip in segments], level[:, None]
         target = np.stack(targets)
     count = len(layout[0])
     shape = packing.RowShape(target.shape[1], TEXT * count, count)

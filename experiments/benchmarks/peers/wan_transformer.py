@@ -14,7 +14,7 @@ from soraflax.nn import dit
 from soraflax.weights import files
 from soraflax.weights.wan import transformer
 
-TRAINED = 1000.0
+TIMESTEPS = 1000.0  # noise level 1 as the timestep that Wan is trained with
 
 
 def make(
@@ -43,15 +43,15 @@ def train_step(
     One batch after another, none padded, gradients added up: the mean is over the
     tokens of all of them.
     """
-    place = next(theirs.parameters()).device
-    move = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(place)  # noqa: E731
-    rule = torch.optim.AdamW(theirs.parameters(), lr=rate, fused=place.type == "cuda")
+    device = next(theirs.parameters()).device
+    move = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
+    rule = torch.optim.AdamW(theirs.parameters(), lr=rate, fused=device.type == "cuda")
     half = dtype == "bfloat16"
 
     def loss(x: Any, times: Any, text: Any, target: Any) -> torch.Tensor:
-        with torch.autocast(place.type, torch.bfloat16, enabled=half):
-            found = theirs(x, times, text).sample
-        return torch.nn.functional.mse_loss(found.float(), target)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            prediction = theirs(x, times, text).sample
+        return torch.nn.functional.mse_loss(prediction.float(), target)
 
     forward = torch.compile(loss, dynamic=False) if compile else loss
     total = sum(batch.latent.size for batch in batches)
@@ -59,7 +59,7 @@ def train_step(
         (
             batch.latent.size / total,
             move(np.einsum("bthwz->bzthw", batch.latent)),
-            move(TRAINED * batch.level),
+            move(TIMESTEPS * batch.level),
             move(batch.text),
             move(np.einsum("bthwz->bzthw", batch.target)),
         )
@@ -68,12 +68,12 @@ def train_step(
 
     def step() -> float:
         rule.zero_grad(set_to_none=True)
-        whole = torch.zeros((), device=place)
-        for share, *arguments in inputs:
-            value = share * forward(*arguments)
+        loss_sum = torch.zeros((), device=device)
+        for weight, *arguments in inputs:
+            value = weight * forward(*arguments)
             value.backward()
-            whole += value.detach()
+            loss_sum += value.detach()
         rule.step()
-        return float(whole)
+        return float(loss_sum)
 
     return step
