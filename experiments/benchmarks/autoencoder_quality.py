@@ -1,4 +1,4 @@
-"""What a FLOP of training buys: our small autoencoder beside Wan's architecture.
+"""Quality for equal training FLOPs: our small autoencoder and Wan's architecture.
 
     python -m experiments.benchmarks.autoencoder_quality --output DIR [--steps 700]
 

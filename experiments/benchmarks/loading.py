@@ -1,4 +1,4 @@
-"""What the host holds while Wan's weights are loaded, as JSON lines.
+"""Memory of the host while Wan's weights are loaded, as JSON lines.
 
     python -m experiments.benchmarks.loading [--depth 8 --devices 8]
 

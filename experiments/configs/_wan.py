@@ -1,4 +1,4 @@
-"""What the configs of Wan's transformers have in common."""
+"""The shared part of the configs of Wan's transformers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ TINY_ROW = packing.RowShape(tokens=512, text=256, segments=16)
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How a model is laid over a pod.
+    """The layout of a model over a pod.
 
     Attributes:
-      mesh: its mesh.
-      rows: of a batch, for each group of hosts that shares rows.
-      remat: what the backward pass finds saved.
+      mesh: sizes of the mesh's axes.
+      rows: rows of a batch, for each batch shard.
+      remat: remat policy.
     """
 
     mesh: sharding.MeshConfig
@@ -35,13 +35,13 @@ class Preset:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A model and what it is trained on.
+    """A model and the sizes of its training data.
 
     Attributes:
-      model: at full size.
+      model: sizes of the transformer.
       row: capacity of a row.
-      fit: limits of a clip.
-      learning_rate: the peak.
+      fit: limits of a clip's size.
+      learning_rate: peak of the schedule.
     """
 
     model: dit.DiTConfig
@@ -51,7 +51,7 @@ class Recipe:
 
 
 def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
-    """The ConfigDict of a recipe under a preset, or of its size that tests train.
+    """The ConfigDict of a recipe under a preset, or of `tiny`, which tests train.
 
     Raises:
       ValueError: no such preset, naming the nearest.
@@ -100,7 +100,7 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
 
 
 def shrink(model: dit.DiTConfig) -> dit.DiTConfig:
-    """The same form in the sizes of `tiny`, with a text encoder of its own."""
+    """The same architecture in the sizes of `tiny`, with a text encoder."""
     tiny = dit.VARIANTS["tiny"]
     sizes = {
         name: getattr(tiny, name)

@@ -1,7 +1,7 @@
-"""How well videos show what their prompts ask, read back from pixels by the judge.
+"""Agreement of videos with their prompts, read back from pixels by the judge.
 
-    accuracy   of the videos asked for an attribute, how many show it             (1)
-    chance     the same, every video held against the prompts of all others       (2)
+    accuracy   fraction of the videos that show the attribute of their prompt     (1)
+    chance     the same, every video compared to the prompts of all others        (2)
     ceiling    (1) for real renders passed through the autoencoder                (3)
 
 (2) is what a model that ignored its prompt, but drew from the same distribution, would
@@ -24,7 +24,7 @@ def accuracy(
 
     Args:
       videos: uint8 `[T, H, W, 3]`.
-      expected: what each video's prompt asks, as `bodies.prompts` gives it.
+      expected: attributes in each video's prompt (`bodies.prompts`).
 
     Returns:
       attribute to `accuracy`, `chance` and `count`.
@@ -32,9 +32,9 @@ def accuracy(
     readings = [judge.read(video) for video in videos]
     right: dict[str, list[bool]] = collections.defaultdict(list)
     lucky: dict[str, list[bool]] = collections.defaultdict(list)
-    for at, reading in enumerate(readings):
+    for index, reading in enumerate(readings):
         for other, wanted in enumerate(expected):
-            tally = right if at == other else lucky
+            tally = right if index == other else lucky
             for name, agrees in judge.agreement(reading, wanted).items():
                 tally[name].append(agrees)
     return {

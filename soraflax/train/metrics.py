@@ -1,4 +1,4 @@
-"""What a run reports, and where: the terminal, `metrics.jsonl`, TensorBoard.
+"""Metrics of a run, in the terminal, in `metrics.jsonl` and in TensorBoard.
 
 Model FLOP/s utilisation (arXiv:2204.02311, appendix B) is the floating point
 operations the mathematics needs, nothing recomputed counted twice, over what the
@@ -105,7 +105,7 @@ class Meter:
 
         Args:
           step_cost: cost of one process's rows of a batch.
-          peak: what the devices can do.
+          peak: peak FLOP/s of the devices.
           batch_shards: groups of processes with rows of their own; the costs of one
             stand for those of all.
         """

@@ -1,4 +1,4 @@
-"""Pure measures of what tasks make of a clip; videos are uint8 `[T, H, W, 3]`.
+"""Measures of a task's result against its clip; videos are uint8 `[T, H, W, 3]`.
 
 With d(a, b) the root mean square difference of two frames in levels, over all their
 pixels and channels, a clip x has the pace m(x) and a join of frames a, b the ratio
@@ -6,13 +6,13 @@ pixels and channels, a clip x has the pace m(x) and a join of frames a, b the ra
     m(x) = median over k of d(x_k, x_{k+1})                                       (1)
     ratio = d(a, b) / m(x)                                                        (2)
 
-A body's place is the centre of the largest piece that stands out from the plain
-background. With c_k and c'_k its places in two videos and D its diameter in the first,
+A body's position is the centre of the largest region that stands out from the plain
+background. With c_k and c'_k its positions in two videos and D its diameter in the
+first,
 
     position error = mean over k of |c_k - c'_k| / D                              (3)
 
-where it is not to be seen in the second, it is taken for as far off as a frame's
-diagonal is long.
+where a body that is not seen in the second counts as a frame's diagonal away.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ from scipy import ndimage, stats
 from soraflax.evaluation import metrics
 
 CONTRAST = 36.0  # levels from the background, of anything that stands out
-LEAST_AREA = 12  # pixels of a body
+MIN_AREA = 12  # pixels of a body
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
     """d of two frames, in levels."""
-    apart = first.astype(np.float32) - second.astype(np.float32)
-    return float(np.sqrt(np.mean(np.square(apart))))
+    error = first.astype(np.float32) - second.astype(np.float32)
+    return float(np.sqrt(np.mean(np.square(error))))
 
 
 def pace(video: np.ndarray) -> float:
@@ -61,47 +61,52 @@ def join_ratio(before: np.ndarray, after: np.ndarray, *, own: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Of a body in a frame: (x, y) of its centre in pixels, and its diameter."""
+class BodyPosition:
+    """A body in a frame.
+
+    Attributes:
+      centre: (x, y) of its centre in pixels.
+      diameter: diameter of a disc of its area, in pixels.
+    """
 
     centre: tuple[float, float]
     diameter: float
 
 
-def place(frame: np.ndarray) -> Place | None:
-    """Where the body is, in a frame `[H, W, 3]`; None where nothing stands out."""
+def find_body(frame: np.ndarray) -> BodyPosition | None:
+    """The body in a frame `[H, W, 3]`; None where nothing stands out."""
     pixels = frame.astype(np.float32)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    apart = np.sqrt(np.square(pixels - np.median(edge, axis=0)).sum(-1))
-    strong = max(CONTRAST, float(np.percentile(apart, 98)) / 2)
-    labels = np.zeros(apart.shape, np.int32)
-    ndimage.label(apart > strong, output=labels)
+    contrast = np.sqrt(np.square(pixels - np.median(edge, axis=0)).sum(-1))
+    threshold = max(CONTRAST, float(np.percentile(contrast, 98)) / 2)
+    labels = np.zeros(contrast.shape, np.int32)
+    ndimage.label(contrast > threshold, output=labels)
     areas = np.bincount(labels.reshape(-1))[1:]
-    if not areas.size or areas.max() < LEAST_AREA:
+    if not areas.size or areas.max() < MIN_AREA:
         return None
     y, x = np.nonzero(labels == 1 + areas.argmax())
-    return Place(
+    return BodyPosition(
         (float(x.mean()), float(y.mean())), float(2 * np.sqrt(areas.max() / np.pi))
     )
 
 
-def position_error(given: np.ndarray, made: np.ndarray) -> float:
-    """Equation (3), over the frames in which the body of `given` is to be seen.
+def position_error(given: np.ndarray, result: np.ndarray) -> float:
+    """Equation (3), over the frames in which the body of `given` is seen.
 
     Raises:
-      ValueError: it is not to be seen in any.
+      ValueError: it is seen in none.
     """
     diagonal = float(np.hypot(*given.shape[1:3]))
     errors, sizes = [], []
-    for frame, other in zip(given, made, strict=True):
-        here, there = place(frame), place(other)
-        if here is None:
+    for frame, other in zip(given, result, strict=True):
+        body, moved = find_body(frame), find_body(other)
+        if body is None:
             continue
-        sizes.append(here.diameter)
+        sizes.append(body.diameter)
         errors.append(
             diagonal
-            if there is None
-            else float(np.hypot(*np.subtract(here.centre, there.centre)))
+            if moved is None
+            else float(np.hypot(*np.subtract(body.centre, moved.centre)))
         )
     if not errors:
         raise ValueError("the given clip shows no body to compare with")

@@ -71,7 +71,7 @@ def make_job(
 
     Args:
       config: configuration of the run.
-      scratch: that of a run from scratch of the base's sizes (`check_base`).
+      scratch: configuration of a run from scratch of the base's sizes (`check_base`).
       data: the training data, with its latents found.
       base: the model that training starts from.
       trainable: the parameters that are trained (`init_params`).

@@ -20,7 +20,7 @@ class TrainedEncoder:
     """The trained autoencoder that the latents come from.
 
     Attributes:
-      directory: where it was read from.
+      directory: directory of the autoencoder.
       model: the autoencoder, its parameters on a device.
     """
 

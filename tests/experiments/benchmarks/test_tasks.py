@@ -56,17 +56,17 @@ def test_pace_is_the_median():
 
 
 def test_a_place_is_the_discs_centre_and_diameter():
-    found = measures.place(disc(20, 30, radius=9))
+    found = measures.find_body(disc(20, 30, radius=9))
     assert found is not None
     assert found.centre == pytest.approx((20, 30), abs=0.1)
     assert found.diameter == pytest.approx(18, rel=0.1)
-    assert measures.place(np.full((48, 64, 3), 236, np.uint8)) is None
+    assert measures.find_body(np.full((48, 64, 3), 236, np.uint8)) is None
 
 
 def test_a_position_error_counts_in_diameters():
     given = np.stack([disc(20, 24), disc(22, 24)])
     moved = np.stack([disc(28, 24), disc(30, 24)])
-    diameter = measures.place(given[0]).diameter  # type: ignore[union-attr]
+    diameter = measures.find_body(given[0]).diameter  # type: ignore[union-attr]
     error = measures.position_error(given, moved)
     assert error == pytest.approx(8 / diameter, rel=0.05)
     assert measures.position_error(given, given) == 0
