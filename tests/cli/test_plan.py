@@ -61,3 +61,16 @@ def test_configs_that_have_no_plan(
     status = main.main(["plan", f"--config={path}", "--topology", "v5p:4x4x4"])
     assert status == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_bare_name_is_a_shipped_config_in_any_directory(
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--topology", "v5p:4x4x4"]
+    assert main.main(["plan", "--config=wan2_1_t2v_14b:v5p-51", *words]) == 2
+    assert "did you mean 'v5p-512'" in capsys.readouterr().err
+    assert main.main(["plan", "--config=wan2_1_t2v_14", *words]) == 2
+    assert "did you mean 'wan2_1_t2v_14b'" in capsys.readouterr().err
