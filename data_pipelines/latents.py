@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines import records, sources, transforms
+from soraflax.ops import grid as grids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class LatentEncoder:
     spatial_ratio: int
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def grid(self, patch: tuple[int, int, int]) -> transforms.Grid:
-        return transforms.Grid.of(self.temporal_ratio, self.spatial_ratio, patch=patch)
+    def grid(self, patch: tuple[int, int, int]) -> grids.Grid:
+        return grids.Grid(self.temporal_ratio, self.spatial_ratio, patch=patch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +250,7 @@ class Window:
 
 def plan(
     clips: sources.Source[records.ClipRecord],
-    grid: transforms.Grid,
+    grid: grids.Grid,
     *,
     config: LatentCacheConfig,
 ) -> list[Window]:

@@ -21,43 +21,8 @@ import numpy as np
 from PIL import Image
 
 from soraflax import media
+from soraflax.ops import grid as grids
 from soraflax.ops import packing, patch
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """What the autoencoder and the patch ask of a video's size.
-
-    Attributes:
-      temporal_ratio: r, frames per latent frame after the first.
-      height: pixels per patch, the autoencoder's spatial ratio times the patch.
-      width: the same along the width.
-      temporal_patch: p, latent frames per patch.
-    """
-
-    temporal_ratio: int = 4
-    height: int = 16
-    width: int = 16
-    temporal_patch: int = 1
-
-    @classmethod
-    def of(
-        cls, temporal_ratio: int, spatial_ratio: int, *, patch: tuple[int, int, int]
-    ) -> "Grid":
-        """The grid of an autoencoder and a patch size."""
-        pt, ph, pw = patch
-        return cls(temporal_ratio, spatial_ratio * ph, spatial_ratio * pw, pt)
-
-    @property
-    def shortest(self) -> int:
-        """Frames of the shortest legal video: 1, unless a patch spans time."""
-        return 1 + self.temporal_ratio * (self.temporal_patch - 1)
-
-    def frames_below(self, frames: int) -> int:
-        """The most legal frames not above `frames`; `shortest` if none is."""
-        step = self.temporal_ratio * self.temporal_patch
-        over = max(0, frames - self.shortest)
-        return self.shortest + over // step * step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +95,13 @@ class Fit:
 
 
 def plan_fit(
-    frames: int, height: int, *, width: int, fps: float, grid: Grid, config: FitConfig
+    frames: int,
+    height: int,
+    *,
+    width: int,
+    fps: float,
+    grid: grids.Grid,
+    config: FitConfig,
 ) -> Fit:
     """The legal size nearest to a clip's own, within the limits. Never refuses.
 
@@ -141,29 +112,30 @@ def plan_fit(
         raise ValueError(
             f"a clip of {frames} frames of {width}x{height} at {fps} frames/s is empty"
         )
-    if config.max_tokens < 1 or config.max_frames < grid.shortest:
+    if config.max_tokens < 1 or config.max_frames < grid.min_frames:
         raise ValueError(
             f"limits of {config.max_tokens} tokens and {config.max_frames} frames "
-            f"admit no clip: use at least 1 token and {grid.shortest} frames"
+            f"admit no clip: use at least 1 token and {grid.min_frames} frames"
         )
+    rows, columns = grid.patch_sides
     stride = frame_stride(fps, config.fps)
     kept = grid.frames_below(min(-(-frames // stride), config.max_frames))
     sides = _fit_sides(height, width, grid=grid, limit=config.max_tokens, config=config)
-    floor = min(config.min_side, sides[0] * grid.height, sides[1] * grid.width)
+    floor = min(config.min_side, sides[0] * rows, sides[1] * columns)
     while True:
-        t = (1 + (kept - 1) // grid.temporal_ratio) // grid.temporal_patch
+        t = (1 + (kept - 1) // grid.temporal_ratio) // grid.patch[0]
         limit = config.max_tokens // t
         h, w = _fit_sides(height, width, grid=grid, limit=limit, config=config)
-        short = min(h * grid.height, w * grid.width)
-        if kept == grid.shortest or (limit >= 1 and short >= floor):
+        short = min(h * rows, w * columns)
+        if kept == grid.min_frames or (limit >= 1 and short >= floor):
             break
         kept = grid.frames_below(kept - 1)
     return Fit(
         native=(frames, height, width),
         native_fps=fps,
         frames=kept,
-        height=h * grid.height,
-        width=w * grid.width,
+        height=h * rows,
+        width=w * columns,
         stride=stride,
         fps=fps / stride,
         grid=(t, h, w),
@@ -176,13 +148,14 @@ def frame_stride(fps: float, target: float) -> int:
 
 
 def _fit_sides(
-    height: int, width: int, *, grid: Grid, limit: int, config: FitConfig
+    height: int, width: int, *, grid: grids.Grid, limit: int, config: FitConfig
 ) -> tuple[int, int]:
     """Patches along height and width: at most `limit`, nearest to the aspect ratio."""
-    side = config.max_side or max(height, width) + max(grid.height, grid.width)
+    rows, columns = grid.patch_sides
+    side = config.max_side or max(height, width) + max(rows, columns)
     scale = min(1.0, side / max(height, width))
-    h, w = height * scale / grid.height, width * scale / grid.width
-    most = max(1, side // grid.height), max(1, side // grid.width)
+    h, w = height * scale / rows, width * scale / columns
+    most = max(1, side // rows), max(1, side // columns)
     shape = min(max(1, round(h)), most[0]), min(max(1, round(w)), most[1])
     if shape[0] * shape[1] <= limit:
         return shape

@@ -84,7 +84,7 @@ class DemoConfig:
 class Sample:
     """One prompt, what it asks for, and the video made from it."""
 
-    prompt: generator.Prompt
+    job: generator.Job
     expected: dict[str, Any]
     video: np.ndarray
     path: pathlib.Path
@@ -124,8 +124,7 @@ def make_demo(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
         "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
         "checkpoint": str(output / "video"),
         "videos": [
-            {"path": str(sample.path), "prompt": sample.prompt.text}
-            for sample in samples
+            {"path": str(sample.path), "prompt": sample.job.text} for sample in samples
         ],
         "settings": dataclasses.asdict(config),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
@@ -192,9 +191,9 @@ def generate(
             HELD_OUT_SEED + 1, config.images, config=unseen, images=True
         )
     ]
-    prompts = [
-        generator.Prompt(
-            text=text,
+    jobs = [
+        model.prompt(
+            text,
             size=world.sizes[index % len(world.sizes)],
             frames=frames,
             seed=config.seed + index,
@@ -208,16 +207,16 @@ def generate(
             bar.total = total
             bar.update(done - bar.n)
 
-        videos = model(prompts, sampling, progress=progress)
+        videos = model(jobs, sampling, progress=progress)
     folder.mkdir(exist_ok=True)
     samples = []
-    for index, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
-        slug = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower())[:60].strip("-")
-        suffix = ".png" if prompt.frames == 1 else ".mp4"
+    for index, (job, video) in enumerate(zip(jobs, videos, strict=True)):
+        slug = re.sub(r"[^a-z0-9]+", "-", job.text.lower())[:60].strip("-")
+        suffix = ".png" if len(video) == 1 else ".mp4"
         path = folder / f"{index:03d}-{slug}{suffix}"
-        details = {"prompt": prompt.text, "seed": prompt.seed}
-        media.write_video(path, video, fps=model.frame_rate(prompt), metadata=details)
-        samples.append(Sample(prompt, requests[index][1], video, path))
+        details = {"prompt": job.text, "seed": job.seed}
+        media.write_video(path, video, fps=job.conditioning.fps, metadata=details)
+        samples.append(Sample(job, asked[index][1], video, path))
     return samples
 
 
@@ -230,7 +229,7 @@ def judge(
     """Scores of the clips (`judge`) and of the still images (`judge_images`)."""
     scores = {}
     for name, frames in (("judge", FRAMES), ("judge_images", 1)):
-        chosen = [s for s in samples if s.prompt.frames == frames]
+        chosen = [s for s in samples if len(s.video) == frames]
         shown = scoring.accuracy(
             [s.video for s in chosen], [s.expected for s in chosen]
         )
@@ -276,13 +275,13 @@ def packing_efficiency(run: pathlib.Path) -> float:
 
 def draw(output: pathlib.Path, samples: Sequence[Sample]) -> None:
     """The contact sheet and the loss curves."""
-    clips = [s for s in samples if s.prompt.frames > 1][:SHEET_VIDEOS]
-    images = [s for s in samples if s.prompt.frames == 1][:SHEET_IMAGES]
+    clips = [s for s in samples if len(s.video) > 1][:SHEET_VIDEOS]
+    images = [s for s in samples if len(s.video) == 1][:SHEET_IMAGES]
     shown = clips + images
     figures.contact_sheet(
         output / "contact_sheet.png",
         [s.video for s in shown],
-        labels=[s.prompt.text for s in shown],
+        labels=[s.job.text for s in shown],
     )
     runs = {name: output / name / "metrics.jsonl" for name in ("autoencoder", "video")}
     figures.loss_curves(output / "loss_curves.png", runs)

@@ -37,6 +37,7 @@ from experiments.stages.autoencoder import config as stage_config
 from soraflax.cli import parser as cli
 from soraflax.evaluation import fidelity, frechet, latent_statistics, metrics
 from soraflax.nn import autoencoder, perceptual
+from soraflax.ops import grid as grids
 from soraflax.pretrained import models
 from soraflax.train import reconstruction
 from soraflax.weights import lpips
@@ -171,9 +172,7 @@ def _batches(
     clips: Any, model: autoencoder.AutoencoderConfig, *, config: ReportConfig
 ) -> Iterator[tuple[list[windows_lib.Window], np.ndarray]]:
     """Windows, and uint8 videos `[B, T, H, W, 3]` filled up to the batch size."""
-    grid = transforms.Grid.of(
-        model.temporal_ratio, model.spatial_ratio, patch=(1, 2, 2)
-    )
+    grid = grids.Grid(model.temporal_ratio, model.spatial_ratio, patch=(1, 2, 2))
     cache = windows_lib.LatentCacheConfig(fit=config.fit)
     windows = windows_lib.plan(clips[: config.clips], grid, config=cache)
     batches = windows_lib.fitted_batches(clips, windows, batch=config.batch)

@@ -84,8 +84,8 @@ def families(
     """Both families, sampled in one call."""
     grid, fps = model.grid, model.model.config.reference_fps
     still = clip("still", seed)
-    step = grid.group
-    first, last = grid.frames(grid.patch[0]), step
+    step = grid.frame_step
+    first, last = grid.min_frames, step
     more = FRAMES - first
     before = FRAMES - last
     heads = tasks.extend(
@@ -113,7 +113,7 @@ def families(
         for given in (tails, heads)
         for index, text in enumerate(texts)
     ]
-    videos = model.complete(jobs, sampling)
+    videos = model(jobs, sampling)
     return [
         Family(
             "three openings, one ending",

@@ -109,8 +109,8 @@ def memorise(
     video_stage.run(values, output / "video")
     model = generator.Generator.load(output / "video")
     records = list(latents.open_latents(output / "video" / "latents"))
-    prompts = [prompt(model, record) for record in records]
-    generated = model(prompts, generator.SamplingConfig(steps=30, guidance=1.0))
+    jobs = [prompt(model, record) for record in records]
+    generated = model(jobs, generator.SamplingConfig(steps=30, guidance=1.0))
     decoded = model.decode([record.latent.astype(np.float32) for record in records])
     pairs = [video for both in zip(decoded, generated, strict=True) for video in both]
     names = [n for r in records for n in (f"{r.id}: latent", f"{r.id}: generated")]
@@ -134,13 +134,11 @@ def config(dataset: pathlib.Path, encoder: pathlib.Path, *, steps: int) -> Any:
     return values
 
 
-def prompt(
-    model: generator.Generator, record: latents.LatentRecord
-) -> generator.Prompt:
-    """The prompt whose answer should be this record: its caption, size and rate."""
+def prompt(model: generator.Generator, record: latents.LatentRecord) -> generator.Job:
+    """The job whose video should be this record: its caption, size and rate."""
     t, h, w, _ = record.latent.shape
     frames, height, width = model.model.autoencoder.config.video_shape(t, h, w)
-    return generator.Prompt(
+    return model.prompt(
         record.captions["detailed"],
         size=(width, height),
         frames=frames,

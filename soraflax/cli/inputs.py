@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from soraflax import media
-from soraflax.generation import canvas
-from soraflax.ops import patch
+from soraflax.ops import grid as grids
 
 Rule = Literal["refuse", "resize"]
 _LUMA = np.array([299, 587, 114], np.int32)  # thousandths, of ITU-R BT.601
@@ -101,7 +100,7 @@ def read_mask(
     return mask
 
 
-def nearest_size(grid: canvas.Grid, width: int, height: int) -> tuple[int, int]:
+def nearest_size(grid: grids.Grid, width: int, height: int) -> tuple[int, int]:
     """The width and height on a model's grid that are nearest to these, in pixels."""
     across, down = _steps(grid)
     return _nearest(width, across), _nearest(height, down)
@@ -109,7 +108,7 @@ def nearest_size(grid: canvas.Grid, width: int, height: int) -> tuple[int, int]:
 
 def fit_image(
     image: UInt8[np.ndarray, "height width 3"],
-    grid: canvas.Grid,
+    grid: grids.Grid,
     *,
     size: tuple[int, int] | None = None,
     name: str = "image",
@@ -131,7 +130,7 @@ def fit_image(
     height, width = image.shape[:2]
     if size is not None:
         for side, step, way in zip(size, _steps(grid), ("wide", "high"), strict=True):
-            patch.check_size(side, step, first=step, unit=f"pixels {way}")
+            grids.check_size(side, step, first=step, unit=f"pixels {way}")
     goal = size or nearest_size(grid, width, height)
     if goal == (width, height):
         return image, None
@@ -140,7 +139,7 @@ def fit_image(
 
 def fit_clip(
     clip: media.Video,
-    grid: canvas.Grid,
+    grid: grids.Grid,
     *,
     rule: Rule = "refuse",
     name: str = "clip",
@@ -200,7 +199,7 @@ def resize_mask(
     return resize(np.repeat(pixels, 3, axis=-1), size)[..., 0] >= _WHITE
 
 
-def _steps(grid: canvas.Grid) -> tuple[int, int]:
+def _steps(grid: grids.Grid) -> tuple[int, int]:
     """Pixels between two legal widths, and between two legal heights."""
     _, down, across = grid.patch
     return grid.spatial_ratio * across, grid.spatial_ratio * down
@@ -208,7 +207,7 @@ def _steps(grid: canvas.Grid) -> tuple[int, int]:
 
 def _nearest(side: int, step: int) -> int:
     """The nearest multiple of `step`, and at least it; the smaller of two."""
-    legal = patch.nearest_sizes(side, step, first=step)
+    legal = grids.nearest_sizes(side, step, first=step)
     return min(legal, key=lambda near: (abs(near - side), near))
 
 

@@ -9,13 +9,12 @@ from typing import Any
 from soraflax import media
 from soraflax.cli import inputs, options
 from soraflax.generation import (
-    canvas,
     conditioning,
     generator,
-    prepending,
     prompts,
     tasks,
 )
+from soraflax.ops import grid as grids
 
 NEED_PROMPT = ("generate", "image", "edit")
 
@@ -30,8 +29,6 @@ class Asked:
       inputs: files, by the role each has.
       notes: what was changed about the input, a line each.
       positional: names of the arguments that stand without a flag.
-      pieces: frames of further pieces before the result (`generation.prepending`).
-      context: frames that each of those is shown.
       extra: of the task, for the record.
     """
 
@@ -40,8 +37,6 @@ class Asked:
     inputs: Mapping[str, pathlib.Path]
     notes: Sequence[str]
     positional: Sequence[str]
-    pieces: Sequence[int] = ()
-    context: int = 0
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -51,7 +46,7 @@ class Task:
 
     Attributes:
       given: see `generation.conditioning`.
-      inputs, positional, pieces, context, extra: as of `Asked`.
+      inputs, positional, extra: as of `Asked`.
       notes: what was done to the input.
     """
 
@@ -59,8 +54,6 @@ class Task:
     inputs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     positional: Sequence[str] = ("clip", "prompt")
     notes: Sequence[str] = ()
-    pieces: Sequence[int] = ()
-    context: int = 0
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -94,12 +87,10 @@ def read(args: argparse.Namespace, model: generator.Generator) -> Asked:
     )
     return Asked(
         job,
-        frames=task.given.length + sum(task.pieces),
+        frames=task.given.length,
         inputs=task.inputs,
         notes=[*task.notes, *notes],
         positional=task.positional,
-        pieces=task.pieces,
-        context=task.context,
         extra=task.extra,
     )
 
@@ -141,21 +132,19 @@ def _extend(args: argparse.Namespace, model: generator.Generator) -> Task:
     clip, notes = _clip(args, model, path=args.clip)
     context, new = _contexts(model)[args.direction]
     how: dict[str, Any] = {"direction": args.direction, "fps": clip.fps}
-    pieces: list[int] = []
     if args.direction == "forward":
         new = _new(args, clip.fps, default=new, grid=model.grid)
     else:
         _check_enough(clip, model.grid, path=args.clip)
         how["strength"] = args.strength
-        new, *pieces = _new_before(args, clip.fps, piece=new, grid=model.grid)
+        how["longest_piece"] = new
+        new = _new_before(args, clip.fps, piece=new, grid=model.grid)
     context = _context(args, context, clip=clip)
     more = tasks.extend(model.grid, clip.frames, frames=new, context=context, **how)
     return Task(
         more,
         {"clip": args.clip},
         notes=notes,
-        pieces=pieces,
-        context=context,
         extra={"direction": args.direction, "context": context}
         | {k: v for k, v in how.items() if k == "strength"},
     )
@@ -199,7 +188,7 @@ def _connect(args: argparse.Namespace, model: generator.Generator) -> Task:
     joined = tasks.connect(
         model.grid,
         first.frames,
-        second.frames,
+        second=second.frames,
         frames=_new(args, first.fps, default=new, grid=model.grid),
         context=context,
         fps=first.fps,
@@ -233,7 +222,7 @@ def _inpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
 def _outpaint(args: argparse.Namespace, model: generator.Generator) -> Task:
     clip = _read(args, model, path=args.clip)
     larger = tasks.outpaint(model.grid, clip.frames, size=args.size, fps=clip.fps)
-    rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
+    rows, columns = (larger.keep_mask[0].any(axis=axis) for axis in (1, 0))
     size, inner = _size(clip), (int(columns.sum()), int(rows.sum()))
     notes = [] if inner == size else [inputs.resized(str(args.clip), size, after=inner)]
     return Task(larger, {"clip": args.clip}, notes=notes)
@@ -275,7 +264,7 @@ def _read(
     args: argparse.Namespace, model: generator.Generator, *, path: pathlib.Path
 ) -> media.Video:
     """A clip at the rate asked for, else its own; that of an image is the model's."""
-    clip = inputs.read_clip(path, max_frames=canvas.MAX_FRAMES)
+    clip = inputs.read_clip(path, max_frames=grids.MAX_FRAMES)
     still = model.model.config.reference_fps if len(clip.frames) == 1 else clip.fps
     return media.Video(clip.frames, args.fps or still)
 
@@ -306,21 +295,21 @@ def _size(clip: media.Video) -> tuple[int, int]:
     return clip.frames.shape[2], clip.frames.shape[1]
 
 
-def _check_size(grid: canvas.Grid, size: tuple[int, int]) -> None:
+def _check_size(grid: grids.Grid, size: tuple[int, int]) -> None:
     """Refuse a size off the grid or too large before anything is enlarged to it."""
-    grid.latent_shape(grid.frames(grid.patch[0]), size[1], size[0])
+    grid.latent_shape(grid.min_frames, size[1], size[0])
 
 
-def _check_enough(clip: media.Video, grid: canvas.Grid, *, path: pathlib.Path) -> None:
+def _check_enough(clip: media.Video, grid: grids.Grid, *, path: pathlib.Path) -> None:
     """Refuse a clip too short for anything to be made before it.
 
     Raises:
       ValueError: with how many frames it needs.
     """
-    if len(clip.frames) < grid.group:
+    if len(clip.frames) < grid.frame_step:
         count = len(clip.frames)
         raise ValueError(
-            f"{path}: {count} frame{'s' * (count > 1)}: give {grid.group} or more"
+            f"{path}: {count} frame{'s' * (count > 1)}: give {grid.frame_step} or more"
         )
 
 
@@ -332,7 +321,7 @@ def _length(args: argparse.Namespace, model: generator.Generator, *, fps: float)
 
 
 def _new(
-    args: argparse.Namespace, fps: float, *, default: int, grid: canvas.Grid
+    args: argparse.Namespace, fps: float, *, default: int, grid: grids.Grid
 ) -> int:
     """How many frames are to be made between or after what is given.
 
@@ -341,15 +330,15 @@ def _new(
     """
     frames = args.frames or default
     if args.seconds is not None:
-        wanted = canvas.wanted_frames(args.seconds, fps)
-        frames = max(1, round(wanted / grid.group)) * grid.group
-    _check_few(frames, canvas.MAX_FRAMES // grid.group * grid.group)
+        wanted = grids.wanted_frames(args.seconds, fps)
+        frames = max(1, round(wanted / grid.frame_step)) * grid.frame_step
+    _check_few(frames, grids.MAX_FRAMES // grid.frame_step * grid.frame_step)
     return frames
 
 
 def _new_before(
-    args: argparse.Namespace, fps: float, *, piece: int, grid: canvas.Grid
-) -> list[int]:
+    args: argparse.Namespace, fps: float, *, piece: int, grid: grids.Grid
+) -> int:
     """The same before what is given, in pieces of so many at most.
 
     Raises:
@@ -357,10 +346,10 @@ def _new_before(
     """
     frames = args.frames or piece
     if args.seconds is not None:
-        wanted = canvas.wanted_frames(args.seconds, fps)
-        frames = prepending.nearest(grid, wanted, most=piece)
-    _check_few(frames, canvas.MAX_FRAMES // piece * piece)
-    return prepending.pieces(grid, frames, most=piece)
+        wanted = grids.wanted_frames(args.seconds, fps)
+        frames = tasks.nearest_pieces(grid, wanted, longest=piece)
+    _check_few(frames, grids.MAX_FRAMES // piece * piece)
+    return frames
 
 
 def _check_few(frames: int, most: int) -> None:

@@ -17,7 +17,7 @@ import tqdm
 from soraflax.autoencoding import previews
 from soraflax.cli import devices, outputs, requests
 from soraflax.diffusion import samplers
-from soraflax.generation import caching, generator, prepending, provenance
+from soraflax.generation import caching, generator, provenance
 
 Model = generator.Generator
 # Videos, and bytes of them, that are held in memory together.
@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> None:
             outputs.check(
                 path,
                 frames=asked.frames,
-                fps=job.given.fps,
-                size=job.given.size,
+                fps=job.conditioning.fps,
+                size=job.conditioning.size,
                 inputs=asked.inputs.values(),
             )
-            model.check_job(job, config)
+            model.check(job, config)
         outputs.tell(args.command, asked.notes)
         records = [
             provenance.record(_made(args, asked, job=job, config=config), model.model)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         written: list[pathlib.Path] = []
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
-            fps = jobs[number].given.fps
+            fps = jobs[number].conditioning.fps
             outputs.write(paths[number], frames, fps=fps, record=records[number])
             written.append(paths[number])
             print(paths[number], flush=True)
@@ -116,9 +116,9 @@ def _made(
         prompt=job.text,
         negative=job.negative,
         seed=job.seed,
-        size=job.given.size,
+        size=job.conditioning.size,
         frames=asked.frames,
-        fps=job.given.fps,
+        fps=job.conditioning.fps,
         sampling=config,
         inputs=asked.inputs,
         command=outputs.repeating(args, positional=asked.positional, seed=job.seed),
@@ -138,27 +138,16 @@ def _make(
 ) -> None:
     """Short videos are sampled together; long ones one by one, as they are written."""
     paths = outputs.places(args.out, len(jobs))
-    rate = jobs[0].given.fps / model.grid.temporal_ratio
-    at_once = 1 if asked.pieces else _at_once(model, jobs[0], config=config)
+    rate = jobs[0].conditioning.fps / model.grid.temporal_ratio
+    at_once = _at_once(model, jobs[0], config=config)
     for start in range(0, len(jobs), at_once):
         now = range(start, min(start + at_once, len(jobs)))
         beside = [paths[number] for number in now] if args.preview else []
-        with Watch(model, beside, fps=rate, parts=1 + len(asked.pieces)) as watch:
-            if model.window_count(jobs[start], config) > 1 and not asked.pieces:
+        with Watch(model, beside, fps=rate) as watch:
+            if model.window_count(jobs[start], config) > 1:
                 write(start, model.frames(jobs[start], config, **watch.callbacks))
                 continue
-            videos = model.complete([jobs[i] for i in now], config, **watch.callbacks)
-            if asked.pieces:
-                longer = prepending.prepend(
-                    model,
-                    jobs[start],
-                    video=videos[0],
-                    sizes=asked.pieces,
-                    context=asked.context,
-                    config=config,
-                    **watch.callbacks,
-                )
-                videos = [longer]
+            videos = model([jobs[i] for i in now], config, **watch.callbacks)
             for number, video in zip(now, videos, strict=True):
                 write(number, video)
 
@@ -168,9 +157,12 @@ def _at_once(model: Model, job: generator.Job, *, config: Any) -> int:
     others.
     """
     tiled = config.windows is not None and config.windows.tile is not None
-    if tiled or model.window_count(job, config) > 1:
+    pieces = job.conditioning.prepend
+    if tiled or pieces or model.window_count(job, config) > 1:
         return 1
-    return max(1, min(MOST_AT_ONCE, MOST_BYTES // (3 * math.prod(job.given.shape))))
+    return max(
+        1, min(MOST_AT_ONCE, MOST_BYTES // (3 * math.prod(job.conditioning.shape)))
+    )
 
 
 class Watch:
@@ -182,7 +174,6 @@ class Watch:
         paths: Sequence[pathlib.Path],
         *,
         fps: float,
-        parts: int = 1,
     ) -> None:
         """Nothing is shown yet.
 
@@ -190,11 +181,9 @@ class Watch:
           model: that samples.
           paths: of results that have previews.
           fps: of previews.
-          parts: how often its steps are counted from the start.
         """
         # Where no one looks on, standard error is for what went wrong.
         self._bar = tqdm.tqdm(desc="sampling", unit="step", leave=False, disable=None)
-        self._left, self._before, self._now = parts, 0, (0, 0)
         show = previews.Projection.fit(model.model.autoencoder) if paths else None
         self._writers = [outputs.PreviewWriter(p, show, fps=fps) for p in paths if show]
 
@@ -211,23 +200,19 @@ class Watch:
             raise KeyboardInterrupt(f"the last {are} {', '.join(left)}") from None
 
     def _step(self, done: int, total: int) -> None:
-        if done < self._now[0]:
-            self._before += self._now[1]
-            self._left -= 1
-        self._now = (done, total)
-        self._bar.total = self._before + self._left * total
-        self._bar.update(self._before + done - self._bar.n)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
 
     @property
     def callbacks(self) -> dict[str, Any]:
-        """`progress` and `preview` of a generator."""
+        """`progress` and `callback` of a generator."""
         return {
             "progress": self._step,
-            "preview": self._show if self._writers else None,
+            "callback": self._show if self._writers else None,
         }
 
-    def _show(self, latents: Callable[[], list[np.ndarray]]) -> None:
+    def _show(self, step: generator.Step) -> None:
         if not any(writer.due for writer in self._writers):
             return
-        for writer, latent in zip(self._writers, latents(), strict=True):
+        for writer, latent in zip(self._writers, step.latents(), strict=True):
             writer(latent)

@@ -32,21 +32,22 @@ class StepCacheConfig:
     """Which steps are skipped.
 
     Attributes:
-      threshold: most of the sum of (1) since the last computed step.
-      most: steps skipped in a row, at most.
-      ends: steps at the start and at the end that are always computed.
+      threshold: greatest sum of (1) since the last computed step.
+      max_consecutive_skips: steps skipped in a row, at most.
+      warmup_steps: steps at the start, and at the end, that are always computed.
     """
 
     threshold: float = 0.4
-    most: int = 2
-    ends: int = 2
+    max_consecutive_skips: int = 2
+    warmup_steps: int = 2
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0:
             raise ValueError(f"cache threshold {self.threshold}: use 0 or more")
-        if self.most < 1 or self.ends < 1:
+        if self.max_consecutive_skips < 1 or self.warmup_steps < 1:
             raise ValueError(
-                f"cache most {self.most}, ends {self.ends}: use 1 step or more"
+                f"cache of {self.max_consecutive_skips} consecutive skips, "
+                f"{self.warmup_steps} warm-up steps: use 1 step or more"
             )
 
 
@@ -55,14 +56,15 @@ def skipped(changes: Sequence[float], config: StepCacheConfig) -> list[bool]:
 
     Args:
       changes: d_k of equation (1); that of the first step does not matter.
-      config: how many may be.
+      config: limits of what is skipped.
     """
     steps, total, run = len(changes), 0.0, 0
     choice = []
     for step, change in enumerate(changes):
         total += float(change)
-        inside = config.ends <= step < steps - config.ends
-        skip = inside and total <= config.threshold and run < config.most
+        inside = config.warmup_steps <= step < steps - config.warmup_steps
+        few = run < config.max_consecutive_skips
+        skip = inside and total <= config.threshold and few
         total, run = (total, run + 1) if skip else (0.0, 0)
         choice.append(skip)
     return choice

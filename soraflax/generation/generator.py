@@ -1,115 +1,71 @@
-"""Prompts and given pixels in, videos out.
+"""Jobs in, videos out.
 
-Requests of any sizes and durations become segments of packed rows and are denoised
-together (`generation.sampling`), long ones in windows and large ones in tiles
-(`generation.windows`). Every way of prompting is a canvas: `generation.tasks` says what
-is kept, `generation.conditioning` what that means for the latent.
+    Job        given pixels, a text, a seed       `generation.tasks`, `.conditioning`
+    Canvas     a latent, and what of it is known  `generation.canvas`
+    Segment    a tile of a window of a canvas     `generation.windows`
+    Packed     segments in rows of one capacity   `generation.batching`
+    denoised   step by step                       `generation.sampling`
+    video      decoded, what was given put back   `autoencoding.decoding`
+
+Jobs of any sizes and durations share packed rows and are denoised together.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
-from soraflax.autoencoding import streaming
-from soraflax.generation import batching as rows_lib
+from soraflax.autoencoding import decoding
+from soraflax.generation import batching, conditioning, sampling, tasks
 from soraflax.generation import canvas as canvases
-from soraflax.generation import conditioning as givens
-from soraflax.generation import filling, sampling, windows
+from soraflax.generation import progress as progress_lib
+from soraflax.generation import windows as windows_lib
+from soraflax.ops import grid as grids
+from soraflax.ops import packing
 from soraflax.pretrained import models
 
-Progress = Callable[[int, int], None]
-Preview = Callable[[Callable[[], list[np.ndarray]]], None]
-Request = filling.Request
+Callback = progress_lib.Callback
+Job = conditioning.Job
+Progress = progress_lib.Progress
 SamplingConfig = sampling.SamplingConfig
-# Pixels of a frame above which the decoder takes it in tiles of this many pixels.
-MAX_DECODED, DECODED_TILE = 2**20, (512, 512)
-# Latent frames above which a video is decoded in chunks.
-MAX_CHUNK = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A video to be made from text.
-
-    Attributes:
-      text: what it shows.
-      size: width and height in pixels.
-      frames: 1 for an image.
-      fps: frames per second; None for the model's reference rate.
-      seed: 0 to 2**32 - 1.
-      negative: what it should not show; takes the empty caption's place in guidance.
-    """
-
-    text: str
-    size: tuple[int, int] = (64, 64)
-    frames: int = 17
-    fps: float | None = None
-    seed: int = 0
-    negative: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A task: given pixels, and what the rest shows.
-
-    Attributes:
-      given: from `generation.tasks`.
-      text, negative, seed: as in `Prompt`.
-      settle: strength of the second pass, where there is one
-        (`generation.conditioning`); 0 goes without.
-      task: its name, such as 'extend'; for the record.
-      notes: what was changed about the input, a line each.
-      options: of the task, JSON values, such as a strength; for the record.
-    """
-
-    given: givens.Conditioning
-    text: str = ""
-    negative: str = ""
-    seed: int = 0
-    settle: float = 0.5
-    task: str = ""
-    notes: Sequence[str] = ()
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        canvases.check_strength(self.settle)
-
-    def request(self, canvas: canvases.Canvas) -> Request:
-        """With this canvas."""
-        return Request(canvas, self.text, self.negative, self.seed)
+Step = progress_lib.Step
+Video = UInt8[np.ndarray, "T H W 3"]
+# From the seed of a piece to that of the piece before it.
+_SEED_STEP = 7919
 
 
 class Generator:
     """A trained model, ready to fill canvases.
 
+    Arguments that its methods share:
+
+      config: how to sample; None for `SamplingConfig()`.
+      progress: called with (steps done, steps in all) after every step.
+      callback: called with a `Step` after every step; where it returns True sampling
+        stops, and what is returned is what was made so far.
+
     Attributes:
       model: the transformer, its autoencoder and its vocabulary.
-      grid: which sizes it can make.
+      grid: sizes that it can make.
       denoiser: its transformer, compiled for rows.
     """
 
     def __init__(self, model: models.VideoModel) -> None:
-        config = model.config
+        transformer, encoder = model.config.transformer, model.autoencoder.config
         self.model = model
-        self.grid = canvases.Grid(
-            model.autoencoder.config.temporal_ratio,
-            model.autoencoder.config.spatial_ratio,
-            config.transformer.latent_channels,
-            config.transformer.patch,
+        self.grid = grids.Grid(
+            encoder.temporal_ratio,
+            encoder.spatial_ratio,
+            transformer.patch,
+            channels=transformer.latent_channels,
         )
         params = jax.tree.map(jnp.asarray, model.params)
         self.denoiser = sampling.Denoiser(model, params)
-        self._form = filling.Form(
-            config.transformer.patch,
-            config.statistics,
-            functools.partial(model.tokenizer.encode, max_length=config.text_length),
-            self.denoiser.block,
-        )
 
     @classmethod
     def load(cls, directory: Any) -> "Generator":
@@ -122,134 +78,93 @@ class Generator:
         return cls(models.load_video_model(directory))
 
     @property
-    def windows(self) -> windows.WindowConfig:
-        """Windows as long as the longest clips of training, half of each known.
-
-        None where that is not known, or where a model has met images only.
-        """
+    def windows(self) -> windows_lib.WindowConfig:
+        """Windows that suit the model's training: `WindowConfig.of_training`."""
         length = self.model.config.window
-        if length // self.grid.patch[0] < 2:
-            return windows.WindowConfig()
-        return windows.WindowConfig(length, length // 2)
+        return windows_lib.WindowConfig.of_training(length, self.grid.patch[0])
 
-    def frame_rate(self, prompt: Prompt) -> float:
-        """Frames per second of a prompt's video."""
-        return prompt.fps or self.model.config.reference_fps
+    def prompt(
+        self,
+        text: str,
+        *,
+        size: tuple[int, int] = (64, 64),
+        frames: int = 17,
+        fps: float | None = None,
+        seed: int = 0,
+        negative: str = "",
+    ) -> Job:
+        """The job of text alone, of which nothing is given.
 
-    def canvas(self, prompt: Prompt) -> canvases.Canvas:
-        """The empty canvas of a prompt.
+        Args:
+          text: what the video shows.
+          size: width and height in pixels.
+          frames: number of frames; 1 for an image.
+          fps: frames per second; None for the model's reference rate.
+          seed: PRNG seed of the noise, 0 to 2**32 - 1.
+          negative: what the video should not show; takes the empty caption's place in
+            guidance.
 
         Raises:
           ValueError: a size off the grid, with the nearest on it, or a bad frame rate.
         """
-        if prompt.fps is not None and not 0 < prompt.fps < float("inf"):
-            raise ValueError(f"{prompt.fps} frames per second: use a rate above 0")
-        width, height = prompt.size
-        shape = self.grid.latent_shape(prompt.frames, height, width)
-        step = self.model.config.reference_fps / self.frame_rate(prompt)
-        return canvases.Canvas.empty(
-            shape, time_step=1.0 if prompt.frames == 1 else step
+        rate = self.model.config.reference_fps if fps is None else fps
+        empty = tasks.generate(self.grid, size=size, frames=frames, fps=rate)
+        return Job(empty, text, negative, seed)
+
+    def canvas(self, job: Job) -> canvases.Canvas:
+        """The canvas of a job, its given pixels encoded.
+
+        Raises:
+          ValueError: a size off the grid, with the nearest on it.
+        """
+        canvas = conditioning.encode(
+            job.conditioning,
+            self.model.autoencoder,
+            grid=self.grid,
+            reference_fps=self.model.config.reference_fps,
+        )
+        return dataclasses.replace(
+            canvas, text=job.text, negative=job.negative, seed=job.seed
         )
 
-    def request(self, prompt: Prompt) -> Request:
-        """A prompt as an empty canvas to be filled; errors as in `canvas`."""
-        return Request(self.canvas(prompt), prompt.text, prompt.negative, prompt.seed)
-
-    def check(self, request: Request, config: SamplingConfig | None = None) -> None:
-        """Refuse what cannot be filled, before any work is done.
+    def check(self, job: Job, config: SamplingConfig | None = None) -> None:
+        """Refuse what cannot be made, before any work is done.
 
         Raises:
-          ValueError: a text too long, or a window or tile of more than
-            `canvas.MAX_TOKENS` tokens.
+          ValueError: a size off the grid, a text too long, or a window or tile of more
+            than `grid.MAX_TOKENS` tokens.
         """
-        self._begin([request], config or SamplingConfig())
-
-    def check_job(self, job: Job, config: SamplingConfig | None = None) -> None:
-        """`check` for a job, without encoding what it was given."""
-        self.check(job.request(self._blank(job)), config)
+        blank = canvases.Canvas.empty(self.grid.latent_shape(*job.conditioning.shape))
+        texts = {"text": job.text, "negative": job.negative}
+        self.schedule([dataclasses.replace(blank, **texts)], config or SamplingConfig())
 
     def window_count(self, job: Job, config: SamplingConfig | None = None) -> int:
-        """How many windows a job is made in."""
+        """How many windows the canvas of a job is made in."""
         how = (config or SamplingConfig()).windows or self.windows
-        frames = len(self._blank(job).latent)
-        return len(windows.spans(frames, how, patch=self.grid.patch[0]))
-
-    def _blank(self, job: Job) -> canvases.Canvas:
-        return canvases.Canvas.empty(self.grid.latent_shape(*job.given.shape))
+        frames = self.grid.latent_shape(*job.conditioning.shape)[0]
+        return len(windows_lib.spans(frames, how, patch=self.grid.patch[0]))
 
     def __call__(
-        self,
-        prompts: Sequence[Prompt],
-        config: SamplingConfig | None = None,
-        *,
-        progress: Progress | None = None,
-        preview: Preview | None = None,
-    ) -> list[np.ndarray]:
-        """Videos, uint8 `[T, H, W, 3]`, in the order of their prompts.
-
-        Args:
-          prompts: of any sizes; they share rows.
-          config: how to sample.
-          progress: called with (steps done, steps in all) after every step.
-          preview: called after every step with a function that gives what is made so
-            far, the noise taken off: latents, in the order of the prompts.
-
-        Raises:
-          ValueError: a size off the grid, a text too long, a seed out of range.
-        """
-        requests = [self.request(prompt) for prompt in prompts]
-        config = config or SamplingConfig()
-        latents = self.fill(requests, config, progress=progress, preview=preview)
-        return self.decode(latents, batch=config.decode)
-
-    def complete(
         self,
         jobs: Sequence[Job],
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
-        preview: Preview | None = None,
-    ) -> list[np.ndarray]:
-        """Videos of tasks, uint8 `[T, H, W, 3]`; what was given is in them unchanged.
+        callback: Callback | None = None,
+    ) -> list[Video]:
+        """Videos, uint8 `[T, H, W, 3]`; what was given is in them unchanged.
 
-        Args and errors are those of `__call__`.
+        Args:
+          jobs: of any sizes; they share rows.
+          config, progress, callback: see `Generator`.
+
+        Raises:
+          ValueError: a size off the grid, a text too long, a seed out of range.
         """
-        config = config or SamplingConfig()
-        first = [self.encode(job.given) for job in jobs]
-        pairs = enumerate(zip(jobs, first, strict=True))
-        again = [index for index, pair in pairs if self._settles(*pair)]
-        passes = 2 if again else 1
-        latest: dict[int, np.ndarray] = {}
-
-        def made(chosen: Sequence[int], canvas: Any, number: int) -> dict[int, Any]:
-            latents = self.fill(
-                [jobs[i].request(canvas[i]) for i in chosen],
-                config,
-                progress=_part_of(progress, number, passes=passes),
-                preview=_among(preview, latest, chosen=chosen),
-            )
-            latest.update(zip(chosen, latents, strict=True))
-            videos = self.decode(latents, batch=config.decode)
-            return {
-                i: jobs[i].given.paste(video)
-                for i, video in zip(chosen, videos, strict=True)
-            }
-
-        videos = made(range(len(jobs)), first, 0)
-        if again:
-            second = {
-                i: givens.refined(
-                    jobs[i].given,
-                    videos[i],
-                    model=self.model.autoencoder,
-                    grid=self.grid,
-                    first=first[i],
-                    strength=jobs[i].settle,
-                )
-                for i in again
-            }
-            videos |= made(again, second, 1)
-        return [job.given.assemble(videos[i]) for i, job in enumerate(jobs)]
+        observer = progress_lib.Observer(progress, callback)
+        return _in_pieces(
+            self, jobs, config=config or SamplingConfig(), observer=observer
+        )
 
     def frames(
         self,
@@ -257,196 +172,222 @@ class Generator:
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
-        preview: Preview | None = None,
-    ) -> Iterator[np.ndarray]:
-        """The frames that `complete` gives of one job, uint8 `[H, W, 3]`, one by one.
+        callback: Callback | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """The frames of the video of one job, one by one.
 
         They are decoded while the next window is made. Memory follows the length of a
-        video in its latents alone, unless it takes two passes.
+        video in its latents alone, unless it takes two passes or several pieces.
         """
-        watch: Any = {"progress": progress, "preview": preview}
-        given, canvas = job.given, self.encode(job.given)
-        if self._settles(job, canvas):
-            yield from self.complete([job], config, **watch)[0]
+        given, canvas = job.conditioning, self.canvas(job)
+        if given.prepend or _needs_refinement(self, job, canvas=canvas):
+            yield from self([job], config, progress=progress, callback=callback)[0]
             return
         yield from given.before if given.before is not None else ()
-        latents = self.stream([job.request(canvas)], config, **watch)
-        at = 0
-        for chunk in self.decode_stream(part for _, part in latents):
-            last = given.frames if given.used is None else given.used
+        stream = self.stream([canvas], config, progress=progress, callback=callback)
+        latents = (latent for _, latent in stream)
+        at, last = 0, given.frames if given.used is None else given.used
+        for chunk in decoding.decode_stream(self.model.autoencoder, latents):
             yield from given.paste(chunk, start=at)[: max(0, last - at)]
             at += len(chunk)
         yield from given.after if given.after is not None else ()
 
-    def _settles(self, job: Job, canvas: canvases.Canvas) -> bool:
-        """Whether a job takes a second pass."""
-        model = self.model.autoencoder
-        return bool(job.settle) and givens.needs_refinement(
-            job.given, model, grid=self.grid, first=canvas
-        )
-
-    def encode(self, given: givens.Conditioning) -> canvases.Canvas:
-        """The canvas of given pixels.
-
-        Raises:
-          ValueError: a size off the grid, with the nearest on it.
-        """
-        return givens.encode(
-            given,
-            self.model.autoencoder,
-            grid=self.grid,
-            reference_fps=self.model.config.reference_fps,
-        )
-
     def fill(
         self,
-        requests: Sequence[Request],
+        work: Sequence[canvases.Canvas],
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
-        preview: Preview | None = None,
+        callback: Callback | None = None,
     ) -> list[np.ndarray]:
-        """Filled latents `[t, h, w, z]`, in the order of the requests.
-
-        Args and errors are those of `__call__`.
-        """
-        parts: list[list[np.ndarray]] = [[] for _ in requests]
-        for index, part in self.stream(
-            requests, config, progress=progress, preview=preview
-        ):
-            parts[index].append(part)
-        return [np.concatenate(part) for part in parts]
+        """Filled latents `[t, h, w, z]` of canvases; errors as of `__call__`."""
+        config = config or SamplingConfig()
+        scheduler = self.schedule(work, config)
+        observer = progress_lib.Observer(progress, callback)
+        for _ in _windows(self.denoiser, scheduler, config=config, observer=observer):
+            pass
+        return scheduler.latents
 
     def stream(
         self,
-        requests: Sequence[Request],
+        work: Sequence[canvases.Canvas],
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
-        preview: Preview | None = None,
+        callback: Callback | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Latents as windows are finished: number of the request, its next frames.
-
-        Args and errors are those of `__call__`.
-        """
+        """Latents as windows are finished: number of a canvas, its next frames."""
         config = config or SamplingConfig()
-        work = self._begin(requests, config)
-        rounds = max((len(one.spans) for one in work), default=0)
-        done = 0
-        for number in range(rounds):
-            now = filling.Round.of(
-                work,
-                number,
-                form=self._form,
-                trained=self.model.config.row,
-                rows=config.rows,
+        scheduler = self.schedule(work, config)
+        observer = progress_lib.Observer(progress, callback)
+        for at in _windows(self.denoiser, scheduler, config=config, observer=observer):
+            yield from scheduler.finished(at)
+
+    def decode(self, latents: Sequence[np.ndarray], *, batch: int = 8) -> list[Video]:
+        """Videos of latents of any shapes: `autoencoding.decoding.decode`."""
+        return decoding.decode(self.model.autoencoder, latents, batch=batch)
+
+    def schedule(
+        self, work: Sequence[canvases.Canvas], config: SamplingConfig
+    ) -> windows_lib.WindowScheduler:
+        """Canvases in windows and tiles, checked; errors are those of `check`."""
+        length = self.model.config.text_length
+        return windows_lib.WindowScheduler(
+            work,
+            config.windows or self.windows,
+            grid=self.grid,
+            statistics=self.model.config.statistics,
+            tokenize=functools.partial(self.model.tokenizer.encode, max_length=length),
+        )
+
+
+def _in_pieces(
+    generator: Generator,
+    jobs: Sequence[Job],
+    *,
+    config: SamplingConfig,
+    observer: progress_lib.Observer,
+) -> list[Video]:
+    """Videos of jobs: all jobs, then the further pieces of those that have some."""
+    left, videos = dict(enumerate(jobs)), {}
+    latents: dict[int, np.ndarray] = {}
+    pieces = 1 + max((len(job.conditioning.prepend) for job in jobs), default=0)
+    for number in range(pieces):
+        merge = functools.partial(_merged, latents, list(left))
+        made, filled = _complete(
+            generator,
+            list(left.values()),
+            config=config,
+            observer=observer.part(number, pieces, merge=merge),
+        )
+        videos |= zip(left, made, strict=True)
+        latents = dict(enumerate(merge(filled)))
+        if observer.stopped:
+            break
+        left = {
+            index: _piece_before(generator, job, video=videos[index])
+            for index, job in left.items()
+            if job.conditioning.prepend
+        }
+    return list(videos.values())
+
+
+def _needs_refinement(
+    generator: Generator, job: Job, *, canvas: canvases.Canvas
+) -> bool:
+    """Whether a job, whose canvas this is, takes a second pass."""
+    model = generator.model.autoencoder
+    return bool(job.refine_strength) and conditioning.needs_refinement(
+        job.conditioning, model, grid=generator.grid, first=canvas
+    )
+
+
+def _complete(
+    generator: Generator,
+    jobs: Sequence[Job],
+    *,
+    config: SamplingConfig,
+    observer: progress_lib.Observer,
+) -> tuple[list[Video], list[np.ndarray]]:
+    """Videos and latents of jobs without their further pieces, in one pass or two.
+
+    The second pass (`generation.conditioning`) is over the jobs that need it.
+    """
+    first = [generator.canvas(job) for job in jobs]
+    again = [
+        index
+        for index, (job, canvas) in enumerate(zip(jobs, first, strict=True))
+        if _needs_refinement(generator, job, canvas=canvas)
+    ]
+
+    def paste(videos: Sequence[Video], indices: Sequence[int]) -> dict[int, Video]:
+        return {
+            index: jobs[index].conditioning.paste(video)
+            for index, video in zip(indices, videos, strict=True)
+        }
+
+    passes = 2 if again else 1
+    latents = generator.fill(first, config, callback=observer.part(0, passes))
+    decoded = generator.decode(latents, batch=config.decode)
+    videos = paste(decoded, range(len(jobs)))
+    if again and not observer.stopped:
+        second = [
+            conditioning.refined(
+                jobs[index].conditioning,
+                videos[index],
+                model=generator.model.autoencoder,
+                grid=generator.grid,
+                first=first[index],
+                strength=jobs[index].refine_strength,
             )
-            total = done + len(now.batches) * config.steps * (rounds - number)
-            for batch in now.batches:
-                watch = _Watch(now, batch, done, total, progress, preview)
-                tokens = self.denoiser.run(now.rows(batch), config, watch)
-                now.put(batch, tokens)
-                done += config.steps
-            for one in now.work:
-                yield one.owner, one.part(number)
-
-    def decode(self, latents: Sequence[np.ndarray], *, batch: int = 8) -> list[Any]:
-        """Videos, uint8, of latents of any shapes; those of one shape go together."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, latent in enumerate(latents):
-            groups.setdefault(latent.shape, []).append(index)
-        videos: list[Any] = [None] * len(latents)
-        for shape, members in groups.items():
-            if shape[0] > MAX_CHUNK or self._tile(shape):
-                for index in members:
-                    frames = self.decode_stream([latents[index]])
-                    videos[index] = np.concatenate(list(frames))
-                continue
-            for start in range(0, len(members), batch):
-                part = members[start : start + batch]
-                full = part + part[-1:] * (rows_lib.power_of_two(len(part)) - len(part))
-                decoded = self.model.autoencoder.decode(
-                    np.stack([latents[i] for i in full])
-                )
-                for index, video in zip(part, np.asarray(decoded), strict=False):
-                    videos[index] = video
-        return videos
-
-    def decode_stream(
-        self, latents: Sequence[np.ndarray] | Iterator[np.ndarray]
-    ) -> Iterator[np.ndarray]:
-        """uint8 `[T, H, W, 3]`, chunk by chunk, of latents that come in parts."""
-        stream = iter(latents)
-        first = next(stream)
-
-        def parts() -> Iterator[np.ndarray]:
-            yield first
-            yield from stream
-
-        config = streaming.StreamConfig(tile=self._tile(first.shape))
-        for chunk in streaming.decode(self.model.autoencoder, parts(), config=config):
-            yield np.round(np.clip((chunk + 1.0) * 127.5, 0, 255)).astype(np.uint8)
-
-    def _tile(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        pixels = shape[1] * shape[2] * self.grid.spatial_ratio**2
-        return DECODED_TILE if pixels > MAX_DECODED else None
-
-    def _begin(
-        self, requests: Sequence[Request], config: SamplingConfig
-    ) -> list[filling.Filling]:
-        """All requests, checked."""
-        how = config.windows or self.windows
-        work = []
-        for owner, request in enumerate(requests):
-            one = filling.Filling(request, owner=owner, grid=self.grid, config=how)
-            for text in (request.text, request.negative):
-                self._form.encode(text)
-            start, stop = one.spans[0]
-            part = windows.crop(
-                request.canvas.cut(start, stop), one.tiles[0], patch=self.grid.patch
-            )
-            self.grid.check_tokens(part.latent.shape)
-            work.append(one)
-        return work
+            for index in again
+        ]
+        merge = functools.partial(_merged, dict(enumerate(latents)), again)
+        refined = generator.fill(
+            second, config, callback=observer.part(1, passes, merge=merge)
+        )
+        latents = merge(refined)
+        videos |= paste(generator.decode(refined, batch=config.decode), again)
+    assembled = [job.conditioning.assemble(videos[i]) for i, job in enumerate(jobs)]
+    return assembled, latents
 
 
-@dataclasses.dataclass(frozen=True)
-class _Watch:
-    """Passes on what the denoiser reports of a batch: `denoiser.Report`."""
-
-    now: filling.Round
-    batch: filling.Batch
-    done: int
-    total: int
-    progress: Progress | None
-    preview: Preview | None
-
-    def __call__(self, step: int, estimate: Callable[[], np.ndarray]) -> None:
-        if self.progress is not None:
-            self.progress(self.done + step, self.total)
-        if self.preview is not None:
-            self.preview(lambda: self.now.put(self.batch, estimate()))
+def _merged(
+    latents: dict[int, np.ndarray], indices: Sequence[int], latest: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Latents of all jobs: those of `indices` as they are now."""
+    return list((latents | dict(zip(indices, latest, strict=True))).values())
 
 
-def _part_of(progress: Progress | None, number: int, *, passes: int) -> Progress | None:
-    """`progress` of one of several passes, as if all took as many steps."""
-    if progress is None or passes == 1:
-        return progress
-    return lambda done, total: progress(number * total + done, passes * total)
+def _piece_before(generator: Generator, job: Job, *, video: Video) -> Job:
+    """The job of the piece that comes before what is made, with noise of its own."""
+    piece = tasks.piece_before(generator.grid, job.conditioning, video=video)
+    seed = (job.seed + _SEED_STEP) % (canvases.MAX_SEED + 1)
+    return dataclasses.replace(job, conditioning=piece, seed=seed)
 
 
-def _among(
-    preview: Preview | None, latest: dict[int, np.ndarray], *, chosen: Sequence[int]
-) -> Preview | None:
-    """`preview` of a pass over some of all jobs, the others as they were made."""
-    if preview is None:
-        return None
+def _windows(
+    denoiser: sampling.Denoiser,
+    scheduler: windows_lib.WindowScheduler,
+    *,
+    config: SamplingConfig,
+    observer: progress_lib.Observer,
+) -> Iterator[int]:
+    """Denoises window by window; yields the number of each that is finished.
 
-    def show(latents: Callable[[], list[np.ndarray]]) -> None:
-        def everyone() -> list[np.ndarray]:
-            found = latest | dict(zip(chosen, latents(), strict=True))
-            return [found[index] for index in sorted(found)]
+    Ends early, with the estimates of its last step, where the observer says so.
+    """
+    done = 0
+    for window in range(scheduler.count):
+        batches, shape = batching.plan_rows(
+            scheduler.tiles(window),
+            denoiser.model.config.row,
+            block=denoiser.block,
+            max_rows=config.rows,
+        )
+        # As if all windows to come took as many batches.
+        total = done + len(batches) * config.steps * (scheduler.count - window)
+        for rows in batches:
+            write = functools.partial(_write, scheduler, rows, shape)
+            context = batching.make_context(rows, shape)
+            for state in denoiser.sample(context, config):
+                done += 1
+                estimate = functools.partial(write, state.clean[0])
+                if observer(Step(done, total, estimate)):
+                    estimate()
+                    yield window
+                    return
+            write(state.x)
+        yield window
 
-        preview(everyone)
 
-    return show
+def _write(
+    scheduler: windows_lib.WindowScheduler,
+    rows: Sequence[batching.Row],
+    shape: packing.RowShape,
+    tokens: jax.Array,
+) -> list[np.ndarray]:
+    """Hand the tokens of a batch to the scheduler; returns all latents as they are."""
+    for tile, part in batching.unpack(np.asarray(tokens), rows, shape=shape):
+        scheduler.write(tile, part)
+    return [latent.copy() for latent in scheduler.latents]

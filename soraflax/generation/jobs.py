@@ -18,14 +18,13 @@ from jaxtyping import Bool, UInt8
 
 from soraflax import media
 from soraflax.generation import (
-    canvas,
     conditioning,
     generator,
-    prepending,
     prompts,
     resizing,
     tasks,
 )
+from soraflax.ops import grid as grids
 
 DEFAULT_SIZE = (64, 64)
 DEFAULT_FRAMES = 17
@@ -171,6 +170,7 @@ def extend(
     """
     clip, notes = resizing.fit_clip(clip, model.grid, rule=fit, name=name)
     suited, frames = _suited(model)[direction]
+    longest_piece = frames
     options: dict[str, Any] = {"direction": direction}
     if direction == "forward":
         frames = _new_length(model, length, fps=clip.fps, default=frames)
@@ -180,7 +180,12 @@ def extend(
         frames = _new_length_before(model, length, fps=clip.fps, piece=frames)
     options["context"] = context or min(suited, len(clip))
     extended = tasks.extend(
-        model.grid, clip.frames, frames=frames, fps=clip.fps, **options
+        model.grid,
+        clip.frames,
+        frames=frames,
+        fps=clip.fps,
+        longest_piece=longest_piece,
+        **options,
     )
     return _job(
         model, "extend", conditioned=extended, text=text, notes=notes, options=options
@@ -334,7 +339,7 @@ def outpaint(
       ValueError: a size off the grid, or a frame that the clip fills.
     """
     larger = tasks.outpaint(model.grid, clip.frames, size=size, fps=clip.fps)
-    rows, columns = (larger.kept[0].any(axis=axis) for axis in (1, 0))
+    rows, columns = (larger.keep_mask[0].any(axis=axis) for axis in (1, 0))
     inner = (int(columns.sum()), int(rows.sum()))
     notes = [] if inner == clip.size else [resizing.note(name, clip.size, after=inner)]
     return _job(model, "outpaint", conditioned=larger, text=text, notes=notes)
@@ -356,7 +361,7 @@ def upscale(
     """
     # Refused before anything is enlarged.
     grid = model.grid
-    grid.latent_shape(grid.frames(grid.patch[0]), height=size[1], width=size[0])
+    grid.latent_shape(grid.min_frames, height=size[1], width=size[0])
     larger = tasks.upscale(
         grid, clip.frames, size=size, strength=strength, fps=clip.fps
     )
@@ -413,16 +418,16 @@ def _suited(model: generator.Generator) -> dict[str, tuple[int, int]]:
     return tasks.contexts(model.grid, model.model.config.window)
 
 
-def _check_enough(clip: media.Video, grid: canvas.Grid, *, name: str) -> None:
+def _check_enough(clip: media.Video, grid: grids.Grid, *, name: str) -> None:
     """Refuse a clip too short for anything to be made before it.
 
     Raises:
       ValueError: with how many frames it needs.
     """
-    if len(clip) < grid.group:
+    if len(clip) < grid.frame_step:
         plural = "s" * (len(clip) > 1)
         raise ValueError(
-            f"{name}: {len(clip)} frame{plural}: give {grid.group} or more"
+            f"{name}: {len(clip)} frame{plural}: give {grid.frame_step} or more"
         )
 
 
@@ -441,12 +446,12 @@ def _new_length(
     Raises:
       ValueError: more than a video may have.
     """
-    group = model.grid.group
+    group = model.grid.frame_step
     frames = length.frames or default
     if length.seconds is not None:
-        wanted = canvas.wanted_frames(length.seconds, fps)
+        wanted = grids.wanted_frames(length.seconds, fps)
         frames = max(1, round(wanted / group)) * group
-    _check_few(frames, canvas.MAX_FRAMES // group * group)
+    _check_few(frames, grids.MAX_FRAMES // group * group)
     return frames
 
 
@@ -460,9 +465,9 @@ def _new_length_before(
     """
     frames = length.frames or piece
     if length.seconds is not None:
-        wanted = canvas.wanted_frames(length.seconds, fps)
-        frames = prepending.nearest(model.grid, wanted, most=piece)
-    _check_few(frames, canvas.MAX_FRAMES // piece * piece)
+        wanted = grids.wanted_frames(length.seconds, fps)
+        frames = tasks.nearest_pieces(model.grid, wanted, longest=piece)
+    _check_few(frames, grids.MAX_FRAMES // piece * piece)
     return frames
 
 

@@ -9,18 +9,17 @@ one video (`generator`) and says in `Video.metadata` how. Several jobs are made 
 once, in shared rows, by `Model.run`.
 """
 
-import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from soraflax import media
-from soraflax.generation import canvas as grids
 from soraflax.generation import generator, jobs, provenance, tasks
+from soraflax.ops import grid as grids
 
 Path = str | os.PathLike[str]
 # What is given as a clip: a video, its file, or `[T, H, W, 3]` uint8 at the model's
@@ -29,34 +28,9 @@ Clip = media.Video | np.ndarray | Path
 Image = Any
 Input = pathlib.Path | np.ndarray
 SamplingConfig = generator.SamplingConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What a callback sees after a step of the sampler.
-
-    Attributes:
-      done: steps done so far.
-      total: steps in all.
-      latents: gives what is made so far, the noise taken off: a latent `[t, h, w, z]`
-        a job.
-    """
-
-    done: int
-    total: int
-    latents: Callable[[], list[np.ndarray]]
-
-
-Progress = Callable[[int, int], None]
-Callback = Callable[[Step], bool | None]
-
-
-class _Stopped(Exception):
-    """A callback asked to stop; carries the latents made so far."""
-
-    def __init__(self, latents: list[np.ndarray]) -> None:
-        super().__init__()
-        self.latents = latents
+Step = generator.Step
+Progress = generator.Progress
+Callback = generator.Callback
 
 
 class Model:
@@ -435,19 +409,8 @@ class Model:
           progress, callback: see `Model`.
         """
         config = config or SamplingConfig()
-        watch = _Watch(progress, callback)
-        try:
-            with watch:
-                frames = self.generator.complete(
-                    batch, config, progress=watch.step, preview=watch.preview
-                )
-        except _Stopped as stop:
-            decoded = self.generator.decode(stop.latents, batch=config.decode)
-            pasted = (
-                job.given.assemble(job.given.paste(video))
-                for job, video in zip(batch, decoded, strict=True)
-            )
-            frames = list(pasted)
+        with _Bar(progress) as bar:
+            frames = self.generator(batch, config, progress=bar.step, callback=callback)
         return [
             self._video(job, made, config=config, inputs=inputs or {})
             for job, made in zip(batch, frames, strict=True)
@@ -474,14 +437,14 @@ class Model:
             seed=job.seed,
             size=(frames.shape[2], frames.shape[1]),
             frames=len(frames),
-            fps=job.given.fps,
+            fps=job.conditioning.fps,
             sampling=config,
             inputs=inputs,
             notes=job.notes,
             options=job.options,
         )
         record = provenance.record(made, self.generator.model)
-        return media.Video(frames, job.given.fps, record)
+        return media.Video(frames, job.conditioning.fps, record)
 
     def _clip(self, clip: Clip) -> media.Video:
         """A clip as a video; an array, or an image, has the model's reference rate."""
@@ -493,13 +456,12 @@ class Model:
         return media.Video(video.frames, self.fps) if len(video) == 1 else video
 
 
-class _Watch:
-    """A bar over the steps of the sampler, and the user's callback after each."""
+class _Bar:
+    """A bar over the steps of the sampler, or the user's own count of them."""
 
-    def __init__(self, progress: bool | Progress, callback: Callback | None) -> None:
+    def __init__(self, progress: bool | Progress) -> None:
         self._bar: Any = None
         self._progress = progress if callable(progress) else None
-        self._callback, self._count = callback, (0, 0)
         if progress is True:
             from tqdm import auto
 
@@ -512,7 +474,7 @@ class _Watch:
                 disable=False if notebook else None,
             )
 
-    def __enter__(self) -> "_Watch":
+    def __enter__(self) -> "_Bar":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -521,22 +483,11 @@ class _Watch:
 
     def step(self, done: int, total: int) -> None:
         """`progress` of a generator."""
-        self._count = (done, total)
         if self._progress is not None:
             self._progress(done, total)
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
-
-    @property
-    def preview(self) -> generator.Preview | None:
-        """`preview` of a generator, called after `step`."""
-        return None if self._callback is None else self._call
-
-    def _call(self, latents: Callable[[], list[np.ndarray]]) -> None:
-        assert self._callback is not None
-        if self._callback(Step(*self._count, latents)):
-            raise _Stopped(latents())
 
 
 def _image(image: Image) -> np.ndarray:

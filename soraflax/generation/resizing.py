@@ -6,27 +6,26 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from soraflax import media
-from soraflax.generation import canvas
-from soraflax.ops import patch
+from soraflax.ops import grid as grids
 
 Rule = Literal["refuse", "resize"]
 # A mask's pixel is white from this luma on.
 WHITE = 128
 
 
-def nearest_size(grid: canvas.Grid, size: tuple[int, int]) -> tuple[int, int]:
+def nearest_size(grid: grids.Grid, size: tuple[int, int]) -> tuple[int, int]:
     """The width and height on a model's grid nearest to `size`, in pixels."""
     width, height = (
         # The smaller of two that are equally near.
-        min(patch.nearest_sizes(side, step, first=step), key=lambda n: abs(n - side))
-        for side, step in zip(size, grid.cell[::-1], strict=True)
+        min(grids.nearest_sizes(side, step, first=step), key=lambda n: abs(n - side))
+        for side, step in zip(size, grid.patch_sides[::-1], strict=True)
     )
     return width, height
 
 
 def fit_image(
     image: UInt8[np.ndarray, "height width 3"],
-    grid: canvas.Grid,
+    grid: grids.Grid,
     *,
     size: tuple[int, int] | None = None,
     name: str = "image",
@@ -48,9 +47,9 @@ def fit_image(
     width, height = image.shape[1], image.shape[0]
     if size is not None:
         for side, step, way in zip(
-            size, grid.cell[::-1], ("wide", "high"), strict=True
+            size, grid.patch_sides[::-1], ("wide", "high"), strict=True
         ):
-            patch.check_size(side, step, first=step, unit=f"pixels {way}")
+            grids.check_size(side, step, first=step, unit=f"pixels {way}")
     target = size or nearest_size(grid, (width, height))
     if target == (width, height):
         return image, []
@@ -59,7 +58,7 @@ def fit_image(
 
 def fit_clip(
     clip: media.Video,
-    grid: canvas.Grid,
+    grid: grids.Grid,
     *,
     rule: Rule = "refuse",
     size: tuple[int, int] | None = None,

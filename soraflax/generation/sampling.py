@@ -2,35 +2,39 @@
 
 All three functions are compiled for a row of a certain capacity:
 
-    encode    texts to features, attention plans                 once per set of rows
+    encode    texts to features, attention plans                 once per batch of rows
     start     x = alpha clean + sigma noise at the first level                    (1)
-    advance   one step of the sampler                            once per level
+    step      one step of the sampler (`diffusion.solver.step`)  once per level
+
+    SamplingContext   what all steps of a batch share (`generation.batching`)
+    SamplingState     what one step hands to the next
+    StepSpec          what a step is compiled for
 
 Prompt, seed, size, guidance and number of steps are their arguments, so that none of
 these compiles anything anew, as long as the row's capacity suffices. Without guidance,
 or where a step takes over what the blocks added before (`generation.caching`),
-`advance` is another program, compiled once too.
+`step` is another program, compiled once too.
 
 A video does not depend on what else is generated with it. The noise of a token is a
-function of its segment's seed, the step, and its place in the segment; segments begin
+function of its canvas's seed, the step, and its number in the canvas; segments begin
 at blocks of attention (`generation.batching`); and on a CPU the transformer takes one
 row after the other, for its compiler sums in another order where there are more rows.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
 
 from soraflax.diffusion import guidance as guidance_lib
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import samplers, schedule, solver
-from soraflax.generation import batching as rows_lib
-from soraflax.generation import caching
+from soraflax.generation import batching, caching
 from soraflax.generation import windows as windows_lib
 from soraflax.nn import dit, experts, text_encoder
 from soraflax.ops import batch_invariance, packing
@@ -39,7 +43,6 @@ from soraflax.pretrained import models
 # Tokens in an attention block on a CPU: segments begin at blocks, and small ones leave
 # less room between short segments.
 CPU_BLOCK = 32
-Report = Callable[[int, Callable[[], np.ndarray]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +50,16 @@ class SamplingConfig:
     """How canvases are filled.
 
     Attributes:
-      steps: of the sampler.
+      steps: number of the sampler's steps.
       guidance: scale of classifier-free guidance; 1 is none, and costs half.
-      sampler: the rule of a step.
-      interval: noise levels that are guided; the others cost half.
+      sampler: the update rule of a step.
+      interval: lowest and highest noise level that are guided; others cost half.
       rescale, zero_init: as in `diffusion.guidance.GuidanceConfig`.
       cache: which steps take over what the blocks added before; None computes all.
       windows: how long and large canvases are taken apart; None for windows as long
         as the clips of training.
-      rows: most rows denoised at once; tiles of one canvas always are.
-      decode: most latents decoded at once.
+      rows: largest number of rows denoised at once; tiles of one canvas always are.
+      decode: largest number of latents decoded at once.
     """
 
     steps: int = 25
@@ -96,12 +99,55 @@ class SamplingConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class StepSpec:
+    """What a sampling step is compiled for.
+
+    Attributes:
+      transformer: sizes of the transformer.
+      boundary: noise level at which the second of two experts takes over; None for one
+        transformer.
+      process: the diffusion process that it was trained on.
+      sampler: the update rule.
+      guided: whether the context holds every row twice.
+      cached: whether the step returns what the blocks added.
+    """
+
+    transformer: dit.DiTConfig
+    boundary: float | None
+    process: process_lib.Process
+    sampler: samplers.Sampler
+    guided: bool
+    cached: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SamplingState:
+    """What one step hands to the next.
+
+    Attributes:
+      solver: tokens `[B, N, P]` on their way, and the sampler's memory.
+      index: number of the step to come, int32. Not `solver.count`, which begins anew
+        after zero-init.
+      residual: what the blocks added in the step before, `[copies, N, D]` of every row
+        and copy; None where the step to come runs them.
+    """
+
+    solver: solver.SolverState
+    index: Any
+    residual: Any = None
+
+    def replace(self, **changes: Any) -> "SamplingState":
+        return dataclasses.replace(self, **changes)
+
+
 class Denoiser:
     """A trained transformer, ready to denoise rows.
 
     Attributes:
-      model: what it is.
-      process: what it was trained on.
+      model: the trained model.
+      process: the diffusion process that it was trained on.
       block: tokens of an attention block, where segments begin.
     """
 
@@ -111,73 +157,71 @@ class Denoiser:
         self.model = model
         self.process = process_lib.make(config.process, config.prediction)
         self._params = params
-        form = _fixed(config.transformer)
-        self.block = form.attention_block
-        self._encode = jax.jit(functools.partial(_encode, form, config.boundary))
-        self._start = jax.jit(functools.partial(_start, self.process))
-        self._advance = jax.jit(
-            functools.partial(_advance, form, config.boundary, self.process),
-            static_argnames=("sampler", "guided", "keep"),
+        self._transformer = _one_attention(config.transformer)
+        self.block = self._transformer.attention_block
+        self._encode = jax.jit(
+            functools.partial(_encode, self._transformer, config.boundary)
         )
+        self._start = jax.jit(functools.partial(_start, self.process))
+        self._step = jax.jit(step, static_argnames="spec")
 
     @property
     def compiled(self) -> tuple[int, ...]:
         """How many programs each function has been compiled to."""
-        functions: tuple[Any, ...] = (self._encode, self._start, self._advance)
+        functions: tuple[Any, ...] = (self._encode, self._start, self._step)
         return tuple(function._cache_size() for function in functions)
 
-    def run(
-        self, rows: rows_lib.Rows, config: SamplingConfig, report: Report
-    ) -> np.ndarray:
-        """The filled tokens of a few rows, `[B, N, P]`.
+    def sample(
+        self, context: batching.SamplingContext, config: SamplingConfig
+    ) -> Iterator[solver.SolverState]:
+        """The state of a batch after every step; the last one's `x` is denoised.
 
         Args:
-          rows: what to fill.
-          config: how.
-          report: called after every step with the steps done, and a function that gives
-            the newest estimate of the filled tokens.
+          context: from `batching.make_context`.
+          config: how to sample.
         """
-        guide = config.guide
-        times = self.levels(rows, config.steps)
-        noise = (rows.seeds, rows.places)
-        x = self._start(rows.positive, times[0], noise)
-        state = solver.init(x, times[0])
-        residual, was_guided = None, None
-        contexts: dict[bool, Any] = {}
-        skips = self.skips(config)
-        present = rows.counts > 0
-        for step in range(config.steps):
-            if step and step == config.zero_init:
-                state = solver.init(state.x, times[0])
-            seen = times[step : step + config.sampler.evaluations, present]
-            guided = self.guided(guide, seen, config=config)
-            if guided not in contexts:
-                contexts[guided] = self._context(rows, guided=guided)
-            skip = skips[step] and guided == was_guided
-            state, residual = self._advance(
-                self._params,
-                state,
-                residual if skip else None,
-                contexts[guided],
-                times=times[step : step + 2],
-                step=np.int32(step),
-                noise=noise,
-                settings=guide.arrays(),
-                overlap=rows.overlap,
-                sampler=config.sampler,
+        levels = self.levels(context, config.steps)
+        x = self._start(
+            context.conditional, levels[0], context.seeds, context.noise_ids
+        )
+        state = SamplingState(solver.init(x, levels[0]), jnp.zeros((), jnp.int32))
+        encoded: dict[bool, batching.SamplingContext] = {}
+        was_guided = None
+        for index, skipped in enumerate(self.skips(config)):
+            if index and index == config.zero_init:
+                # Estimates of steps that stood still are none.
+                state = state.replace(solver=solver.init(state.solver.x, levels[0]))
+            guided = self.is_guided(context, index, levels=levels, config=config)
+            if guided not in encoded:
+                encoded[guided] = self._encoded(context, guided=guided)
+            if not skipped or guided != was_guided:
+                state = state.replace(residual=None)
+            spec = StepSpec(
+                self._transformer,
+                self.model.config.boundary,
+                self.process,
+                config.sampler,
                 guided=guided,
-                keep=config.cache is not None,
+                cached=config.cache is not None,
+            )
+            state = self._step(
+                spec,
+                self._params,
+                state=state,
+                context=encoded[guided],
+                levels=levels[index : index + 2],
+                guidance=config.guide.arrays(),
             )
             was_guided = guided
-            jax.block_until_ready(state.x)
-            report(step + 1, functools.partial(np.asarray, state.clean[0]))
-        return np.asarray(state.x)
+            jax.block_until_ready(state.solver.x)
+            yield state.solver
 
-    def guided(
+    def is_guided(
         self,
-        guide: guidance_lib.GuidanceConfig,
-        levels: np.ndarray,
+        context: batching.SamplingContext,
+        index: int,
         *,
+        levels: np.ndarray,
         config: SamplingConfig,
     ) -> bool:
         """Whether a step computes both copies of its rows.
@@ -185,16 +229,21 @@ class Denoiser:
         Some segments may need it and others not, so with a cache it is all steps or
         none: what a step takes over must not depend on who shares the row.
         """
-        return guide.is_enabled if config.cache else guide.is_active(levels)
+        if config.cache:
+            return config.guide.is_enabled
+        evaluated = slice(index, index + config.sampler.evaluations)
+        return config.guide.is_active(levels[evaluated, context.token_counts > 0])
 
-    def levels(self, rows: rows_lib.Rows, steps: int) -> np.ndarray:
-        """Of every segment at every step, `[steps + 1, B, S + 1]`."""
+    def levels(
+        self, context: batching.SamplingContext, steps: int
+    ) -> Float[np.ndarray, "steps1 B S1"]:
+        """Noise level of every segment at every step."""
         return np.asarray(
             schedule.inference_levels(
                 steps,
-                self.model.config.shift(jnp.asarray(rows.counts, jnp.float32)),
+                self.model.config.shift(jnp.asarray(context.token_counts, jnp.float32)),
                 start=process_lib.start_level(self.process),
-                strength=jnp.asarray(rows.strengths),
+                strength=jnp.asarray(context.strengths),
             )
         )
 
@@ -216,32 +265,49 @@ class Denoiser:
         )
         return caching.skipped(changes.tolist(), config.cache)
 
-    def _context(self, rows: rows_lib.Rows, *, guided: bool) -> Any:
-        texts = [rows.positive, rows.negative] if guided else [rows.positive]
-        packed = jax.tree.map(lambda *parts: np.concatenate(parts), *texts)
-        return self._encode(self._params, packed)
+    def _encoded(
+        self, context: batching.SamplingContext, *, guided: bool
+    ) -> batching.SamplingContext:
+        """With text features and plans; of the conditional rows alone, or of both."""
+        packed = context.packed if guided else context.conditional
+        packed, plans = self._encode(self._params, packed)
+        return context.replace(packed=packed, plans=plans)
 
 
 def token_noise(
-    segments: jax.Array, noise: tuple[Any, Any], *, step: Any, size: int
-) -> jax.Array:
-    """Standard normal noise `[B, N, size]` of a step; see the module docstring.
+    segments: Int[Array, "B N"],
+    *,
+    seeds: UInt32[Array, "B S1"],
+    noise_ids: Int[Array, "B N"],
+    index: Any,
+    size: int,
+) -> Float[Array, "B N P"]:
+    """Standard normal noise of every token; see the module docstring.
 
     Args:
-      segments: `[B, N]`.
-      noise: seeds `[B, S + 1]` uint32, and places `[B, N]` of tokens in their segment.
-      step: 0 for the noise that sampling starts from, k + 1 for that of step k.
+      segments: segment id of each token.
+      seeds: PRNG seed of each segment.
+      noise_ids: number of each token within its canvas.
+      index: 0 for the noise that sampling starts from, k + 1 for that of step k.
       size: P.
     """
-    seeds, places = noise
     seeds = jnp.take_along_axis(seeds, segments, axis=1)
 
-    def one(seed: jax.Array, place: jax.Array) -> jax.Array:
+    def draw(seed: jax.Array, noise_id: jax.Array) -> jax.Array:
         key = jax.random.key(seed, impl="threefry2x32")
-        key = jax.random.fold_in(jax.random.fold_in(key, step), place)
+        key = jax.random.fold_in(jax.random.fold_in(key, index), noise_id)
         return jax.random.normal(key, (size,), jnp.float32)
 
-    return jax.vmap(jax.vmap(one))(seeds, places)
+    return jax.vmap(jax.vmap(draw))(seeds, noise_ids)
+
+
+def _one_attention(config: dit.DiTConfig) -> dit.DiTConfig:
+    """On a CPU with one implementation of attention, however short the rows are."""
+    if jax.default_backend() != "cpu":
+        return config
+    kind = "blocks" if config.attention == "auto" else config.attention
+    block = min(config.attention_block, CPU_BLOCK)
+    return dataclasses.replace(config, attention=kind, attention_block=block)
 
 
 def _encode(
@@ -274,113 +340,120 @@ def _encode(
     return packed.replace(text=text), dataclasses.replace(plans, text=None)
 
 
-def _fixed(config: dit.DiTConfig) -> dit.DiTConfig:
-    """On a CPU with one implementation of attention, however short the rows are."""
-    if jax.default_backend() != "cpu":
-        return config
-    kind = "blocks" if config.attention == "auto" else config.attention
-    block = min(config.attention_block, CPU_BLOCK)
-    return dataclasses.replace(config, attention=kind, attention_block=block)
-
-
 def _start(
-    process: process_lib.Process, packed: packing.Packed, levels: Any, noise: Any
-) -> jax.Array:
+    process: process_lib.Process,
+    packed: packing.Packed,
+    levels: Float[Array, "B S1"],
+    seeds: UInt32[Array, "B S1"],
+    noise_ids: Int[Array, "B N"],
+) -> Float[Array, "B N P"]:
     """Equation (1)."""
     packed = packed.replace(levels=packing.level_table(levels))
     t = packed.noise_levels[..., None]
-    size = packed.tokens.shape[-1]
-    fresh = token_noise(packed.segments, noise, step=jnp.int32(0), size=size)
-    return process_lib.add_noise(process, packed.tokens, noise=fresh, t=t)
-
-
-def _advance(
-    config: dit.DiTConfig,
-    boundary: float | None,
-    process: process_lib.Process,
-    params: Any,
-    state: solver.SolverState,
-    residual: jax.Array | None,
-    context: tuple[packing.Packed, dit.Plans],
-    *,
-    times: jax.Array,
-    step: jax.Array,
-    noise: Any,
-    settings: guidance_lib.GuidanceArrays,
-    overlap: rows_lib.Overlap | None,
-    sampler: samplers.Sampler,
-    guided: bool,
-    keep: bool,
-) -> tuple[solver.SolverState, jax.Array | None]:
-    """One step of the sampler; with guidance, the context holds every row twice."""
-    rows, copies = state.x.shape[0], 2 if guided else 1
-    packed, plans = context
-    once = jax.tree.map(lambda a: a[:rows], packed)
-    cached = keep and boundary is None
-    predict = functools.partial(_predict, config, boundary, cached, params)
-    expand = functools.partial(_spread_levels, once)
-
-    def denoise(x: jax.Array, levels: jax.Array) -> tuple[jax.Array, Any]:
-        table = jnp.tile(packing.level_table(levels), (copies, 1))
-        inputs = packed.replace(tokens=jnp.tile(x, (copies, 1, 1)), levels=table)
-        output, added = batch_invariance.map_rows(predict, (inputs, plans, residual))
-        how: Any = {"settings": settings, "process": process, "x": x, "step": step}
-        how["level"] = expand(levels)
-        if not guided:
-            return guidance_lib.zero_init(output, **how), added
-        away = functools.partial(_deviation, once)
-        guided_output = guidance_lib.guide(
-            output[:rows], output[rows:], deviation=away, **how
-        )
-        return guided_output, added
-
-    state, added = solver.step(
-        sampler,
-        state,
-        process=process,
-        denoise=denoise,
-        levels=(times[0], times[1]),
-        expand=expand,
-        noise=lambda _: token_noise(
-            once.segments, noise, step=step + 1, size=state.x.shape[-1]
-        ),
-        cond_mask=once.cond_mask[..., None],
+    noise = token_noise(
+        packed.segments,
+        seeds=seeds,
+        noise_ids=noise_ids,
+        index=jnp.int32(0),
+        size=packed.tokens.shape[-1],
     )
-    if overlap is not None:
-        state = state.replace(x=overlap.agree(state.x))
-    return state, added
+    return process_lib.add_noise(process, packed.tokens, noise=noise, t=t)
 
 
-def _spread_levels(packed: packing.Packed, levels: jax.Array) -> jax.Array:
-    """One level per segment to one per token, `[B, N, 1]`."""
-    table = packing.level_table(levels)
-    return packed.replace(levels=table).noise_levels[..., None]
+def step(
+    spec: StepSpec,
+    params: Any,
+    *,
+    state: SamplingState,
+    context: batching.SamplingContext,
+    levels: Float[Array, "2 B S1"],
+    guidance: guidance_lib.GuidanceArrays,
+) -> SamplingState:
+    """One step of the sampler for every row.
+
+    Args:
+      spec: static.
+      params: of the transformer, or of both experts.
+      state: from the step before.
+      context: of the batch, its texts encoded; with guidance of both copies.
+      levels: noise level of each segment before and after the step.
+      guidance: numbers of the guidance.
+    """
+    rows, copies = state.solver.x.shape[0], 2 if spec.guided else 1
+    conditional = context.conditional
+    predict = functools.partial(_predict, spec, params)
+
+    def expand(level: Float[Array, "B S1"]) -> Float[Array, "B N 1"]:
+        # One level a segment to one a token; known tokens have level 0.
+        table = packing.level_table(level)
+        return conditional.replace(levels=table).noise_levels[..., None]
+
+    def denoise(x: jax.Array, level: jax.Array) -> tuple[jax.Array, Any]:
+        inputs = context.packed.replace(
+            tokens=jnp.tile(x, (copies, 1, 1)),
+            levels=jnp.tile(packing.level_table(level), (copies, 1)),
+        )
+        output, residual = batch_invariance.map_rows(
+            predict, (inputs, context.plans, state.residual)
+        )
+        where: Any = {"x": x, "level": expand(level), "step": state.index}
+        how: Any = {"settings": guidance, "process": spec.process}
+        if not spec.guided:
+            return guidance_lib.zero_init(output, **where, **how), residual
+        how["deviation"] = functools.partial(_deviation, conditional)
+        guided = guidance_lib.guide(output[:rows], output[rows:], **where, **how)
+        return guided, residual
+
+    def noise(_: Any) -> jax.Array:
+        return token_noise(
+            conditional.segments,
+            seeds=context.seeds,
+            noise_ids=context.noise_ids,
+            index=state.index + 1,
+            size=state.solver.x.shape[-1],
+        )
+
+    after, residual = solver.step(
+        spec.sampler,
+        state.solver,
+        process=spec.process,
+        denoise=denoise,
+        levels=(levels[0], levels[1]),
+        expand=expand,
+        noise=noise,
+        cond_mask=conditional.cond_mask[..., None],
+    )
+    if context.overlap is not None:
+        after = after.replace(x=context.overlap.average(after.x))
+    return SamplingState(after, state.index + 1, residual)
 
 
 def _predict(
-    config: dit.DiTConfig,
-    boundary: float | None,
-    cached: bool,
+    spec: StepSpec,
     params: Any,
     parts: tuple[packing.Packed, dit.Plans, jax.Array | None],
 ) -> tuple[Any, Any]:
     """Predictions of rows, and where steps are cached what the blocks added."""
     inputs, plans, residual = parts
-    if not cached:
-        return experts.predictor(config, boundary)(params, inputs, plans), None
-    y, state = dit.DiT(config).apply(
+    if not spec.cached or spec.boundary is not None:
+        predictor = experts.predictor(spec.transformer, spec.boundary)
+        return predictor(params, inputs, plans), None
+    prediction, variables = dit.DiT(spec.transformer).apply(
         {"params": params},
         inputs,
         plans=plans,
         residual=residual,
         mutable=[dit.CACHE],
     )
-    found = state[dit.CACHE]["residual"][0] if residual is None else residual
-    return y, found
+    if residual is None:
+        residual = variables[dit.CACHE]["residual"][0]
+    return prediction, residual
 
 
-def _deviation(packed: packing.Packed, data: jax.Array) -> jax.Array:
-    """Standard deviation over the unknown tokens of each segment, `[B, N, 1]`."""
+def _deviation(
+    packed: packing.Packed, data: Float[Array, "B N P"]
+) -> Float[Array, "B N 1"]:
+    """Standard deviation over the unknown tokens of each segment."""
     unknown = (packed.segments > 0) & ~packed.cond_mask
     total = functools.partial(
         packing.segment_sum, segments=packed.segments, max_segments=packed.max_segments

@@ -27,21 +27,20 @@ import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from soraflax.generation import canvas as canvases
 from soraflax.generation.conditioning import Conditioning
-from soraflax.ops import patch as patches
+from soraflax.ops import grid as grids
 
 Video = UInt8[np.ndarray, "T H W 3"]
 Direction = Literal["forward", "backward"]
 
 
 def generate(
-    grid: canvases.Grid, *, size: tuple[int, int], frames: int, fps: float
+    grid: grids.Grid, *, size: tuple[int, int], frames: int, fps: float
 ) -> Conditioning:
     """A video of which nothing is given.
 
     Args:
-      grid: of the model.
+      grid: sizes that the model can make.
       size: width and height.
       frames: how many.
       fps: frames per second.
@@ -55,7 +54,7 @@ def generate(
     return Conditioning(none, _none(none), fps, frames)
 
 
-def image(grid: canvases.Grid, *, size: tuple[int, int]) -> Conditioning:
+def image(grid: grids.Grid, *, size: tuple[int, int]) -> Conditioning:
     """An image is a video of one frame.
 
     Raises:
@@ -65,7 +64,7 @@ def image(grid: canvases.Grid, *, size: tuple[int, int]) -> Conditioning:
 
 
 def animate(
-    grid: canvases.Grid,
+    grid: grids.Grid,
     first: UInt8[np.ndarray, "H W 3"],
     *,
     frames: int,
@@ -79,7 +78,7 @@ def animate(
     """
     grid.latent_shape(frames, *first.shape[:2])
     if frames < 2:
-        raise ValueError(f"{frames} frames: use {1 + grid.group} or more to move")
+        raise ValueError(f"{frames} frames: use {1 + grid.frame_step} or more to move")
     if last is None:
         return Conditioning(first[None], ~_none(first[None]), fps, frames)
     _check_same_size(first[None], last[None])
@@ -93,7 +92,7 @@ def animate(
 
 
 def extend(
-    grid: canvases.Grid,
+    grid: grids.Grid,
     video: Video,
     *,
     direction: Direction,
@@ -101,19 +100,26 @@ def extend(
     context: int,
     fps: float,
     strength: float = 0.8,
+    longest_piece: int | None = None,
 ) -> Conditioning:
     """A clip continued, or what came before it.
 
+    What comes before a clip is made in pieces, the last first. Each is a clip of its
+    own: its first latent frame holds one frame of video, as in training, and its end is
+    the beginning of what is there already. Pieces are joined in pixels.
+
     Args:
-      grid: of the model.
+      grid: sizes that the model can make.
       video: the clip.
       direction: 'forward' or 'backward'.
-      frames: new ones, a multiple of r p forward; 1 + r (p k - 1) backward.
+      frames: new frames, a multiple of r p forward; backward what `pieces` allows.
       context: frames of the clip that are shown to the model, at most; see (1).
       fps: frames per second.
       strength: backward, of the noise that what comes before starts from: its frames
         are first the clip's own first one, held. Less joins closer and moves less.
         What comes after starts from nothing but noise.
+      longest_piece: backward, new frames of a piece, at most, such as `contexts` gives;
+        None for one piece of any length.
 
     Raises:
       ValueError: a size off the grid, or a context longer than the clip.
@@ -123,25 +129,81 @@ def extend(
     _check_frame(grid, video)
     if direction == "forward":
         tail = _tail(grid, video, context=context)
-        check_new(grid, frames, first=False)
+        _check_new(grid, frames)
         shown = video[-tail:]
         total = tail + frames
         grid.latent_shape(total, *video.shape[1:3])
         return Conditioning(shown, ~_none(shown), fps, total, before=video[:-tail])
     head = _head(grid, video, context=context)
-    check_new(grid, frames, first=True)
+    new, *further = pieces(grid, frames, longest=longest_piece)
     return Conditioning(
-        np.concatenate([np.repeat(video[:1], frames, axis=0), video[:head]]),
-        _mask(video, (frames, False), (head, True)),
+        np.concatenate([np.repeat(video[:1], new, axis=0), video[:head]]),
+        _mask(video, (new, False), (head, True)),
         fps,
-        frames + head,
+        new + head,
         strength,
         after=video[head:],
+        prepend=tuple(further),
+        prepend_context=context,
+    )
+
+
+def pieces(grid: grids.Grid, frames: int, *, longest: int | None = None) -> list[int]:
+    """New frames of each piece before a clip, the one next to the clip first.
+
+    Args:
+      grid: sizes that the model can make.
+      frames: new frames in all.
+      longest: new frames of a piece, at most; 1 + r (p k - 1). None for one piece.
+
+    Raises:
+      ValueError: no pieces make so many, with the nearest numbers that some do.
+    """
+    full = [] if longest is None else [longest] * max(0, -(-frames // longest) - 1)
+    rest = frames - sum(full)
+    legal = grids.nearest_sizes(rest, grid.frame_step, first=grid.min_frames)
+    if rest not in legal:
+        near = " or ".join(str(sum(full) + size) for size in legal)
+        raise ValueError(f"{frames} new frames: use {near}")
+    return [*full, rest]
+
+
+def nearest_pieces(grid: grids.Grid, frames: float, *, longest: int) -> int:
+    """The number of new frames nearest to `frames` that `pieces` takes."""
+    step = grid.frame_step
+    legal = []
+    for number in range(max(1, int(frames) - step), int(frames) + step + 1):
+        try:
+            pieces(grid, number, longest=longest)
+        except ValueError:
+            continue
+        legal.append(number)
+    return min(legal, key=lambda number: abs(number - frames))
+
+
+def piece_before(
+    grid: grids.Grid, following: Conditioning, *, video: Video
+) -> Conditioning:
+    """The next of the further pieces of `following`, which made `video`."""
+    new, *further = following.prepend
+    piece = extend(
+        grid,
+        video,
+        direction="backward",
+        frames=new,
+        context=min(following.prepend_context, len(video)),
+        fps=following.fps,
+        strength=following.strength,
+    )
+    return dataclasses.replace(
+        piece,
+        prepend=tuple(further),
+        prepend_context=following.prepend_context,
     )
 
 
 def loop(
-    grid: canvases.Grid,
+    grid: grids.Grid,
     video: Video,
     *,
     frames: int,
@@ -156,7 +218,7 @@ def loop(
     between = connect(
         grid,
         video,
-        video,
+        second=video,
         frames=frames,
         context=context,
         fps=fps,
@@ -168,10 +230,10 @@ def loop(
 
 
 def connect(
-    grid: canvases.Grid,
+    grid: grids.Grid,
     first: Video,
-    second: Video,
     *,
+    second: Video,
     frames: int,
     context: int,
     fps: float,
@@ -184,7 +246,7 @@ def connect(
     kept, the closer both joins are, and the less moves.
 
     Args:
-      grid: of the model.
+      grid: sizes that the model can make.
       first, second: the clips.
       frames: new ones, a multiple of r p.
       context: frames of either clip that are shown to the model, at most; see (1).
@@ -201,7 +263,7 @@ def connect(
         _tail(grid, first, context=context),
         _head(grid, second, context=context),
     )
-    check_new(grid, frames, first=False)
+    _check_new(grid, frames)
     held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
     held += [np.repeat(second[:1], frames // 2, axis=0)]
     return Conditioning(
@@ -216,7 +278,7 @@ def connect(
 
 
 def edit(
-    grid: canvases.Grid, video: Video, *, strength: float, fps: float
+    grid: grids.Grid, video: Video, *, strength: float, fps: float
 ) -> Conditioning:
     """A clip made anew from itself with noise added (SDEdit, arXiv:2108.01073).
 
@@ -229,7 +291,7 @@ def edit(
 
 
 def inpaint(
-    grid: canvases.Grid, video: Video, *, mask: Bool[np.ndarray, "T H W"], fps: float
+    grid: grids.Grid, video: Video, *, mask: Bool[np.ndarray, "T H W"], fps: float
 ) -> Conditioning:
     """What a mask marks is made anew; in places, in time, or both.
 
@@ -252,7 +314,7 @@ def inpaint(
 
 
 def outpaint(
-    grid: canvases.Grid, video: Video, *, size: tuple[int, int], fps: float
+    grid: grids.Grid, video: Video, *, size: tuple[int, int], fps: float
 ) -> Conditioning:
     """A clip in the middle of a frame of another shape, whose rest is made.
 
@@ -260,7 +322,7 @@ def outpaint(
     sides of whole patches, and cut a little where that changes its shape.
 
     Args:
-      grid: of the model.
+      grid: sizes that the model can make.
       video: the clip.
       size: width and height of the new frame.
       fps: frames per second.
@@ -277,7 +339,9 @@ def outpaint(
     if scale < 1:
         inner = [
             min(side, max(cell, round(part * scale / cell) * cell))
-            for part, side, cell in zip(inner, (height, width), grid.cell, strict=True)
+            for part, side, cell in zip(
+                inner, (height, width), grid.patch_sides, strict=True
+            )
         ]
     if inner == [height, width]:
         raise ValueError(
@@ -286,7 +350,9 @@ def outpaint(
     small = resize(_shaped(video, inner), (inner[1], inner[0]))
     top, left = (
         (side - part) // 2 // cell * cell
-        for side, part, cell in zip((height, width), inner, grid.cell, strict=True)
+        for side, part, cell in zip(
+            (height, width), inner, grid.patch_sides, strict=True
+        )
     )
     canvas = np.zeros((frames, height, width, 3), np.uint8)
     kept = _none(canvas)
@@ -296,7 +362,7 @@ def outpaint(
 
 
 def upscale(
-    grid: canvases.Grid,
+    grid: grids.Grid,
     video: Video,
     *,
     size: tuple[int, int],
@@ -339,7 +405,7 @@ def _shaped(video: Video, sides: Sequence[int]) -> Video:
     return video[:, top : top + rows, left : left + columns]
 
 
-def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
+def contexts(grid: grids.Grid, window: int) -> dict[str, Any]:
     """Context and new frames of each task that suit windows of so many latent frames.
 
     `{task: (context, new)}` in frames of video; forward extension keeps half of a
@@ -350,30 +416,30 @@ def contexts(grid: canvases.Grid, window: int) -> dict[str, Any]:
     side = max(1, whole // 4)
     half = whole // 2
     return {
-        "forward": (grid.frames(p * (whole - half)), half * r * p),
-        "backward": ((whole - half) * r * p, grid.frames(p * half)),
+        "forward": (grid.video_frames(p * (whole - half)), half * r * p),
+        "backward": ((whole - half) * r * p, grid.video_frames(p * half)),
         "between": (side * r * p, (whole - 2 * side) * r * p),
     }
 
 
-def check_new(grid: canvases.Grid, frames: int, *, first: bool) -> None:
+def _check_new(grid: grids.Grid, frames: int) -> None:
     """Refuse a number of new frames that would put a join inside of a patch.
 
     Raises:
       ValueError: with the nearest.
     """
-    least = grid.frames(grid.patch[0]) if first else grid.group
-    patches.check_size(frames, grid.group, first=least, unit="new frames")
+    step = grid.frame_step
+    grids.check_size(frames, step, first=step, unit="new frames")
 
 
-def _tail(grid: canvases.Grid, video: Video, *, context: int) -> int:
+def _tail(grid: grids.Grid, video: Video, *, context: int) -> int:
     """The most kept frames that are not more than `context`, for the start."""
-    return _fit(video, context, step=grid.group, first=grid.frames(grid.patch[0]))
+    return _fit(video, context, step=grid.frame_step, first=grid.min_frames)
 
 
-def _head(grid: canvases.Grid, video: Video, *, context: int) -> int:
+def _head(grid: grids.Grid, video: Video, *, context: int) -> int:
     """The same for the end; of one frame fewer, as nothing before it is kept."""
-    return _fit(video, context, step=grid.group, first=grid.group)
+    return _fit(video, context, step=grid.frame_step, first=grid.frame_step)
 
 
 def _fit(video: Video, context: int, *, step: int, first: int) -> int:
@@ -383,20 +449,19 @@ def _fit(video: Video, context: int, *, step: int, first: int) -> int:
         raise ValueError(f"a context of {context} frames: use {first} or more")
     if context > len(video):
         most = max(
-            patches.nearest_sizes(max(len(video), first), step, first=first)[0], first
+            grids.nearest_sizes(max(len(video), first), step, first=first)[0], first
         )
         raise ValueError(
             f"a clip of {len(video)} frames, a context of {context}: use "
             + (f"{most} or less" if most <= len(video) else "a longer clip")
         )
-    return patches.nearest_sizes(context, step, first=first)[0]
+    return grids.nearest_sizes(context, step, first=first)[0]
 
 
-def _whole(grid: canvases.Grid, video: Video) -> Video:
+def _whole(grid: grids.Grid, video: Video) -> Video:
     """The clip, its last frame repeated up to the next legal number of frames."""
-    first = grid.frames(grid.patch[0])
-    legal = patches.nearest_sizes(len(video), grid.group, first=first)[-1]
-    return np.concatenate([video, np.repeat(video[-1:], legal - len(video), axis=0)])
+    missing = grid.frames_above(len(video)) - len(video)
+    return np.concatenate([video, np.repeat(video[-1:], missing, axis=0)])
 
 
 def _blank(video: Video, frames: int) -> Video:
@@ -424,9 +489,9 @@ def _check_same_size(first: np.ndarray, second: np.ndarray) -> None:
         )
 
 
-def _check_frame(grid: canvases.Grid, video: Video) -> None:
+def _check_frame(grid: grids.Grid, video: Video) -> None:
     """Refuse sides off the grid."""
-    grid.latent_shape(grid.frames(grid.patch[0]), *video.shape[1:3])
+    grid.latent_shape(grid.min_frames, *video.shape[1:3])
 
 
 def _size(video: np.ndarray) -> str:

@@ -42,7 +42,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from soraflax.nn import convolution, layers
-from soraflax.ops import conv, patch
+from soraflax.ops import conv
+from soraflax.ops import grid as grids
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 LINEAR_LOG_VARIANCE = -4.0  # of the posterior that a linear path starts with
@@ -137,6 +138,13 @@ class AutoencoderConfig:
         width = self.decoder_width or self.width
         return tuple(width * multiplier for multiplier in self.multipliers[::-1])
 
+    @property
+    def grid(self) -> grids.Grid:
+        """Sizes of video that it takes, equation (1)."""
+        return grids.Grid(
+            self.temporal_ratio, self.spatial_ratio, channels=self.latent_channels
+        )
+
     def latent_grid(
         self, frames: int, height: int, width: int, *, first: bool = True
     ) -> tuple[int, int, int]:
@@ -145,20 +153,12 @@ class AutoencoderConfig:
         Raises:
           ValueError: a size off the grid, with the nearest sizes on it.
         """
-        r, s = self.temporal_ratio, self.spatial_ratio
-        patch.check_size(frames, r, first=1 if first else r, unit="frames")
-        for side in (height, width):
-            patch.check_size(side, s, first=s, unit="pixels")
-        t = 1 + (frames - 1) // r if first else frames // r
-        return t, height // s, width // s
+        sides = ("pixels", "pixels")
+        return self.grid.latent_size(frames, height, width, first=first, sides=sides)
 
-    def video_shape(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+    def video_shape(self, time: int, height: int, width: int) -> tuple[int, int, int]:
         """Sizes `(frames, height, width)` of what a latent decodes to."""
-        return (
-            1 + (t - 1) * self.temporal_ratio,
-            h * self.spatial_ratio,
-            w * self.spatial_ratio,
-        )
+        return self.grid.video_size(time, height, width)
 
 
 class Encoder(nn.Module):

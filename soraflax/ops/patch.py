@@ -38,28 +38,6 @@ def grid_of(latent_shape: tuple[int, ...], patch: Grid) -> Grid:
     return t, h, w
 
 
-def nearest_sizes(size: int | float, step: int, *, first: int) -> tuple[int, ...]:
-    """The members of first, first + step, ... nearest to `size`, below and above.
-
-    One, where `size` is a member or below them all.
-    """
-    if size <= first:
-        return (first,)
-    below = first + math.floor((size - first) / step) * step
-    return (below,) if below == size else (below, below + step)
-
-
-def check_size(size: int, step: int, *, first: int, unit: str) -> None:
-    """Refuse a size that is not a member of first, first + step, ...
-
-    Raises:
-      ValueError: "80 frames: use 77 or 81", where the unit is "frames".
-    """
-    legal = nearest_sizes(size, step, first=first)
-    if size not in legal:
-        raise ValueError(f"{size} {unit}: use {' or '.join(map(str, legal))}")
-
-
 def patchify(
     latent: Shaped[A, "*batch time height width z"], patch: Grid
 ) -> Shaped[A, "*batch N P"]:

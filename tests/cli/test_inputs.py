@@ -9,10 +9,10 @@ from PIL import Image
 
 from soraflax import media
 from soraflax.cli import inputs
-from soraflax.generation import canvas
+from soraflax.ops import grid as grids
 
 CLIPS = pathlib.Path(__file__).parent.parent / "data" / "clips"
-GRID = canvas.Grid(temporal_ratio=4, spatial_ratio=8, channels=16, patch=(1, 2, 2))
+GRID = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=16, patch=(1, 2, 2))
 SIZE = (5, 32, 48)  # frames, height, width
 
 

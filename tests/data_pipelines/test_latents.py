@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import latents, packing, pipeline, records, transforms
+from soraflax.ops import grid as grids
 from soraflax.ops import packing as packed_rows
 from tests.data_pipelines import clip_data
 
@@ -68,7 +69,7 @@ def test_long_clips_may_give_several_windows(clips):
         fit=transforms.FitConfig(max_frames=9), windows=4
     )
     source = records.open_dataset(clips)
-    windows = latents.plan(source, transforms.Grid(), config=config)
+    windows = latents.plan(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
     starts = [w.start for w in windows if w.id.split("#")[0] == "clip-3"]
     assert starts == [0, 12]
     assert {w.index for w in windows} == set(range(len(source)))
@@ -80,7 +81,10 @@ def test_random_windows_are_those_of_the_seed(clips):
             fit=transforms.FitConfig(max_frames=5), seed=seed
         )
         source = records.open_dataset(clips)
-        return [w.start for w in latents.plan(source, transforms.Grid(), config=config)]
+        return [
+            w.start
+            for w in latents.plan(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
+        ]
 
     assert starts(0) == starts(0) != starts(1)
 

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from data_pipelines import transforms
 from soraflax import media
-from soraflax.generation import canvas
+from soraflax.ops import grid as grids
 from soraflax.ops import patch
 from tests.data_pipelines import clip_data
 
 GRIDS = (
-    transforms.Grid(),
-    transforms.Grid(temporal_ratio=4, height=16, width=32),
-    transforms.Grid(temporal_ratio=2, height=8, width=8, temporal_patch=2),
-    transforms.Grid(temporal_ratio=1, height=1, width=1),
+    grids.Grid(4, 8, (1, 2, 2)),
+    grids.Grid(4, 8, (1, 2, 4)),
+    grids.Grid(2, 4, (2, 2, 2)),
+    grids.Grid(1, 1),
 )
 
 
@@ -24,7 +24,7 @@ def plans(draw):
     grid = draw(st.sampled_from(GRIDS))
     config = transforms.FitConfig(
         max_tokens=draw(st.integers(1, 3000)),
-        max_frames=draw(st.integers(grid.shortest, 100)),
+        max_frames=draw(st.integers(grid.min_frames, 100)),
         max_side=draw(st.sampled_from([0, 40, 64, 256])),
         min_side=draw(st.sampled_from([0, 64])),
         fps=draw(st.sampled_from([0.0, 8.0, 24.0])),
@@ -42,19 +42,16 @@ def plans(draw):
 @hypothesis.given(plans())
 def test_every_clip_gets_a_legal_size_within_the_limits(plan):
     grid, config, fit = plan
-    pixels = canvas.Grid(
-        grid.temporal_ratio, 1, 1, patch=(grid.temporal_patch, grid.height, grid.width)
-    )
-    latent = pixels.latent_shape(fit.frames, fit.height, fit.width)
-    assert patch.grid_of(latent, pixels.patch) == fit.grid
+    latent = grid.latent_shape(fit.frames, fit.height, fit.width)
+    assert patch.grid_of(latent, grid.patch) == fit.grid
     assert 1 <= fit.tokens <= max(config.max_tokens, 1)
     assert fit.frames <= config.max_frames
     assert fit.spare >= 0 and fit.spare + min(fit.span, fit.native[0]) == fit.native[0]
-    assert fit.held == 0 or fit.frames == grid.shortest
+    assert fit.held == 0 or fit.frames == grid.min_frames
     assert fit.fps == pytest.approx(fit.native_fps / fit.stride)
     if config.max_side:
-        assert fit.height <= max(config.max_side, grid.height)
-        assert fit.width <= max(config.max_side, grid.width)
+        assert fit.height <= max(config.max_side, grid.patch_sides[0])
+        assert fit.width <= max(config.max_side, grid.patch_sides[1])
 
 
 @hypothesis.settings(deadline=None, max_examples=300)
@@ -64,8 +61,14 @@ def test_sides_are_within_a_grid_step_of_one_common_scale(plan):
     _, height, width = fit.native
     # The scales at which each side is less than a grid step away, nothing enlarged
     # beyond the step that rounding may add.
-    low = max((fit.height - grid.height) / height, (fit.width - grid.width) / width)
-    high = min((fit.height + grid.height) / height, (fit.width + grid.width) / width)
+    low = max(
+        (fit.height - grid.patch_sides[0]) / height,
+        (fit.width - grid.patch_sides[1]) / width,
+    )
+    high = min(
+        (fit.height + grid.patch_sides[0]) / height,
+        (fit.width + grid.patch_sides[1]) / width,
+    )
     assert low <= high and low <= 1
 
 
@@ -87,7 +90,7 @@ def test_short_clips_become_shorter_ones_or_images():
 
 
 def test_a_patch_that_spans_time_holds_the_last_frame_of_a_short_clip():
-    grid = transforms.Grid(temporal_ratio=4, temporal_patch=2)
+    grid = grids.Grid(4, 8, (2, 2, 2))
     fit = _fit(2, 64, 64, grid=grid)
     assert (fit.frames, fit.held, fit.grid) == (5, 3, (1, 4, 4))
 
@@ -130,7 +133,7 @@ def test_short_clip_is_held_and_a_wrong_announcement_is_refused():
     video = np.zeros((2, 16, 16, 3), np.uint8)
     video[1] = 200
     data = media.encode_lossless(video, 8.0)
-    grid = transforms.Grid(temporal_patch=2)
+    grid = grids.Grid(4, 8, (2, 2, 2))
     out = transforms.decode_fitted(data, _fit(2, 16, 16, grid=grid))
     np.testing.assert_allclose(out[:, 0, 0, 0], [0, 200, 200, 200, 200], atol=3)
     with pytest.raises(ValueError, match="5 frames of 16x16 were announced, 2 frames"):
@@ -192,7 +195,7 @@ def _fit(frames, height, width, *, fps=8.0, grid=None, config=None):
         height,
         width=width,
         fps=fps,
-        grid=grid or transforms.Grid(),
+        grid=grid or grids.Grid(4, 8, (1, 2, 2)),
         config=config or transforms.FitConfig(),
     )
 

@@ -13,9 +13,10 @@ from soraflax.generation import caching
 from soraflax.generation import generator as generators
 from tests.generation import tiny
 
-PROMPT = generators.Prompt("a red circle moves right", (32, 32), frames=9, seed=3)
 CONFIG = generators.SamplingConfig(steps=6, guidance=2.0)
-ALWAYS = caching.StepCacheConfig(threshold=100.0, most=1, ends=1)
+ALWAYS = caching.StepCacheConfig(
+    threshold=100.0, max_consecutive_skips=1, warmup_steps=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +26,41 @@ def generator():
 
 def fill(generator, cache, **changes):
     config = dataclasses.replace(CONFIG, cache=cache, **changes)
-    return generator.fill([generator.request(PROMPT)], config)[0]
+    job = generator.prompt("a red circle moves right", size=(32, 32), frames=9, seed=3)
+    return generator.fill([generator.canvas(job)], config)[0]
 
 
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (caching.StepCacheConfig(0.2, most=2, ends=1), "0110100"),
-        (caching.StepCacheConfig(0.2, most=1, ends=1), "0101010"),
-        (caching.StepCacheConfig(0.2, most=2, ends=2), "0011000"),
-        (caching.StepCacheConfig(0.05, most=2, ends=1), "0000000"),
-        (caching.StepCacheConfig(9.0, most=9, ends=1), "0111110"),
-        (caching.StepCacheConfig(9.0, most=9, ends=3), "0001000"),
-        (caching.StepCacheConfig(9.0, most=9, ends=4), "0000000"),
+        (
+            caching.StepCacheConfig(0.2, max_consecutive_skips=2, warmup_steps=1),
+            "0110100",
+        ),
+        (
+            caching.StepCacheConfig(0.2, max_consecutive_skips=1, warmup_steps=1),
+            "0101010",
+        ),
+        (
+            caching.StepCacheConfig(0.2, max_consecutive_skips=2, warmup_steps=2),
+            "0011000",
+        ),
+        (
+            caching.StepCacheConfig(0.05, max_consecutive_skips=2, warmup_steps=1),
+            "0000000",
+        ),
+        (
+            caching.StepCacheConfig(9.0, max_consecutive_skips=9, warmup_steps=1),
+            "0111110",
+        ),
+        (
+            caching.StepCacheConfig(9.0, max_consecutive_skips=9, warmup_steps=3),
+            "0001000",
+        ),
+        (
+            caching.StepCacheConfig(9.0, max_consecutive_skips=9, warmup_steps=4),
+            "0000000",
+        ),
     ],
 )
 def test_skipped_on_a_literal_list(config, expected):
@@ -96,14 +119,15 @@ def test_skipped_steps_do_not_run_the_blocks(generator):
     chosen = generator.denoiser.skips(dataclasses.replace(CONFIG, cache=ALWAYS))
     assert chosen == [False, True, False, True, False, False]
     calls = []
-    advance = generator.denoiser._advance
+    step = generator.denoiser._step
     try:
-        generator.denoiser._advance = lambda *args, **rest: (
-            calls.append(args[2] is not None) or advance(*args, **rest)
+        generator.denoiser._step = lambda spec, params, *, state, **rest: (
+            calls.append(state.residual is not None)
+            or step(spec, params, state=state, **rest)
         )
         fill(generator, ALWAYS)
     finally:
-        generator.denoiser._advance = advance
+        generator.denoiser._step = step
     assert calls == chosen
 
 
@@ -125,8 +149,11 @@ def test_every_sampler_of_one_call_can_skip(generator, sampler):
             "threshold -1.0: use 0 or more",
         ),
         (lambda: caching.StepCacheConfig(threshold=float("nan")), "threshold nan"),
-        (lambda: caching.StepCacheConfig(most=0), "use 1 step or more"),
-        (lambda: caching.StepCacheConfig(ends=0), "use 1 step or more"),
+        (
+            lambda: caching.StepCacheConfig(max_consecutive_skips=0),
+            "use 1 step or more",
+        ),
+        (lambda: caching.StepCacheConfig(warmup_steps=0), "use 1 step or more"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from soraflax.generation import canvas as canvases
 from soraflax.generation import conditioning as givens
+from soraflax.ops import grid as grids
 from tests.generation import tiny
 
-GRID = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))
-PAIRS = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(2, 2, 2))
+GRID = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))
+PAIRS = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(2, 2, 2))
 
 
 def clip(frames=9, size=(32, 32), seed=0):
@@ -94,8 +94,8 @@ def encoder():
 
 def grid_of(encoder):
     c = encoder.config
-    return canvases.Grid(
-        c.temporal_ratio, c.spatial_ratio, c.latent_channels, (1, 2, 2)
+    return grids.Grid(
+        c.temporal_ratio, c.spatial_ratio, (1, 2, 2), channels=c.latent_channels
     )
 
 
@@ -105,7 +105,7 @@ def encode(encoder, given):
 
 @pytest.mark.parametrize("frames", (1, 5, 9))
 def test_kept_starts_have_the_latents_of_any_continuation(encoder, frames):
-    """The claim behind `settles`, asked of the encoder itself."""
+    """The claim behind `needs_refinement`, asked of the encoder itself."""
     grid = grid_of(encoder)
     kept = frames_kept(*np.arange(13) < frames)
     canvas = encode(encoder, givens.Conditioning(clip(13), kept, 8.0, 13))
@@ -154,20 +154,20 @@ def test_the_second_pass_holds_wholly_kept_patches_only(encoder):
     assert second.cond_mask[:, 0, 0].tolist() == [True, False, False]
 
 
-def test_kept_tokens_on_literal_masks():
+def test_kept_patches_on_literal_masks():
     kept = np.zeros((9, 32, 48), bool)
     kept[:, :16, :16] = True
     kept[4, 16:, 32:] = True
     kept[5:, 16:, 16:31] = True
-    last = givens._kept_tokens(kept, GRID, whole=False)
+    last = givens.kept_patches(kept, GRID, whole=False)
     assert last.astype(int).tolist() == [
         [[1, 0, 0], [0, 0, 0]],
         [[1, 0, 0], [0, 0, 1]],
         [[1, 0, 0], [0, 0, 0]],
     ]
-    whole = givens._kept_tokens(kept, GRID, whole=True)
+    whole = givens.kept_patches(kept, GRID, whole=True)
     assert whole.astype(int).tolist() == [[[1, 0, 0], [0, 0, 0]]] * 3
-    pairs = givens._kept_tokens(frames_kept(*[1] * 5, *[0] * 8), PAIRS, whole=True)
+    pairs = givens.kept_patches(frames_kept(*[1] * 5, *[0] * 8), PAIRS, whole=True)
     assert pairs[:, 0, 0].tolist() == [True, False]
 
 
@@ -176,7 +176,7 @@ def test_kept_tokens_on_literal_masks():
 def test_wholly_kept_patches_are_kept_in_their_last_frame(seed, share):
     kept = np.random.default_rng(seed).random((9, 32, 32)) < share
     kept[:, :16] = True
-    whole, last = (givens._kept_tokens(kept, GRID, whole=w) for w in (True, False))
+    whole, last = (givens.kept_patches(kept, GRID, whole=w) for w in (True, False))
     assert not (whole & ~last).any() and whole[:, 0].all()
 
 
@@ -209,8 +209,14 @@ def test_pasted_and_assembled():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kept": np.zeros((9, 32, 16), bool)}, r"^mask of \(9, 32, 16\) on a video"),
-        ({"kept": np.zeros((9, 32, 32), np.uint8)}, "a mask of uint8: give uint8 and"),
+        (
+            {"keep_mask": np.zeros((9, 32, 16), bool)},
+            r"^mask of \(9, 32, 16\) on a video",
+        ),
+        (
+            {"keep_mask": np.zeros((9, 32, 32), np.uint8)},
+            "a mask of uint8: give uint8 and",
+        ),
         ({"video": clip().astype(np.float32)}, "^a video of float32"),
         ({"fps": 0.0}, "^0.0 frames per second: use a rate above 0$"),
         ({"fps": float("nan")}, "^nan frames per second"),
@@ -221,7 +227,7 @@ def test_pasted_and_assembled():
     ],
 )
 def test_impossible_givens_are_refused(change, message):
-    values = {"video": clip(), "kept": np.zeros((9, 32, 32), bool), "fps": 8.0}
+    values = {"video": clip(), "keep_mask": np.zeros((9, 32, 32), bool), "fps": 8.0}
     values["frames"] = 9
     with pytest.raises(ValueError, match=message):
         givens.Conditioning(**(values | change))

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from soraflax.diffusion import samplers
-from soraflax.generation import batching as rows_lib
+from soraflax.generation import batching, sampling, tasks
 from soraflax.generation import canvas as canvases
-from soraflax.generation import filling, sampling, windows
 from soraflax.generation import generator as generators
+from soraflax.ops import grid as grids
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
 from tests.generation import tiny
 
-Prompt = generators.Prompt
+# Text and arguments of `Generator.prompt`.
 PROMPTS = [
-    Prompt("a red circle moves right", (32, 32), frames=9, seed=3),
-    Prompt("two squares", (48, 16), frames=5, seed=4, fps=4.0),
-    Prompt("a still image", (16, 48), frames=1, seed=5),
+    ("a red circle moves right", {"size": (32, 32), "frames": 9, "seed": 3}),
+    ("two squares", {"size": (48, 16), "frames": 5, "seed": 4, "fps": 4.0}),
+    ("a still image", {"size": (16, 48), "frames": 1, "seed": 5}),
 ]
 FAST = generators.SamplingConfig(steps=2, guidance=3.0)
 
@@ -29,9 +29,25 @@ def generator():
     return generators.Generator(tiny.model())
 
 
+def prompt(generator, index=0, **change):
+    """The job of a prompt."""
+    text, arguments = PROMPTS[index]
+    return generator.prompt(change.pop("text", text), **(arguments | change))
+
+
 @pytest.fixture(scope="module")
-def videos(generator):
-    return generator(PROMPTS, FAST)
+def jobs(generator):
+    return [prompt(generator, index) for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def canvas(generator, jobs):
+    return generator.canvas(jobs[0])
+
+
+@pytest.fixture(scope="module")
+def videos(generator, jobs):
+    return generator(jobs, FAST)
 
 
 def test_sizes_and_types(videos):
@@ -43,8 +59,8 @@ def test_sizes_and_types(videos):
     assert all(v.dtype == np.uint8 and v.std() > 0 for v in videos)
 
 
-def test_the_same_again(generator, videos):
-    for a, b in zip(videos, generator(PROMPTS, FAST), strict=True):
+def test_the_same_again(generator, jobs, videos):
+    for a, b in zip(videos, generator(jobs, FAST), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -58,14 +74,16 @@ def test_the_same_again(generator, videos):
     ],
 )
 def test_every_field_matters(generator, videos, change):
-    (found,) = generator([dataclasses.replace(PROMPTS[0], **change)], FAST)
+    (found,) = generator([prompt(generator, **change)], FAST)
     assert (found != videos[0]).any()
 
 
 def test_guidance_one_ignores_the_negative_prompt(generator):
     plain = dataclasses.replace(FAST, guidance=1.0)
-    prompt = dataclasses.replace(PROMPTS[0], negative="blurry")
-    a, b = generator([PROMPTS[0]], plain)[0], generator([prompt], plain)[0]
+    a, b = (
+        generator([prompt(generator, negative=negative)], plain)[0]
+        for negative in ("", "blurry")
+    )
     np.testing.assert_array_equal(a, b)
 
 
@@ -73,15 +91,16 @@ def test_guidance_one_ignores_the_negative_prompt(generator):
 def test_nothing_compiles_again(generator, name):
     """For what fits the row: text, seed, size, mask, strength, steps, guidance."""
     sampler = samplers.SAMPLERS[name]
-    generator([PROMPTS[0]], dataclasses.replace(FAST, sampler=sampler))
+    generator([prompt(generator)], dataclasses.replace(FAST, sampler=sampler))
     before = generator.denoiser.compiled
-    prompt = Prompt("a long blue thing falls", (48, 32), frames=5, fps=6.0, seed=8)
-    canvas = dataclasses.replace(generator.canvas(prompt), strength=0.6)
+    job = prompt(generator, text="it falls", size=(48, 32), frames=5, fps=6.0, seed=8)
+    canvas = generator.canvas(dataclasses.replace(job, negative="bad"))
+    canvas = dataclasses.replace(canvas, strength=0.6)
     canvas.cond_mask[0] = True
     config = generators.SamplingConfig(
         steps=3, guidance=1.7, sampler=sampler, rescale=0.3, zero_init=1
     )
-    generator.fill([generators.Request(canvas, prompt.text, "bad", 8)], config)
+    generator.fill([canvas], config)
     assert generator.denoiser.compiled == before
 
 
@@ -90,16 +109,15 @@ def partly_known(shape=(3, 4, 4, 4), strength=1.0):
     known = np.zeros(shape[:3], bool)
     known[0] = True
     latent = rng.normal(size=shape).astype(np.float32)
-    return canvases.Canvas(latent, known, strength=strength)
+    return canvases.Canvas(latent, known, strength=strength, text="a dot", seed=1)
 
 
 @pytest.mark.parametrize("name", list(samplers.SAMPLERS))
 def test_every_sampler_fills_every_canvas(generator, name):
-    image = canvases.Canvas.empty((1, 4, 4, 4))
+    image = dataclasses.replace(canvases.Canvas.empty((1, 4, 4, 4)), seed=1)
     work = [partly_known(), partly_known(strength=0.0), partly_known(strength=0.4)]
-    requests = [generators.Request(c, "a dot", seed=1) for c in (image, *work)]
     config = dataclasses.replace(FAST, steps=3, sampler=samplers.SAMPLERS[name])
-    found = generator.fill(requests, config)
+    found = generator.fill([image, *work], config)
     assert all(np.isfinite(latent).all() for latent in found)
     for canvas, latent in zip(work, found[1:], strict=True):
         np.testing.assert_array_equal(latent[0], canvas.latent[0])
@@ -107,23 +125,22 @@ def test_every_sampler_fills_every_canvas(generator, name):
     assert np.abs(found[3] - work[2].latent).max() > 1e-3
 
 
-def test_steps_outside_of_the_interval_cost_one_copy(generator):
-    request = [generator.request(PROMPTS[0])]
+def test_steps_outside_of_the_interval_cost_one_copy(generator, canvas):
     copies = []
-    advance = generator.denoiser._advance
+    step = generator.denoiser._step
     base = dataclasses.replace(FAST, steps=4)
-    plain = generator.fill(request, dataclasses.replace(base, guidance=1.0))
+    plain = generator.fill([canvas], dataclasses.replace(base, guidance=1.0))
     try:
-        generator.denoiser._advance = lambda *args, **rest: (
-            copies.append(rest["guided"]) or advance(*args, **rest)
+        generator.denoiser._step = lambda spec, *args, **rest: (
+            copies.append(spec.guided) or step(spec, *args, **rest)
         )
-        nothing = generator.fill(
-            request, dataclasses.replace(base, interval=(0.0, 0.0))
+        nothing, some = (
+            generator.fill([canvas], dataclasses.replace(base, interval=interval))
+            for interval in ((0.0, 0.0), (0.0, 0.85))
         )
-        some = generator.fill(request, dataclasses.replace(base, interval=(0.0, 0.85)))
-        every = generator.fill(request, base)
+        every = generator.fill([canvas], base)
     finally:
-        generator.denoiser._advance = advance
+        generator.denoiser._step = step
     first, second, third = copies[:4], copies[4:8], copies[8:]
     assert not any(first) and all(third)
     assert second == sorted(second) and 0 < sum(second) < 4
@@ -131,25 +148,23 @@ def test_steps_outside_of_the_interval_cost_one_copy(generator):
     assert (some[0] != plain[0]).any() and (some[0] != every[0]).any()
 
 
-def test_refinements_of_guidance_matter_unless_they_are_0(generator):
-    request = [generator.request(PROMPTS[0])]
+def test_refinements_of_guidance_matter_unless_they_are_0(generator, canvas):
     config = dataclasses.replace(FAST, steps=3)
-    plain = generator.fill(request, config)[0]
+    plain = generator.fill([canvas], config)[0]
     same = dataclasses.replace(config, rescale=0.0, zero_init=0, interval=(0.0, 1.0))
-    np.testing.assert_array_equal(generator.fill(request, same)[0], plain)
+    np.testing.assert_array_equal(generator.fill([canvas], same)[0], plain)
     for change in ({"rescale": 0.8}, {"zero_init": 1}):
-        other = generator.fill(request, dataclasses.replace(config, **change))[0]
+        other = generator.fill([canvas], dataclasses.replace(config, **change))[0]
         assert np.isfinite(other).all() and np.abs(other - plain).max() > 1e-3
 
 
-def test_previews_are_latents_with_what_is_known(generator):
+def test_steps_show_latents_with_what_is_known(generator):
     canvas, image = partly_known(), canvases.Canvas.empty((1, 4, 6, 4))
-    requests = [generators.Request(c, "a dot", seed=1) for c in (canvas, image)]
     seen = []
     filled = generator.fill(
-        requests,
+        [canvas, image],
         dataclasses.replace(FAST, steps=3),
-        preview=lambda look: seen.append([latent.copy() for latent in look()]),
+        callback=lambda step: seen.append(step.latents()),
     )
     assert len(seen) == 3
     for first, second in seen:
@@ -157,30 +172,56 @@ def test_previews_are_latents_with_what_is_known(generator):
         assert np.isfinite(first).all() and np.isfinite(second).all()
         np.testing.assert_array_equal(first[0], canvas.latent[0])
     assert (seen[0][0][1:] != seen[-1][0][1:]).any()
-    untouched = generator.fill(requests, dataclasses.replace(FAST, steps=3))
+    untouched = generator.fill([canvas, image], dataclasses.replace(FAST, steps=3))
     np.testing.assert_array_equal(filled[0], untouched[0])
 
 
+def test_a_callback_stops_with_what_is_made_so_far(generator):
+    canvas, config = partly_known(), dataclasses.replace(FAST, steps=5)
+    seen = []
+
+    def stop(step):
+        seen.append(step.latents()[0])
+        return step.done == 2
+
+    (filled,) = generator.fill([canvas], config, callback=stop)
+    assert len(seen) == 2
+    np.testing.assert_array_equal(filled, seen[-1])
+    np.testing.assert_array_equal(filled[0], canvas.latent[0])
+
+
+def test_a_stopped_job_has_all_its_frames_and_what_was_given(generator):
+    video = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3)).astype(np.uint8)
+    given = tasks.extend(
+        generator.grid, video, direction="backward", frames=5, context=4, fps=8.0
+    )
+    steps = []
+
+    def stop(step):
+        steps.append((step.done, step.total))
+        return True
+
+    (stopped,) = generator([generators.Job(given)], FAST, callback=stop)
+    assert steps == [(1, 4)]
+    assert stopped.shape == (14, 32, 32, 3)
+    np.testing.assert_array_equal(stopped[5:], video)
+
+
 def test_known_latents_come_back_bit_for_bit(generator):
-    rng = np.random.default_rng(0)
-    latent = rng.normal(size=(3, 4, 4, 4)).astype(np.float32)
-    known = np.zeros((3, 4, 4), bool)
-    known[0] = True
-    canvas = canvases.Canvas(latent, known)
-    (filled,) = generator.fill([generators.Request(canvas, "on it goes")], FAST)
-    np.testing.assert_array_equal(filled[0], latent[0])
-    assert (filled[1:] != latent[1:]).any()
-    changed = dataclasses.replace(canvas, latent=latent + known[..., None])
-    (other,) = generator.fill([generators.Request(changed, "on it goes")], FAST)
+    canvas = partly_known()
+    (filled,) = generator.fill([canvas], FAST)
+    np.testing.assert_array_equal(filled[0], canvas.latent[0])
+    assert (filled[1:] != canvas.latent[1:]).any()
+    latent = canvas.latent + canvas.cond_mask[..., None]
+    (other,) = generator.fill([dataclasses.replace(canvas, latent=latent)], FAST)
     assert (np.abs(other[1:] - filled[1:]) > 1e-6).any()
 
 
-def test_progress_counts_every_step(generator):
+def test_progress_counts_every_step(generator, canvas):
     seen = []
     config = dataclasses.replace(FAST, rows=1)
-    many = [dataclasses.replace(PROMPTS[0], seed=i) for i in range(30)]
     generator.fill(
-        [generators.Request(generator.canvas(p), p.text, "", p.seed) for p in many],
+        [dataclasses.replace(canvas, seed=i) for i in range(30)],
         config,
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -209,14 +250,14 @@ def test_nothing_asked_nothing_made(generator):
 )
 def test_impossible_prompts_are_refused(generator, change, message):
     with pytest.raises(ValueError, match=message):
-        generator([dataclasses.replace(PROMPTS[0], **change)], FAST)
+        generator([prompt(generator, **change)], FAST)
 
 
 def test_impossible_canvas_is_refused(generator):
-    side = 2 * int(canvases.MAX_TOKENS**0.5) + 2
+    side = 2 * int(grids.MAX_TOKENS**0.5) + 2
     canvas = canvases.Canvas.empty((1, side, side, generator.grid.channels))
     with pytest.raises(ValueError, match="pixels or less, or tiles"):
-        generator.fill([generators.Request(canvas)], FAST)
+        generator.fill([canvas], FAST)
 
 
 @pytest.mark.parametrize(
@@ -231,43 +272,42 @@ def test_impossible_settings_are_refused(make, message):
         make()
 
 
-def items(generator, count, **change):
-    prompt = dataclasses.replace(PROMPTS[0], **change)
-    request = generators.Request(generator.canvas(prompt), prompt.text)
-    one = filling.Filling(
-        request, owner=0, grid=generator.grid, config=windows.WindowConfig()
-    )
-    return one.items(0, generator._form) * count
+def tiles(generator, count, **change):
+    canvas = generator.canvas(prompt(generator, **change))
+    return generator.schedule([canvas] * count, FAST).tiles(0)
 
 
 def test_rows_hold_what_they_can(generator):
     shape = tiny.ROW
-    many = items(generator, 25)
-    rows = rows_lib.pack_rows(many, shape)
-    assert sorted(i for row in rows for i in row) == list(range(25))
+    many = tiles(generator, 25)
+    rows = batching.pack_rows(many, shape)
+    assert sorted(tile.number for row in rows for tile in row) == list(range(25))
     for row in rows:
         assert len(row) <= shape.segments
-        assert sum(len(many[i].segment) for i in row) <= shape.tokens
-        assert sum(many[i].text_length for i in row) <= shape.text
+        assert sum(len(tile.segment) for tile in row) <= shape.tokens
+        assert sum(len(tile.segment.text) for tile in row) <= shape.text
 
 
 def test_capacity_follows_what_is_asked(generator):
-    one = rows_lib.row_shape(items(generator, 1), tiny.ROW, block=32)
-    assert one.tokens == 256
-    full = rows_lib.row_shape(items(generator, 50), tiny.ROW, block=32)
-    assert full.tokens == tiny.ROW.tokens
-    large = items(generator, 1, size=(320, 320), frames=9)
-    assert rows_lib.row_shape(large, tiny.ROW, block=32).tokens == 1216
+    def capacity(count, **change):
+        found = tiles(generator, count, **change)
+        return batching.row_shape(found, tiny.ROW, block=32).tokens
+
+    assert capacity(1) == 256
+    assert capacity(50) == tiny.ROW.tokens
+    assert capacity(1, size=(320, 320), frames=9) == 1216
 
 
-def test_noise_is_a_function_of_seed_place_and_step():
+def test_noise_is_a_function_of_seed_number_and_step():
     segments = np.asarray([[1, 1, 2, 2, 0]], np.int32)
     seeds = np.asarray([[0, 7, 7]], np.uint32)
-    places = np.asarray([[0, 1, 0, 1, 0]], np.int32)
+    noise_ids = np.asarray([[0, 1, 0, 1, 0]], np.int32)
 
     def draw(step):
         return np.asarray(
-            sampling.token_noise(segments, (seeds, places), step=np.int32(step), size=4)
+            sampling.token_noise(
+                segments, seeds=seeds, noise_ids=noise_ids, index=np.int32(step), size=4
+            )
         )
 
     np.testing.assert_array_equal(draw(0)[0, :2], draw(0)[0, 2:4])
@@ -286,7 +326,7 @@ def test_saved_and_loaded(tmp_path, videos):
         assert loaded.tokenizer == model.tokenizer
         jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
     loads = [generators.Generator.load(tmp_path / "video") for _ in range(2)]
-    first, second = (load([PROMPTS[2]], FAST)[0] for load in loads)
+    first, second = (load([prompt(load, 2)], FAST)[0] for load in loads)
     assert first.tobytes() == second.tobytes()
     np.testing.assert_allclose(first.astype(int), videos[2].astype(int), atol=1)
     with pytest.raises(ValueError, match="'autoencoder', not 'video'"):
@@ -306,19 +346,19 @@ def test_saved_and_loaded(tmp_path, videos):
         generators.Generator.load(tmp_path / "nowhere")
 
 
-def test_two_experts_share_the_levels(generator, tmp_path):
+def test_two_experts_share_the_levels(generator, jobs, tmp_path):
     """Alike they are one; else the second takes over at the boundary, in one file."""
     one = tiny.model()
     other = jax.tree.map(lambda a: 0.5 * a, one.params)
-    requests = [generator.request(p) for p in PROMPTS]
+    work = [generator.canvas(job) for job in jobs]
 
     def fill(high, low, boundary):
         config = dataclasses.replace(one.config, boundary=boundary)
         params = {"high": high, "low": low}
         model = dataclasses.replace(one, config=config, params=params)
-        return model, generators.Generator(model).fill(requests, FAST)
+        return model, generators.Generator(model).fill(work, FAST)
 
-    alone = generator.fill(requests, FAST)
+    alone = generator.fill(work, FAST)
     cases = [
         (one.params, one.params, 0.5, True),
         (one.params, other, 0.9, False),

@@ -1,6 +1,7 @@
 """Ways of prompting: what each keeps, and that it comes back bit for bit."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from soraflax.generation import canvas as canvases
 from soraflax.generation import generator as generators
 from soraflax.generation import tasks
+from soraflax.ops import grid as grids
 from tests.generation import tiny
 
-GRID = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))
-PAIRS = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(2, 2, 2))
+GRID = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))
+PAIRS = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(2, 2, 2))
+THIN_PAIRS = grids.Grid(4, 8, (2, 1, 1), channels=4)
 FAST = generators.SamplingConfig(steps=2, guidance=1.0)
 
 
@@ -26,7 +29,7 @@ def generator():
 
 
 def run(generator, given):
-    (video,) = generator.complete([generators.Job(given, "a red circle", seed=3)], FAST)
+    (video,) = generator([generators.Job(given, "a red circle", seed=3)], FAST)
     return video
 
 
@@ -50,7 +53,7 @@ def make(grid):
             grid, b, direction="backward", frames=5, context=6, fps=fps
         ),
         "loop": tasks.loop(grid, a, frames=4, context=5, fps=fps),
-        "connect": tasks.connect(grid, a, b, frames=4, context=5, fps=fps),
+        "connect": tasks.connect(grid, a, second=b, frames=4, context=5, fps=fps),
         "inpaint": tasks.inpaint(grid, clip(5), mask=half(), fps=fps),
         "outpaint": tasks.outpaint(grid, clip(5), size=(64, 32), fps=fps),
     }
@@ -92,22 +95,37 @@ def test_kept_pixels_come_back_bit_for_bit(generator, task):
 
 @pytest.mark.parametrize("grid", (GRID, PAIRS))
 def test_every_task_stays_on_the_grid(grid):
-    first = grid.frames(grid.patch[0])
+    first = grid.min_frames
     clips = clip(21), clip(21, seed=1)
     cases = [
         tasks.extend(
-            grid, clips[0], direction="forward", frames=grid.group, context=14, fps=8.0
+            grid,
+            clips[0],
+            direction="forward",
+            frames=grid.frame_step,
+            context=14,
+            fps=8.0,
         ),
         tasks.extend(
             grid, clips[0], direction="backward", frames=first, context=14, fps=8.0
         ),
-        tasks.loop(grid, clips[0], frames=grid.group, context=14, fps=8.0),
-        tasks.connect(grid, *clips, frames=2 * grid.group, context=14, fps=8.0),
+        tasks.loop(grid, clips[0], frames=grid.frame_step, context=14, fps=8.0),
+        tasks.connect(
+            grid,
+            clips[0],
+            second=clips[1],
+            frames=2 * grid.frame_step,
+            context=14,
+            fps=8.0,
+        ),
     ]
     for given in cases:
         grid.latent_shape(*given.shape)
-        np.testing.assert_array_equal(given.video[given.kept].size > 0, True)
-        assert given.kept.reshape(len(given.kept), -1).all(axis=1).sum() <= 2 * 14
+        np.testing.assert_array_equal(given.video[given.keep_mask].size > 0, True)
+        assert (
+            given.keep_mask.reshape(len(given.keep_mask), -1).all(axis=1).sum()
+            <= 2 * 14
+        )
 
 
 @pytest.mark.parametrize("window", (0, 3, 5, 8, 16))
@@ -130,7 +148,7 @@ def test_contexts_are_legal_and_fill_a_window(grid, window):
 def test_edit_and_upscale_start_from_the_clip(generator):
     video = clip(5)
     edited = tasks.edit(generator.grid, video, strength=0.5, fps=8.0)
-    assert not edited.kept.any() and edited.strength == 0.5
+    assert not edited.keep_mask.any() and edited.strength == 0.5
     assert run(generator, edited).shape == video.shape
     large = tasks.upscale(generator.grid, video, size=(64, 48), strength=0.3, fps=8.0)
     assert run(generator, large).shape == (5, 48, 64, 3)
@@ -140,13 +158,12 @@ def test_edit_and_upscale_start_from_the_clip(generator):
 
 def test_the_less_strength_the_more_stays(generator):
     """Nothing moves at 0; the distance grows; at 1 the clip does not matter."""
-    canvas = generator.encode(
-        tasks.edit(generator.grid, clip(5), strength=0.5, fps=8.0)
-    )
+    edited = tasks.edit(generator.grid, clip(5), strength=0.5, fps=8.0)
+    canvas = generator.canvas(generators.Job(edited, "a square", seed=2))
 
     def fill(strength, latent=canvas.latent):
         part = dataclasses.replace(canvas, strength=strength, latent=latent)
-        return generator.fill([generators.Request(part, "a square", seed=2)], FAST)[0]
+        return generator.fill([part], FAST)[0]
 
     np.testing.assert_allclose(fill(0.0), canvas.latent, atol=1e-5)
     away = [np.abs(fill(s) - canvas.latent).mean() for s in (0.0, 0.2, 0.5, 0.9)]
@@ -157,9 +174,9 @@ def test_the_less_strength_the_more_stays(generator):
 
 def test_outpainting_makes_a_large_clip_small_and_leaves_a_small_one():
     given = tasks.outpaint(GRID, clip(5, (64, 96)), size=(64, 96), fps=8.0)
-    assert given.kept.any(axis=(0, 2)).sum() == 48 and given.kept[0, 48].all()
+    assert given.keep_mask.any(axis=(0, 2)).sum() == 48 and given.keep_mask[0, 48].all()
     odd = tasks.outpaint(GRID, clip(5, (30, 44)), size=(64, 64), fps=8.0)
-    where = odd.kept[0]
+    where = odd.keep_mask[0]
     assert where.sum() == 30 * 44
     np.testing.assert_array_equal(
         odd.video[:, where], clip(5, (30, 44)).reshape(5, -1, 3)
@@ -226,7 +243,9 @@ ERRORS = {
         "^4 new frames: use 1 or 5$",
     ),
     "two sizes": (
-        lambda g: tasks.connect(g, C9, clip(9, (32, 48)), frames=4, context=5, fps=8.0),
+        lambda g: tasks.connect(
+            g, C9, second=clip(9, (32, 48)), frames=4, context=5, fps=8.0
+        ),
         "^32x32 and 48x32 pixels: give both one size, such as 32x32$",
     ),
     "a side off the grid": (
@@ -277,7 +296,113 @@ def test_what_does_not_fit_names_what_does(case):
         make_it(GRID)
 
 
-def test_a_settle_that_is_no_share_is_refused_before_any_work():
+def test_numbers_out_of_range_are_refused_before_any_work():
     given = tasks.edit(GRID, C9, strength=0.5, fps=8.0)
     with pytest.raises(ValueError, match=r"^strength 2.0: use a value in"):
-        generators.Job(given, settle=2.0)
+        generators.Job(given, refine_strength=2.0)
+    with pytest.raises(ValueError, match=r"^seed -1: use one from 0 to 4294967295$"):
+        generators.Job(given, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("frames", "found"), [(1, [1]), (9, [9]), (10, [9, 1]), (23, [9, 9, 5])]
+)
+def test_pieces_are_as_long_as_they_can_be(frames, found):
+    assert tasks.pieces(GRID, frames, longest=9) == found
+
+
+@pytest.mark.parametrize(
+    ("frames", "near"), [(2, "1 or 5"), (8, "5 or 9"), (11, "10 or 14")]
+)
+def test_other_numbers_name_the_nearest(frames, near):
+    with pytest.raises(ValueError, match=f"^{frames} new frames: use {near}$"):
+        tasks.pieces(GRID, frames, longest=9)
+
+
+@pytest.mark.parametrize(("grid", "most"), [(GRID, 1), (GRID, 9), (THIN_PAIRS, 13)])
+def test_the_nearest_number_is_the_nearest(grid, most):
+    sums = {
+        full * most + rest
+        for full in range(60)
+        for rest in range(grid.min_frames, most + 1, grid.frame_step)
+    }
+    for frames in np.arange(0.25, 40, 0.25):
+        found = tasks.nearest_pieces(grid, frames, longest=most)
+        assert found in sums
+        assert abs(found - frames) == min(abs(each - frames) for each in sums)
+        sizes = tasks.pieces(grid, found, longest=most)
+        assert sum(sizes) == found and max(sizes) <= most
+
+
+def before(generator, video, frames, *, seed=0, text="", longest=5):
+    """New frames before a clip, in pieces."""
+    given = tasks.extend(
+        generator.grid,
+        video,
+        direction="backward",
+        frames=frames,
+        context=min(8, len(video)),
+        fps=8.0,
+        longest_piece=longest,
+    )
+    assert given.length == len(video) + frames
+    job = generators.Job(given, text=text, seed=seed)
+    (found,) = generator([job], dataclasses.replace(FAST, steps=1))
+    return found
+
+
+def test_every_piece_before_a_clip_is_another(generator):
+    video = clip(6, (16, 32))
+    whole = before(generator, video, 11)
+    assert whole.shape == (17, 16, 32, 3)
+    np.testing.assert_array_equal(whole[-6:], video)
+    pieces = [whole[1:6], whole[6:11]]
+    assert (pieces[0] != pieces[1]).any()
+    # What is next to the video was made first, so it does not depend on the rest.
+    np.testing.assert_array_equal(before(generator, video, 5)[-11:], whole[-11:])
+    others = [
+        before(generator, video, 5, seed=1),
+        before(generator, video, 5, text="a red circle"),
+        before(generator, 255 - video, 5),
+    ]
+    for one, two in itertools.combinations([whole[-11:], *others], 2):
+        assert (one[:5] != two[:5]).any()
+
+
+def test_jobs_of_other_numbers_of_pieces_are_made_together(generator):
+    """Bit for bit as alone, with one count of all steps and a latent a job."""
+    config = dataclasses.replace(FAST, steps=1)
+    jobs = [
+        generators.Job(
+            tasks.extend(
+                generator.grid,
+                clip(6, (16, 32), seed=index),
+                direction="backward",
+                frames=frames,
+                context=4,
+                fps=8.0,
+                longest_piece=5,
+            ),
+            seed=index,
+        )
+        for index, frames in enumerate((11, 5, 10))
+    ]
+    steps = []
+    together = generator(
+        jobs,
+        config,
+        callback=lambda step: steps.append(
+            (step.done, step.total, len(step.latents()))
+        ),
+    )
+    for job, video in zip(jobs, together, strict=True):
+        np.testing.assert_array_equal(generator([job], config)[0], video)
+    assert [done for done, _, _ in steps] == list(range(1, len(steps) + 1))
+    assert steps[-1][0] == steps[-1][1]
+    assert {count for _, _, count in steps} == {3}
+
+
+def test_no_seed_of_a_piece_leaves_its_range(generator):
+    video = np.zeros((4, 16, 32, 3), np.uint8)
+    found = before(generator, video, 2, seed=canvases.MAX_SEED, longest=1)
+    assert found.shape == (6, 16, 32, 3)

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import strategies as st
 
 from soraflax.autoencoding import tiling
-from soraflax.generation import batching as rows_lib
+from soraflax.generation import batching, windows
 from soraflax.generation import canvas as canvases
 from soraflax.generation import generator as generators
-from soraflax.generation import windows
+from soraflax.ops import grid as grids
+from soraflax.ops import packing
 from tests.generation import tiny
 
-GRID = canvases.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))
+GRID = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=4, patch=(1, 2, 2))
 FAST = generators.SamplingConfig(steps=2, guidance=1.0)
 HALF = windows.WindowConfig(length=4, overlap=2)
-TILED = windows.WindowConfig(tile=(32, 32), share=16)
+TILED = windows.WindowConfig(tile=(32, 32), tile_overlap=16)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def random_canvas(shape=(8, 4, 4, 4), known=(), seed=0):
 
 def fill(generator, canvas, config, seed=5):
     how = dataclasses.replace(FAST, windows=config)
-    request = generators.Request(canvas, "a red circle moves", seed=seed)
-    return generator.fill([request], how)[0]
+    canvas = dataclasses.replace(canvas, text="a red circle moves", seed=seed)
+    return generator.fill([canvas], how)[0]
 
 
 @hypothesis.settings(deadline=None, max_examples=200)
@@ -103,20 +104,20 @@ def test_a_window_knows_what_is_made():
     """Equation (1)."""
     canvas = random_canvas(known=(1, 6))
     made = np.full(canvas.latent.shape, 7, np.float32)
-    part = windows.take(canvas, made, start=2, stop=7, done=4)
+    part = windows.window_canvas(canvas, made, start=2, stop=7, done=4)
     assert part.cond_mask[:, 0, 0].tolist() == [True, True, False, False, True]
     assert (part.latent[:2] == 7).all()
     np.testing.assert_array_equal(part.latent[2:], canvas.latent[4:7])
 
 
 def test_filled_in_windows_as_by_hand(generator):
-    """With the places of the whole canvas, so that windows differ in their noise."""
+    """With the numbers of the whole canvas, so that windows differ in their noise."""
     canvas = canvases.Canvas.empty((8, 4, 4, 4))
     whole = fill(generator, canvas, HALF)
     by_hand = np.zeros_like(whole)
     done = 0
     for start, stop in windows.spans(8, HALF, patch=1):
-        part = windows.take(canvas, by_hand, start=start, stop=stop, done=done)
+        part = windows.window_canvas(canvas, by_hand, start=start, stop=stop, done=done)
         found = fill(generator, part, windows.WindowConfig())
         if not start:
             by_hand[:stop] = found
@@ -150,25 +151,25 @@ def test_known_latents_come_back_bit_for_bit(generator, config):
 
 
 def test_noise_of_windows_and_tiles():
-    """A token's place is its number in the whole canvas, whoever asks."""
+    """A token's noise is that of its number in the whole canvas, whoever asks."""
     grid, far = (2, 3, 4), (tiling.Span(1, 3, 3), tiling.Span(2, 4, 4))
     whole = (tiling.Span(0, 3, 3), tiling.Span(0, 4, 4))
-    first = windows.places(grid, whole, first=0)
+    first = windows.token_ids(grid, whole, first=0)
     assert first.tolist() == list(range(24))
-    later = windows.places(grid, whole, first=2)
+    later = windows.token_ids(grid, whole, first=2)
     assert not set(first) & set(later)
-    found = windows.places(grid, far, first=0)
+    found = windows.token_ids(grid, far, first=0)
     assert found.tolist() == [6, 7, 10, 11, 18, 19, 22, 23]
 
 
 def test_frames_are_streamed_once_in_order(generator):
     canvas = random_canvas(known=(0,))
     short = random_canvas((2, 4, 4, 4))
-    requests = [generators.Request(c, "a dot", seed=1) for c in (canvas, short)]
+    both = [dataclasses.replace(c, text="a dot", seed=1) for c in (canvas, short)]
     config = dataclasses.replace(FAST, windows=HALF)
-    parts = list(generator.stream(requests, config))
+    parts = list(generator.stream(both, config))
     assert [(i, len(part)) for i, part in parts] == [(0, 4), (1, 2), (0, 2), (0, 2)]
-    (whole, other) = generator.fill(requests, config)
+    (whole, other) = generator.fill(both, config)
     mine = np.concatenate([part for i, part in parts if i == 0])
     np.testing.assert_array_equal(mine, whole)
     np.testing.assert_array_equal(parts[1][1], other)
@@ -180,7 +181,7 @@ def test_windows_are_made_when_they_are_asked_for(generator):
     config = dataclasses.replace(FAST, windows=HALF)
     seen = []
     stream = generator.stream(
-        [generators.Request(canvas, "a dot")],
+        [canvas],
         config,
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -220,54 +221,45 @@ def test_tiles_cover_the_canvas_and_agree(generator):
     assert np.isfinite(filled).all() and filled.std() > 0
 
 
-def test_tiled_canvases_do_not_depend_on_company(generator):
+def test_tiled_canvases_do_not_depend_on_what_shares_the_rows(generator):
     """Where four tiles meet, the order of their sum must not either."""
     canvas = random_canvas((2, 8, 8, 4), known=(0,))
     alone = fill(generator, canvas, TILED)
     others = [random_canvas(s, seed=1) for s in ((1, 4, 4, 4), (3, 8, 4, 4))]
-    requests = [generators.Request(c, "other things", seed=1) for c in others]
-    mine = generators.Request(canvas, "a red circle moves", seed=5)
+    others = [dataclasses.replace(c, text="other things", seed=1) for c in others]
+    mine = dataclasses.replace(canvas, text="a red circle moves", seed=5)
     config = dataclasses.replace(FAST, windows=TILED)
-    found = generator.fill([requests[0], mine, requests[1]], config)
+    found = generator.fill([others[0], mine, others[1]], config)
     np.testing.assert_array_equal(found[1], alone)
-    for index, request in ((0, requests[0]), (2, requests[1])):
-        np.testing.assert_array_equal(
-            found[index], generator.fill([request], config)[0]
-        )
-
-
-def items(config, canvas):
-    """Two tiles and what lies beside them, as `rows` sees them."""
-    found = []
-    for tile in windows.tiles(canvas, GRID, config=config):
-        part = windows.crop(canvas, tile, patch=GRID.patch)
-        grid = (len(canvas.latent), canvas.latent.shape[1] // 2, None)
-        places = windows.places((*grid[:2], canvas.latent.shape[2] // 2), tile, first=0)
-        weights = windows.weights(len(canvas.latent), tile, ramp=1)
-        found.append(
-            rows_lib.Item(part, None, None, 0, places, 0, tile, weights)  # pyright: ignore
-        )
-    return found
+    for index, other in ((0, others[0]), (2, others[1])):
+        np.testing.assert_array_equal(found[index], generator.fill([other], config)[0])
 
 
 def test_overlapping_tokens_are_weighted_means():
+    """Two tiles of 1 x 2 patches that share one, in rows of their own."""
     canvas = canvases.Canvas.empty((1, 2, 6, 4))
-    config = windows.WindowConfig(tile=(16, 32), share=16)
-    pair = items(config, canvas)
-    assert [item.places.tolist() for item in pair] == [[0, 1], [1, 2]]
-    pair[0] = dataclasses.replace(pair[0], weights=np.asarray([1, 3], np.float32))
-    slices = [[slice(0, 2)], [slice(1, 3)]]
-    overlap = rows_lib.Overlap.of([[0], [1]], pair, slices, tokens=4)
+    scheduler = windows.WindowScheduler(
+        [canvas],
+        windows.WindowConfig(tile=(16, 32), tile_overlap=16),
+        grid=GRID,
+        statistics=tiny.model().config.statistics,
+        tokenize=lambda text: np.zeros(1, np.int32),
+    )
+    first, second = scheduler.tiles(0)
+    assert first.token_ids.tolist() == [0, 1] and second.token_ids.tolist() == [1, 2]
+    first = dataclasses.replace(first, weights=np.asarray([1, 3], np.float32))
+    shape = packing.RowShape(tokens=4, text=4, segments=2)
+    overlap = batching.TileOverlap.of([[first], [second]], shape)
     assert overlap is not None
     x = np.arange(8, dtype=np.float32).reshape(2, 4, 1)
-    found = np.asarray(overlap.agree(jnp.asarray(x)))[..., 0]
-    shared = (3 * x[0, 1, 0] + x[1, 1, 0]) / 4
-    assert found.tolist() == [[0, shared, 2, 3], [4, shared, 6, 7]]
-    again = np.asarray(overlap.agree(jnp.asarray(found[..., None])))[..., 0]
+    found = np.asarray(overlap.average(jnp.asarray(x)))[..., 0]
+    shared = (3 * x[0, 1, 0] + x[1, 0, 0]) / 4
+    assert found.tolist() == [[0, shared, 2, 3], [shared, 5, 6, 7]]
+    again = np.asarray(overlap.average(jnp.asarray(found[..., None])))[..., 0]
     np.testing.assert_array_equal(again, found)
     constant = np.full((2, 4, 1), 0.37, np.float32)
     np.testing.assert_allclose(
-        np.asarray(overlap.agree(jnp.asarray(constant))), constant, rtol=1e-6
+        np.asarray(overlap.average(jnp.asarray(constant))), constant, rtol=1e-6
     )
 
 

@@ -70,20 +70,3 @@ def test_impossible_sizes_name_the_nearest_legal_one():
         patch.unpatchify(np.zeros((5, 12)), (1, 2, 2), patch=(1, 2, 2))
     with pytest.raises(ValueError, match="width 13 is not a multiple of the patch's 4"):
         patch.unpatchify(np.zeros((4, 13)), (1, 2, 2), patch=(1, 2, 2))
-
-
-@given(size=st.integers(-50, 500), first=st.integers(1, 20), step=st.integers(1, 20))
-def test_nearest_sizes_are_the_members_on_both_sides(size, first, step):
-    members = range(first, 600, step)
-    found = patch.nearest_sizes(size, step, first=first)
-    below = [m for m in members if m <= size][-1:]
-    above = [m for m in members if m >= size][:1]
-    assert list(found) == sorted({*below, *above})
-
-
-def test_a_size_off_the_grid_names_the_nearest():
-    patch.check_size(81, 4, first=1, unit="frames")
-    with pytest.raises(ValueError, match=r"^80 frames: use 77 or 81$"):
-        patch.check_size(80, 4, first=1, unit="frames")
-    with pytest.raises(ValueError, match=r"^3 pixels wide: use 16$"):
-        patch.check_size(3, 16, first=16, unit="pixels wide")

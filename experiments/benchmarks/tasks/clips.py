@@ -33,14 +33,14 @@ class Bench:
       sampling: how it samples.
       count: clips of a part; None for the part's own number.
       seed: of clips and noise.
-      settles: strengths of the second pass that joins are measured at.
+      refine_strengths: of the second pass, that joins are measured at.
     """
 
     model: generator.Generator
     sampling: generator.SamplingConfig
     count: int | None = None
     seed: int = 0
-    settles: tuple[float, ...] = (generator.Job.settle,)
+    refine_strengths: tuple[float, ...] = (generator.Job.refine_strength,)
 
     @property
     def fps(self) -> float:
@@ -83,7 +83,7 @@ class Bench:
     ) -> tuple[list[np.ndarray], float]:
         """Their videos and the seconds it took; progress on standard error."""
         start = time.perf_counter()
-        videos = self.model.complete(jobs, self.sampling, progress=progress(label))
+        videos = self.model(jobs, self.sampling, progress=progress(label))
         return videos, time.perf_counter() - start
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ def keeping(bench: shared.Bench, video: np.ndarray) -> dict[str, Kept]:
         ),
         "loop": Kept(tasks.loop(grid, video, **how), *_in_time(video, between)),
         "connect": Kept(
-            tasks.connect(grid, video, mirrored, **how),
+            tasks.connect(grid, video, second=mirrored, **how),
             *_in_time(video, between, mirrored),
         ),
         "inpaint": Kept(tasks.inpaint(grid, video, mask=cut, fps=fps), video, ~cut),
@@ -177,7 +177,7 @@ class Joined:
 
 
 def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
-    """A line for every join, without a prompt and with, and every `settle`.
+    """A line for every join, without a prompt and with, and every `refine_strength`.
 
     Without one there is no guidance either. The prompt is what the clip shows, of a
     transition what the second does.
@@ -185,18 +185,18 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     clips = bench.clips(JOIN_CLIPS)
     cases = _joined(bench, clips)
     truth = _true_joins(bench, clips)
-    ways = itertools.product(("none", "caption"), bench.settles)
-    for prompt, settle in ways:
+    ways = itertools.product(("none", "caption"), bench.refine_strengths)
+    for prompt, refine_strength in ways:
         jobs = [
             bench.job(
                 case.given,
                 case.text if prompt == "caption" else "",
                 index,
-                settle=settle,
+                refine_strength=refine_strength,
             )
             for index, case in enumerate(cases)
         ]
-        videos, seconds = bench.complete(jobs, f"joins, settle {settle}")
+        videos, seconds = bench.complete(jobs, f"joins, refined at {refine_strength}")
         found: dict[str, list[float]] = {}
         steps: dict[str, list[float]] = {}
         for case, video in zip(cases, videos, strict=True):
@@ -212,7 +212,7 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
                 "figure": "joins",
                 "join": name,
                 "prompt": prompt,
-                "settle": settle,
+                "refine strength": refine_strength,
                 "clips": len(ratios),
                 "left out, too still": len(clips) - len(ratios),
                 "ratio": ratio,
@@ -262,7 +262,7 @@ def _between(
     video, total, short = clip.video, len(clip.video), clip.video[: new + 1]
     own, theirs = measures.pace(video), measures.pace(other.video)
     looped = tasks.loop(bench.model.grid, short, **how)
-    joined = tasks.connect(bench.model.grid, video, other.video, **how)
+    joined = tasks.connect(bench.model.grid, video, second=other.video, **how)
     return [
         Joined(
             looped,

@@ -27,7 +27,7 @@ from experiments.benchmarks import measurement
 from experiments.benchmarks.tasks import clips as shared
 from experiments.benchmarks.tasks import editing, keeping, sampling
 from soraflax.cli import parser as cli
-from soraflax.generation import filling, generator
+from soraflax.generation import canvas, generator
 
 Part = Callable[[shared.Bench], Iterator[dict[str, Any]]]
 PARTS: dict[str, Part] = {
@@ -75,10 +75,10 @@ def make_parser() -> cli.Parser:
     add("--steps", type=cli.positive_int, default=20, help="solver steps")
     add("--guidance", type=float, default=2.0, help="guidance scale")
     add(
-        "--settle",
+        "--refine-strength",
         type=cli.fraction,
         nargs="+",
-        default=[generator.Job.settle],
+        default=[generator.Job.refine_strength],
         help="strengths of the second pass that joins are measured at; 0 for none",
     )
     return parser
@@ -88,14 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
 
     def run() -> None:
-        if not 0 <= options.seed <= filling.MAX_SEED // 2:
+        if not 0 <= options.seed <= canvas.MAX_SEED // 2:
             raise ValueError(f"--seed {options.seed}: use one from 0 to 2**31 - 1")
         bench = shared.Bench(
             generator.Generator.load(options.checkpoint),
             generator.SamplingConfig(steps=options.steps, guidance=options.guidance),
             count=options.count,
             seed=options.seed,
-            settles=tuple(options.settle),
+            refine_strengths=tuple(options.refine_strength),
         )
         for line in measure(bench, options.only):
             print(json.dumps(line), flush=True)

@@ -30,8 +30,8 @@ CACHED_PROMPTS, PACKED_PROMPTS, COMPANY = 24, 18, 7
 MIN_SPEEDUP, MAX_LOSS, MIN_PACKED = 1.7, 0.02, 1.5
 SETTINGS = (
     caches.StepCacheConfig(),
-    caches.StepCacheConfig(threshold=0.2, most=2, ends=2),
-    caches.StepCacheConfig(threshold=1.0, most=2, ends=1),
+    caches.StepCacheConfig(0.2, max_consecutive_skips=2, warmup_steps=2),
+    caches.StepCacheConfig(1.0, max_consecutive_skips=2, warmup_steps=1),
 )
 ORDERS: dict[str, tuple[samplers.Sampler, int]] = {
     "Euler": (samplers.Euler(), 1),
@@ -44,8 +44,8 @@ ORDERS: dict[str, tuple[samplers.Sampler, int]] = {
 def order(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     """A line for every sampler, with guidance and without."""
     asked = bodies.prompts(shared.SEED + bench.seed, ORDER_PROMPTS, config=_unseen())
-    requests = [
-        bench.model.request(generator.Prompt(text, frames=9, seed=bench.seed + index))
+    canvases = [
+        bench.model.canvas(bench.model.prompt(text, frames=9, seed=bench.seed + index))
         for index, (text, _) in enumerate(asked)
     ]
 
@@ -54,7 +54,7 @@ def order(bench: shared.Bench) -> Iterator[dict[str, Any]]:
             bench.sampling, sampler=sampler, steps=steps, guidance=guidance, cache=None
         )
         watch = shared.progress(f"order, {steps} steps")
-        found = bench.model.fill(requests, how, progress=watch)
+        found = bench.model.fill(canvases, how, progress=watch)
         return np.stack(found).astype(np.float64)
 
     for guidance in dict.fromkeys((bench.sampling.guidance, 1.0)):
@@ -82,17 +82,17 @@ def order(bench: shared.Bench) -> Iterator[dict[str, Any]]:
 
 def caching(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     """A line for every setting; `bench.sampling` gives sampler and steps."""
-    prompts, expected = _prompts(bench, CACHED_PROMPTS, frames=(shared.FRAMES,))
+    jobs, expected = _jobs(bench, CACHED_PROMPTS, frames=(shared.FRAMES,))
     configs = {
         setting: dataclasses.replace(bench.sampling, cache=setting)
         for setting in (None, *SETTINGS)
     }
-    requests = [bench.model.request(prompt) for prompt in prompts]
+    canvases = [bench.model.canvas(job) for job in jobs]
     latents: dict[Any, list[np.ndarray]] = {}
 
     def fill(setting: Any) -> None:
         watch = shared.progress(f"caching, {setting}")
-        latents[setting] = bench.model.fill(requests, configs[setting], progress=watch)
+        latents[setting] = bench.model.fill(canvases, configs[setting], progress=watch)
 
     seconds = measurement.least_seconds(
         {setting: lambda s=setting: fill(s) for setting in configs}, repeats=2
@@ -111,7 +111,7 @@ def caching(bench: shared.Bench) -> Iterator[dict[str, Any]]:
             **dataclasses.asdict(setting),
             "steps": bench.sampling.steps,
             "skipped": sum(skipped),
-            "videos": len(prompts),
+            "videos": len(jobs),
             "speed-up": speedup,
             "speed-up, decoding included": (seconds[None] + decoding)
             / (seconds[setting] + decoding),
@@ -134,9 +134,9 @@ def learned(scores: dict[str, dict[str, float]]) -> list[str]:
 
 def packed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     """Sampling alone and with decoding, all together and one at a time."""
-    prompts, _ = _prompts(bench, PACKED_PROMPTS, frames=(1, 9, shared.FRAMES))
-    requests = [bench.model.request(prompt) for prompt in prompts]
-    latents = bench.model.fill(requests, bench.sampling)
+    jobs, _ = _jobs(bench, PACKED_PROMPTS, frames=(1, 9, shared.FRAMES))
+    canvases = [bench.model.canvas(job) for job in jobs]
+    latents = bench.model.fill(canvases, bench.sampling)
 
     def fill(groups: Sequence[Sequence[Any]]) -> None:
         for group in groups:
@@ -147,10 +147,10 @@ def packed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
             bench.model.decode(group)
 
     calls: dict[Any, Callable[[], None]] = {
-        "fill together": lambda: fill([requests]),
-        "fill alone": lambda: fill([[one] for one in requests]),
+        "fill together": lambda: fill([canvases]),
+        "fill alone": lambda: fill([[canvas] for canvas in canvases]),
         "decode together": lambda: decode([latents]),
-        "decode alone": lambda: decode([[one] for one in latents]),
+        "decode alone": lambda: decode([[latent] for latent in latents]),
     }
     seconds = measurement.least_seconds(calls, repeats=2)
     alone = seconds["fill alone"] + seconds["decode alone"]
@@ -158,11 +158,11 @@ def packed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     ratio = alone / together
     yield {
         "figure": "packed",
-        "videos": len(prompts),
-        "sizes": sorted({prompt.size for prompt in prompts}),
-        "frames": sorted({prompt.frames for prompt in prompts}),
-        "videos a second, alone": len(prompts) / alone,
-        "videos a second, together": len(prompts) / together,
+        "videos": len(jobs),
+        "sizes": sorted({job.conditioning.size for job in jobs}),
+        "frames": sorted({job.conditioning.frames for job in jobs}),
+        "videos a second, alone": len(jobs) / alone,
+        "videos a second, together": len(jobs) / together,
         "ratio": ratio,
         "ratio of sampling": seconds["fill alone"] / seconds["fill together"],
         "ratio of decoding": seconds["decode alone"] / seconds["decode together"],
@@ -174,8 +174,8 @@ def packed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
 
 def seed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     """A line for every company that a video is made in."""
-    prompts, _ = _prompts(bench, COMPANY, frames=(shared.FRAMES, 9, 1))
-    subject, others = prompts[0], prompts[1:]
+    jobs, _ = _jobs(bench, COMPANY, frames=(shared.FRAMES, 9, 1))
+    subject, others = jobs[0], jobs[1:]
     alone = bench.model([subject], bench.sampling)[0]
     companies = {
         "alone, once more": [subject],
@@ -186,7 +186,7 @@ def seed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
     }
     for name, company in companies.items():
         videos = bench.model(company, bench.sampling)
-        video = videos[company.index(subject)]
+        video = videos[_position(company, subject)]
         apart = np.abs(video.astype(int) - alone.astype(int))
         unequal = int((apart > 0).any(axis=-1).sum())
         yield {
@@ -202,16 +202,16 @@ def seed(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         }
 
 
-def _prompts(
+def _jobs(
     bench: shared.Bench, count: int, *, frames: Sequence[int]
-) -> tuple[list[generator.Prompt], list[dict[str, Any]]]:
-    """Prompts of all of the world's sizes and of these lengths, and what they ask."""
+) -> tuple[list[generator.Job], list[dict[str, Any]]]:
+    """Jobs of all of the world's sizes and of these lengths, and what they ask."""
     asked = bodies.prompts(
         shared.SEED + bench.seed, bench.count or count, config=_unseen()
     )
     sizes = shared.WORLD.sizes
-    prompts = [
-        generator.Prompt(
+    jobs = [
+        bench.model.prompt(
             text,
             size=sizes[index % len(sizes)],
             frames=frames[index // len(sizes) % len(frames)],
@@ -219,7 +219,12 @@ def _prompts(
         )
         for index, (text, _) in enumerate(asked)
     ]
-    return prompts, [expected for _, expected in asked]
+    return jobs, [expected for _, expected in asked]
+
+
+def _position(jobs: Sequence[generator.Job], job: generator.Job) -> int:
+    """Where this very job is; jobs hold arrays, which `==` does not decide."""
+    return next(index for index, other in enumerate(jobs) if other is job)
 
 
 def _unseen() -> bodies.WorldConfig:

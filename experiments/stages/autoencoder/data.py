@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines import latents, pipeline, records, transforms
+from data_pipelines import latents, pipeline, records
 from experiments.stages import runtime
 from experiments.stages.autoencoder import config as config_lib
 from soraflax.config import ConfigError
 from soraflax.nn import autoencoder
+from soraflax.ops import grid as grids
 from soraflax.train import checkpoint
 
 
@@ -54,7 +55,7 @@ class EvaluationClips:
         """
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         batch = -(-self.evaluation.batch // shards) * shards
-        grid = transforms.Grid.of(
+        grid = grids.Grid(
             self.sizes.temporal_ratio, self.sizes.spatial_ratio, patch=(1, 2, 2)
         )
         cache = latents.LatentCacheConfig(fit=self.evaluation.fit)

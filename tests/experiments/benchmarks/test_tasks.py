@@ -171,7 +171,7 @@ def test_seams_lie_where_given_and_made_frames_meet(bench):
     for case in cases:
         given = case.given
         kept = np.zeros(given.frames, np.uint8)
-        kept[: len(given.kept)] = given.kept.all(axis=(1, 2))
+        kept[: len(given.keep_mask)] = given.keep_mask.all(axis=(1, 2))
         before, after = (
             np.ones(0 if part is None else len(part), np.uint8)
             for part in (given.before, given.after)
@@ -211,7 +211,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
     for words in (
         ["--checkpoint", str(tmp_path)],
         ["--checkpoint", str(tmp_path), "--count", "0"],
-        ["--checkpoint", str(tmp_path), "--settle", "2"],
+        ["--checkpoint", str(tmp_path), "--refine-strength", "2"],
         ["--checkpoint", str(tmp_path), "--seed", "-1"],
     ):
         try:
