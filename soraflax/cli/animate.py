@@ -40,4 +40,23 @@ def run(args: argparse.Namespace) -> None:
     """Read what is given, sample, and write every result."""
     from soraflax.cli import sampling
 
-    sampling.run(args)
+    files = {"image": args.image, "last_frame": args.last_frame}
+    sampling.run(args, make_job, files=files, positional=("image", "prompt"))
+
+
+def make_job(args: argparse.Namespace, model: Any) -> Any:
+    """The job (`generation.jobs`) of the arguments, for their first seed."""
+    from soraflax.cli import inputs
+    from soraflax.generation import jobs
+
+    last = args.last_frame
+    return jobs.animate(
+        model,
+        inputs.read_image(args.image),
+        text=inputs.text(args),
+        last=None if last is None else inputs.read_image(last),
+        size=args.size,
+        length=inputs.length(args),
+        fps=args.fps,
+        names=(str(args.image), str(last)),
+    )

@@ -29,4 +29,18 @@ def run(args: argparse.Namespace) -> None:
     """Read what is given, sample, and write every result."""
     from soraflax.cli import sampling
 
-    sampling.run(args)
+    sampling.run(args, make_job, positional=("prompt",))
+
+
+def make_job(args: argparse.Namespace, model: Any) -> Any:
+    """The job (`generation.jobs`) of the arguments, for their first seed."""
+    from soraflax.cli import inputs
+    from soraflax.generation import jobs
+
+    return jobs.generate(
+        model,
+        inputs.text(args),
+        size=args.size,
+        length=inputs.length(args),
+        fps=args.fps,
+    )

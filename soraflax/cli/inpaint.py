@@ -35,4 +35,23 @@ def run(args: argparse.Namespace) -> None:
     """Read what is given, sample, and write every result."""
     from soraflax.cli import sampling
 
-    sampling.run(args)
+    files = {"clip": args.clip, "mask": args.mask}
+    sampling.run(args, make_job, files=files, positional=("clip", "prompt"))
+
+
+def make_job(args: argparse.Namespace, model: Any) -> Any:
+    """The job (`generation.jobs`) of the arguments, for their first seed."""
+    from soraflax.cli import inputs
+    from soraflax.generation import jobs
+
+    clip = inputs.read_video(args.clip, model, fps=args.fps)
+    frames, height, width = clip.frames.shape[:3]
+    mask = inputs.read_mask(args.mask, frames=frames, height=height, width=width)
+    return jobs.inpaint(
+        model,
+        clip,
+        mask=mask,
+        text=inputs.text(args),
+        fit=args.fit,
+        name=str(args.clip),
+    )

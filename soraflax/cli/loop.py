@@ -26,4 +26,22 @@ def run(args: argparse.Namespace) -> None:
     """Read what is given, sample, and write every result."""
     from soraflax.cli import sampling
 
-    sampling.run(args)
+    files = {"clip": args.clip}
+    sampling.run(args, make_job, files=files, positional=("clip", "prompt"))
+
+
+def make_job(args: argparse.Namespace, model: Any) -> Any:
+    """The job (`generation.jobs`) of the arguments, for their first seed."""
+    from soraflax.cli import inputs
+    from soraflax.generation import jobs
+
+    return jobs.loop(
+        model,
+        inputs.read_video(args.clip, model, fps=args.fps),
+        text=inputs.text(args),
+        length=inputs.length(args),
+        context=args.context,
+        strength=args.strength,
+        fit=args.fit,
+        name=str(args.clip),
+    )

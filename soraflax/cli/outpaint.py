@@ -26,4 +26,19 @@ def run(args: argparse.Namespace) -> None:
     """Read what is given, sample, and write every result."""
     from soraflax.cli import sampling
 
-    sampling.run(args)
+    files = {"clip": args.clip}
+    sampling.run(args, make_job, files=files, positional=("clip", "prompt"))
+
+
+def make_job(args: argparse.Namespace, model: Any) -> Any:
+    """The job (`generation.jobs`) of the arguments, for their first seed."""
+    from soraflax.cli import inputs
+    from soraflax.generation import jobs
+
+    return jobs.outpaint(
+        model,
+        inputs.read_video(args.clip, model, fps=args.fps),
+        size=args.size,
+        text=inputs.text(args),
+        name=str(args.clip),
+    )

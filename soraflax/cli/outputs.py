@@ -25,7 +25,7 @@ _PREVIEW_RATES = (1.0, 25.0)  # frames per second; viewers slow faster gifs down
 _NOT_REPEATED = ("command", "out", "preview", "num_videos")
 
 
-def places(out: pathlib.Path, count: int) -> list[pathlib.Path]:
+def result_paths(out: pathlib.Path, count: int) -> list[pathlib.Path]:
     """`out` itself, or `out-0`, `out-1`, ... for several results."""
     if count == 1 or not out.name:
         return [out]

@@ -1,21 +1,21 @@
 """`soraflax generate` and every other command that makes videos.
 
-Each is a task (`generation.tasks`): `cli.requests` reads what it is given. Here it
-is sampled and written, with a bar, previews, and a record of how it was made.
+A command's module turns its arguments into a job (`generation.jobs`). Here the job is
+sampled, once for each seed, and written, with a bar, previews, and a record of how.
 """
 
 import argparse
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
 from soraflax.autoencoding import previews
-from soraflax.cli import devices, outputs, requests
+from soraflax.cli import devices, outputs
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, provenance
 
@@ -24,35 +24,55 @@ Model = generator.Generator
 MOST_AT_ONCE, MOST_BYTES = 64, 2**30
 
 
-def run(args: argparse.Namespace) -> None:
-    """Check everything, sample, write every video, and print where each is."""
+def run(
+    args: argparse.Namespace,
+    make_job: Callable[[argparse.Namespace, Model], generator.Job],
+    *,
+    files: Mapping[str, pathlib.Path | None] | None = None,
+    positional: Sequence[str],
+) -> None:
+    """Check everything, sample, write every video, and print where each is.
+
+    Args:
+      args: of a command with the options of `options.add_sampling`.
+      make_job: reads what the arguments name; the job of the first seed.
+      files: what the result is made from, by the role of each.
+      positional: names of the arguments that are given without a flag, in order.
+    """
+    inputs = {role: path for role, path in (files or {}).items() if path is not None}
     with (
         devices.split_over(args.devices),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
         model = Model.load(args.checkpoint)
         config = sampling(args, model)
-        asked = requests.read(args, model)
-        paths = outputs.places(args.out, args.num_videos)
+        first = make_job(args, model)
         jobs = [
-            dataclasses.replace(asked.job, seed=args.seed + number)
+            dataclasses.replace(first, seed=args.seed + number)
             for number in range(args.num_videos)
         ]
+        paths = outputs.result_paths(args.out, args.num_videos)
         for path, job in zip(paths, jobs, strict=True):
             outputs.check(
                 path,
-                frames=asked.frames,
+                frames=job.conditioning.length,
                 fps=job.conditioning.fps,
                 size=job.conditioning.size,
-                inputs=asked.inputs.values(),
+                inputs=inputs.values(),
             )
             model.check(job, config)
-        outputs.tell(args.command, asked.notes)
-        records = [
-            provenance.record(_made(args, asked, job=job, config=config), model.model)
+        outputs.tell(args.command, first.notes)
+        commands = [
+            outputs.repeating(args, positional=positional, seed=job.seed)
             for job in jobs
         ]
-
+        records = [
+            provenance.record(
+                provenance.of_job(job, config, inputs=inputs, command=command),
+                model.model,
+            )
+            for job, command in zip(jobs, commands, strict=True)
+        ]
         written: list[pathlib.Path] = []
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
@@ -61,8 +81,9 @@ def run(args: argparse.Namespace) -> None:
             written.append(paths[number])
             print(paths[number], flush=True)
 
+        previewed = paths if args.preview else []
         try:
-            _make(args, model, asked=asked, jobs=jobs, config=config, write=write)
+            _make(model, jobs, config=config, previewed=previewed, write=write)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(_left(written, str(stop))) from None
 
@@ -104,51 +125,26 @@ def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig
     )
 
 
-def _made(
-    args: argparse.Namespace,
-    asked: requests.Asked,
-    *,
-    job: generator.Job,
-    config: generator.SamplingConfig,
-) -> provenance.Provenance:
-    return provenance.Provenance(
-        task=args.command,
-        prompt=job.text,
-        negative=job.negative,
-        seed=job.seed,
-        size=job.conditioning.size,
-        frames=asked.frames,
-        fps=job.conditioning.fps,
-        sampling=config,
-        inputs=asked.inputs,
-        command=outputs.repeating(args, positional=asked.positional, seed=job.seed),
-        notes=asked.notes,
-        options=asked.extra,
-    )
-
-
 def _make(
-    args: argparse.Namespace,
     model: Model,
-    *,
-    asked: requests.Asked,
     jobs: Sequence[generator.Job],
+    *,
     config: generator.SamplingConfig,
+    previewed: Sequence[pathlib.Path],
     write: Callable[[int, Iterable[np.ndarray]], None],
 ) -> None:
     """Short videos are sampled together; long ones one by one, as they are written."""
-    paths = outputs.places(args.out, len(jobs))
     rate = jobs[0].conditioning.fps / model.grid.temporal_ratio
     at_once = _at_once(model, jobs[0], config=config)
     for start in range(0, len(jobs), at_once):
-        now = range(start, min(start + at_once, len(jobs)))
-        beside = [paths[number] for number in now] if args.preview else []
+        numbers = range(start, min(start + at_once, len(jobs)))
+        beside = [previewed[number] for number in numbers] if previewed else []
         with Watch(model, beside, fps=rate) as watch:
             if model.window_count(jobs[start], config) > 1:
                 write(start, model.frames(jobs[start], config, **watch.callbacks))
                 continue
-            videos = model([jobs[i] for i in now], config, **watch.callbacks)
-            for number, video in zip(now, videos, strict=True):
+            videos = model([jobs[i] for i in numbers], config, **watch.callbacks)
+            for number, video in zip(numbers, videos, strict=True):
                 write(number, video)
 
 

@@ -87,7 +87,14 @@ def generate(
     rate = fps or model.model.config.reference_fps
     frames = _whole_length(model, length, fps=rate)
     empty = tasks.generate(model.grid, size=size, frames=frames, fps=rate)
-    return _job(model, "generate", conditioned=empty, text=text, needs_prompt=True)
+    return _job(
+        model,
+        "generate",
+        conditioned=empty,
+        text=text,
+        notes=_length_notes(length, frames, fps=rate),
+        needs_prompt=True,
+    )
 
 
 def image(
@@ -136,6 +143,7 @@ def animate(
         target = (first.shape[1], first.shape[0])
         last, more = resizing.fit_image(last, model.grid, size=target, name=names[1])
         notes = [*notes, *more]
+    notes = [*notes, *_length_notes(length, frames, fps=rate)]
     moving = tasks.animate(model.grid, first, frames=frames, fps=rate, last=last)
     return _job(model, "animate", conditioned=moving, text=text, notes=notes)
 
@@ -178,6 +186,7 @@ def extend(
         _check_enough(clip, model.grid, name=name)
         options["strength"] = strength
         frames = _new_length_before(model, length, fps=clip.fps, piece=frames)
+    notes = [*notes, *_length_notes(length, frames, fps=clip.fps)]
     options["context"] = context or min(suited, len(clip))
     extended = tasks.extend(
         model.grid,
@@ -210,11 +219,13 @@ def loop(
     clip, notes = resizing.fit_clip(clip, model.grid, rule=fit, name=name)
     _check_enough(clip, model.grid, name=name)
     suited, frames = _suited(model)["between"]
+    frames = _new_length(model, length, fps=clip.fps, default=frames)
+    notes = [*notes, *_length_notes(length, frames, fps=clip.fps)]
     options = {"context": context or min(suited, len(clip)), "strength": strength}
     looped = tasks.loop(
         model.grid,
         clip.frames,
-        frames=_new_length(model, length, fps=clip.fps, default=frames),
+        frames=frames,
         fps=clip.fps,
         **options,
     )
@@ -253,17 +264,18 @@ def connect(
             f"{second.fps:g}: give both one rate (--fps)"
         )
     suited, frames = _suited(model)["between"]
+    frames = _new_length(model, length, fps=first.fps, default=frames)
     shorter = min(len(first), len(second))
     options = {"context": context or min(suited, shorter), "strength": strength}
     connected = tasks.connect(
         model.grid,
         first.frames,
         second=second.frames,
-        frames=_new_length(model, length, fps=first.fps, default=frames),
+        frames=frames,
         fps=first.fps,
         **options,
     )
-    notes = [*notes, *more]
+    notes = [*notes, *more, *_length_notes(length, frames, fps=first.fps)]
     return _job(
         model, "connect", conditioned=connected, text=text, notes=notes, options=options
     )
@@ -469,6 +481,16 @@ def _new_length_before(
         frames = tasks.nearest_pieces(model.grid, wanted, longest=piece)
     _check_few(frames, grids.MAX_FRAMES // piece * piece)
     return frames
+
+
+def _length_notes(length: Length, frames: int, *, fps: float) -> list[str]:
+    """What became of a length in seconds that is no legal number of frames."""
+    if length.seconds is None or abs(frames / fps - length.seconds) < 0.5e-3:
+        return []
+    return [
+        f"{length.seconds:g} seconds become {frames / fps:.3g}: {frames} frames at "
+        f"{fps:g} a second are the nearest that can be made"
+    ]
 
 
 def _check_few(frames: int, largest: int) -> None:

@@ -9,6 +9,7 @@ one video (`generator`) and says in `Video.metadata` how. Several jobs are made 
 once, in shared rows, by `Model.run`.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -430,19 +431,9 @@ class Model:
         inputs: Mapping[str, Input],
     ) -> media.Video:
         """Frames with the record of how they were made."""
-        made = provenance.Provenance(
-            task=job.task,
-            prompt=job.text,
-            negative=job.negative,
-            seed=job.seed,
-            size=(frames.shape[2], frames.shape[1]),
-            frames=len(frames),
-            fps=job.conditioning.fps,
-            sampling=config,
-            inputs=inputs,
-            notes=job.notes,
-            options=job.options,
-        )
+        made = provenance.of_job(job, config, inputs=inputs)
+        # Sampling that was stopped early may have made fewer pieces.
+        made = dataclasses.replace(made, frames=len(frames))
         record = provenance.record(made, self.generator.model)
         return media.Video(frames, job.conditioning.fps, record)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 import soraflax
 from soraflax import media
+from soraflax.generation import conditioning
 from soraflax.pretrained import models
 
 GENERATOR = "soraflax"
@@ -65,6 +66,31 @@ class Provenance:
     command: Sequence[str] = ()
     notes: Sequence[str] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def of_job(
+    job: conditioning.Job,
+    sampling: Any,
+    *,
+    inputs: Mapping[str, pathlib.Path | np.ndarray],
+    command: Sequence[str] = (),
+) -> Provenance:
+    """The provenance of a job's result; arguments as in `Provenance`."""
+    result = job.conditioning
+    return Provenance(
+        task=job.task,
+        prompt=job.text,
+        negative=job.negative,
+        seed=job.seed,
+        size=result.size,
+        frames=result.length,
+        fps=result.fps,
+        sampling=sampling,
+        inputs=inputs,
+        command=command,
+        notes=job.notes,
+        options=job.options,
+    )
 
 
 def record(provenance: Provenance, model: models.VideoModel) -> dict[str, Any]:

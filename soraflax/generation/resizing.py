@@ -46,10 +46,7 @@ def fit_image(
     """
     width, height = image.shape[1], image.shape[0]
     if size is not None:
-        for side, step, way in zip(
-            size, grid.patch_sides[::-1], ("wide", "high"), strict=True
-        ):
-            grids.check_size(side, step, first=step, unit=f"pixels {way}")
+        grid.check_frame(size)
     target = size or nearest_size(grid, (width, height))
     if target == (width, height):
         return image, []

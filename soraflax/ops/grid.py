@@ -148,9 +148,7 @@ class Grid:
         """
         step, least = self.frame_step, self.min_frames
         check_size(frames, step, first=least, unit="frames", largest=MAX_FRAMES)
-        rows, columns = self.patch_sides
-        check_size(height, rows, first=rows, unit="pixels high", largest=MAX_SIDE)
-        check_size(width, columns, first=columns, unit="pixels wide", largest=MAX_SIDE)
+        self.check_frame((width, height))
         t, h, w = self.latent_size(frames, height, width)
         # Values of the latent frames of one patch, and how many such fit the limit.
         values = h * w * max(1, self.channels) * self.patch[0]
@@ -160,6 +158,32 @@ class Grid:
                 f"{frames} frames of {width}x{height} pixels: use {longest} or less"
             )
         return t, h, w, self.channels
+
+    def check_frame(self, size: tuple[int, int]) -> None:
+        """Refuse a width and height that no frame of a video can have.
+
+        Raises:
+          ValueError: off the grid or above the limits of this module, with the nearest
+            sizes on it; both sides are named where both are wrong.
+        """
+        steps = self.patch_sides[::-1]
+        legal = [
+            nearest_sizes(side, step, first=step)
+            for side, step in zip(size, steps, strict=True)
+        ]
+        both_off = all(side not in near for side, near in zip(size, legal, strict=True))
+        if both_off and max(size) <= MAX_SIDE:
+            sizes = dict.fromkeys(
+                f"{width}x{height}"
+                for width, height in (
+                    (legal[0][0], legal[1][0]),
+                    (legal[0][-1], legal[1][-1]),
+                )
+            )
+            raise ValueError(f"{size[0]}x{size[1]} pixels: use {' or '.join(sizes)}")
+        for side, step, way in zip(size, steps, ("wide", "high"), strict=True):
+            unit = f"pixels {way}"
+            check_size(side, step, first=step, unit=unit, largest=MAX_SIDE)
 
     def nearest_frames(self, seconds: float, fps: float) -> int:
         """The legal frame count that lasts nearest to `seconds`.

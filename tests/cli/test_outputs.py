@@ -113,10 +113,10 @@ def test_what_has_no_place_in_json_is_refused():
 
 def test_places_are_numbered_where_there_are_several():
     out = pathlib.Path("a/b.c.mp4")
-    assert outputs.places(out, 1) == [out]
-    names = [str(path) for path in outputs.places(out, 3)]
+    assert outputs.result_paths(out, 1) == [out]
+    names = [str(path) for path in outputs.result_paths(out, 3)]
     assert names == ["a/b.c-0.mp4", "a/b.c-1.mp4", "a/b.c-2.mp4"]
-    assert len({outputs.sidecar(path) for path in outputs.places(out, 3)}) == 3
+    assert len({outputs.sidecar(path) for path in outputs.result_paths(out, 3)}) == 3
 
 
 @pytest.fixture
