@@ -216,7 +216,7 @@ def generate(
         path = folder / f"{index:03d}-{slug}{suffix}"
         details = {"prompt": job.text, "seed": job.seed}
         media.write_video(path, video, fps=job.conditioning.fps, metadata=details)
-        samples.append(Sample(job, asked[index][1], video, path))
+        samples.append(Sample(job, requests[index][1], video, path))
     return samples
 
 

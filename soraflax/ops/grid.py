@@ -181,9 +181,9 @@ class Grid:
                 )
             )
             raise ValueError(f"{size[0]}x{size[1]} pixels: use {' or '.join(sizes)}")
-        for side, step, way in zip(size, steps, ("wide", "high"), strict=True):
-            unit = f"pixels {way}"
-            check_size(side, step, first=step, unit=unit, largest=MAX_SIDE)
+        for index, way in ((1, "high"), (0, "wide")):
+            step, unit = steps[index], f"pixels {way}"
+            check_size(size[index], step, first=step, unit=unit, largest=MAX_SIDE)
 
     def nearest_frames(self, seconds: float, fps: float) -> int:
         """The legal frame count that lasts nearest to `seconds`.

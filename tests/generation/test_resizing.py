@@ -7,6 +7,19 @@ import pytest
 
 from soraflax import media
 from soraflax.generation import resizing
+from soraflax.ops import grid as grids
+
+GRID = grids.Grid(temporal_ratio=4, spatial_ratio=8, channels=16, patch=(1, 2, 2))
+
+
+def moving(frames=5, height=32, width=48):
+    t, y, x = np.meshgrid(*map(np.arange, (frames, height, width)), indexing="ij")
+    waves = [np.sin(0.3 * x + 0.5 * t), np.cos(0.2 * y - 0.4 * t), np.sin(0.1 * x)]
+    return (127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def as_pixels(mask, white=255):
+    return np.repeat((white * mask.astype(np.uint8))[..., None], 3, axis=-1)
 
 
 @pytest.mark.parametrize(
