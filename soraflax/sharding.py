@@ -181,6 +181,29 @@ def constrain(
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def mesh_axes(logical: str) -> tuple[str, ...]:
+    """The mesh axes that shard a logical axis of an activation."""
+    entry = DEFAULT_RULES.spec((logical,))[0] or ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def auto_mesh() -> jax.sharding.AbstractMesh | None:
+    """The mesh over which the compiler shards; None without one or in `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    local = mesh.empty or mesh.size == 1 or mesh.manual_axes
+    return None if local else mesh
+
+
+def platform() -> str:
+    """'tpu', 'gpu' or 'cpu': the target of compilation, as far as it is known.
+
+    That of the devices of the mesh that is set, which need not be attached; else JAX's
+    default.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def no_mesh() -> contextlib.AbstractContextManager[Any]:
     """Inside, nothing is sharded: for the shapes of what need not fit a mesh."""
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))

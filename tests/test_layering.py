@@ -102,10 +102,6 @@ STILL_TO_MEND: dict[str, int] = {
     "soraflax.media.common": 1,
     "soraflax.nn.lora": 2,
     "soraflax.nn.perceptual": 2,
-    "soraflax.ops.attention.chunks": 2,
-    "soraflax.ops.attention.ring": 3,
-    "soraflax.ops.attention.splash": 3,
-    "soraflax.ops.attention.triton": 1,
     "soraflax.ops.conv": 2,
     "soraflax.ops.norm": 1,
 }

@@ -193,7 +193,8 @@ def busy_fraction(segments: np.ndarray, shards: int, *, block: int) -> float:
     with jax.sharding.use_abstract_mesh(mesh):
         plan = attention.make_plan(segments, segments, block=block, heads=1)
     # In step n of the ring, device i has the keys of device i + n.
-    pairs, device = np.asarray(plan.work[0]), np.arange(shards)
+    pairs = np.asarray(plan.visited_by_shard[0])
+    device = np.arange(shards)
     longest = [pairs[device, (device + step) % shards].max() for step in device]
     return float(pairs.sum() / (shards * sum(longest)))
 

@@ -194,7 +194,7 @@ class FrameAttention(nn.Module):
         y = channel_norm("norm")(x).reshape(batch * frames, height * width, channels)
         y = layers.Linear(3 * channels, axes, dtype=self.dtype, name="qkv")(y)
         q, k, v = jnp.split(y, 3, axis=-1)
-        y = dense.attend(q, k, v).reshape(x.shape)
+        y = dense.dense_attention(q, k, v).reshape(x.shape)
         zero = layers.zeros
         out = layers.Linear(
             channels, axes, dtype=self.dtype, kernel_init=zero, name="out"

@@ -1,7 +1,7 @@
 """The one entry of attention.
 
-A token attends to the keys of its own segment; padding attends to nothing and gets 0,
-and what padding holds reaches nothing.
+A token attends to the keys of its own segment. Padding attends to nothing, its output
+is 0, and no value in it (NaN included) reaches any other token.
 """
 
 import jax
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from soraflax import sharding
 from soraflax.ops.attention import (
     block_sparse,
     context_parallel,
-    gate,
-    parallel,
+    kernel_check,
     reference,
     splash,
     triton,
@@ -26,8 +26,8 @@ KERNELS = {
     "splash": splash.KERNEL,
     "triton": triton.KERNEL,
 }
-# Kernels of one platform; elsewhere they are interpreted, for tests.
-OF_PLATFORM = {"tpu": ("splash", splash), "gpu": ("triton", triton)}
+# Kernels for one platform; on others they are interpreted, for tests.
+PLATFORM_KERNELS = {"tpu": ("splash", splash), "gpu": ("triton", triton)}
 
 
 def attention(
@@ -48,48 +48,51 @@ def attention(
       v: values.
       plan: from `make_plan`, once per step, for these rows.
       implementation: 'reference' computes every pair of tokens; 'blocks' only the
-        pairs of blocks that touch, anywhere; 'splash' and 'triton' likewise, by
-        kernels for TPU and GPU (on other platforms interpreted, slowly). None
+        pairs of blocks that touch, on any platform; 'splash' and 'triton' likewise, by
+        kernels for TPU and GPU (interpreted, slowly, on other platforms). None
         chooses by platform and sizes.
       scale: 1 / sqrt(K) by default.
       bias: added to the scaled scores of every row; 'reference' only.
 
     Raises:
-      ValueError: unknown implementation, or one that takes no such sizes or no bias; a
-        plan for other lengths or another mesh; rows or heads that the mesh does not
-        divide.
+      ValueError: unknown implementation, or one without support for these sizes or for
+        a bias; a plan for other lengths or another mesh; rows or heads that the mesh
+        does not divide.
     """
     _check_plan(q, k, plan=plan)
     if implementation is None:
         implementation = _choose(q, plan, bias=bias)
     _check(implementation, q, plan=plan, bias=bias)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    q = _blank(q, plan.query_segments)
-    k, v = _blank(k, plan.key_segments), _blank(v, plan.key_segments)
+    q = _zero_padding(q, plan.query_segments)
+    k = _zero_padding(k, plan.key_segments)
+    v = _zero_padding(v, plan.key_segments)
     if implementation == "reference" and (bias is not None or plan.shards == (1, 1)):
         out = reference.attention(q, k, v, plan=plan, scale=factor, bias=bias)
         return checkpoint_name(out, "attention_output")
     kernel = KERNELS[implementation]
-    return parallel.attend(q, k, v, plan=plan, kernel=kernel, scale=factor)
+    return context_parallel.sharded_attention(
+        q, k, v, plan=plan, kernel=kernel, scale=factor
+    )
 
 
 def _choose(
     q: jax.Array, plan: planning.AttentionPlan, *, bias: jax.Array | None
 ) -> str:
-    """The fastest for these sizes on the platform that is compiled for."""
+    """The fastest implementation for these sizes on the target platform."""
     if bias is not None:
         return "reference"
-    name, module = OF_PLATFORM.get(context_parallel.platform(), ("blocks", None))
+    name, module = PLATFORM_KERNELS.get(sharding.platform(), ("blocks", None))
     if module is not None and module.unsupported_reason(q.shape[-1], plan) is None:
         size, dtype = q.shape[-1], q.dtype.name
-        if gate.matches_reference(KERNELS[name], head_size=size, dtype=dtype):
+        if kernel_check.matches_reference(KERNELS[name], head_size=size, dtype=dtype):
             return name
-    count = plan.keys_of.start.shape[-1] * plan.queries_of.start.shape[-1]
-    return "reference" if count < 4 else "blocks"
+    block_pairs = plan.keys_of.start.shape[-1] * plan.queries_of.start.shape[-1]
+    return "reference" if block_pairs < 4 else "blocks"
 
 
-def _blank(x: jax.Array, segments: jax.Array) -> jax.Array:
-    """Zero in padding: 0 times what stands there could be NaN."""
+def _zero_padding(x: jax.Array, segments: jax.Array) -> jax.Array:
+    """Zeros in the padding of `x`: a weight of 0 times a NaN there would be NaN."""
     return jnp.where((segments > 0)[:, :, None, None], x, 0)
 
 
@@ -116,8 +119,8 @@ def _check(
         )
     if bias is not None and implementation != "reference":
         raise ValueError(f"attention {implementation!r} takes no bias: use 'reference'")
-    for name, module in OF_PLATFORM.values():
+    for name, module in PLATFORM_KERNELS.values():
         if name == implementation and (
-            why := module.unsupported_reason(q.shape[-1], plan)
+            reason := module.unsupported_reason(q.shape[-1], plan)
         ):
-            raise ValueError(f"attention {name!r} cannot take {why}, or 'blocks'")
+            raise ValueError(f"attention {name!r} cannot take {reason}, or 'blocks'")

@@ -1,92 +1,116 @@
-"""How attention spends the mesh axis that shards tokens.
+"""Attention over a mesh: every device holds some rows, some heads, perhaps some tokens.
 
-With C devices on that axis and h heads on a device,
+Rows and heads do not interact in attention, so each device works on its own. The
+compiler cannot partition a loop over blocks by itself; `shard_map` does it here. Tokens
+do interact, and context parallelism is the two ways of it (context_layout.py chooses):
 
-    u = gcd(h, C)     neighbours trade tokens for heads (Ulysses, arXiv:2309.14509), (1)
-    r = C / u         groups pass keys and values around (ring, arXiv:2310.01889):   (2)
-
-all Ulysses where C divides h, all ring where they have no common factor, and both
-in between (arXiv:2405.07719). Device `c` is place `c mod u` of group `c div u`, and a
-group holds N / r neighbouring tokens of a row.
-
-Keys that no device shards, such as a caption's, need neither: every device attends from
-its own tokens to all of them.
+    Ulysses   an all-to-all gives a device all tokens of some heads; attention runs as
+              on one device; a second all-to-all gives it its tokens back.
+    ring      keys and values go round the devices; each adds what its own queries
+              make of them (ring.py).
 """
 
-import dataclasses
-import math
+import functools
+from typing import Any
 
 import jax
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 
 from soraflax import sharding
+from soraflax.ops.attention import context_layout
+from soraflax.ops.attention import kernel as kernels
+from soraflax.ops.attention import plan as planning
+from soraflax.ops.attention import ring as rings
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Into how many pieces heads, queries and keys are cut along a row.
+def sharded_attention(
+    q: Float[Array, "B N H K"],
+    k: Float[Array, "B M H K"],
+    v: Float[Array, "B M H K"],
+    *,
+    plan: planning.AttentionPlan,
+    kernel: kernels.Kernel,
+    scale: float,
+) -> Float[Array, "B N H K"]:
+    """Attention by `kernel` on every device of the mesh.
 
-    Attributes:
-      heads: u of equation (1).
-      queries: shards of the queries of a row.
-      keys: shards of its keys; 1, or as many as of the queries.
-    """
-
-    heads: int = 1
-    queries: int = 1
-    keys: int = 1
-
-
-def mesh_axes(logical: str) -> tuple[str, ...]:
-    """The mesh axes that shard a logical axis of an activation."""
-    entry = sharding.DEFAULT_RULES.spec((logical,))[0] or ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-def active_mesh() -> jax.sharding.AbstractMesh | None:
-    """The mesh to cut for; None without one, or where it has been cut already."""
-    mesh = jax.sharding.get_abstract_mesh()
-    cut = mesh.empty or mesh.size == 1 or mesh.manual_axes
-    return None if cut else mesh
-
-
-def make_layout(*, heads: int | None, key_axis: str) -> Layout:
-    """Equations (1) and (2) for the mesh that is set.
+    Without a mesh (`jax.set_mesh`), or inside another `shard_map`, just the kernel.
 
     Args:
-      heads: of the whole model; None stands for a number that divides.
-      key_axis: logical axis of the keys, 'tokens' or 'text'.
+      q: queries.
+      k: keys.
+      v: values.
+      plan: from `make_plan` under the same mesh.
+      kernel: what runs on a device.
+      scale: factor of the scores.
 
     Raises:
-      ValueError: heads do not divide over the mesh axes of 'heads'.
+      ValueError: rows or heads do not divide over their mesh axes, or the plan was made
+        for another number of shards.
     """
-    mesh = active_mesh()
+    mesh = sharding.auto_mesh()
+    layout = context_layout.context_layout(heads=q.shape[2], key_axis=plan.key_axis)
+    if plan.shards != (layout.query_shards, layout.key_shards):
+        raise ValueError(
+            f"a plan of {plan.shards} shards of queries and keys, but {q.shape[2]} "
+            f"heads need {(layout.query_shards, layout.key_shards)} here: "
+            f"use make_plan(..., heads={q.shape[2]}) under the same mesh"
+        )
     if mesh is None:
-        return Layout()
-    context = math.prod(mesh.shape[axis] for axis in mesh_axes("tokens"))
-    if mesh_axes(key_axis) != mesh_axes("tokens"):
-        return Layout(queries=context)
-    if heads is None:
-        return Layout(heads=context)
-    spec = sharding.DEFAULT_RULES.spec(("heads",))
-    sharding.check_divides((heads,), spec, mesh=mesh, what="attention heads")
-    local = heads // math.prod(mesh.shape[axis] for axis in mesh_axes("heads"))
-    trade = math.gcd(local, context)
-    return Layout(heads=trade, queries=context // trade, keys=context // trade)
+        return kernels.attend(q, k, v, plan, kernel, scale)
+    batch, tokens, heads = map(sharding.mesh_axes, ("batch", "tokens", "heads"))
+    if layout.query_shards == 1:
+        # All Ulysses: heads over both axes. The compiler inserts the all-to-alls.
+        query = key = P(batch, None, (*tokens, *heads), None)
+    else:
+        query = P(batch, tokens, heads, None)
+        key = P(batch, tokens if layout.key_shards > 1 else None, heads, None)
+    sharding.check_divides(q.shape, query, mesh=mesh, what="attention [B, N, H, K]")
+    local = functools.partial(_local, kernel=kernel, scale=scale, layout=layout)
+    return jax.shard_map(
+        local,
+        in_specs=(query, key, key, jax.tree.map(lambda _: P(batch), plan)),
+        out_specs=query,
+        check_vma=False,
+    )(q, k, v, plan)
 
 
-def ring_shards(heads: int) -> int:
-    """Shards of a row that pass keys around on the mesh that is set; 1 without a ring.
+def _local(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    plan: planning.AttentionPlan,
+    *,
+    kernel: kernels.Kernel,
+    scale: float,
+    layout: context_layout.ContextLayout,
+) -> jax.Array:
+    """The work of one device, inside `shard_map`."""
+    if layout.query_shards == 1:
+        return kernels.attend(q, k, v, plan, kernel, scale)
+    (axis,) = sharding.mesh_axes("tokens")
+    if layout.key_shards == 1:
+        plan = plan.pair(lax.axis_index(axis), 0)
+        return kernels.attend(q, k, v, plan, kernel, scale)
+    ring = rings.Ring(axis, groups=layout.query_shards, width=layout.head_shards)
+    # Within a group: from some tokens of all heads to all tokens of some heads.
+    q, k, v = (_all_to_all(x, ring, split=2, concat=1) for x in (q, k, v))
+    out: Any = rings.ring_attention(q, k, v, plan, kernel, scale, ring)
+    return _all_to_all(out, ring, split=1, concat=2)
 
-    Args:
-      heads: of the whole model.
-    """
-    return make_layout(heads=heads, key_axis="tokens").queries
 
-
-def platform() -> str:
-    """'tpu', 'gpu' or 'cpu': what the program is compiled for, as far as is known.
-
-    The devices of the mesh that is set, which need not be here; else JAX's default.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+def _all_to_all(
+    x: jax.Array, ring: rings.Ring, *, split: int, concat: int
+) -> jax.Array:
+    """Ulysses within each group of the ring: `split` is cut, `concat` made whole."""
+    if ring.width == 1:
+        return x
+    groups = [
+        list(range(ring.width * group, ring.width * (group + 1)))
+        for group in range(ring.groups)
+    ]
+    return lax.all_to_all(
+        x, ring.axis, split, concat, axis_index_groups=groups, tiled=True
+    )

@@ -1,8 +1,8 @@
-"""Attention of every position to every other, without segments.
+"""Dense attention of every position to every other: one head, no segments.
 
-    y = softmax(q k^T / sqrt(D)) v
+    y = softmax(q k^T / sqrt(D)) v                                                (1)
 
-Long inputs are taken some queries at a time, so that memory follows N and not N^2.
+The queries of long inputs are processed in chunks, so that memory follows N, not N^2.
 """
 
 import functools
@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-WHOLE = 4096
-QUERIES = 1024
+UNCHUNKED = 4096  # positions up to which all queries are one chunk
+CHUNK = 1024
 
 
-def attend(
+def dense_attention(
     q: Float[Array, "B N D"], k: Float[Array, "B N D"], v: Float[Array, "B N D"]
 ) -> Float[Array, "B N D"]:
-    """One head of attention; above `WHOLE` positions, `QUERIES` of them at a time."""
-    if q.shape[1] <= WHOLE:
+    """Equation (1); above `UNCHUNKED` positions, `CHUNK` queries at a time."""
+    if q.shape[1] <= UNCHUNKED:
         return _attend(q, k, v)
     batch, tokens, size = q.shape
-    some = jax.checkpoint(functools.partial(_attend, k=k, v=v), prevent_cse=False)
-    queries = jnp.pad(q, [(0, 0), (0, -tokens % QUERIES), (0, 0)])
-    queries = queries.reshape(batch, -1, QUERIES, size)
-    y = jax.lax.map(some, jnp.einsum("bnqd->nbqd", queries))
+    chunk = jax.checkpoint(functools.partial(_attend, k=k, v=v), prevent_cse=False)
+    queries = jnp.pad(q, [(0, 0), (0, -tokens % CHUNK), (0, 0)])
+    queries = queries.reshape(batch, -1, CHUNK, size)
+    y = jax.lax.map(chunk, jnp.einsum("bnqd->nbqd", queries))
     return jnp.einsum("nbqd->bnqd", y).reshape(batch, -1, size)[:, :tokens]
 
 

@@ -1,4 +1,4 @@
-"""Which blocks of queries and keys touch, found once per step from segment ids.
+"""Which blocks of queries and keys touch, computed once per step from segment ids.
 
 A row is cut into blocks of tokens. Segments are contiguous, so the ids inside a block
 span an interval [min, max] (padding aside), and a block of queries needs the blocks of
@@ -7,13 +7,13 @@ keys whose interval meets its own:
     visited[i, j] = min_i <= max_j  and  min_j <= max_i.                          (1)
 
 For every block of queries those are a run of neighbours `[start, stop)`, and likewise
-for every block of keys: two integers per block say all there is to visit, however long
-the row. Ids that do not increase along a row are still correct (runs then also cover
-blocks that equation (1) does not name; the token mask has the last word).
+for every block of keys: two integers per block define all visits, however long the row.
+Ids that do not increase along a row are still correct: runs then also cover blocks that
+equation (1) does not name, whose tokens the mask of each kernel excludes.
 
-Where several devices hold a row (layout.py), blocks lie inside shards and there are
-runs for every pair of shards. Ids need to increase within a shard only: a row whose
-blocks were dealt out over shards (`packing.stripe`) has runs as short as before.
+Where several devices hold a row (context_layout.py), blocks lie inside shards and there
+are runs for every pair of shards. Ids need to increase within a shard only: a striped
+row (`packing.stripe`) has runs as short as before.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from soraflax.ops.attention import context_parallel
+from soraflax.ops.attention import context_layout
 
 DEFAULT_BLOCK = 128
 
@@ -39,12 +39,12 @@ DEFAULT_BLOCK = 128
 class Runs:
     """For each block of one side, the run `[start, stop)` it visits of the other.
 
-    Both are `[B, query shards, key shards, blocks]` int32, blocks being those of the
-    shard on the one side, counted in the shard on the other.
+    Both are `[B, query shards, key shards, blocks]` int32: an entry for every block of
+    one side's shard, which counts blocks of the other side's shard.
 
     Attributes:
-      start: the first block to visit.
-      stop: past the last one; equal to `start` where there is nothing to visit.
+      start: first block to visit.
+      stop: end of the run, exclusive; equal to `start` in an empty run.
     """
 
     start: Any
@@ -58,15 +58,16 @@ class Runs:
 )
 @dataclasses.dataclass(frozen=True)
 class AttentionPlan:
-    """What attention needs to know about a batch of packed rows.
+    """The segments of a batch of packed rows, and which of their blocks touch.
 
     Built once per step, outside the layers; every layer reads it.
 
     Attributes:
       query_segments: `[B, N]` int32, 0 where padded.
       key_segments: `[B, M]` int32, 0 where padded.
-      keys_of: `Runs`; for every block of queries, the run of key blocks it visits.
-      queries_of: `Runs`; for every block of keys, the query blocks that visit it.
+      keys_of: `Runs`: for every block of queries, the run of key blocks it visits.
+      queries_of: `Runs`: for every block of keys, the run of query blocks that visit
+        it.
       query_block: tokens in a block of queries.
       key_block: tokens in a block of keys.
       key_axis: logical axis of the keys.
@@ -88,41 +89,39 @@ class AttentionPlan:
 
     @property
     def shards(self) -> tuple[int, int]:
-        """Into how many shards queries and keys are cut along a row."""
+        """Shards of the queries and of the keys of a row."""
         return self.keys_of.start.shape[1:3]
 
     @property
-    def work(self) -> Int[Array, "B Q K"]:
+    def visited_by_shard(self) -> Int[Array, "B Q K"]:
         """Block pairs that each pair of shards visits; cost is proportional to it."""
         return jnp.sum(self.keys_of.stop - self.keys_of.start, axis=-1)
 
     @property
     def visited(self) -> Int[Array, "B"]:
         """Block pairs that each row visits."""
-        return jnp.sum(self.work, axis=(1, 2))
+        return jnp.sum(self.visited_by_shard, axis=(1, 2))
 
     def pair(self, query: int | jax.Array, key: int | jax.Array) -> "AttentionPlan":
-        """The plan of one shard of queries and one of keys; whole rows to themselves.
+        """The plan of one shard of queries and one of keys, as rows that are not cut.
 
         Args:
-          query: which shard of the queries; may be traced.
-          key: which shard of the keys; may be traced.
+          query: index of the shard of queries; may be traced.
+          key: index of the shard of keys; may be traced.
         """
 
-        def runs(runs: Runs) -> Runs:
+        def pair_runs(runs: Runs) -> Runs:
             return jax.tree.map(
                 lambda x: _shard(_shard(x, query, axis=1), key, axis=2), runs
             )
 
         queries, keys = self.shards
-        return AttentionPlan(
-            query_segments=_piece(self.query_segments, queries, index=query),
-            key_segments=_piece(self.key_segments, keys, index=key),
-            keys_of=runs(self.keys_of),
-            queries_of=runs(self.queries_of),
-            query_block=self.query_block,
-            key_block=self.key_block,
-            key_axis=self.key_axis,
+        return dataclasses.replace(
+            self,
+            query_segments=_shard_ids(self.query_segments, queries, index=query),
+            key_segments=_shard_ids(self.key_segments, keys, index=key),
+            keys_of=pair_runs(self.keys_of),
+            queries_of=pair_runs(self.queries_of),
         )
 
 
@@ -139,10 +138,10 @@ def make_plan(
     Args:
       query_segments: `[B, N]`, equal ids contiguous, 0 where padded.
       key_segments: `[B, M]`, likewise.
-      block: tokens in a block of either side, cut to the shard where that is shorter. A
-        shard that is not a multiple of it is padded inside.
-      heads: of the layers that will read the plan; needed only where the mesh axis that
-        shards tokens does not divide them.
+      block: tokens in a block of either side, at most a shard. Kernels pad a shard that
+        is not a multiple of it.
+      heads: number of heads of the layers that read the plan; needed only where the
+        mesh axis that shards tokens does not divide it.
       key_axis: logical axis of the keys: 'tokens', or 'text' for cross-attention.
 
     Raises:
@@ -153,13 +152,13 @@ def make_plan(
         raise ValueError(f"attention block {block} must be positive: use 128")
     query_segments = jnp.asarray(query_segments, jnp.int32)
     key_segments = jnp.asarray(key_segments, jnp.int32)
-    cut = context_parallel.make_layout(heads=heads, key_axis=key_axis)
-    query_block = min(
-        block, _shard_length("queries", query_segments, shards=cut.queries)
-    )
-    key_block = min(block, _shard_length("keys", key_segments, shards=cut.keys))
-    query_low, query_high = _intervals(query_segments, cut.queries, block=query_block)
-    key_low, key_high = _intervals(key_segments, cut.keys, block=key_block)
+    layout = context_layout.context_layout(heads=heads, key_axis=key_axis)
+    queries, keys = layout.query_shards, layout.key_shards
+    query_block = min(block, _shard_length("queries", query_segments, shards=queries))
+    key_block = min(block, _shard_length("keys", key_segments, shards=keys))
+    query_low, query_high = _intervals(query_segments, queries, block=query_block)
+    key_low, key_high = _intervals(key_segments, keys, block=key_block)
+    # Equation (1) for all pairs: [B, query shards, key shards, query and key blocks].
     low, high = query_low[:, :, None, :, None], query_high[:, :, None, :, None]
     touch = (low <= key_high[:, None, :, None, :]) & (
         key_low[:, None, :, None, :] <= high
@@ -178,7 +177,7 @@ def make_plan(
 def coarsen(plan: AttentionPlan, *, queries: int, keys: int) -> AttentionPlan:
     """The same plan in blocks `queries` and `keys` times as large.
 
-    What is visited covers what was, and may cover more.
+    The visits of the result cover those of `plan`, and may cover more.
     """
     return dataclasses.replace(
         plan,
@@ -190,15 +189,18 @@ def coarsen(plan: AttentionPlan, *, queries: int, keys: int) -> AttentionPlan:
 
 
 def _coarse_runs(runs: Runs, own: int, *, other: int) -> Runs:
-    """Runs of `own` blocks at a time, counted in `other` blocks at a time."""
+    """Runs of groups of `own` blocks, counted in groups of `other` blocks."""
     short = -runs.start.shape[-1] % own
     large = jnp.iinfo(jnp.int32).max
 
     def group(x: jax.Array, fill: int) -> jax.Array:
+        # Empty runs and the blocks that complete the last group: `fill`, which neither
+        # a minimum of starts nor a maximum of stops notices.
         x = jnp.where(runs.start < runs.stop, x, fill)
         x = jnp.pad(x, [(0, 0)] * 3 + [(0, short)], constant_values=fill)
         return x.reshape(*x.shape[:-1], -1, own)
 
+    # Starts are rounded down, stops up: a group is visited if a block in it is.
     stop = -(-jnp.max(group(runs.stop, 0), axis=-1) // other)
     start = jnp.min(group(runs.start, large), axis=-1) // other
     return Runs(start=jnp.minimum(start, stop), stop=stop)
@@ -225,7 +227,10 @@ def _shard_length(side: str, segments: jax.Array, *, shards: int) -> int:
 def _intervals(
     segments: jax.Array, shards: int, *, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`[B, shards, blocks]`: least and greatest id; (large, 0) of an empty block."""
+    """Least and greatest id of each block, both `[B, shards, blocks]`.
+
+    An empty block has (large, 0): by equation (1) it touches no block.
+    """
     rows = segments.shape[0]
     blocks = to_blocks(segments.reshape(rows * shards, -1), block)
     large = jnp.iinfo(jnp.int32).max
@@ -235,11 +240,11 @@ def _intervals(
 
 
 def _runs(touch: jax.Array) -> Runs:
-    """From the first to past the last neighbour that each block touches."""
+    """The run from the first to the last block that each block touches."""
     count = touch.shape[-1]
-    place = jnp.arange(count, dtype=jnp.int32)
-    start = jnp.min(jnp.where(touch, place, count), axis=-1)
-    stop = jnp.max(jnp.where(touch, place + 1, 0), axis=-1)
+    index = jnp.arange(count, dtype=jnp.int32)
+    start = jnp.min(jnp.where(touch, index, count), axis=-1)
+    stop = jnp.max(jnp.where(touch, index + 1, 0), axis=-1)
     return Runs(start=jnp.minimum(start, stop), stop=stop)
 
 
@@ -247,6 +252,8 @@ def _shard(x: jax.Array, index: int | jax.Array, *, axis: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, index, 1, axis)
 
 
-def _piece(segments: jax.Array, shards: int, *, index: int | jax.Array) -> jax.Array:
-    pieces = segments.reshape(segments.shape[0], shards, -1)
-    return _shard(pieces, index, axis=1)[:, 0]
+def _shard_ids(
+    segments: jax.Array, shards: int, *, index: int | jax.Array
+) -> jax.Array:
+    by_shard = segments.reshape(segments.shape[0], shards, -1)
+    return _shard(by_shard, index, axis=1)[:, 0]

@@ -2,16 +2,16 @@
 
     s = scale q k^T + bias,   p = softmax(s where mask),   out = p v              (1)
 
-Cost follows the squared row. It is what the other implementations are tested against,
-and the fastest for short rows. `attention` is differentiated by JAX; `KERNEL` is the
-same by the equations of kernel.py, for keys that come in parts.
+Cost follows the squared row. The other implementations are tested against it, and for
+short rows it is the fastest. `attention` is differentiated by JAX; `KERNEL` is the same
+with the gradient of kernel.py, for keys that come in parts.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from soraflax.ops.attention import kernel
+from soraflax.ops.attention import kernel as kernels
 from soraflax.ops.attention import plan as planning
 
 
@@ -25,25 +25,27 @@ def attention(
     bias: Float[Array, "H N M"] | None = None,
 ) -> Float[Array, "B N H K"]:
     """Equation (1); products accumulate, and the softmax is taken, in float32."""
-    return _attend(q, k, v, plan, scale, bias)[0]
+    return _forward(q, k, v, plan=plan, scale=scale, bias=bias)[0]
 
 
-def _attend(
+def _forward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    *,
     plan: planning.AttentionPlan,
     scale: float,
     bias: jax.Array | None = None,
-) -> kernel.Partial:
+) -> kernels.Partial:
     mask = plan.mask[:, None]
     scores = _scores(q, k, scale=scale)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
-    scores = jnp.where(mask, scores, kernel.MASKED)
+    scores = jnp.where(mask, scores, kernels.MASK_VALUE)
     peak = jnp.max(scores, axis=-1, keepdims=True)
+    # Masked again: in a row without keys every score is its own peak, exp of it 1.
     weights = jnp.where(mask, jnp.exp(scores - peak), 0.0)
-    total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), kernel.SMALL)
+    total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), kernels.MIN_TOTAL)
     lse = (peak + jnp.log(total))[..., 0]
     weights = (weights / total).astype(v.dtype)
     out = jnp.einsum("bhnm,bmhk->bnhk", weights, v, preferred_element_type=jnp.float32)
@@ -55,22 +57,14 @@ def _scores(q: jax.Array, k: jax.Array, *, scale: float) -> jax.Array:
     return scale * scores
 
 
-def _backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    plan: planning.AttentionPlan,
-    scale: float,
-    out: jax.Array,
-    lse: jax.Array,
-    d_out: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _backward(residuals: kernels.Residuals, d_out: jax.Array) -> kernels.Gradients:
     """Equations (2) and (3) of kernel.py."""
-    p = jnp.exp(_scores(q, k, scale=scale) - lse[..., None])
-    p = jnp.where(plan.mask[:, None], p, 0.0)
+    q, k, v, scale = residuals.q, residuals.k, residuals.v, residuals.scale
+    p = jnp.exp(_scores(q, k, scale=scale) - residuals.lse[..., None])
+    p = jnp.where(residuals.plan.mask[:, None], p, 0.0)
     d_out = d_out.astype(jnp.float32)
     dv = jnp.einsum("bhnm,bnhk->bmhk", p, d_out)
-    delta = kernel.row_sums(d_out, out)
+    delta = kernels.row_sums(d_out, residuals.out)
     dp = jnp.einsum("bnhk,bmhk->bhnm", d_out, v.astype(jnp.float32))
     ds = scale * p * (dp - delta[..., None])
     dq = jnp.einsum("bhnm,bmhk->bnhk", ds, k.astype(jnp.float32))
@@ -78,4 +72,4 @@ def _backward(
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-KERNEL = kernel.Kernel(_attend, _backward)
+KERNEL = kernels.Kernel(_forward, _backward)

@@ -1,16 +1,18 @@
-"""Attention to keys that other devices hold: a ring (arXiv:2310.01889).
+"""Ring attention: keys and values that other devices hold (arXiv:2310.01889).
 
 Each of r groups of devices keeps its queries. Keys and values travel: at step s a group
-has those of the group s places on, adds what its queries find there by equations (4)
-and (5) of kernel.py, and hands them back one place. Backward, the gradients of keys and
-values travel with them, one step behind, and take one step more to be home.
+holds those of the group s further on, merges what its queries make of them by equations
+(4) and (5) of kernel.py, and passes them to the group before. Backward, the gradients
+of keys and values travel with them, one step behind, and take one step more to reach
+the group they belong to.
 
-What travels in a step does not depend on what is computed in it, so that the compiler
-can do both at once; compiled for TPU v5p, transfers begin before the work of a step and
-end after it. It travels whether or not anybody needs it: a device that left out
-a step would leave its neighbours waiting, and a branch that all agree on would keep the
-transfer from overlapping the work. The work itself is left out wherever two shards do
-not touch. `packing.stripe` spreads a row so that every step is as long on every device.
+What is sent in a step does not depend on what is computed in it, so the compiler can
+overlap both; compiled for TPU v5p, transfers begin before the computation of a step and
+end after it. Keys are sent whether or not the receiver needs them: a device that left
+out a step would keep its neighbours waiting, and a branch that all agree on would keep
+the transfer from overlapping. Only the computation is skipped, wherever two shards do
+not touch. `packing.stripe` distributes a row so that every step takes every device
+equally long.
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ from soraflax.ops.attention import plan as planning
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-    """Groups of neighbours on a mesh axis.
+    """Groups of neighbouring devices on a mesh axis.
 
     Attributes:
       axis: name of the mesh axis, manual here (inside `shard_map`).
@@ -42,19 +44,25 @@ class Ring:
     width: int
 
     @property
-    def place(self) -> jax.Array:
-        """The group that this device is in."""
+    def group(self) -> jax.Array:
+        """Index of the group that this device is in."""
         return lax.axis_index(self.axis) // self.width
 
     def rotate(self, tree: Any) -> Any:
-        """What the counterpart in the next group holds."""
+        """Every array as the counterpart in the next group holds it."""
         size = self.groups * self.width
-        pairs = [((at + self.width) % size, at) for at in range(size)]
+        pairs = [((to + self.width) % size, to) for to in range(size)]
         return jax.tree.map(lambda x: lax.ppermute(x, self.axis, pairs), tree)
+
+    def pair(
+        self, plan: planning.AttentionPlan, *, step: int | jax.Array
+    ) -> planning.AttentionPlan:
+        """The plan of this group's queries and the keys it holds at a step."""
+        return plan.pair(self.group, (self.group + step) % self.groups)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnames=("kernel", "scale", "ring"))
-def attend(
+def ring_attention(
     q: Float[Array, "B N H K"],
     k: Float[Array, "B M H K"],
     v: Float[Array, "B M H K"],
@@ -69,46 +77,49 @@ def attend(
       q: this group's queries.
       k: this group's keys.
       v: this group's values.
-      plan: of the whole rows, in as many shards as there are groups.
-      kernel: what computes one pair of shards.
-      scale: of the scores.
-      ring: who passes to whom.
+      plan: plan of the whole rows, with a shard for every group.
+      kernel: computes one pair of shards.
+      scale: factor of the scores.
+      ring: the groups, and the mesh axis they lie on.
     """
-    return _forward(q, k, v, plan, kernel, scale, ring)[0]
+    return _forward(q, k, v, plan=plan, kernel=kernel, scale=scale, ring=ring)[0]
 
 
 def _forward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    *,
     plan: planning.AttentionPlan,
     kernel: kernels.Kernel,
     scale: float,
     ring: Ring,
 ) -> kernels.Partial:
-    def visit(
-        s: int | jax.Array, found: kernels.Partial, k: jax.Array, v: jax.Array
-    ) -> kernels.Partial:
-        pair = _pair(plan, ring, step=s)
-        # With the merge outside, the compiler would hide transfers behind it alone.
-        return _where_they_touch(
+    def visit(step: int | jax.Array, state: tuple) -> kernels.Partial:
+        partial, k, v = state
+        pair = ring.pair(plan, step=step)
+        # With the merge outside of the branch, the compiler would overlap transfers
+        # with the merge alone.
+        return _if_touching(
             pair,
-            lambda: kernels.merge(found, kernel.forward(q, k, v, pair, scale)),
-            nothing=found,
+            lambda: kernels.merge(
+                partial, kernel.forward(q, k, v, plan=pair, scale=scale)
+            ),
+            otherwise=partial,
         )
 
     def step(s: jax.Array, state: tuple) -> tuple:
-        found, k, v = state
-        following = ring.rotate((k, v))
-        return visit(s, found, k, v), *following
+        following = ring.rotate(state[1:])
+        return visit(s, state), *following
 
+    # The last pair is outside of the loop: after it nothing is sent.
     last = ring.groups - 1
-    found, k, v = lax.fori_loop(0, last, step, (kernels.empty_partial(q), k, v))
-    out, lse = visit(last, found, k, v)
+    state = lax.fori_loop(0, last, step, (kernels.empty_partial(q), k, v))
+    out, lse = visit(last, state)
     return out.astype(q.dtype), lse
 
 
-def _save(
+def _ring_forward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -116,58 +127,60 @@ def _save(
     kernel: kernels.Kernel,
     scale: float,
     ring: Ring,
-) -> tuple[jax.Array, tuple]:
-    out, lse = kernels.name(*_forward(q, k, v, plan, kernel, scale, ring))
-    return out, (q, k, v, plan, out, lse)
+) -> tuple[jax.Array, kernels.Residuals]:
+    partial = _forward(q, k, v, plan=plan, kernel=kernel, scale=scale, ring=ring)
+    out, lse = kernels.name_residuals(*partial)
+    return out, kernels.Residuals(q, k, v, plan, scale, out, lse)
 
 
-def _backward(
-    kernel: kernels.Kernel, scale: float, ring: Ring, saved: tuple, d_out: jax.Array
+def _ring_backward(
+    kernel: kernels.Kernel,
+    scale: float,
+    ring: Ring,
+    residuals: kernels.Residuals,
+    d_out: jax.Array,
 ) -> tuple:
-    q, k, v, plan, out, lse = saved
+    del scale  # the residuals have it
+    q, k, v = residuals.q, residuals.k, residuals.v
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
 
-    def visit(s: int | jax.Array, k: jax.Array, v: jax.Array) -> tuple:
-        pair = _pair(plan, ring, step=s)
-        return _where_they_touch(
-            pair,
-            lambda: _wide(kernel.backward(q, k, v, pair, scale, out, lse, d_out)),
-            nothing=zeros,
-        )
+    def visit(step: int | jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+        pair = ring.pair(residuals.plan, step=step)
+        local = dataclasses.replace(residuals, k=k, v=v, plan=pair)
 
-    def add(s: int | jax.Array, dq: Any, behind: tuple, k: Any, v: Any) -> tuple:
+        def gradients() -> tuple:
+            parts = kernel.backward(local, d_out)
+            return tuple(x.astype(jnp.float32) for x in parts)
+
+        return _if_touching(pair, gradients, otherwise=zeros)
+
+    def add(step: int | jax.Array, state: tuple) -> tuple:
+        # `behind` are dk and dv of the keys held now, summed over the groups before:
+        # they are one step behind, and arrive while this step is computed.
+        dq, behind, k, v = state
         dk, dv = ring.rotate(behind)
-        more = visit(s, k, v)
+        more = visit(step, k, v)
         return dq + more[0], (dk + more[1], dv + more[2])
 
     def step(s: jax.Array, state: tuple) -> tuple:
-        dq, behind, k, v = state
-        following = ring.rotate((k, v))
-        return *add(s, dq, behind, k, v), *following
+        following = ring.rotate(state[2:])
+        return *add(s, state), *following
 
     last = ring.groups - 1
-    dq, behind, k_last, v_last = lax.fori_loop(
-        0, last, step, (zeros[0], zeros[1:], k, v)
-    )
-    dq, behind = add(last, dq, behind, k_last, v_last)
-    dk, dv = ring.rotate(behind)
+    state = lax.fori_loop(0, last, step, (zeros[0], zeros[1:], k, v))
+    dq, behind = add(last, state)
+    dk, dv = ring.rotate(behind)  # the last step, to where the keys belong
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
-attend.defvjp(_save, _backward)
+ring_attention.defvjp(_ring_forward, _ring_backward)
 
 
-def _pair(
-    plan: planning.AttentionPlan, ring: Ring, *, step: int | jax.Array
-) -> planning.AttentionPlan:
-    return plan.pair(ring.place, (ring.place + step) % ring.groups)
-
-
-def _where_they_touch(
-    pair: planning.AttentionPlan, work: Callable[[], tuple], *, nothing: tuple
+def _if_touching(
+    pair: planning.AttentionPlan,
+    compute: Callable[[], tuple],
+    *,
+    otherwise: tuple,
 ) -> tuple:
-    return lax.cond(jnp.sum(pair.work) > 0, work, lambda: nothing)
-
-
-def _wide(parts: tuple) -> tuple:
-    return tuple(x.astype(jnp.float32) for x in parts)
+    """`compute()` where the two shards of a pair have a block in common."""
+    return lax.cond(jnp.sum(pair.visited_by_shard) > 0, compute, lambda: otherwise)

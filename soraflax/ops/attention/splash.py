@@ -6,20 +6,19 @@ they come from the runs of the plan, inside jit, so that one compiled step serve
 packing. Segment ids then mask inside the visited blocks.
 
 The lists are tables as wide as the other side has blocks: an entry past the end of a
-run is a step that fetches nothing and computes nothing, but is still a step. Blocks of
-the plan are therefore taken several at a time, up to `BLOCK` tokens, and the tables are
-as wide as the longest run needs, of a few `PARTS` of a row. They lie in scalar memory,
-1 MiB, and the kernels cannot index the segment ids of 524,288 tokens or
-more, each being repeated over 128 lanes of 32 bits (2^31). Rows of more than `BLOCKS`
-blocks are taken in chunks (chunks.py), which keeps to both limits.
+run is a step that fetches nothing and computes nothing, but is still a step. Several
+blocks of the plan are therefore joined, up to `BLOCK` tokens, and the tables are only
+as wide as the longest run needs, of a few `WIDTHS` (fractions of a row). They lie in
+scalar memory, 1 MiB, and the kernels cannot index the segment ids of 524,288 tokens or
+more, each being repeated over 128 lanes of 32 bits (2^31). Rows of more than
+`MAX_BLOCKS` blocks are taken in chunks (chunked.py), which keeps to both limits.
 
 Forward is the public kernel with its residuals. Its own derivative would do for whole
 rows, but not for keys that come in parts: the two backward kernels are called here with
-the log-sum-exp of all keys. They are private to JAX's module; the tests hold them to
-what is needed, in the version that is installed.
+the log-sum-exp of all keys. They are private to JAX's module; the tests check that the
+installed version has them as they are called here.
 
-Checked: values and gradients in interpret mode on CPU; compiled, but never run, for
-TPU.
+Verified: values and gradients in interpret mode on CPU; compiled for TPU, never run.
 """
 
 import dataclasses
@@ -38,108 +37,117 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as mask_info,
 )
 
-from soraflax.ops.attention import chunks
-from soraflax.ops.attention import context_parallel as layouts
+from soraflax import sharding
+from soraflax.ops.attention import chunked, tiles
 from soraflax.ops.attention import kernel as kernels
 from soraflax.ops.attention import plan as planning
 
 HEAD_SIZES = (64, 128)
 LANES = 128
-BLOCK = 512
-BLOCKS = 256
-LARGEST = 1024
-PARTS = (8, 2, 1)
-_MASKED = -0.7 * float(np.finfo(np.float32).max)
+BLOCK = 512  # tokens that blocks of a plan are joined up to
+MAX_BLOCK = 1024
+MAX_BLOCKS = 256
+WIDTHS = (8, 2, 1)  # tables of 1/8, 1/2 and all of the blocks of a row
+_MASK_VALUE = -0.7 * float(np.finfo(np.float32).max)  # splash's own
 
 
 def unsupported_reason(head_size: int, plan: planning.AttentionPlan) -> str | None:
-    """What keeps splash from these sizes, with the nearest that would do; or None."""
+    """Why splash cannot run these sizes, with the nearest it can; None if it can."""
     return kernels.unsupported_sizes(
-        head_size, plan, head_sizes=HEAD_SIZES, tile=LANES, largest=LARGEST
+        head_size, plan, head_sizes=HEAD_SIZES, tile=LANES, max_block=MAX_BLOCK
     )
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, plan: planning.AttentionPlan, scale: float
-) -> kernels.Partial:
-    """Equation (1) of kernel.py."""
-    queries, keys = _sides(plan)
-    run = functools.partial(_forward_row, sizes=_sizes(queries.block, keys.block))
-    arrays = (
-        queries.split(_scaled(q, scale)),
-        keys.split(k),
-        keys.split(v),
-        splash.SegmentIds(queries.ids(-1), keys.ids(-2)),
-    )
-    out, lse = _narrowed(
-        lambda width: _each_row(run, *arrays, _table(plan.keys_of, width)),
-        plan.keys_of,
-        count=keys.count,
-    )
-    found = lse > _MASKED / 2
-    lse = jnp.where(found, lse, kernels.MASKED)
-    out = jnp.where(found[..., None], out, 0)
-    return queries.join(out), lse[..., : queries.length]
-
-
-def _backward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    *,
     plan: planning.AttentionPlan,
     scale: float,
-    out: jax.Array,
-    lse: jax.Array,
-    d_out: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Equations (2) and (3) of kernel.py."""
+) -> kernels.Partial:
+    """Equation (1) of kernel.py."""
     queries, keys = _sides(plan)
-    sizes = _sizes(queries.block, keys.block)
+    run = functools.partial(_forward_row, sizes=_sizes(queries, keys))
+    arrays = (
+        _heads_first(queries, _scaled(q, scale)),
+        _heads_first(keys, k),
+        _heads_first(keys, v),
+        splash.SegmentIds(_ids(queries, padding=-1), _ids(keys, padding=-2)),
+    )
+    out, lse = _narrowest(
+        lambda width: _map_rows(run, *arrays, _table(plan.keys_of, width)),
+        plan.keys_of,
+        blocks=keys.blocks,
+    )
+    # Splash marks a query without keys by its own mask value.
+    has_keys = lse > _MASK_VALUE / 2
+    lse = jnp.where(has_keys, lse, kernels.MASK_VALUE)
+    out = jnp.where(has_keys[..., None], out, 0)
+    return _tokens_first(queries, out), lse[..., : queries.length]
+
+
+def _backward(residuals: kernels.Residuals, d_out: jax.Array) -> kernels.Gradients:
+    """Equations (2) and (3) of kernel.py."""
+    q, plan, scale = residuals.q, residuals.plan, residuals.scale
+    queries, keys = _sides(plan)
+    sizes = _sizes(queries, keys)
     by_queries = functools.partial(_queries_row, sizes=sizes)
     by_keys = functools.partial(_keys_row, sizes=sizes)
-    delta = kernels.row_sums(d_out, out)
+    delta = kernels.row_sums(d_out, residuals.out)
     arrays = (
-        queries.split(_scaled(q, scale)),
-        keys.split(k),
-        keys.split(v),
-        splash.SegmentIds(queries.ids(-1), keys.ids(-2)),
-        queries.fill(lse),
-        queries.split(d_out.astype(q.dtype)),
-        queries.fill(delta),
+        _heads_first(queries, _scaled(q, scale)),
+        _heads_first(keys, residuals.k),
+        _heads_first(keys, residuals.v),
+        splash.SegmentIds(_ids(queries, padding=-1), _ids(keys, padding=-2)),
+        queries.pad(residuals.lse, axis=2),
+        _heads_first(queries, d_out.astype(q.dtype)),
+        queries.pad(delta, axis=2),
     )
-    dq = _narrowed(
-        lambda width: _each_row(by_queries, *arrays, _table(plan.keys_of, width)),
+    dq = _narrowest(
+        lambda width: _map_rows(by_queries, *arrays, _table(plan.keys_of, width)),
         plan.keys_of,
-        count=keys.count,
+        blocks=keys.blocks,
     )
-    dk, dv = _narrowed(
-        lambda width: _each_row(by_keys, *arrays, _table(plan.queries_of, width)),
+    dk, dv = _narrowest(
+        lambda width: _map_rows(by_keys, *arrays, _table(plan.queries_of, width)),
         plan.queries_of,
-        count=queries.count,
+        blocks=queries.blocks,
     )
-    return _scaled(queries.join(dq), scale), keys.join(dk), keys.join(dv)
+    dq = _scaled(_tokens_first(queries, dq), scale)
+    return dq, _tokens_first(keys, dk), _tokens_first(keys, dv)
 
 
 def _coarse(plan: planning.AttentionPlan) -> planning.AttentionPlan:
-    """Blocks of up to `BLOCK` tokens."""
+    """The plan in blocks of up to `BLOCK` tokens."""
 
-    def factor(block: int, runs: planning.Runs) -> int:
-        return min(max(1, BLOCK // block), runs.start.shape[-1])
+    def factor(side: tiles.Side) -> int:
+        return min(max(1, BLOCK // side.block), side.blocks)
 
-    return planning.coarsen(
-        plan,
-        queries=factor(plan.query_block, plan.keys_of),
-        keys=factor(plan.key_block, plan.queries_of),
-    )
+    queries, keys = map(factor, tiles.sides(plan))
+    return planning.coarsen(plan, queries=queries, keys=keys)
 
 
-KERNEL = kernels.Kernel(
-    lambda q, k, v, plan, scale: _CHUNKED.forward(q, k, v, _coarse(plan), scale),
-    lambda q, k, v, plan, scale, *saved: _CHUNKED.backward(
-        q, k, v, _coarse(plan), scale, *saved
-    ),
-)
-_CHUNKED = chunks.chunked(kernels.Kernel(_forward, _backward), blocks=BLOCKS)
+def _coarse_forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    plan: planning.AttentionPlan,
+    scale: float,
+) -> kernels.Partial:
+    return _CHUNKED.forward(q, k, v, plan=_coarse(plan), scale=scale)
+
+
+def _coarse_backward(
+    residuals: kernels.Residuals, d_out: jax.Array
+) -> kernels.Gradients:
+    coarse = dataclasses.replace(residuals, plan=_coarse(residuals.plan))
+    return _CHUNKED.backward(coarse, d_out)
+
+
+KERNEL = kernels.Kernel(_coarse_forward, _coarse_backward)
+_CHUNKED = chunked.chunked(kernels.Kernel(_forward, _backward), max_blocks=MAX_BLOCKS)
 
 
 def _forward_row(
@@ -158,157 +166,133 @@ def _forward_row(
         is_mqa=False,
         block_sizes=sizes,
         save_residuals=True,
-        mask_value=_MASKED,
+        mask_value=_MASK_VALUE,
         attn_logits_soft_cap=None,
         residual_checkpoint_name=None,
         mask_function=None,
-        interpret=layouts.platform() != "tpu",
+        interpret=sharding.platform() != "tpu",
     )
     out, (lse,) = kernel(q, k, v, ids)  # pyright: ignore[reportGeneralTypeIssues]
     return out, lse
 
 
-def _queries_row(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    ids: splash.SegmentIds,
-    lse: jax.Array,
-    d_out: jax.Array,
-    delta: jax.Array,
-    table: mask_info.MaskInfo,
-    *,
-    sizes: splash.BlockSizes,
-) -> jax.Array:
-    arrays = (q, k, v, ids, None, lse, d_out, delta)
-    shared = _shared(sizes)
-    return splash._splash_attention_bwd_dq(*arrays, mask_info=table, **shared)
+def _queries_row(*arrays: Any, sizes: splash.BlockSizes) -> jax.Array:
+    """dq of one row; `arrays` are q, k, v, ids, lse, d_out, delta and the table."""
+    q, k, v, ids, lse, d_out, delta, table = arrays
+    return splash._splash_attention_bwd_dq(
+        *(q, k, v, ids, None, lse, d_out, delta),
+        mask_info=table,
+        **_backward_options(sizes),
+    )
 
 
-def _keys_row(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    ids: splash.SegmentIds,
-    lse: jax.Array,
-    d_out: jax.Array,
-    delta: jax.Array,
-    table: mask_info.MaskInfo,
-    *,
-    sizes: splash.BlockSizes,
-) -> tuple[jax.Array, jax.Array]:
+def _keys_row(*arrays: Any, sizes: splash.BlockSizes) -> tuple[jax.Array, jax.Array]:
+    """dk and dv of one row; `arrays` as of `_queries_row`."""
+    q, k, v, ids, lse, d_out, delta, table = arrays
     _, dk, dv = splash._splash_attention_bwd_dkv(
         *(q, k, v, ids, None, lse, d_out, delta),
         bkv_compute=sizes.block_kv,
+        # This kernel reads its table by columns: entry [step, block of keys].
         mask_info=jax.tree.map(lambda x: x.mT, table),
         use_fused_bwd_kernel=False,
-        **_shared(sizes),
+        **_backward_options(sizes),
     )
     return dk, dv
 
 
-def _shared(sizes: splash.BlockSizes) -> dict[str, Any]:
-    """What both backward kernels are told."""
+def _backward_options(sizes: splash.BlockSizes) -> dict[str, Any]:
+    """Options of both backward kernels."""
     return {
         "bq": sizes.block_q,
         "bkv": sizes.block_kv,
         "is_mqa": False,
-        "mask_value": _MASKED,
+        "mask_value": _MASK_VALUE,
         "attn_logits_soft_cap": None,
         "q_layout": sizes.q_layout,
         "k_layout": sizes.k_layout,
         "v_layout": sizes.v_layout,
         "mask_function": None,
-        "interpret": layouts.platform() != "tpu",
+        "interpret": sharding.platform() != "tpu",
     }
 
 
-def _each_row(run: Callable[..., Any], *arrays: Any) -> Any:
+def _map_rows(run: Callable[..., Any], *arrays: Any) -> Any:
     return lax.map(lambda row: run(*row), arrays)
 
 
-def _narrowed(work: Callable[[int], Any], runs: planning.Runs, *, count: int) -> Any:
-    """`work(width)`, with the narrowest tables of `PARTS` that every run fits in."""
-    if count < max(PARTS):
-        return work(count)
-    widths = [-(-count // part) for part in PARTS]
-    longest = jnp.max(runs.stop - runs.start)
-    which = sum((longest > width).astype(jnp.int32) for width in widths[:-1])
-    return lax.switch(which, [functools.partial(work, width) for width in widths])
+def _narrowest(
+    compute: Callable[[int], Any], runs: planning.Runs, *, blocks: int
+) -> Any:
+    """`compute(width)` with the narrowest of `WIDTHS` that every run fits in.
 
+    Each width is compiled; the longest run of the batch chooses among them.
 
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """The queries or the keys of a batch, as splash wants them.
-
-    Attributes:
-      segments: `[B, N]`.
-      block: tokens in a block, a multiple of `LANES`.
-      count: blocks in a row.
+    Args:
+      compute: the kernel, with tables of a static width.
+      runs: the runs that the tables list.
+      blocks: blocks in a row of the other side, the length of the longest possible run.
     """
-
-    segments: jax.Array
-    block: int
-    count: int
-
-    @property
-    def length(self) -> int:
-        """N."""
-        return self.segments.shape[1]
-
-    def fill(self, x: jax.Array) -> jax.Array:
-        """`[B, H, N]` with zeros up to whole blocks."""
-        short = self.block * self.count - self.length
-        return jnp.pad(x, ((0, 0), (0, 0), (0, short)))
-
-    def split(self, x: jax.Array) -> jax.Array:
-        """`[B, N, H, K]` to `[B, H, N, K]`, with zeros up to whole blocks."""
-        short = self.block * self.count - self.length
-        x = jnp.pad(x, ((0, 0), (0, short), (0, 0), (0, 0)))
-        return jnp.einsum("bnhk->bhnk", x)
-
-    def join(self, x: jax.Array) -> jax.Array:
-        """The inverse of `split`."""
-        return jnp.einsum("bhnk->bnhk", x)[:, : self.length]
-
-    def ids(self, padding: int) -> jax.Array:
-        """`[B, N]` segment ids with `padding` for 0: splash compares and knows no 0."""
-        short = self.block * self.count - self.length
-        ids = jnp.pad(self.segments, ((0, 0), (0, short)))
-        return jnp.where(ids > 0, ids, padding)
-
-
-def _sides(plan: planning.AttentionPlan) -> tuple[_Side, _Side]:
-    def side(segments: jax.Array, runs: planning.Runs, block: int) -> _Side:
-        return _Side(segments, -(-block // LANES) * LANES, runs.start.shape[-1])
-
-    return (
-        side(plan.query_segments, plan.keys_of, plan.query_block),
-        side(plan.key_segments, plan.queries_of, plan.key_block),
-    )
-
-
-def _sizes(queries: int, keys: int) -> splash.BlockSizes:
-    return splash.BlockSizes(
-        block_q=queries,
-        block_kv=keys,
-        block_q_dkv=queries,
-        block_kv_dkv=keys,
-        block_q_dq=queries,
-        block_kv_dq=keys,
-    )
+    if blocks < max(WIDTHS):
+        return compute(blocks)
+    widths = [-(-blocks // part) for part in WIDTHS]
+    longest = jnp.max(runs.stop - runs.start)
+    index = sum((longest > width).astype(jnp.int32) for width in widths[:-1])
+    return lax.switch(index, [functools.partial(compute, width) for width in widths])
 
 
 def _table(runs: planning.Runs, width: int) -> mask_info.MaskInfo:
-    """`[B, 1, blocks, width]`: which blocks to visit, one after the other."""
-    place = runs.start[:, 0, :, :, None] + jnp.arange(width, dtype=jnp.int32)
+    """`[B, 1, blocks, width]`: the blocks of each run, one after the other.
+
+    A run of n blocks fills n entries. The others repeat its last block, which is in
+    memory already and so not fetched again, with a `block_mask` of 0: nothing computed.
+    An empty run (start == stop, perhaps 0) repeats some block: clipped to a legal one.
+    """
+    index = runs.start[:, 0, :, :, None] + jnp.arange(width, dtype=jnp.int32)
     stop = runs.stop[:, 0, :, :, None]
     return mask_info.MaskInfo(
-        data_next=jnp.maximum(jnp.minimum(place, stop - 1), 0).astype(jnp.int16),
+        data_next=jnp.maximum(jnp.minimum(index, stop - 1), 0).astype(jnp.int16),
         mask_next=None,
-        block_mask=(place < stop).astype(jnp.int8),
+        block_mask=(index < stop).astype(jnp.int8),
         partial_mask_blocks=None,
         q_sequence=None,
+    )
+
+
+def _sides(plan: planning.AttentionPlan) -> list[tiles.Side]:
+    """Queries and keys; a row of one short block is padded to a multiple of `LANES`."""
+    return [
+        dataclasses.replace(side, block=-(-side.block // LANES) * LANES)
+        for side in tiles.sides(plan)
+    ]
+
+
+def _heads_first(side: tiles.Side, x: jax.Array) -> jax.Array:
+    """`[B, N, H, K]` to `[B, H, N, K]`, with zeros up to whole blocks."""
+    return jnp.einsum("bnhk->bhnk", side.pad(x))
+
+
+def _tokens_first(side: tiles.Side, x: jax.Array) -> jax.Array:
+    """The inverse of `_heads_first`."""
+    return jnp.einsum("bhnk->bnhk", x)[:, : side.length]
+
+
+def _ids(side: tiles.Side, *, padding: int) -> jax.Array:
+    """`[B, N]` segment ids; `padding` differs between queries and keys.
+
+    Splash attends wherever ids are equal, and would let padding attend to padding.
+    """
+    ids = side.pad(side.segments)
+    return jnp.where(ids > 0, ids, padding)
+
+
+def _sizes(queries: tiles.Side, keys: tiles.Side) -> splash.BlockSizes:
+    return splash.BlockSizes(
+        block_q=queries.block,
+        block_kv=keys.block,
+        block_q_dkv=queries.block,
+        block_kv_dkv=keys.block,
+        block_q_dq=queries.block,
+        block_kv_dq=keys.block,
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soraflax.ops import attention
-from soraflax.ops.attention import chunks, kernel, plan, splash
+from soraflax.ops.attention import chunked, kernel, plan, splash
 from tests.ops.attention import cases
 
 
@@ -63,13 +63,13 @@ def test_tables_are_narrow_where_runs_are_short(monkeypatch):
 
 
 def test_a_chunk_is_less_than_splash_can_index():
-    assert splash.BLOCKS * max(splash.LARGEST, splash.BLOCK) * 128 * 32 < 2**31
+    assert splash.MAX_BLOCKS * max(splash.MAX_BLOCK, splash.BLOCK) * 128 * 32 < 2**31
 
 
 def test_long_rows_come_in_chunks(monkeypatch):
-    """As a row of more than `BLOCKS` blocks would."""
+    """As a row of more than `MAX_BLOCKS` blocks would."""
     inner = kernel.Kernel(splash._forward, splash._backward)
-    monkeypatch.setattr(splash, "_CHUNKED", chunks.chunked(inner, blocks=2))
+    monkeypatch.setattr(splash, "_CHUNKED", chunked.chunked(inner, max_blocks=2))
     monkeypatch.setattr(splash, "BLOCK", 128)
     row = np.stack([cases.ids([(1, 200), (2, 90), (3, 100)], 400)])
     arrays = cases.inputs(400, 400, rows=1, heads=1, size=64)

@@ -1,8 +1,8 @@
-"""A kernel is believed once it has agreed with the definition on the device at hand.
+"""A kernel is chosen automatically only if it matches the reference on this device.
 
-Kernels of accelerators are tested elsewhere than they run. Before one is chosen by
-itself, it computes a packed row, forward and backward, beside the reference: segments
-that begin and end inside a block, blocks to leave out, a segment without keys, padding.
+Kernels for accelerators are tested on other machines than they run on. Before one is
+chosen, it computes a packed row, forward and backward, beside the reference: segments
+that begin and end inside a block, blocks to skip, a segment without keys, padding.
 """
 
 import concurrent.futures
@@ -13,28 +13,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraflax.ops.attention import context_parallel, reference
+from soraflax import sharding
 from soraflax.ops.attention import kernel as kernels
 from soraflax.ops.attention import plan as planning
+from soraflax.ops.attention import reference
 
-# Of a float32 reference's norm; bfloat16 is off by 0.005, a wrong mask by 0.1 and more.
+# Relative to the norm of a float32 reference; bfloat16 is off by 0.005, a wrong mask by
+# 0.1 and more.
 TOLERANCE = 0.02
-LENGTHS = (300, 700, 30, 250)
+SEGMENT_LENGTHS = (300, 700, 30, 250)
 
 
 @functools.cache
 def matches_reference(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> bool:
-    """Whether `kernel` computes here what the reference does, gradients included.
+    """Whether `kernel` matches the reference on this device, gradients included.
 
-    Once per process, kernel, size and dtype; outside of whatever is being traced. Says
-    so by a warning where it does not, or does not even compile. What is compiled for
-    devices that are not here cannot be tried, and is believed.
+    Computed once per process, kernel, size and dtype, outside of whatever is being
+    traced. Warns where the kernel differs or does not compile. A kernel compiled for
+    devices that are not attached cannot be run, and counts as matching.
     """
-    if context_parallel.platform() != jax.default_backend():
+    if sharding.platform() != jax.default_backend():
         return True
-    # A thread of its own: whatever is being traced here does not reach there.
+    # Tracing is local to a thread: in another one the check runs on real arrays.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        future = thread.submit(_error, kernel, head_size, jnp.dtype(dtype))
+        future = thread.submit(_relative_error, kernel, head_size, jnp.dtype(dtype))
     if future.exception() is None:
         error = future.result()
         if error <= TOLERANCE:
@@ -44,15 +46,15 @@ def matches_reference(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> 
         fault = "fails (" + " ".join(str(future.exception()).split())[:200] + ")"
     warnings.warn(
         f"an attention kernel for heads of {head_size} in {dtype} {fault} on this "
-        f"{context_parallel.platform()}: it is not used",
+        f"{sharding.platform()}: it is not used",
         stacklevel=2,
     )
     return False
 
 
-def _error(kernel: kernels.Kernel, head_size: int, dtype: jnp.dtype) -> float:
+def _relative_error(kernel: kernels.Kernel, head_size: int, dtype: jnp.dtype) -> float:
     """The largest relative error of the output and the three gradients."""
-    ids = np.repeat(np.array([1, 2, 3, 0], np.int32), LENGTHS)[None]
+    ids = np.repeat(np.array([1, 2, 3, 0], np.int32), SEGMENT_LENGTHS)[None]
     plan = planning.make_plan(ids, np.where(ids == 3, 0, ids), block=128)
     shape = (1, len(ids[0]), 2, head_size)
     rng = np.random.default_rng(0)
@@ -62,14 +64,15 @@ def _error(kernel: kernels.Kernel, head_size: int, dtype: jnp.dtype) -> float:
     def results(arrays: list[jax.Array], kernel: kernels.Kernel) -> list[jax.Array]:
         q, k, v, d_out = arrays
         scale = head_size**-0.5
-        out, lse = kernel.forward(q, k, v, plan, scale)
-        return [out, *kernel.backward(q, k, v, plan, scale, out, lse, d_out)]
+        out, lse = kernel.forward(q, k, v, plan=plan, scale=scale)
+        residuals = kernels.Residuals(q, k, v, plan, scale, out, lse)
+        return [out, *kernel.backward(residuals, d_out)]
 
-    found = results(arrays, kernel)
+    actual = results(arrays, kernel)
     exact = [x.astype(jnp.float32) for x in arrays]
     expected = results(exact, reference.KERNEL)
     errors = [
         jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(actual, expected, strict=True)
     ]
     return max(map(float, errors))

@@ -7,7 +7,7 @@ import pytest
 
 from soraflax import sharding
 from soraflax.ops import attention, packing
-from soraflax.ops.attention import context_parallel, parallel, reference
+from soraflax.ops.attention import context_layout, context_parallel, reference
 from soraflax.ops.attention import kernel as kernels
 from tests.ops.attention import cases
 
@@ -24,13 +24,13 @@ from tests.ops.attention import cases
 )
 def test_layout_trades_heads_while_they_divide(heads, tensor, context, expected):
     with jax.set_mesh(sharding.make_mesh(context=context, tensor=tensor)):
-        found = context_parallel.make_layout(heads=heads, key_axis="tokens")
-        assert found == context_parallel.Layout(*expected)
-        text = context_parallel.make_layout(heads=heads, key_axis="text")
-        assert text == context_parallel.Layout(1, context, 1)
+        layout = context_layout.context_layout(heads=heads, key_axis="tokens")
+        assert layout == context_layout.ContextLayout(*expected)
+        text = context_layout.context_layout(heads=heads, key_axis="text")
+        assert text == context_layout.ContextLayout(1, context, 1)
     assert (
-        context_parallel.make_layout(heads=heads, key_axis="tokens")
-        == context_parallel.Layout()
+        context_layout.context_layout(heads=heads, key_axis="tokens")
+        == context_layout.ContextLayout()
     )
 
 
@@ -62,17 +62,17 @@ def test_ring_inside_scan_and_remat():
         cases.check_close(loss_and_grads(q, k, v), expected, atol=1e-4)
 
 
-def test_rows_dealt_over_shards():
+def test_striped_rows():
     """Ids that increase within each shard alone, as `packing.stripe` leaves them."""
     row, arrays = ring_rows()
     expected, gradients = cases.run(*arrays, row, row, implementation="reference")
     order = np.concatenate(
         [np.r_[:6, 12:18, 24:30, 36:42], np.r_[6:12, 18:24, 30:36, 42:48]]
     )
-    dealt = [x[:, order] for x in arrays]
+    striped = [x[:, order] for x in arrays]
     with jax.set_mesh(sharding.make_mesh(fsdp=4, context=2)):
         found = cases.run(
-            *dealt, row[:, order], row[:, order], implementation="blocks", block=6
+            *striped, row[:, order], row[:, order], implementation="blocks", block=6
         )
         plan = attention.make_plan(row[:, order], row[:, order], block=6, heads=3)
     expected = jax.tree.map(lambda x: x[:, order], (expected, gradients))
@@ -115,14 +115,16 @@ def test_pairs_of_shards_that_do_not_touch_are_left_out():
     row = np.repeat(np.arange(1, 9, dtype=np.int32), 4)[None]
     arrays = cases.inputs(32, 32, rows=1, heads=1)
 
-    def forward(q, k, v, plan, scale):
+    def forward(q, k, v, *, plan, scale):
         jax.debug.callback(lambda: counted.append(1))
-        return reference.KERNEL.forward(q, k, v, plan, scale)
+        return reference.KERNEL.forward(q, k, v, plan=plan, scale=scale)
 
     kernel = kernels.Kernel(forward, reference.KERNEL.backward)
     with jax.set_mesh(sharding.make_mesh(fsdp=1, context=8)):
         plan = attention.make_plan(row, row, heads=1)
-        out = parallel.attend(*arrays[:3], plan=plan, kernel=kernel, scale=1.0)
+        out = context_parallel.sharded_attention(
+            *arrays[:3], plan=plan, kernel=kernel, scale=1.0
+        )
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert len(counted) == 8
@@ -144,21 +146,21 @@ def test_what_the_mesh_does_not_divide_is_refused():
         attention.make_plan(row, row, heads=6)
 
 
-def busy(row: np.ndarray) -> float:
-    """Share of time that eight devices compute; a step lasts as long as its longest."""
+def utilization(row: np.ndarray) -> float:
+    """Fraction of time in which eight devices compute; the slowest ends a step."""
     with jax.set_mesh(sharding.make_mesh(fsdp=1, context=8)):
-        work = np.asarray(attention.make_plan(row, row, heads=1).work[0])
-    place = np.arange(8)
-    steps = [work[place, (place + step) % 8].max() for step in place]
-    return work.sum() / (8 * sum(steps))
+        visits = np.asarray(attention.make_plan(row, row, heads=1).visited_by_shard[0])
+    group = np.arange(8)
+    steps = [visits[group, (group + step) % 8].max() for step in group]
+    return visits.sum() / (8 * sum(steps))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_dealt_rows_keep_every_device_busy(seed):
+def test_striped_rows_keep_every_device_busy(seed):
     """Images and clips of 256 to 65,536 tokens, packed into 131,072."""
     rng = np.random.default_rng(seed)
     lengths = 128 * np.exp(rng.uniform(np.log(2), np.log(512), 100)).astype(int)
     row = np.repeat(np.arange(1, 101, dtype=np.int32), lengths)[None, :131072]
     order = packing.stripe_order(131072, shards=8)
-    assert busy(row) < 0.7
-    assert busy(row[:, order]) > 0.95
+    assert utilization(row) < 0.7
+    assert utilization(row[:, order]) > 0.95

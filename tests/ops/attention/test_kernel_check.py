@@ -1,32 +1,35 @@
 """Which implementation is chosen, and what keeps a wrong one from it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from soraflax import sharding
 from soraflax.ops import attention
 from soraflax.ops.attention import (
     api,
     block_sparse,
-    context_parallel,
-    gate,
     kernel,
+    kernel_check,
     reference,
 )
 from tests.ops.attention import cases
 
 
-def forward_unmasked(q, k, v, plan, scale):
-    every = attention.make_plan(
+def forward_unmasked(q, k, v, *, plan, scale):
+    del plan
+    unmasked = attention.make_plan(
         np.ones(q.shape[:2], np.int32), np.ones(k.shape[:2], np.int32)
     )
-    return reference.KERNEL.forward(q, k, v, every, scale)
+    return reference.KERNEL.forward(q, k, v, plan=unmasked, scale=scale)
 
 
-def backward_without_delta(q, k, v, plan, scale, out, lse, d_out):
-    zeros = jnp.zeros_like(out)
-    return reference.KERNEL.backward(q, k, v, plan, scale, zeros, lse, d_out)
+def backward_without_delta(residuals, d_out):
+    zeros = jnp.zeros_like(residuals.out)
+    return reference.KERNEL.backward(dataclasses.replace(residuals, out=zeros), d_out)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -36,7 +39,9 @@ def test_a_right_kernel_agrees_even_while_something_is_traced(dtype):
     @jax.jit
     def traced(x):
         found.append(
-            gate.matches_reference(block_sparse.KERNEL, head_size=16, dtype=dtype)
+            kernel_check.matches_reference(
+                block_sparse.KERNEL, head_size=16, dtype=dtype
+            )
         )
         return x
 
@@ -54,22 +59,22 @@ def test_a_right_kernel_agrees_even_while_something_is_traced(dtype):
 )
 def test_a_wrong_kernel_is_not_used(wrong):
     with pytest.warns(UserWarning, match=r"heads of 16 in float32 is off by .* cpu"):
-        assert not gate.matches_reference(wrong, head_size=16, dtype="float32")
+        assert not kernel_check.matches_reference(wrong, head_size=16, dtype="float32")
 
 
 def test_a_kernel_that_does_not_compile_is_not_used():
-    def forward(q, k, v, plan, scale):
+    def forward(q, k, v, *, plan, scale):
         raise NotImplementedError("no such instruction")
 
     broken = kernel.Kernel(forward, reference.KERNEL.backward)
     with pytest.warns(UserWarning, match="fails .no such instruction. on this cpu"):
-        assert not gate.matches_reference(broken, head_size=16, dtype="float32")
+        assert not kernel_check.matches_reference(broken, head_size=16, dtype="float32")
 
 
 def chosen(platform, monkeypatch, *, agrees=True, block=128, size=64, **arguments):
     """What the entry takes where it is free to choose."""
-    monkeypatch.setattr(context_parallel, "platform", lambda: platform)
-    monkeypatch.setattr(gate, "matches_reference", lambda *_, **__: agrees)
+    monkeypatch.setattr(sharding, "platform", lambda: platform)
+    monkeypatch.setattr(kernel_check, "matches_reference", lambda *_, **__: agrees)
     plan = attention.make_plan(
         np.ones((1, 384), int), np.ones((1, 384), int), block=block
     )
@@ -121,7 +126,7 @@ def test_kernels_lower_for_their_platform(
     implementation, platform, target, call, size, monkeypatch
 ):
     """Three kernels: forward, and backward for queries and for keys."""
-    monkeypatch.setattr(context_parallel, "platform", lambda: platform)
+    monkeypatch.setattr(sharding, "platform", lambda: platform)
     row = np.ones((2, 700), np.int32)
     plan = attention.make_plan(row, row)
 
