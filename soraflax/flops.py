@@ -2,7 +2,7 @@
 
 A product of `[a, b]` and `[b, c]` is 2 a b c FLOPs; norms, activations and softmax are
 left out, as is usual for model FLOP utilisation (PaLM, arXiv:2204.02311, appendix B).
-Padding is not work: attention costs what its segments cost,
+Padding does not count: attention costs what its segments cost,
 
     self  = 4 D sum_s l_s^2,    cross = 4 D sum_s l_s m_s,                        (1)
 
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 
 @runtime_checkable
@@ -105,11 +106,11 @@ class AutoencoderSizes(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Tokens and text tokens of every segment of a batch; no padding.
+    """Tokens and text tokens of every segment of a batch, without padding.
 
     Attributes:
-      tokens: l of each segment.
-      text: m of each segment, in the same order.
+      tokens: l of equation (1) for each segment.
+      text: m of equation (1) for each segment, in the same order.
     """
 
     tokens: Sequence[int]
@@ -123,19 +124,24 @@ class Lengths:
 
     @property
     def self_pairs(self) -> int:
+        """Pairs of tokens in one segment."""
         return sum(n * n for n in self.tokens)
 
     @property
     def cross_pairs(self) -> int:
+        """Pairs of a token and a text token in one segment."""
         return sum(n * m for n, m in zip(self.tokens, self.text, strict=True))
 
     @property
     def text_pairs(self) -> int:
+        """Pairs of text tokens in one segment."""
         return sum(m * m for m in self.text)
 
 
-def lengths(segments: np.ndarray, text_segments: np.ndarray) -> Lengths:
-    """Lengths of the segments of packed rows: `[B, N]` and `[B, M]` ids on the host."""
+def lengths(
+    segments: Int[np.ndarray, "B N"], text_segments: Int[np.ndarray, "B M"]
+) -> Lengths:
+    """Lengths of the segments of packed rows, from segment ids on the host."""
     tokens: list[int] = []
     text: list[int] = []
     for row, text_row in zip(segments, text_segments, strict=True):
@@ -159,6 +165,7 @@ def _linear(a: int, b: int) -> int:
 
 
 def text_encoder_parameters(config: TextEncoderSizes) -> int:
+    """Parameters of a text encoder."""
     d, inner = config.width, config.heads * config.head_size
     layer = 4 * d * inner + config.buckets * config.heads + 3 * d * config.mlp + 2 * d
     return config.vocabulary * d + config.depth * layer + d
@@ -206,12 +213,12 @@ def transformer_flops(config: TransformerSizes, sizes: Lengths) -> int:
 def transformer_activation_bytes(
     config: TransformerSizes, *, tokens: int, text: int
 ) -> int:
-    """Bytes that the blocks keep for the backward pass, by their remat policy.
+    """Bytes of activations saved for the backward pass of all blocks, by remat policy.
 
-    The residual stream that enters each block is always kept. Under 'attention' come
-    two attention outputs and log-sum-exps; under 'dots' also the results of the
-    products; under 'none' the inputs of everything (19 D + 2 F a token and 4 D a text
-    token, F the hidden size of the MLP).
+    The residual stream that enters each block is always saved. 'attention' adds two
+    attention outputs and log-sum-exps, 'dots' the results of the products, and 'none'
+    saves the inputs of every operation (19 D + 2 F a token and 4 D a text token, F the
+    hidden size of the MLP).
 
     Args:
       config: sizes.
@@ -224,19 +231,19 @@ def transformer_activation_bytes(
     d, f = config.width, config.mlp
     size = 2 if config.dtype == "bfloat16" else 4
     log_sum_exp = 2 * 4 * config.heads * tokens
-    kept = {
+    saved = {
         "full": size * d * tokens,
         "offload": size * d * tokens,
         "attention": size * 3 * d * tokens + log_sum_exp,
         "dots": size * ((8 * d + f) * tokens + 2 * d * text),
         "none": size * ((19 * d + 2 * f) * tokens + 4 * d * text) + log_sum_exp,
     }
-    if config.remat not in kept:
+    if config.remat not in saved:
         raise ValueError(
             f"remat policy {config.remat!r} has no formula; those that have: "
-            f"{', '.join(kept)}"
+            f"{', '.join(saved)}"
         )
-    return config.depth * kept[config.remat]
+    return config.depth * saved[config.remat]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,9 +251,9 @@ class Convolution:
     """One convolution, or a norm (`kernel` 0).
 
     Attributes:
-      positions: places of its output, in all frames.
-      kernel: taps.
-      channels: in and out.
+      positions: positions of its output, in all frames.
+      kernel: number of taps.
+      channels: channels in and out.
       pairs: pairs of positions, where attention follows it.
     """
 
@@ -265,42 +272,42 @@ class Convolution:
         return 2 * products + 4 * self.pairs * self.channels[0]
 
 
-Places = tuple[int, int, int]
+Extent = tuple[int, int, int]  # frames, height, width
 
 
-def _norm(places: Places, c: int) -> Convolution:
-    return Convolution(math.prod(places), 0, (c, c))
+def _norm(extent: Extent, c: int) -> Convolution:
+    return Convolution(math.prod(extent), 0, (c, c))
 
 
-def _residual(places: Places, a: int, *, b: int) -> Iterator[Convolution]:
-    n = math.prod(places)
-    yield _norm(places, a)
+def _residual(extent: Extent, a: int, *, b: int) -> Iterator[Convolution]:
+    n = math.prod(extent)
+    yield _norm(extent, a)
     yield Convolution(n, 27, (a, b))
-    yield _norm(places, b)
+    yield _norm(extent, b)
     yield Convolution(n, 27, (b, b))
     if a != b:
         yield Convolution(n, 1, (a, b))
 
 
 def _middle(
-    config: AutoencoderSizes, places: Places, *, c: int
+    config: AutoencoderSizes, extent: Extent, *, c: int
 ) -> Iterator[Convolution]:
-    yield from _residual(places, c, b=c)
+    yield from _residual(extent, c, b=c)
     if config.attention:
-        n = math.prod(places)
-        yield _norm(places, c)
-        yield Convolution(n, 1, (c, 3 * c), pairs=n * places[1] * places[2])
+        n = math.prod(extent)
+        yield _norm(extent, c)
+        yield Convolution(n, 1, (c, 3 * c), pairs=n * extent[1] * extent[2])
         yield Convolution(n, 1, (c, c))
-    yield from _residual(places, c, b=c)
+    yield from _residual(extent, c, b=c)
 
 
 def _ends(config: AutoencoderSizes) -> tuple[int, int]:
-    """Numbers in a block of pixels, and taps of the kernels that meet them."""
+    """Numbers in a block of pixels, and taps of the kernels that read or write them."""
     frames, side = config.patch
     return 3 * frames * side * side, config.end_kernel**3
 
 
-def _places(config: AutoencoderSizes, video: Places) -> list[Places]:
+def _stage_extents(config: AutoencoderSizes, video: Extent) -> list[Extent]:
     """Frames, height and width in each stage of the encoder."""
     t, h, w = video
     frames, side = config.patch
@@ -313,18 +320,18 @@ def _places(config: AutoencoderSizes, video: Places) -> list[Places]:
     return stages
 
 
-def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolution]:
+def encoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolution]:
     """Every layer of the encoder for a video of `(frames, height, width)`."""
-    stages = _places(config, video)
+    stages = _stage_extents(config, video)
     block, taps = _ends(config)
     yield Convolution(math.prod(stages[0]), taps, (block, config.width))
     c = config.width
-    for at, (places, width) in enumerate(zip(stages, config.stage_widths, strict=True)):
+    for at, (extent, width) in enumerate(zip(stages, config.stage_widths, strict=True)):
         for _ in range(config.blocks):
-            yield from _residual(places, c, b=width)
+            yield from _residual(extent, c, b=width)
             c = width
         if at + 1 < len(stages) and config.spatial_downsample[at]:
-            halved = (places[0], *stages[at + 1][1:])
+            halved = (extent[0], *stages[at + 1][1:])
             yield Convolution(math.prod(halved), 9, (c, c))
         if at + 1 < len(stages) and config.temporal_downsample[at]:
             later = (stages[at + 1][0] - 1, *stages[at + 1][1:])
@@ -338,20 +345,20 @@ def encoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
         yield Convolution(n, 1, (_ratio_block(config), z))
 
 
-def decoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolution]:
+def decoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolution]:
     """Every layer of the decoder for a video of `(frames, height, width)`."""
-    stages = _places(config, video)[::-1]
+    stages = _stage_extents(config, video)[::-1]
     widths = config.decoder_widths
     z, c = config.latent_channels, widths[0]
     yield Convolution(math.prod(stages[0]), 1, (z, z))
     yield Convolution(math.prod(stages[0]), 27, (z, c))
     yield from _middle(config, stages[0], c=c)
-    for at, (places, width) in enumerate(zip(stages, widths, strict=True)):
+    for at, (extent, width) in enumerate(zip(stages, widths, strict=True)):
         for _ in range(config.blocks + 1):
-            yield from _residual(places, c, b=width)
+            yield from _residual(extent, c, b=width)
             c = width
         if at + 1 < len(stages) and config.temporal_downsample[::-1][at]:
-            later = (places[0] - 1, *places[1:])
+            later = (extent[0] - 1, *extent[1:])
             yield Convolution(math.prod(later), 3, (c, 2 * c))
         if at + 1 < len(stages) and config.spatial_downsample[::-1][at]:
             out = c if config.shortcuts else c // 2
@@ -365,14 +372,14 @@ def decoder_layers(config: AutoencoderSizes, video: Places) -> Iterator[Convolut
 
 
 def _ratio_block(config: AutoencoderSizes) -> int:
-    """Numbers of the video behind one place of the latent."""
+    """Numbers of the video per position of the latent."""
     frames = config.patch[0] * 2 ** sum(config.temporal_downsample)
     side = config.patch[1] * 2 ** sum(config.spatial_downsample)
     return 3 * frames * side * side
 
 
 def _autoencoder_layers(
-    config: AutoencoderSizes, video: Places
+    config: AutoencoderSizes, video: Extent
 ) -> Iterator[Convolution]:
     yield from encoder_layers(config, video)
     yield from decoder_layers(config, video)
@@ -383,7 +390,7 @@ def autoencoder_parameters(config: AutoencoderSizes) -> int:
     return sum(layer.parameters for layer in _autoencoder_layers(config, (1, 1, 1)))
 
 
-def autoencoder_flops(config: AutoencoderSizes, *, video: Places) -> int:
+def autoencoder_flops(config: AutoencoderSizes, *, video: Extent) -> int:
     """Forward FLOPs of encoding and decoding one video `(frames, height, width)`.
 
     Taps on zero padding count, as they do in XLA.
@@ -392,12 +399,12 @@ def autoencoder_flops(config: AutoencoderSizes, *, video: Places) -> int:
 
 
 def autoencoder_activation_bytes(
-    config: AutoencoderSizes, *, video: Places, bytes_per_number: int = 4
+    config: AutoencoderSizes, *, video: Extent, bytes_per_number: int = 4
 ) -> int:
-    """Bytes kept for the backward pass of one video, without remat.
+    """Bytes of activations saved for the backward pass of one video, without remat.
 
-    Every layer keeps its input, a norm also the two factors of the SiLU after it.
-    Convolutions that lay frames side by side may keep up to three times theirs.
+    Every layer saves its input, a norm also the two factors of the SiLU after it.
+    Convolutions that stack frames on channels may save up to three times their input.
     """
     layers = _autoencoder_layers(config, video)
     numbers = sum(

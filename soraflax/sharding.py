@@ -28,10 +28,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Initialisation runs once: LLVM would spend a minute on what takes milliseconds.
+# Initialisation runs once: optimising it would take a minute, running it milliseconds.
 _QUICK = {"xla_backend_optimization_level": 0}
 MESH_AXES = ("data", "fsdp", "context", "tensor")
-SIDE_AXIS = "context"  # what `height` or `width` of a frame is split over
+SIDE_AXIS = "context"  # the mesh axis of `height` or `width` of a frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,13 @@ class AxisRules:
 
     Attributes:
       rules: logical axis to mesh axes, in order of preference. A logical axis that is
-        not named here raises: a misspelt axis must not silently replicate.
+        not a key raises: a misspelt axis must not silently replicate.
     """
 
     rules: Mapping[str, tuple[str, ...]]
 
     def spec(self, names: Sequence[str | None]) -> P:
-        """The PartitionSpec of an array whose axes bear these logical names."""
+        """The PartitionSpec of an array whose axes have these logical names."""
         used: set[str] = set()
         entries: list[str | tuple[str, ...] | None] = []
         for name in names:
@@ -79,7 +79,7 @@ DEFAULT_RULES = AxisRules(
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; one may be -1 and takes the devices that are left."""
+    """Sizes of the mesh axes; one may be -1 and takes the remaining devices."""
 
     data: int = 1
     fsdp: int = -1
@@ -87,7 +87,7 @@ class MeshConfig:
     tensor: int = 1
 
     def make(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """As `make_mesh`."""
+        """The mesh of these sizes; see `make_mesh`."""
         return make_mesh(**dataclasses.asdict(self), devices=devices)
 
 
@@ -101,8 +101,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of Auto axes over `devices` (all of them by default).
 
-    One size may be -1: it takes the devices that the others leave. Over several TPU
-    slices the `data` axis is laid across them.
+    One size may be -1 and takes the remaining devices. Several TPU slices are spanned
+    by the `data` axis alone.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -205,18 +205,18 @@ def platform() -> str:
 
 
 def no_mesh() -> contextlib.AbstractContextManager[Any]:
-    """Inside, nothing is sharded: for the shapes of what need not fit a mesh."""
+    """A context without a mesh, for shapes of arrays that need not divide over one."""
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def batch_shards() -> int:
-    """Into how many pieces a batch is split."""
+    """Number of shards of a batch."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def side_shards() -> int:
-    """Into how many pieces the longer side of a frame is split."""
+    """Number of shards of the longer side of a frame."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape[SIDE_AXIS]
 
@@ -229,24 +229,24 @@ def map_side(
     axis: int,
     halo: tuple[int, int],
 ) -> jax.Array:
-    """`function(x, kernel)` on every piece of a side, with its neighbours' edges.
+    """`function(x, kernel)` on every shard of a side, with halos of its neighbours.
 
     Args:
-      function: takes a piece of `x` with `halo` places more, and the whole kernel;
-        returns the piece of the result.
-      x: split along `axis` over `SIDE_AXIS`.
-      kernel: any array; the same for all pieces.
-      axis: the axis of `x` and of the result that is split.
-      halo: places taken from the piece before and the piece after; zeros at the ends.
+      function: maps a shard of `x` with its halo, and the whole kernel, to the shard of
+        the result.
+      x: array sharded along `axis` over `SIDE_AXIS`.
+      kernel: any array, replicated.
+      axis: the sharded axis of `x` and of the result.
+      halo: entries from the shard before and from the shard after; zeros at the ends.
     """
-    spec = P(*(SIDE_AXIS if at == axis else None for at in range(x.ndim)))
+    spec = P(*(SIDE_AXIS if i == axis else None for i in range(x.ndim)))
 
-    def piece(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def local(x: jax.Array, kernel: jax.Array) -> jax.Array:
         kernel = jax.lax.pcast(kernel, SIDE_AXIS, to="varying")
         return function(_with_halo(x, axis=axis, halo=halo), kernel)
 
     mapped = jax.shard_map(
-        piece, in_specs=(spec, P()), out_specs=spec, axis_names={SIDE_AXIS}
+        local, in_specs=(spec, P()), out_specs=spec, axis_names={SIDE_AXIS}
     )
     return mapped(x, kernel)
 
@@ -254,16 +254,18 @@ def map_side(
 def _with_halo(x: jax.Array, *, axis: int, halo: tuple[int, int]) -> jax.Array:
     count = jax.lax.axis_size(SIDE_AXIS)
     before, after = halo
-    pieces = [x]
+    parts = [x]
+    # Pairs are (source, target). The first and the last shard are no target of theirs,
+    # and `ppermute` gives them zeros, as padding does.
     if before:
         edge = jax.lax.slice_in_dim(x, x.shape[axis] - before, None, axis=axis)
-        down = [(at, at + 1) for at in range(count - 1)]
-        pieces.insert(0, jax.lax.ppermute(edge, SIDE_AXIS, down))
+        forward = [(shard, shard + 1) for shard in range(count - 1)]
+        parts.insert(0, jax.lax.ppermute(edge, SIDE_AXIS, forward))
     if after:
         edge = jax.lax.slice_in_dim(x, 0, after, axis=axis)
-        up = [(at + 1, at) for at in range(count - 1)]
-        pieces.append(jax.lax.ppermute(edge, SIDE_AXIS, up))
-    return jax.numpy.concatenate(pieces, axis=axis)
+        backward = [(shard + 1, shard) for shard in range(count - 1)]
+        parts.append(jax.lax.ppermute(edge, SIDE_AXIS, backward))
+    return jax.numpy.concatenate(parts, axis=axis)
 
 
 @struct.dataclass
@@ -281,7 +283,7 @@ class Named(meta.AxisMetadata[Any]):
 
     @staticmethod
     def from_nnx_metadata(metadata: Mapping[str, Any]) -> "Named":
-        """What `flax.nnx.bridge.ToNNX` asks for, to call the module again."""
+        """The box that `flax.nnx.bridge.ToNNX` needs to call the module again."""
         return Named(metadata["value"], metadata["names"])
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Named":
@@ -333,18 +335,18 @@ def init(
     method: Any = None,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
-    """Initialise a module's parameters directly where they live.
+    """Initialise a module's parameters sharded.
 
-    No host or device ever holds the unsharded tree: shapes come from `eval_shape` and
-    the initialisation is compiled with the shardings as its outputs.
+    No host or device ever holds the unsharded tree: shapes come from `eval_shape`, and
+    the initialisation is compiled with sharded outputs.
 
     Args:
       module: a Linen module.
       key: PRNG key.
       *args: example inputs of `module` (arrays or ShapeDtypeStructs).
-      mesh: where to put them; one device by default.
+      mesh: devices of the parameters; one device by default.
       rules: logical to mesh axes.
-      method: which method initialises, `__call__` by default.
+      method: method that initialises, `__call__` by default.
       **kwargs: static keyword inputs of `module`.
 
     Returns:
@@ -374,42 +376,42 @@ def abstract_params(
     mesh: Mesh,
     rules: AxisRules = DEFAULT_RULES,
 ) -> tuple[Any, Any]:
-    """Shapes and places of parameters that nobody makes.
+    """Shapes and shardings of parameters, without initialising them.
 
     Args:
       boxed: `(key, *args)` to a tree of `Named` boxes, `module.init(...)["params"]`.
       key: PRNG key.
       *args: arrays or ShapeDtypeStructs.
-      mesh: where the parameters would live.
+      mesh: devices of the parameters.
       rules: logical to mesh axes.
 
     Returns:
-      `(shapes, shardings)`: ShapeDtypeStructs that bear their NamedSharding, and those.
+      `(shapes, shardings)`: ShapeDtypeStructs with shardings, and those shardings.
     """
     tree = jax.eval_shape(boxed, key, *args)
     shardings = param_shardings(tree, mesh, rules=rules)
-    return placed(meta.unbox(tree), shardings), shardings
+    return sharded_shapes(meta.unbox(tree), shardings), shardings
 
 
-def placed(shapes: Any, shardings: Any) -> Any:
-    """ShapeDtypeStructs of arrays of these shapes, living there."""
+def sharded_shapes(shapes: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs of `shapes` with `shardings`, two trees of one structure."""
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
         shardings,
     )
 
 
 def batch_sharding(mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES) -> NamedSharding:
-    """The first axis over the mesh axes of `batch`; for any array of a batch."""
+    """Sharding of the arrays of a batch: the first axis over the axes of `batch`."""
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
 def batch_shard_processes(mesh: Mesh) -> list[frozenset[int]]:
     """The processes that hold each part of a batch, in the order of its rows.
 
-    Processes that split tokens or features among them hold the same rows, and have to
-    be fed the same; a batch has as many parts as this list has entries.
+    Processes among which tokens or features are split hold the same rows and need the
+    same data; a batch has as many parts as this list has entries.
 
     Raises:
       ValueError: processes that hold some of the same rows, but not all.

@@ -72,6 +72,7 @@ FUNCTION_BUDGETS = {
     "experiments.configs": 120,  # values, one a line
     # Kernels: a tile is read, computed and written in one place.
     "soraflax.ops.attention": 70,
+    "soraflax.nn.dit": 70,  # the forward pass, in the order of its equations
     # Orchestration: steps of one job, in order.
     "soraflax.autoencoding": 70,
     "soraflax.cli": 70,
@@ -100,10 +101,7 @@ STILL_TO_MEND: dict[str, int] = {
     "soraflax.generation.jobs": 2,
     "soraflax.generation.model": 8,
     "soraflax.media.common": 1,
-    "soraflax.nn.lora": 2,
-    "soraflax.nn.perceptual": 2,
-    "soraflax.ops.conv": 2,
-    "soraflax.ops.norm": 1,
+    "soraflax.nn.autoencoder": 1,
 }
 
 

@@ -197,7 +197,7 @@ def _measure(
         "features": (frechet.band_features(x), frechet.band_features(y)),
     }
     if weights is not None:
-        values["scalars"]["lpips"] = perceptual.distance(weights, y, x)
+        values["scalars"]["lpips"] = perceptual.distance(y, x, params=weights)
     frames = x.shape[1]
     if frames > 1:
         scene = fidelity.still(x[:, frames // 2], frames)

@@ -1,33 +1,33 @@
 """The spacetime autoencoder: variational, causal in time, an image is one frame.
 
-The form is that of Wan 2.1 (arXiv:2503.20314, section 4.1): residual blocks of causal
+The architecture is Wan 2.1's (arXiv:2503.20314, section 4.1): residual blocks of causal
 3-D convolutions with RMS norm over channels and SiLU; between stages the sides and,
-where asked, the frames halve; in the middle a residual block, attention inside each
-frame, a residual block. The first frame is its own latent frame:
+where configured, the frames halve; in the middle a residual block, attention inside
+each frame, a residual block. The first frame is its own latent frame:
 
     T = 1 + r (t - 1),    H = s h,    W = s w.                                    (1)
 
 The blocks, and how the frames halve and double, are in `nn.convolution`.
 
-Small variants put blocks of `patch = (time, side)` into channels before the first
-stage, by their cosine transform, and take them out after the last (Cosmos,
-arXiv:2501.03575, does so with wavelets). A block of frames ends at frame 0, p, 2 p,
-...; the first is frame 0 repeated, so that (1) holds there too. With `linear_path` the
-network corrects a linear autoencoder of such blocks at the full ratios (r, s, s),
+Small variants move blocks of `patch = (time, side)` into channels before the first
+stage, by their cosine transform, and back after the last (Cosmos, arXiv:2501.03575,
+uses wavelets). A block of frames ends at frame 0, p, 2 p, ...; the first is frame 0
+repeated, so that (1) holds there too. With `linear_path` the network corrects a linear
+autoencoder of such blocks at the full ratios (r, s, s),
 
     latent = linear(blocks(video)) + encoder(video),                              (2)
     video = unblocks(linear(latent)) + decoder(latent),                           (3)
 
 which starts as the z lowest frequencies; both corrections start at zero.
 
-The larger form is Wan 2.2's: the ends meet the video in patches of 2 x 2 pixels, and
-parameter-free shortcuts around whole stages average or repeat values to the stage's
-resolution and channels.
+The larger architecture is Wan 2.2's: patches of 2 x 2 pixels at both ends, and
+parameter-free shortcuts around whole stages, which average or repeat values to the
+stage's resolution and channels.
 
 The posterior is a diagonal Gaussian; without a key its mean is taken.
 
-A long video goes through in chunks (`nn.convolution` says what is carried): the first
-of 1 + r k frames, later ones of r k, `first` telling them apart.
+A long video is processed in chunks (`nn.convolution` describes the cached state): the
+first of 1 + r k frames, later ones of r k; `first` says which it is.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from soraflax.ops import conv
 from soraflax.ops import grid as grids
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-LINEAR_LOG_VARIANCE = -4.0  # of the posterior that a linear path starts with
+LINEAR_LOG_VARIANCE = -4.0  # of the initial posterior with a linear path
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "full"),
@@ -61,15 +61,15 @@ class AutoencoderConfig:
     Attributes:
       latent_channels: z, channels of the latent.
       patch: (time, side) of the blocks that become channels; (1, 1) is none.
-      cosine: whether such blocks become their cosine coefficients or stay pixels.
+      cosine: whether such blocks become cosine coefficients or stay pixels.
       width: channels of the first encoder stage and of the last decoder stage.
-      decoder_width: the same of the decoder alone; None takes `width`.
+      decoder_width: channels of the last decoder stage; None takes `width`.
       multipliers: channels of each stage in units of `width`, encoder order.
-      spatial_downsample: after each stage but the last: do the sides halve?
-      temporal_downsample: after each stage but the last: do the frames halve?
+      spatial_downsample: whether the sides halve after each stage but the last.
+      temporal_downsample: whether the frames halve after each stage but the last.
       blocks: residual blocks per encoder stage; a decoder stage has one more.
-      end_kernel: side of the kernels that meet the video, in time and space.
-      attention: whether the middle attends inside each frame.
+      end_kernel: size, in time and space, of the kernels that read and write video.
+      attention: whether the middle has attention inside each frame.
       shortcuts: whether every stage is bypassed, as in Wan 2.2.
       linear_path: equations (2) and (3).
       dtype: compute dtype; parameters are float32.
@@ -111,11 +111,10 @@ class AutoencoderConfig:
             if (value := getattr(self, name)) not in known:
                 listed = ", ".join(map(repr, known))
                 raise ValueError(f"unknown {name} {value!r}; known: {listed}")
-        widths = self.decoder_widths
-        for at, wide in enumerate(widths[:-1]):
-            doubles = self.spatial_downsample[::-1][at] and not self.shortcuts
-            if doubles and wide % 2:
-                raise ValueError(f"{wide} channels do not halve: use {wide + 1}")
+        for stage, width in enumerate(self.decoder_widths[:-1]):
+            halves = self.spatial_downsample[::-1][stage] and not self.shortcuts
+            if halves and width % 2:
+                raise ValueError(f"{width} channels do not halve: use {width + 1}")
 
     @property
     def temporal_ratio(self) -> int:
@@ -171,11 +170,13 @@ class Encoder(nn.Module):
     config: AutoencoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, first: bool = True) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B T H W 3"], *, first: bool = True
+    ) -> Float[Array, "B t h w c"]:
         config = self.config
         shared = _shared(config)
         end = (config.end_kernel, config.end_kernel, config.end_kernel)
-        x = conv.to_blocks(x, *config.patch, cosine=config.cosine, first=first)
+        x = conv.to_blocks(x, config.patch, cosine=config.cosine, first=first)
         axes = (None, "channels_out")
         x = convolution.CausalConv(
             config.width, end, axes=axes, name="conv_in", **shared
@@ -193,8 +194,8 @@ class Encoder(nn.Module):
         config, before = self.config, x
         shared = _shared(config)
         width, last = config.stage_widths[stage], stage + 1 == len(config.multipliers)
-        for at in range(config.blocks):
-            name = f"stage{stage}_block{at}"
+        for number in range(config.blocks):
+            name = f"stage{stage}_block{number}"
             x = _block_class(config)(width, name=name, **shared)(x)
         spatial = not last and config.spatial_downsample[stage]
         temporal = not last and config.temporal_downsample[stage]
@@ -204,7 +205,9 @@ class Encoder(nn.Module):
             )(x, first=first)
         if config.shortcuts:
             ratios = (1 + temporal, 1 + spatial, 1 + spatial)
-            x = x + convolution.shrink(before, ratios, features=width, first=first)
+            x = x + convolution.average_shortcut(
+                before, ratios, features=width, first=first
+            )
         return x
 
 
@@ -218,7 +221,9 @@ class Decoder(nn.Module):
     config: AutoencoderConfig
 
     @nn.compact
-    def __call__(self, z: jax.Array, *, first: bool = True) -> jax.Array:
+    def __call__(
+        self, z: Float[Array, "B t h w z"], *, first: bool = True
+    ) -> Float[Array, "B T H W 3"]:
         config = self.config
         shared = _shared(config)
         axes = (None, "channels_out")
@@ -236,14 +241,14 @@ class Decoder(nn.Module):
             end["kernel_init"] = layers.zeros
         depth = 3 * frames * side * side
         x = convolution.CausalConv(depth, name="conv_out", **end, **shared)(x)
-        return conv.from_blocks(x, *config.patch, cosine=config.cosine, first=first)
+        return conv.from_blocks(x, config.patch, cosine=config.cosine, first=first)
 
     def _stage(self, x: jax.Array, stage: int, *, first: bool) -> jax.Array:
         config, before = self.config, x
         shared = _shared(config)
         width, last = config.decoder_widths[stage], stage + 1 == len(config.multipliers)
-        for at in range(config.blocks + 1):
-            name = f"stage{stage}_block{at}"
+        for number in range(config.blocks + 1):
+            name = f"stage{stage}_block{number}"
             x = _block_class(config)(width, name=name, **shared)(x)
         if last:
             return x
@@ -255,7 +260,9 @@ class Decoder(nn.Module):
         )(x, first=first)
         if config.shortcuts:
             ratios = (1 + temporal, 1 + spatial, 1 + spatial)
-            x = x + convolution.grow(before, ratios, features=width, first=first)
+            x = x + convolution.duplicate_shortcut(
+                before, ratios, features=width, first=first
+            )
         return x
 
 
@@ -277,12 +284,12 @@ def _block_class(config: AutoencoderConfig) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """What an autoencoder makes of a video.
+    """A video through an autoencoder, with the posterior of its latent.
 
     Attributes:
       video: `[B, T, H, W, 3]` float32, about [-1, 1].
-      mean: `[B, t, h, w, z]` float32, of the posterior.
-      log_variance: the same shape.
+      mean: `[B, t, h, w, z]` float32, mean of the posterior.
+      log_variance: `[B, t, h, w, z]` float32, log variance of the posterior.
     """
 
     video: Any
@@ -333,10 +340,12 @@ class Autoencoder(nn.Module):
     def encode(
         self, video: Float[Array, "B T H W 3"], *, first: bool = True
     ) -> tuple[Float[Array, "B t h w z"], Float[Array, "B t h w z"]]:
-        """Mean and log variance, float32, of the posterior of a video in [-1, 1].
+        """Mean and log variance of the posterior of a video, float32.
 
-        With the collection `convolution.STREAM` mutable the video is a chunk, and all
-        but the first of a video come with `first=False`.
+        Args:
+          video: a video in [-1, 1]; with the collection `convolution.STREAM` mutable, a
+            chunk of one.
+          first: whether the chunk is the first of its video.
 
         Raises:
           ValueError: a size off the grid, with the nearest sizes on it.
@@ -348,7 +357,7 @@ class Autoencoder(nn.Module):
         moments = self.moments(self.encoder(video, first=first)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         if self.config.linear_path:
-            linear = self.linear_in(conv.to_blocks(video, *self._ratios, first=first))
+            linear = self.linear_in(conv.to_blocks(video, self._ratios, first=first))
             mean = mean + linear.astype(jnp.float32)
             log_variance = log_variance + LINEAR_LOG_VARIANCE
         return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
@@ -356,13 +365,18 @@ class Autoencoder(nn.Module):
     def decode(
         self, latent: Float[Array, "B t h w z"], *, first: bool = True
     ) -> Float[Array, "B T H W 3"]:
-        """The video of a latent, or of a chunk of one; float32, not clipped."""
+        """The video of a latent, or of a chunk of one, float32, not clipped.
+
+        Args:
+          latent: a latent, or a chunk as of `encode`.
+          first: whether the chunk is the first of its video.
+        """
         self._check_chunk(first)
         convolution.check_split(*latent.shape[2:4])
         video = self.decoder(self.embed(latent), first=first)
         if self.config.linear_path:
             linear = self.linear_out(latent)
-            video = video + conv.from_blocks(linear, *self._ratios, first=first)
+            video = video + conv.from_blocks(linear, self._ratios, first=first)
         return video
 
     def _check_chunk(self, first: bool) -> None:
@@ -379,18 +393,21 @@ class Autoencoder(nn.Module):
 def _keep_low(
     key: jax.Array, shape: tuple[int, ...], dtype: Any, *, ratios: tuple[int, int]
 ) -> jax.Array:
-    """A point kernel between coefficients and latent that keeps the lowest ones.
+    """A 1 x 1 x 1 kernel between cosine coefficients and latent that keeps the lowest.
 
-    The same function serves both ways, since it looks which side is the longer.
+    For both directions: the larger of its two sizes are the coefficients.
     """
     del key
     time, side = ratios
     frequencies = conv.block_frequencies((time, side, side)).reshape(-1)
+    # A coefficient has three colours; the stable sort keeps them together.
     order = np.argsort(np.repeat(frequencies, 3), kind="stable")
     kernel = np.zeros(shape[-2:], np.float32)
     for channel, coefficient in enumerate(order[: min(shape[-2:])]):
-        at = (coefficient, channel) if shape[-2] > shape[-1] else (channel, coefficient)
-        kernel[at] = 1.0
+        if shape[-2] > shape[-1]:
+            kernel[coefficient, channel] = 1.0
+        else:
+            kernel[channel, coefficient] = 1.0
     return jnp.asarray(kernel.reshape(shape), dtype)
 
 
@@ -400,7 +417,7 @@ class LatentStatistics:
 
     Attributes:
       mean: one number per channel.
-      std: the same; all positive.
+      std: one number per channel, all positive.
     """
 
     mean: tuple[float, ...]

@@ -8,9 +8,10 @@ of a convolution that has never seen the first into two frames (2):
     y = concat(x[0], conv(x[0..2], x[2..4], ...)),                                (1)
     y = concat(x[0], unfold(conv(x[1:]))).                                        (2)
 
-A long video may come in chunks. What a layer needs of the frames before, its last one
-or two inputs, it keeps in the Linen collection `STREAM` whenever that is mutable: the
-first chunk holds frame 0, later ones do not, and chunks give what the whole gives.
+A long video may come in chunks. Each layer caches its last one or two input frames in
+the Linen collection `STREAM` whenever that is mutable, and convolves the next chunk
+after them: the first chunk holds frame 0, later ones do not, and the chunks of the
+output are those of the whole video's.
 """
 
 import functools
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from soraflax import sharding
 from soraflax.nn import layers
@@ -29,11 +31,11 @@ NORM_EPS = 1e-8
 STREAM = "stream"
 
 
-def constrain_video(x: jax.Array) -> jax.Array:
-    """Video features `[B, T, H, W, C]` over the mesh: batch, and the longer side.
+def constrain_video(x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    """Shard video features over the mesh: the batch, and the longer side.
 
-    A side that does not divide stays whole. Channels always do: where the compiler may
-    split them, XLA (jax 0.10.2, CPU) gets gradients of convolutions wrong.
+    A side that does not divide is not sharded. Channels never are: where the compiler
+    may split them, XLA (jax 0.10.2, CPU) gets gradients of convolutions wrong.
     """
     names: list[str | None] = ["batch", None, None, None, None]
     side = longer_side(x)
@@ -43,10 +45,14 @@ def constrain_video(x: jax.Array) -> jax.Array:
 
 
 def check_split(height: int, width: int) -> None:
-    """Refuse a latent whose longer side the mesh does not split into whole cells.
+    """Refuse a latent whose longer side the mesh does not divide.
+
+    Args:
+      height: height of the latent.
+      width: width of the latent.
 
     Raises:
-      ValueError: naming the nearest side that does.
+      ValueError: naming the nearest side that divides.
     """
     shards, side = sharding.side_shards(), max(height, width)
     if side % shards:
@@ -57,15 +63,22 @@ def check_split(height: int, width: int) -> None:
         )
 
 
-def longer_side(x: jax.Array) -> int:
-    """The axis of the side that is split over devices."""
+def longer_side(x: Float[Array, "B T H W C"]) -> int:
+    """The axis that is sharded over devices: 2 for height, 3 for width."""
     return 2 if x.shape[2] >= x.shape[3] else 3
 
 
-def causal_cache(module: nn.Module, x: jax.Array, *, frames: int) -> jax.Array | None:
-    """The last `frames` inputs of the chunks before; keeps those of this chunk.
+def causal_cache(
+    module: nn.Module, x: Float[Array, "B T H W C"], *, frames: int
+) -> Float[Array, "B frames H W C"] | None:
+    """The last `frames` inputs before this chunk; caches the last ones up to its end.
 
     Zeros stand for frames before the first. None where nothing is streamed.
+
+    Args:
+      module: the layer whose inputs are cached.
+      x: its input, a chunk.
+      frames: inputs that the layer sees besides the current one.
     """
     if module.is_initializing() or not module.is_mutable_collection(STREAM):
         return None
@@ -73,8 +86,9 @@ def causal_cache(module: nn.Module, x: jax.Array, *, frames: int) -> jax.Array |
         past = module.get_variable(STREAM, "past")
     else:
         past = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype)
-    kept = jnp.concatenate([past, x[:, -frames:]], axis=1)[:, -frames:]
-    module.put_variable(STREAM, "past", kept)
+    # A chunk may be shorter than the cache, which then still holds frames before it.
+    recent = jnp.concatenate([past, x[:, -frames:]], axis=1)[:, -frames:]
+    module.put_variable(STREAM, "past", recent)
     return past
 
 
@@ -83,10 +97,11 @@ class CausalConv(nn.Module):
 
     Attributes:
       features: channels of the result.
-      kernel: sizes in time, height, width.
-      strides: the same, of the strides.
+      kernel: kernel sizes in time, height, width.
+      strides: strides in time, height, width.
       front: zero frames before the first; None makes it causal.
-      axes: logical names of the channels in and out; None for those too few to split.
+      axes: logical names of the input and output channels; None for few channels, which
+        are not sharded.
       dtype: compute dtype.
       kernel_init: initializer of the kernel.
       implementation: of `ops.conv`.
@@ -125,7 +140,7 @@ class CausalConv(nn.Module):
         return constrain_video(y + bias.astype(self.dtype))
 
     def _convolve(self, x: jax.Array, kernel: jax.Array, *, front: int) -> jax.Array:
-        """The convolution, piece by piece where the mesh splits a side evenly."""
+        """The convolution, in shards with halos where the mesh divides the side."""
         run = functools.partial(
             conv.causal_conv3d,
             strides=self.strides,
@@ -138,8 +153,9 @@ class CausalConv(nn.Module):
         if shards == 1:
             return run(x, kernel)
         if x.shape[side] % (shards * self.strides[side - 1]):
-            whole = sharding.constrain(x, "batch", None, None, None, None)
-            return run(whole, kernel)
+            replicated = sharding.constrain(x, "batch", None, None, None, None)
+            return run(replicated, kernel)
+        # The halo stands for the padding of the sharded side.
         inner = ((0, 0), sides[1]) if side == 2 else (sides[0], (0, 0))
         return sharding.map_side(
             functools.partial(run, sides=inner), x, kernel=kernel, axis=side, halo=halo
@@ -206,8 +222,8 @@ class Middle(nn.Module):
     """Residual block, attention inside each frame, residual block.
 
     Attributes:
-      block: the class of residual block, possibly rematerialised.
-      attention: whether there is any.
+      block: class of the residual blocks, possibly rematerialised.
+      attention: whether there is attention.
       dtype: compute dtype.
       implementation: of `ops.conv`.
     """
@@ -243,6 +259,7 @@ class HalveFrames(nn.Module):
         halve = CausalConv(x.shape[-1], (3, 1, 1), (2, 1, 1), 0, name="conv", **shared)
         if self.is_initializing():
             halve(jnp.repeat(x[:, :1], 3, axis=1))
+        # The window of the first pair of a later chunk starts at the frame before it.
         past = causal_cache(self, x, frames=1)
         if past is not None and not first:
             return halve(jnp.concatenate([past, x], axis=1))
@@ -267,11 +284,11 @@ class DoubleFrames(nn.Module):
         double = CausalConv(2 * x.shape[-1], (3, 1, 1), name="conv", **shared)
         if self.is_initializing():
             double(x)
-        kept, later = (x[:, :1], x[:, 1:]) if first else (x[:, :0], x)
+        first_frame, later = (x[:, :1], x[:, 1:]) if first else (x[:, :0], x)
         if not later.shape[1]:
-            return kept
+            return first_frame
         later = conv.depth_to_space(double(later), (2, 1, 1))
-        return jnp.concatenate([kept, later], axis=1)
+        return jnp.concatenate([first_frame, later], axis=1)
 
 
 class Downsample(nn.Module):
@@ -304,7 +321,7 @@ class Upsample(nn.Module):
     """Doubles the frames by equation (2), then the sides by repetition and convolution.
 
     Attributes:
-      features: channels once the sides are doubled.
+      features: channels after the sides are doubled.
       spatial: whether the sides double.
       temporal: whether the frames double.
       dtype: compute dtype.
@@ -328,18 +345,26 @@ class Upsample(nn.Module):
         return x
 
 
-def shrink(
-    x: jax.Array, block: tuple[int, int, int], *, features: int, first: bool
-) -> jax.Array:
+def average_shortcut(
+    x: Float[Array, "B T H W C"],
+    block: tuple[int, int, int],
+    *,
+    features: int,
+    first: bool,
+) -> Float[Array, "B T2 H2 W2 features"]:
     """The shortcut around an encoder stage: `average_down`, zeros before frame 0."""
     if first:
         x = jnp.pad(x, [(0, 0), (block[0] - 1, 0), (0, 0), (0, 0), (0, 0)])
     return conv.average_down(x, block, features=features)
 
 
-def grow(
-    x: jax.Array, block: tuple[int, int, int], *, features: int, first: bool
-) -> jax.Array:
+def duplicate_shortcut(
+    x: Float[Array, "B T H W C"],
+    block: tuple[int, int, int],
+    *,
+    features: int,
+    first: bool,
+) -> Float[Array, "B T2 H2 W2 features"]:
     """The shortcut around a decoder stage: `duplicate_up`, without frames before 0."""
     y = conv.duplicate_up(x, block, features=features)
     return y[:, block[0] - 1 :] if first else y

@@ -1,9 +1,9 @@
-"""A discriminator of patches of video: the judge in adversarial training.
+"""A patch discriminator of video, for adversarial training.
 
 A stack of strided causal 3-D convolutions ends in one logit per patch, a window of
 frames and pixels that overlaps its neighbours' (PatchGAN, arXiv:1611.07004, with time
-as a third axis). High says that a patch looks real. As it is convolutional it takes
-any size, an image being one frame:
+as a third axis); positive logits mean real. As it is convolutional, videos have any
+size, and an image is one frame:
 
     t = ceil(T / 2^a),    h = ceil(H / 2^n),    w = ceil(W / 2^n)                 (1)
 
@@ -28,7 +28,7 @@ from soraflax.nn import convolution
 
 SLOPE = 0.2
 GAIN = 2.0**0.5
-KERNEL = (3, 4, 4)  # sides a multiple of the stride: every pixel meets as many taps
+KERNEL = (3, 4, 4)  # sides are multiples of the stride: equally many taps per pixel
 END = (3, 3, 3)
 
 
@@ -38,8 +38,8 @@ class DiscriminatorConfig:
 
     Attributes:
       width: channels of the first stage.
-      multipliers: channels of each stage in units of `width`; the sides halve in each.
-      temporal: of each stage: do the frames halve?
+      multipliers: channels of each stage in units of `width`; each halves the sides.
+      temporal: for each stage, whether it halves the frames.
       dtype: compute dtype; parameters and logits are float32.
       convolution: implementation of `ops.conv`; None chooses by backend.
     """
@@ -62,7 +62,7 @@ class DiscriminatorConfig:
 
     @property
     def strides(self) -> tuple[tuple[int, int, int], ...]:
-        """Of every stage, in time, height, width."""
+        """Strides of every stage, in time, height, width."""
         return tuple((1 + halves, 2, 2) for halves in self.temporal)
 
     @property
@@ -79,11 +79,16 @@ class DiscriminatorConfig:
     @property
     def patch(self) -> tuple[int, int, int]:
         """Frames, rows and columns that one logit depends on."""
-        seen, jump = [1, 1, 1], [1, 1, 1]
-        for kernel, strides in [(KERNEL, s) for s in self.strides] + [(END, (1, 1, 1))]:
-            seen = [n + (k - 1) * j for n, k, j in zip(seen, kernel, jump, strict=True)]
+        # The receptive field grows by (taps - 1) times the distance, in the video, of
+        # neighbouring positions of the layer.
+        field, jump = [1, 1, 1], [1, 1, 1]
+        layers = [(KERNEL, strides) for strides in self.strides] + [(END, (1, 1, 1))]
+        for kernel, strides in layers:
+            field = [
+                n + (k - 1) * j for n, k, j in zip(field, kernel, jump, strict=True)
+            ]
             jump = [j * s for j, s in zip(jump, strides, strict=True)]
-        return seen[0], seen[1], seen[2]
+        return field[0], field[1], field[2]
 
 
 class Discriminator(nn.Module):

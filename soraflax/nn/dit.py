@@ -31,7 +31,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers, text_encoder, transformer
@@ -60,7 +62,8 @@ class DiTConfig:
       heads: number of heads; divides `width` into heads of even size.
       mlp: hidden size of the MLPs.
       text_width: features of the text that comes in.
-      text: the encoder trained with the model; None where text comes as features.
+      text: sizes of the text encoder trained with the model; None where text comes as
+        features.
       frequency_width: F of equation (1).
       theta: base of the rotary frequencies.
       gate_init: initial value of the gates of a block. 0 is adaLN-Zero, for long
@@ -154,7 +157,7 @@ def _check_heads(width: int, heads: int) -> None:
 )
 @dataclasses.dataclass(frozen=True)
 class Plans:
-    """Who attends to whom in a batch of rows; the same for every layer.
+    """The attention plans of a batch of rows, shared by all layers.
 
     Attributes:
       self_attention: tokens to tokens.
@@ -180,8 +183,10 @@ def make_plans(packed: packing.Packed, config: DiTConfig) -> Plans:
     )
 
 
-def frequencies(levels: jax.Array, width: int) -> jax.Array:
-    """Equation (1): `[..., F]` float32 from noise levels in [0, 1]."""
+def frequencies(
+    levels: Float[Array | np.ndarray, "*batch"], width: int
+) -> Float[Array, "*batch width"]:
+    """Equation (1): float32 features of noise levels in [0, 1]; `width` is F."""
     half = width // 2
     rates = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10000.0) / half))
     angles = 1000.0 * levels.astype(jnp.float32)[..., None] * rates
@@ -201,9 +206,11 @@ class LevelEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: jax.Array, pooled: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """`[B, L]` and perhaps `[B, L, E]` -> `[B, L, D]` and `[B, L, 6, D]`."""
+        self,
+        levels: Float[Array | np.ndarray, "B L"],
+        pooled: Float[Array, "B L E"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L 6 D"]]:
+        """`e` and the modulation of every level; `pooled` is the mean text of (7)."""
         linear = functools.partial(layers.Linear, self.width)
         e = linear(axes=(None, "mlp"), name="in")(
             frequencies(levels, self.frequency_width)
@@ -236,7 +243,7 @@ class TextProjection(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, text: jax.Array) -> jax.Array:
+    def __call__(self, text: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
         linear = functools.partial(layers.Linear, self.width, dtype=self.dtype)
         y = jax.nn.gelu(linear(axes=(None, "mlp"), name="in")(text), approximate=True)
         y = linear(axes=("mlp", "embed"), name="out")(y)
@@ -258,8 +265,13 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, e: jax.Array, level_ids: jax.Array, tokens: jax.Array
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "B N D"],
+        e: Float[Array, "B L D"],
+        *,
+        level_ids: Int[Array, "B N"],
+        tokens: Float[Array, "B N P"],
+    ) -> Float[Array, "B N P"]:
         table = self.param(
             "modulation",
             sharding.named(layers.zeros, None, "embed"),
@@ -297,30 +309,30 @@ class DiT(nn.Module):
         packed: packing.Packed,
         *,
         plans: Plans | None = None,
-        residual: jax.Array | None = None,
-    ) -> jax.Array:
-        """`[B, N, P]` float32, zero where the row is padded.
+        residual: Float[Array, "B N D"] | None = None,
+    ) -> Float[Array, "B N P"]:
+        """The prediction of every token, float32, zero in padding.
 
-        What the blocks add to the embedded tokens, `[B, N, D]`, is sown as `residual`
-        into the collection `CACHE`.
+        The sum of all blocks' updates to the embedded tokens, `[B, N, D]`, is sown as
+        `residual` into the collection `CACHE`.
 
         Args:
-          packed: the rows. Nothing in their padding matters. Integer text goes through
-            the model's own encoder, other text is taken as features; features that
-            are to be attended (Wan pads captions with zeros to 512 and attends to all)
-            bear the id of their segment.
+          packed: the rows; the contents of their padding do not matter. Integer text
+            goes through the model's own encoder, other text is taken as features.
+            Features of padded captions that are attended to all the same (Wan pads
+            captions with zeros to 512) have the id of their segment.
           plans: `make_plans(packed, config)`, if it exists already.
-          residual: taken in the blocks' place, which then do not run: what they added
-            at a nearby noise level (arXiv:2411.19108).
+          residual: the sown residual of a nearby noise level, used instead of running
+            the blocks (TeaCache, arXiv:2411.19108).
 
         Raises:
-          ValueError: tokens or text of a size that the model was not built for.
+          ValueError: tokens or text of another size than the configuration's.
         """
         c = self.config
         dtype = DTYPES[c.dtype]
         _check_tokens(packed, c)
         plans = make_plans(packed, c) if plans is None else plans
-        packed = _clean(packed)
+        packed = _zero_padding(packed)
         text = self._encode(packed, plans.text)
         e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
             packed.levels, _pool(text, packed) if c.pooled_text else None
@@ -332,42 +344,34 @@ class DiT(nn.Module):
         x = sharding.constrain(x, "batch", "tokens", "embed")
         if residual is None:
             text = TextProjection(c.width, dtype, name="text_projection")(text)
-            y = self._blocks(x, modulation, text=text, rows=(packed, plans))
+            y = transformer.Stack(
+                depth=c.depth,
+                heads=c.heads,
+                mlp=c.mlp,
+                gate_init=c.gate_init,
+                qk_bias_init=c.qk_bias_init,
+                dtype=dtype,
+                implementation=ATTENTION[c.attention],
+                remat=c.remat,
+                name="stack",
+            )(
+                x,
+                modulation=modulation,
+                level_ids=packed.level_ids,
+                angles=rope.rope_angles(
+                    packed.positions, c.width // c.heads, theta=c.theta
+                ),
+                text=text,
+                plans=plans,
+            )
             if not self.is_initializing():
                 self.sow(CACHE, "residual", y - x)
         else:
             y = x + residual
         head = Head(c.patch_size, c.input_skip, dtype, name="head")
-        y = head(y, e, packed.level_ids, packed.tokens)
+        y = head(y, e, level_ids=packed.level_ids, tokens=packed.tokens)
         y = jnp.where(packed.segments[..., None] > 0, y, 0.0)
         return sharding.constrain(y, "batch", "tokens", None)
-
-    def _blocks(
-        self, x: jax.Array, modulation: jax.Array, *, text: jax.Array, rows: Any
-    ) -> jax.Array:
-        """All blocks; `rows` is `(packed, plans)`."""
-        c, (packed, plans) = self.config, rows
-        stack = transformer.Stack(
-            depth=c.depth,
-            heads=c.heads,
-            mlp=c.mlp,
-            gate_init=c.gate_init,
-            qk_bias_init=c.qk_bias_init,
-            dtype=DTYPES[c.dtype],
-            implementation=ATTENTION[c.attention],
-            remat=c.remat,
-            name="stack",
-        )
-        return stack(
-            x,
-            modulation=modulation,
-            level_ids=packed.level_ids,
-            angles=rope.rope_angles(
-                packed.positions, c.width // c.heads, theta=c.theta
-            ),
-            text=text,
-            plans=plans,
-        )
 
     def _encode(self, packed: packing.Packed, plan: Any) -> jax.Array:
         """Text features `[B, M, text_width]`."""
@@ -406,8 +410,8 @@ def _check_tokens(packed: packing.Packed, config: DiTConfig) -> None:
         )
 
 
-def _clean(packed: packing.Packed) -> packing.Packed:
-    """Zeros in the padding, so that whatever it held (NaN, too) reaches nothing."""
+def _zero_padding(packed: packing.Packed) -> packing.Packed:
+    """The same rows with zeros in the padding, whose values (NaN too) reach nothing."""
     present = packed.segments > 0
     text_present = packed.text_segments > 0
     if packed.text.ndim == 3:

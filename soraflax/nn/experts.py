@@ -3,9 +3,9 @@
     prediction = high(x)  for segments denoised at a level >= boundary            (1)
     prediction = low(x)   for segments denoised below it                          (2)
 
-Both are whole transformers of one form; what joins them is here and nowhere inside
-them. Levels fall together while rows are sampled, so nearly every step is (1) or (2)
-for all segments, and then the other transformer does not run.
+Both are complete transformers of the same sizes; they are combined here, and neither
+knows of the other. The levels of all segments fall together in sampling, so nearly
+every step is (1) or (2) for all of them, and then the other transformer does not run.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from soraflax.nn import dit
 from soraflax.ops import packing
@@ -24,11 +25,11 @@ NAMES = ("high", "low")
 
 @dataclasses.dataclass(frozen=True)
 class ExpertsConfig:
-    """Sizes of both transformers, and who denoises what.
+    """Sizes of both transformers, and the noise level between them.
 
     Attributes:
       transformer: sizes of each.
-      boundary: the least level that `high` denoises.
+      boundary: least noise level that `high` denoises, in (0, 1).
     """
 
     transformer: dit.DiTConfig
@@ -39,11 +40,12 @@ class ExpertsConfig:
             raise ValueError(f"boundary {self.boundary}: use one between 0 and 1")
 
 
-def is_high(packed: packing.Packed, boundary: float) -> jax.Array:
-    """`[B, N]` bool: the token's segment is denoised at a level of equation (1).
+def is_high(packed: packing.Packed, boundary: float) -> Bool[Array, "B N"]:
+    """Whether each token's segment is denoised at a level of equation (1).
 
-    Known tokens, at level 0, go with their segment.
+    Given tokens, at level 0, go with their segment.
     """
+    # The even entry of a segment is the level of what is denoised of it (packing.py).
     denoised = jnp.asarray(packed.level_ids) // 2 * 2
     levels = jnp.take_along_axis(jnp.asarray(packed.levels), denoised, axis=1)
     return levels >= boundary
@@ -55,12 +57,11 @@ def predict(
     *,
     config: ExpertsConfig,
     plans: dit.Plans | None = None,
-) -> jax.Array:
-    """`[B, N, P]` float32, equations (1) and (2); a transformer that no segment needs
-    does not run.
+) -> Float[Array, "B N P"]:
+    """Equations (1) and (2), float32; a transformer that no segment needs does not run.
 
     Args:
-      params: `{"high": ..., "low": ...}`, each those of `dit.DiT(config.transformer)`.
+      params: `{"high": ..., "low": ...}`, parameters of `dit.DiT(config.transformer)`.
       packed: the rows.
       config: sizes and boundary.
       plans: `dit.make_plans(packed, config.transformer)`, if it exists already.
@@ -70,18 +71,18 @@ def predict(
     high = is_high(packed, config.boundary)
     module = dit.DiT(config.transformer)
 
-    def one(params: Any) -> Any:
+    def run(params: Any) -> Any:
         return module.apply({"params": params}, packed, plans=plans)
 
-    def none(params: Any) -> Any:
+    def skip(params: Any) -> Any:
         del params
         return jnp.zeros(packed.tokens.shape, jnp.float32)
 
-    found = [
-        jax.lax.cond(jnp.any(mine & present), one, none, params[name])
-        for name, mine in zip(NAMES, (high, ~high), strict=True)
+    predictions = [
+        jax.lax.cond(jnp.any(tokens & present), run, skip, params[name])
+        for name, tokens in zip(NAMES, (high, ~high), strict=True)
     ]
-    return jnp.where(high[..., None], *found)
+    return jnp.where(high[..., None], *predictions)
 
 
 def predictor(config: dit.DiTConfig, boundary: float | None) -> Predict:
@@ -89,13 +90,13 @@ def predictor(config: dit.DiTConfig, boundary: float | None) -> Predict:
 
     Args:
       config: sizes.
-      boundary: that of two experts, whose `params` are `{"high": ..., "low": ...}`;
-        None for one transformer.
+      boundary: the noise level between two experts, whose `params` are
+        `{"high": ..., "low": ...}`; None for one transformer.
     """
     if boundary is not None:
-        form = ExpertsConfig(config, boundary)
+        experts = ExpertsConfig(config, boundary)
         return lambda params, packed, plans: predict(
-            params, packed, config=form, plans=plans
+            params, packed, config=experts, plans=plans
         )
     module: Any = dit.DiT(config)
     return lambda params, packed, plans: module.apply(

@@ -1,15 +1,15 @@
-"""The few layers that own parameters; each names the logical axes of what it owns.
+"""The few layers that own parameters; each names the logical axes of its parameters.
 
-Parameters are float32. `dtype` is what a layer computes in; norms always compute in
-float32 and return the dtype they were given.
+Parameters are float32. `dtype` is the compute dtype of a layer; norms always compute in
+float32 and return the dtype of their input.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import lora
@@ -24,7 +24,7 @@ xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 class Linear(nn.Module):
     """`y[..., features] = x[..., d] @ kernel[d, features] + bias[features]`.
 
-    Where adapters lie beside the kernel (`lora.attach`) they add what they make of `x`.
+    Adapters beside the kernel (`lora.attach`) add their low-rank product with `x`.
 
     Attributes:
       features: size of the last axis of the result.
@@ -43,7 +43,7 @@ class Linear(nn.Module):
     bias_init: Initializer = zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch features"]:
         kernel = self.param(
             "kernel",
             sharding.named(self.kernel_init, *self.axes),
@@ -77,7 +77,7 @@ class RMSNorm(nn.Module):
     eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         scale = self.param(
             "scale",
             sharding.named(nn.initializers.ones_init(), self.axis),
@@ -99,14 +99,14 @@ class LayerNorm(nn.Module):
     eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         if not self.affine:
             return norm.layer_norm(x, eps=self.eps)
         shape = (x.shape[-1],)
         ones = sharding.named(nn.initializers.ones_init(), "embed")
         scale = self.param("scale", ones, shape, jnp.float32)
         bias = self.param("bias", sharding.named(zeros, "embed"), shape, jnp.float32)
-        return norm.layer_norm(x, scale, bias, eps=self.eps)
+        return norm.layer_norm(x, scale, bias=bias, eps=self.eps)
 
 
 class Embed(nn.Module):
@@ -123,13 +123,14 @@ class Embed(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
         table = self.param(
             "table",
             sharding.named(nn.initializers.normal(1.0), "vocab", "embed"),
             (self.size, self.features),
             jnp.float32,
         )
-        # Gathered whole first: a lookup in a sharded table would move the activations.
+        # The table is gathered first: a lookup in a sharded one would communicate the
+        # activations instead, which are larger.
         table = sharding.constrain(table.astype(self.dtype), None, None)
         return jnp.take(table, ids, axis=0)

@@ -1,13 +1,13 @@
 """Low-rank adapters of any kernels in a tree of parameters (LoRA, arXiv:2106.09685).
 
-    y = x W + (alpha / r) (x A) B,     A [in, r] drawn, B [r, out] zero at first    (1)
+    y = x W + (alpha / r) (x A) B,     A [in, r] random, B [r, out] zero at first   (1)
     W + (alpha / r) A B                the same kernel, merged                      (2)
 
 Adapters are a tree of their own, `lora_a` and `lora_b` where the base has `kernel`, so
 that a base can stay frozen and adapters be trained, averaged and saved apart from it.
 Kernels of scanned layers are stacks, `[depth, in, out]`, and so are their adapters.
-`attach` lays adapters beside the kernels, where `layers.Linear` computes (1); `merge`
-makes (2), after which nothing is left of them.
+`attach` puts adapters beside the kernels, where `layers.Linear` computes (1); `merge`
+computes (2), which needs no adapters any more.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from flax.core import meta
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from soraflax import sharding
 
@@ -29,11 +30,11 @@ SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which kernels are adapted, and how much.
+    """Which kernels are adapted, with what rank and scale.
 
     Attributes:
       rank: r of equation (1).
-      alpha: of equation (1).
+      alpha: alpha of equation (1).
       targets: patterns of parameter paths, 'stack/*/mlp/*/kernel'; '*' stands for
         anything, '/' too. A kernel is adapted if one of them matches.
     """
@@ -59,18 +60,18 @@ def targets(params: Any, config: LoraConfig) -> list[str]:
     """Paths of the kernels that are adapted, sorted.
 
     Args:
-      params: of arrays or anything with a shape, boxed or not.
+      params: parameters, or anything with their shapes, boxed or not.
       config: patterns and rank.
 
     Raises:
-      ValueError: a pattern that matches no kernel, or a rank that a kernel has not.
+      ValueError: a pattern that matches no kernel, or a rank above a kernel's.
     """
     kernels = {
         path: leaf.shape
         for path, leaf in _flatten(meta.unbox(params)).items()
         if path.endswith("/kernel")
     }
-    found: set[str] = set()
+    adapted: set[str] = set()
     for pattern in config.targets:
         matched = fnmatch.filter(kernels, pattern)
         if not matched:
@@ -78,26 +79,27 @@ def targets(params: Any, config: LoraConfig) -> list[str]:
             raise ValueError(
                 f"targets: {pattern!r} matches no kernel; there are {known}, ..."
             )
-        found.update(matched)
-    for path in sorted(found):
-        most = min(kernels[path][-2:])
-        if config.rank > most:
+        adapted.update(matched)
+    for path in sorted(adapted):
+        max_rank = min(kernels[path][-2:])
+        if config.rank > max_rank:
             raise ValueError(
-                f"rank {config.rank}: {path} has {most} at most; use {most} or less"
+                f"rank {config.rank}: {path} has {max_rank} at most; "
+                f"use {max_rank} or less"
             )
-    return sorted(found)
+    return sorted(adapted)
 
 
 def shapes(boxed: Any, config: LoraConfig) -> dict[str, Any]:
     """Shapes of the adapters of parameters.
 
     Args:
-      boxed: parameters or their shapes; where they are boxed (`sharding.Named`), the
-        adapters are, and their axes are named alike.
+      boxed: parameters or their shapes; where they are boxed (`sharding.Named`), so are
+        the adapters, with the same names of axes.
       config: which kernels, and the rank.
 
     Raises:
-      ValueError: as `targets`.
+      ValueError: see `targets`.
     """
     leaves = _flatten(boxed)
     flat = {}
@@ -105,14 +107,14 @@ def shapes(boxed: Any, config: LoraConfig) -> dict[str, Any]:
         kernel = leaves[path]
         *stack, rows, columns = meta.unbox(kernel).shape
         layer = path.removesuffix("/kernel")
-        for name, shape, new in (
+        for name, shape, rank_axis in (
             (A, (*stack, rows, config.rank), -1),
             (B, (*stack, config.rank, columns), -2),
         ):
             flat[f"{layer}/{name}"] = value = jax.ShapeDtypeStruct(shape, jnp.float32)
             if isinstance(kernel, sharding.Named):
                 axes = list(kernel.names)
-                axes[new] = None
+                axes[rank_axis] = None
                 flat[f"{layer}/{name}"] = sharding.Named(value, tuple(axes))
     return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -125,46 +127,46 @@ def init(
     mesh: Mesh,
     rules: sharding.AxisRules = sharding.DEFAULT_RULES,
 ) -> tuple[dict[str, Any], Any]:
-    """Adapters that change nothing yet, made where they will live.
+    """Fresh adapters, which leave the output unchanged, created sharded.
 
     Args:
       key: PRNG key.
-      boxed: the base's parameters as a module makes them, arrays or shapes, boxed.
-      config: which kernels, and how.
-      mesh: where.
+      boxed: parameters of the base, arrays or shapes, boxed as a module creates them.
+      config: which kernels, and the rank.
+      mesh: devices of the adapters.
       rules: logical to mesh axes.
 
     Returns:
       `(adapters, shardings)`: A of standard deviation 1 / sqrt(in), B zero.
 
     Raises:
-      ValueError: as `targets`, or a size does not divide over its mesh axes.
+      ValueError: see `targets`; or a size does not divide over its mesh axes.
     """
-    like = shapes(boxed, config)
-    places = sharding.param_shardings(like, mesh, rules=rules)
-    flat = _flatten(meta.unbox(like))
+    boxed_shapes = shapes(boxed, config)
+    shardings = sharding.param_shardings(boxed_shapes, mesh, rules=rules)
+    flat = _flatten(meta.unbox(boxed_shapes))
 
     def draw(key: jax.Array) -> dict[str, Any]:
-        made = {}
+        adapters = {}
         for number, (path, leaf) in enumerate(sorted(flat.items())):
             if path.endswith(B):
-                made[path] = jnp.zeros(leaf.shape, leaf.dtype)
+                adapters[path] = jnp.zeros(leaf.shape, leaf.dtype)
                 continue
             values = jax.random.normal(jax.random.fold_in(key, number), leaf.shape)
-            made[path] = values * leaf.shape[-2] ** -0.5
-        return traverse_util.unflatten_dict(made, sep="/")
+            adapters[path] = values * leaf.shape[-2] ** -0.5
+        return traverse_util.unflatten_dict(adapters, sep="/")
 
-    return jax.jit(draw, out_shardings=places)(key), places
+    return jax.jit(draw, out_shardings=shardings)(key), shardings
 
 
-def attach(params: Any, adapters: Any, config: LoraConfig) -> dict[str, Any]:
-    """Parameters with adapters beside their kernels: a module then computes (1).
+def attach(params: Any, adapters: Any, *, config: LoraConfig) -> dict[str, Any]:
+    """Parameters with adapters beside their kernels, with which a module computes (1).
 
-    The base is not touched. B takes the scale with it, so that what comes back is
+    The base is not changed. B is multiplied by the scale, so that the result holds
     parameters alone.
 
     Raises:
-      ValueError: an adapter of a kernel that is not there, or of another shape.
+      ValueError: an adapter without its kernel, or of another shape.
     """
     flat, added = _flatten(params), _flatten(adapters)
     _check(flat, added)
@@ -172,11 +174,11 @@ def attach(params: Any, adapters: Any, config: LoraConfig) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat | scaled, sep="/")
 
 
-def merge(params: Any, adapters: Any, config: LoraConfig) -> dict[str, Any]:
+def merge(params: Any, adapters: Any, *, config: LoraConfig) -> dict[str, Any]:
     """Equation (2): the base's own tree, its dtypes too.
 
     Raises:
-      ValueError: as `attach`.
+      ValueError: see `attach`.
     """
     flat, added = _flatten(params), _flatten(adapters)
     _check(flat, added)
@@ -189,14 +191,16 @@ def merge(params: Any, adapters: Any, config: LoraConfig) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def low_rank(x: jax.Array, a: jax.Array, *, b: jax.Array) -> jax.Array:
-    """`(x A) B`, in the dtype of `x`; the second term of (1), B scaled."""
+def low_rank(
+    x: Float[Array, "*batch d"], a: Float[Array, "d r"], *, b: Float[Array, "r f"]
+) -> Float[Array, "*batch f"]:
+    """`(x A) B`, in the dtype of `x`: the second term of (1), with a scaled B."""
     y = jnp.einsum("...d,dr->...r", x, a.astype(x.dtype))
     return jnp.einsum("...r,rf->...f", y, b.astype(x.dtype))
 
 
 def _check(flat: dict[str, Any], added: dict[str, Any]) -> None:
-    """Refuse adapters that are not of these parameters."""
+    """Refuse adapters that do not fit these parameters."""
     for path, leaf in added.items():
         layer, _, name = path.rpartition("/")
         kernel = flat.get(f"{layer}/kernel")

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 EPSILON = 1e-10
-SMALLEST = 2 ** (len(STAGES) - 1)  # pixels a side that survive the pools
+MIN_SIDE = 2 ** (len(STAGES) - 1)  # pixels, of which the pools leave one
 
 # Mean and deviation of the classifier's training images, on a scale of -1 to 1.
 SHIFT = (-0.030, -0.088, -0.188)
@@ -32,7 +32,7 @@ SCALE = (0.458, 0.448, 0.450)
 
 
 def distance(
-    params: Any, a: Float[Array, "B T H W 3"], b: Float[Array, "B T H W 3"]
+    a: Float[Array, "B T H W 3"], b: Float[Array, "B T H W 3"], *, params: Any
 ) -> Float[Array, "B"]:
     """Equation (1), mean over frames; float32.
 
@@ -41,31 +41,31 @@ def distance(
     of the batch.
 
     Args:
-      params: see the module docstring.
       a: videos in [-1, 1].
       b: videos of the same shape.
+      params: classifier and heads; see the module docstring.
 
     Raises:
       ValueError: shapes that differ, or sides below 16 pixels.
     """
     if a.shape != b.shape:
         raise ValueError(f"videos of different shapes: {a.shape} and {b.shape}")
-    if min(a.shape[2:4]) < SMALLEST:
+    if min(a.shape[2:4]) < MIN_SIDE:
         raise ValueError(
-            f"{a.shape[2]} x {a.shape[3]} pixels: LPIPS needs {SMALLEST} or more a side"
+            f"{a.shape[2]} x {a.shape[3]} pixels: LPIPS needs {MIN_SIDE} or more a side"
         )
     params = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, params))
 
     @jax.checkpoint
-    def of_frame(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return image_distance(params, *pair)
+    def frame_distance(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return image_distance(*pair, params=params)
 
     frames = tuple(jnp.einsum("bthwc->tbhwc", x.astype(jnp.float32)) for x in (a, b))
-    return jnp.mean(jax.lax.map(of_frame, frames), axis=0)
+    return jnp.mean(jax.lax.map(frame_distance, frames), axis=0)
 
 
 def image_distance(
-    params: Any, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]
+    a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"], *, params: Any
 ) -> Float[Array, "B"]:
     """Equation (1) of images in [-1, 1]."""
     total = jnp.zeros(a.shape[0], jnp.float32)
@@ -76,16 +76,18 @@ def image_distance(
     return total
 
 
-def features(params: Any, images: Float[Array, "B H W 3"]) -> list[jax.Array]:
+def features(
+    params: Any, images: Float[Array, "B H W 3"]
+) -> list[Float[Array, "B h w C"]]:
     """Rectified features of the five stages, finest first, of images in [-1, 1]."""
     x = (images - jnp.asarray(SHIFT, jnp.float32)) / jnp.asarray(SCALE, jnp.float32)
-    found = []
-    for at, stage in enumerate(params["stages"]):
-        x = _halve(x) if at else x
+    outputs = []
+    for number, stage in enumerate(params["stages"]):
+        x = _max_pool(x) if number else x
         for layer in stage:
             x = jax.nn.relu(_convolve(x, layer["kernel"]) + layer["bias"])
-        found.append(x)
-    return found
+        outputs.append(x)
+    return outputs
 
 
 def shapes() -> Any:
@@ -110,8 +112,8 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _halve(x: jax.Array) -> jax.Array:
-    """The largest of each 2 x 2 pixels; an odd last row or column is left out."""
+def _max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 2 x 2 pixels; an odd last row or column is dropped."""
     window = (1, 2, 2, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers, transformer
@@ -32,13 +33,13 @@ class TextEncoderConfig:
 
     Attributes:
       vocabulary: number of token ids.
-      width: features of the residual stream and of the result.
+      width: features of the residual stream and of the output.
       depth: number of layers.
       heads: number of heads.
       head_size: size of a head; `heads * head_size` need not be `width`.
       mlp: hidden size of the gated MLP.
-      buckets: relative positions told apart, half of them on each side.
-      max_distance: every longer distance shares the last bucket.
+      buckets: buckets of relative positions, half of them on each side.
+      max_distance: distance from which all share the last bucket.
       remat: a name in `transformer.REMAT_POLICIES`.
     """
 
@@ -68,8 +69,10 @@ class TextEncoderConfig:
             )
 
 
-def relative_buckets(length: int, *, buckets: int, max_distance: int) -> np.ndarray:
-    """`[length, length]` int32: the bucket of key j seen from query i.
+def relative_buckets(
+    length: int, *, buckets: int, max_distance: int
+) -> Int[np.ndarray, "M M"]:
+    """The bucket of key j relative to query i.
 
     Half of the buckets are for keys after the query. On each side the first half count
     single positions, the rest grow logarithmically up to `max_distance`
@@ -77,7 +80,7 @@ def relative_buckets(length: int, *, buckets: int, max_distance: int) -> np.ndar
     """
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]
     side = buckets // 2
-    near = side // 2
+    near = side // 2  # buckets of a single distance; the others are logarithmic
     distance = np.abs(offset)
     log_ratio = np.log(np.maximum(distance, 1).astype(np.float32) / near)
     far = near + log_ratio / math.log(max_distance / near) * (side - near)
@@ -91,7 +94,7 @@ class SelfAttention(nn.Module):
     Attributes:
       heads: number of heads.
       head_size: size of a head.
-      buckets: number of relative positions told apart.
+      buckets: number of buckets of relative positions.
       max_distance: distance of the last bucket.
       dtype: compute dtype.
     """
@@ -103,7 +106,7 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, plan: Any) -> jax.Array:
+    def __call__(self, x: Float[Array, "B M D"], plan: Any) -> Float[Array, "B M D"]:
         width, inner = x.shape[-1], self.heads * self.head_size
 
         def project(name: str, deviation: float) -> jax.Array:
@@ -136,8 +139,8 @@ class SelfAttention(nn.Module):
             name="out",
         )(y.reshape(*x.shape[:-1], inner))
 
-    def _bias(self, length: int, width: int) -> jax.Array:
-        """`[H, M, M]` float32."""
+    def _bias(self, length: int, width: int) -> Float[Array, "H M M"]:
+        """b of equation (1) for every pair of positions, float32."""
         table = self.param(
             "relative_bias",
             sharding.named(nn.initializers.normal(width**-0.5), None, "heads"),
@@ -154,7 +157,7 @@ class GatedMLP(nn.Module):
     """The MLP of equation (2), without its norm and its residual.
 
     Attributes:
-      hidden: size in the middle.
+      hidden: size of the hidden layer.
       dtype: compute dtype.
     """
 
@@ -162,7 +165,7 @@ class GatedMLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M D"]:
         width = x.shape[-1]
         linear = functools.partial(
             layers.Linear, use_bias=False, dtype=self.dtype, axes=("embed", "mlp")
@@ -193,7 +196,9 @@ class Layer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, plan: Any) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: Float[Array, "B M D"], plan: Any
+    ) -> tuple[Float[Array, "B M D"], None]:
         c = self.config
         attend = SelfAttention(
             c.heads,
@@ -223,13 +228,17 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: jax.Array, segments: jax.Array, *, plan: Any = None
-    ) -> jax.Array:
-        """`[B, M]` ids, `[B, M]` segments -> `[B, M, width]`; zero where padded.
+        self,
+        ids: Int[Array | np.ndarray, "B M"],
+        segments: Int[Array | np.ndarray, "B M"],
+        *,
+        plan: Any = None,
+    ) -> Float[Array, "B M width"]:
+        """Features of every text token, zero where padded.
 
         Args:
-          ids: token ids; whatever they are, padding is ignored.
-          segments: the segment each id belongs to, 0 where padded; contiguous.
+          ids: token ids; their values in padding do not matter.
+          segments: segment id of every token, 0 where padded; contiguous.
           plan: `attention.make_plan(segments, segments)`, if it exists already.
         """
         c = self.config

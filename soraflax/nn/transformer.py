@@ -9,7 +9,7 @@ With LN a layer norm without parameters, and shift, scale, gate from (1):
     x      += gate_2[level] * mlp(LN(x) (1 + scale_2[level]) + shift_2[level])  (5)
 
 `modulation` has one entry per noise level of the row, not per token (packing.py): L is
-short. What a token needs is gathered inside (2), (3) and (5), which recompute it in the
+small. Each token's entry is gathered inside (2), (3) and (5), which recompute it in the
 backward pass, so no `[B, N, 6, D]` array exists and none of `[B, N, D]` is kept.
 
 Queries and keys are RMS-normalised over the full width, before the split into heads.
@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers
@@ -34,8 +35,8 @@ from soraflax.ops import attention, norm, rope
 
 _policies = jax.checkpoint_policies
 
-# What the backward pass of a block finds saved; the rest it recomputes. The names are
-# those that ops/attention gives its results.
+# Activations of a block that are saved for its backward pass; others are recomputed.
+# The names are those that ops/attention gives its outputs.
 REMAT_POLICIES: dict[str, Any] = {
     "none": _policies.everything_saveable,
     "full": _policies.nothing_saveable,
@@ -53,10 +54,10 @@ REMAT_POLICIES: dict[str, Any] = {
 
 
 def check_remat(policy: str) -> None:
-    """Refuse a policy that is not in the table.
+    """Refuse an unknown policy.
 
     Raises:
-      ValueError: naming those that are.
+      ValueError: not a name in `REMAT_POLICIES`.
     """
     if policy not in REMAT_POLICIES:
         known = ", ".join(REMAT_POLICIES)
@@ -64,7 +65,7 @@ def check_remat(policy: str) -> None:
 
 
 def remat(module: type[nn.Module], policy: str) -> type[nn.Module]:
-    """`module` with its activations kept as the named policy says."""
+    """`module` rematerialised by a policy of `REMAT_POLICIES`."""
     check_remat(policy)
     if policy == "none":
         return module
@@ -84,8 +85,10 @@ def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
 
 
 @jax.custom_vjp
-def gather(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """`table[b, ids[b, n]]`: `[B, L, D]`, `[B, N]` -> `[B, N, D]`.
+def gather(
+    table: Float[Array, "B L D"], ids: Int[Array, "B N"]
+) -> Float[Array, "B N D"]:
+    """`table[b, ids[b, n]]`.
 
     Its gradient is a matrix product with the one-hot ids: many tokens share a row, and
     the scatter that JAX would write adds them one by one.
@@ -97,8 +100,8 @@ def _gather_forward(table: jax.Array, ids: jax.Array) -> Any:
     return gather(table, ids), (table, ids)
 
 
-def _gather_backward(saved: Any, g: jax.Array) -> Any:
-    table, ids = saved
+def _gather_backward(residuals: Any, g: jax.Array) -> Any:
+    table, ids = residuals
     one_hot = jax.nn.one_hot(ids, table.shape[1], dtype=g.dtype)
     return jnp.einsum("bnl,bnd->bld", one_hot, g), None
 
@@ -108,9 +111,13 @@ gather.defvjp(_gather_forward, _gather_backward)
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def modulate(
-    x: jax.Array, shift: jax.Array, *, scale: jax.Array, level_ids: jax.Array
-) -> jax.Array:
-    """Equation (2); `shift` and `scale` are float32 tables `[B, L, D]`."""
+    x: Float[Array, "B N D"],
+    shift: Float[Array, "B L D"],
+    *,
+    scale: Float[Array, "B L D"],
+    level_ids: Int[Array, "B N"],
+) -> Float[Array, "B N D"]:
+    """Equation (2) in float32, in the dtype of `x`; `shift` and `scale` are tables."""
     y = norm.layer_norm(x.astype(jnp.float32))
     y = y * (1.0 + gather(scale, level_ids)) + gather(shift, level_ids)
     return y.astype(x.dtype)
@@ -118,15 +125,19 @@ def modulate(
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def gated_add(
-    x: jax.Array, y: jax.Array, *, gate: jax.Array, level_ids: jax.Array
-) -> jax.Array:
+    x: Float[Array, "B N D"],
+    y: Float[Array, "B N D"],
+    *,
+    gate: Float[Array, "B L D"],
+    level_ids: Int[Array, "B N"],
+) -> Float[Array, "B N D"]:
     """`x + gate[level] * y`, summed in float32, in the dtype of `x`."""
     update = y.astype(jnp.float32) * gather(gate, level_ids)
     return (x.astype(jnp.float32) + update).astype(x.dtype)
 
 
 class Attention(nn.Module):
-    """Attention of packed queries to packed keys; self-attention if they are the same.
+    """Attention of packed queries to packed keys, with RMS-normalised q and k.
 
     Attributes:
       heads: number of heads; divides the width.
@@ -146,9 +157,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: jax.Array, plan: Any, angles: Any = None
-    ) -> jax.Array:
-        """`[B, N, D]`, `[B, M, D]` -> `[B, N, D]`; rotary where `angles` are given."""
+        self,
+        x: Float[Array, "B N D"],
+        context: Float[Array, "B M D"],
+        *,
+        plan: Any,
+        angles: Float[Array, "B N half"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Attention of `x` to `context`; rotary where `angles` are given."""
         width = x.shape[-1]
         project = functools.partial(
             layers.Linear,
@@ -163,11 +179,14 @@ class Attention(nn.Module):
         q = layers.RMSNorm("heads", name="q_norm")(q)
         k = layers.RMSNorm("heads", name="k_norm")(k)
         v = project(name="v")(context)
-        q = self._split(q, "tokens")
-        k, v = self._split(k, self.context_axis), self._split(v, self.context_axis)
+        q = self._split_heads(q, "tokens")
+        k = self._split_heads(k, self.context_axis)
+        v = self._split_heads(v, self.context_axis)
         if angles is not None:
-            q = self._place(rope.apply_rope(q, angles), "tokens")
-            k = self._place(rope.apply_rope(k, angles), self.context_axis)
+            # Constrained again: the gradient of the float32 rotation would otherwise
+            # move between devices.
+            q = self._constrain(rope.apply_rope(q, angles), "tokens")
+            k = self._constrain(rope.apply_rope(k, angles), self.context_axis)
         y = attention.attention(q, k, v, plan=plan, implementation=self.implementation)
         y = sharding.constrain(y.reshape(x.shape), "batch", "tokens", "heads")
         return layers.Linear(
@@ -178,13 +197,11 @@ class Attention(nn.Module):
             name="out",
         )(y)
 
-    def _split(self, x: jax.Array, axis: str) -> jax.Array:
+    def _split_heads(self, x: jax.Array, axis: str) -> jax.Array:
         x = x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
-        return self._place(x, axis)
+        return self._constrain(x, axis)
 
-    def _place(self, x: jax.Array, axis: str) -> jax.Array:
-        """Where a head's tokens are; said again after the rotation, in whose float32
-        the gradient would move between devices otherwise."""
+    def _constrain(self, x: jax.Array, axis: str) -> jax.Array:
         return sharding.constrain(x, "batch", axis, "heads", None)
 
 
@@ -206,7 +223,7 @@ def _ramp(value: float, heads: int) -> layers.Initializer:
     return init
 
 
-# Keeps its input alone for the backward pass, not five arrays of the hidden size.
+# Saves its input alone for the backward pass, not five arrays of the hidden size.
 _gelu = jax.checkpoint(
     functools.partial(jax.nn.gelu, approximate=True), prevent_cse=False
 )
@@ -216,7 +233,7 @@ class MLP(nn.Module):
     """Linear, GELU (tanh), Linear.
 
     Attributes:
-      hidden: size in the middle.
+      hidden: size of the hidden layer.
       dtype: compute dtype.
     """
 
@@ -224,7 +241,7 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         linear = functools.partial(
             layers.Linear, dtype=self.dtype, kernel_init=layers.xavier
         )
@@ -264,16 +281,17 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     implementation: str | None = None
 
+    # Positional arguments, and None beside the result: the form that `nn.scan` takes.
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        modulation: jax.Array,
-        level_ids: jax.Array,
-        angles: Any,
-        text: jax.Array,
+        x: Float[Array, "B N D"],
+        modulation: Float[Array, "B L 6 D"],
+        level_ids: Int[Array, "B N"],
+        angles: Float[Array, "B N half"],
+        text: Float[Array, "B M D"],
         plans: Any,
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[Float[Array, "B N D"], None]:
         table = self.param(
             "modulation",
             sharding.named(_table_init(self.gate_init), None, "embed"),
@@ -288,14 +306,14 @@ class Block(nn.Module):
 
         h = modulate(x, shift_1, scale=scale_1, level_ids=level_ids)
         h = attend(qk_bias_init=self.qk_bias_init, name="self_attention")(
-            h, h, plans.self_attention, angles
+            h, h, plan=plans.self_attention, angles=angles
         )
         x = gated_add(x, h, gate=gate_1, level_ids=level_ids)
 
         h = layers.LayerNorm(affine=True, name="cross_norm")(x)
         x = x + attend(
             context_axis="text", out_init=layers.zeros, name="cross_attention"
-        )(h, text, plans.cross_attention)
+        )(h, text, plan=plans.cross_attention)
 
         h = modulate(x, shift_2, scale=scale_2, level_ids=level_ids)
         h = MLP(self.mlp, self.dtype, name="mlp")(h)
@@ -304,7 +322,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """`depth` blocks as one scan, activations kept by one remat policy.
+    """`depth` blocks as one scan with one remat policy.
 
     Attributes:
       depth: number of blocks.
@@ -312,7 +330,7 @@ class Stack(nn.Module):
       mlp: hidden size of the MLPs.
       gate_init: initial value of the gates.
       qk_bias_init: initial bias of the queries and keys of self-attention.
-      dtype: compute dtype, and that of the residual stream.
+      dtype: compute dtype, also of the residual stream.
       implementation: as in `attention.attention`.
       remat: a name in `REMAT_POLICIES`.
     """
@@ -329,22 +347,22 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        x: Float[Array, "B N D"],
         *,
-        modulation: jax.Array,
-        level_ids: jax.Array,
-        angles: Any,
-        text: jax.Array,
+        modulation: Float[Array, "B L 6 D"],
+        level_ids: Int[Array, "B N"],
+        angles: Float[Array, "B N half"],
+        text: Float[Array, "B M D"],
         plans: Any,
-    ) -> jax.Array:
-        """The residual stream after the last block, `[B, N, D]`.
+    ) -> Float[Array, "B N D"]:
+        """The residual stream after the last block.
 
         Args:
-          x: `[B, N, D]`.
-          modulation: `[B, L, 6, D]` float32, the shared projection of each level.
-          level_ids: `[B, N]`, which of the L levels each token has.
+          x: residual stream before the first block.
+          modulation: shared projection of each noise level, float32.
+          level_ids: index into the L levels of every token.
           angles: rotary angles of the tokens.
-          text: `[B, M, D]`.
+          text: projected text features.
           plans: attention plans, `self_attention` and `cross_attention`.
         """
         blocks = scan(remat(Block, self.remat), self.depth)(

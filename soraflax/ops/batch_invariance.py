@@ -1,8 +1,8 @@
-"""What belongs to a batch, computed one after the other where that decides last bits.
+"""Batch invariance: the same result for a row, bit for bit, whatever is in its batch.
 
-A CPU's compiler chooses how to sum by the size of the whole batch, so in a larger one
-the same numbers would come out otherwise rounded. Taken one by one they never do, and
-with few cores it is no slower.
+On a CPU the compiler chooses the order of sums by the shape of the whole batch, so the
+same row would round differently in a larger one. Computed row by row it never does, and
+with few cores that is no slower.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ import jax
 
 
 def map_rows(function: Callable[[Any], Any], batch: Any) -> Any:
-    """`function(batch)`; on a CPU of every entry of the first axes by itself.
+    """`function(batch)`; on a CPU, row by row.
 
     Args:
-      function: of arrays with a batch as first axis, to such arrays.
-      batch: a tree of them.
+      function: maps a tree of arrays, whose first axis is the batch, to such a tree.
+      batch: its argument.
     """
     if jax.default_backend() != "cpu":
         return function(batch)
 
-    def one(entry: Any) -> Any:
-        found = function(jax.tree.map(lambda a: a[None], entry))
-        return jax.tree.map(lambda a: a[0], found)
+    def map_row(row: Any) -> Any:
+        output = function(jax.tree.map(lambda a: a[None], row))
+        return jax.tree.map(lambda a: a[0], output)
 
-    return jax.lax.map(one, batch)
+    return jax.lax.map(map_row, batch)

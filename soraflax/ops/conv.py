@@ -16,9 +16,9 @@ frames stacked on channels:
 XLA's CPU backend runs (2) about twice as fast as (1), forward and backward; GPUs and
 TPUs have good 3-D convolutions and need not store the copies of (2).
 
-Blocks of (time, height, width) become channels as they are (`space_to_depth`) or as the
-coefficients of their cosine transform (`block_cosine`), raised by frequency since video
-falls off as 1 / f:
+Blocks of (time, height, width) become channels unchanged (`space_to_depth`) or as the
+coefficients of their cosine transform (`block_cosine`), scaled up by frequency since
+the amplitudes of video fall off as 1 / f:
 
     c[k] = (1 + |k|) mean_n x[n] prod_a u_a(k_a) cos(pi k_a (n_a + 1/2) / N_a),   (3)
 
@@ -39,8 +39,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 IMPLEMENTATIONS = ("reference", "stacked")
-WIDE = 96  # channels from which the sum in (1) is faster than the stack in (2)
-CACHED = 1024  # positions of images that a product of `_kernel_gradient` runs over
+MIN_SUMMED_CHANNELS = 96  # from here on the sum in (1) is faster than the stack in (2)
+CACHED_POSITIONS = 1024  # of images, in one product of `_kernel_gradient`
 Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after height and width
 
 
@@ -63,7 +63,7 @@ def causal_conv3d(
     Args:
       x: videos.
       kernel: time, height, width, channels in, channels out.
-      strides: of time, height and width.
+      strides: strides in time, height and width.
       front: zero frames before the first; kernel size in time - 1 by default.
       sides: zeros before and after height and width; SAME by default.
       implementation: `reference` is (1), `stacked` is (2); None chooses by backend.
@@ -97,9 +97,14 @@ def causal_conv3d(
 def same(
     sizes: tuple[int, ...], kernel: tuple[int, ...], *, strides: tuple[int, ...]
 ) -> Sides:
-    """Zeros before and after each side that make SAME convolutions of `sizes`.
+    """Padding of height and width, (before, after) each, of a SAME convolution.
 
-    At stride 2 and even sizes all of them are at the end.
+    At stride 2 and even sizes all of it is at the end.
+
+    Args:
+      sizes: height and width of the input.
+      kernel: height and width of the kernel.
+      strides: strides in height and width.
     """
     height, width = jax.lax.padtype_to_pads(sizes, kernel, strides, "SAME")
     return height, width
@@ -108,12 +113,13 @@ def same(
 def _shifted(x: jax.Array, taps: int, *, stride: int, front: int) -> list[jax.Array]:
     """x[s t + i - front] of equation (1) for each i, as images `[B * T2, H, W, C]`."""
     x = jnp.pad(x, [(0, 0), (front, 0), (0, 0), (0, 0), (0, 0)])
+    # With tap 0 at frame `last - 1`, the last output has its last tap inside the video.
     last = (x.shape[1] - taps) // stride * stride + 1
     frames = [x[:, i : i + last : stride] for i in range(taps)]
     return [part.reshape(-1, *part.shape[2:]) for part in frames]
 
 
-def _plain_stacked(
+def _stacked_convolution(
     x: jax.Array,
     kernel: jax.Array,
     strides: tuple[int, int, int],
@@ -129,7 +135,7 @@ def _plain_stacked(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     shifted = _shifted(x, taps, stride=strides[0], front=front)
-    if channels >= WIDE:
+    if channels >= MIN_SUMMED_CHANNELS:
         first, *later = map(convolve, shifted, kernel)
         y = sum(later, start=first)
     else:
@@ -147,7 +153,7 @@ def _stacked(
     sides: Sides,
 ) -> jax.Array:
     """Equation (2); keeps `x` alone for the backward pass, not the shifted copies."""
-    return _plain_stacked(x, kernel, strides, front, sides)
+    return _stacked_convolution(x, kernel, strides, front, sides)
 
 
 def _stacked_forward(
@@ -157,18 +163,20 @@ def _stacked_forward(
     front: int,
     sides: Sides,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _plain_stacked(x, kernel, strides, front, sides), (x, kernel)
+    return _stacked_convolution(x, kernel, strides, front, sides), (x, kernel)
 
 
 def _stacked_backward(
     strides: tuple[int, int, int],
     front: int,
     sides: Sides,
-    kept: tuple[jax.Array, jax.Array],
+    residuals: tuple[jax.Array, jax.Array],
     dy: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    run = functools.partial(_plain_stacked, strides=strides, front=front, sides=sides)
+    x, kernel = residuals
+    run = functools.partial(
+        _stacked_convolution, strides=strides, front=front, sides=sides
+    )
     (dx,) = jax.vjp(lambda x: run(x, kernel), x)[1](dy)
     mesh = jax.sharding.get_abstract_mesh()
     if strides[1:] != (1, 1) or not (mesh.empty or mesh.size == 1):
@@ -185,34 +193,41 @@ _stacked.defvjp(_stacked_forward, _stacked_backward)
 def _kernel_gradient(
     images: jax.Array, dy: jax.Array, *, kernel: jax.Array, sides: Sides
 ) -> jax.Array:
-    """Of a convolution with stride 1, as one product for each place of the kernel.
+    """Gradient of the kernel at stride 1: one matrix product per kernel position.
 
-    Taken over as many images at a time as stay in the cache: the products of all at
-    once, and XLA's own gradient, wait for memory. For one device: a loop over images
-    would gather those that a mesh has apart.
+    A product runs over as many images as fit in the cache; the products of all images
+    at once, and XLA's own gradient, are bound by memory. On one device only: a loop
+    over images would gather those that a mesh has distributed.
+
+    Args:
+      images: frames stacked as in (2), `[B * T2, H, W, kt * C]`.
+      dy: gradient of the output, `[B, T2, H, W, O]`.
+      kernel: `[kt, kh, kw, C, O]`; its shape and dtype.
+      sides: padding of height and width.
     """
     taps, kh, kw, channels, features = kernel.shape
     images = jnp.pad(images, [(0, 0), *sides, (0, 0)])
     dy = dy.reshape(-1, *dy.shape[2:])
     count, height, width, _ = dy.shape
-    fitting = max(1, CACHED // (height * width))
+    fitting = max(1, CACHED_POSITIONS // (height * width))
     group = max(n for n in range(1, count + 1) if count % n == 0 and n <= fitting)
-    places = [(i, j) for i in range(kh) for j in range(kw)]
+    offsets = [(i, j) for i in range(kh) for j in range(kw)]
 
     def products(image: jax.Array, dy: jax.Array) -> jax.Array:
         dy = dy.reshape(-1, features).T
-        windows = [image[:, i : i + height, j : j + width] for i, j in places]
+        # dkernel[i, j] = sum over positions of dy[h, w] x[h + i, w + j].
+        windows = [image[:, i : i + height, j : j + width] for i, j in offsets]
         flat = [window.reshape(-1, taps * channels) for window in windows]
-        each = [jnp.matmul(dy, w, preferred_element_type=jnp.float32) for w in flat]
-        return jnp.stack(each)
+        terms = [jnp.matmul(dy, w, preferred_element_type=jnp.float32) for w in flat]
+        return jnp.stack(terms)
 
-    first, second = (x.reshape(-1, group, *x.shape[1:]) for x in (images, dy))
-    total = products(first[0], second[0])
-    if len(first) > 1:
+    images, dy = (x.reshape(-1, group, *x.shape[1:]) for x in (images, dy))
+    total = products(images[0], dy[0])
+    if len(images) > 1:
         total, _ = jax.lax.scan(
             lambda total, pair: (total + products(*pair), None),
             total,
-            (first[1:], second[1:]),
+            (images[1:], dy[1:]),
         )
     total = total.reshape(kh, kw, features, taps, channels)
     return jnp.einsum("hwotc->thwco", total).astype(kernel.dtype)
@@ -260,7 +275,7 @@ def block_cosine(
 ) -> Float[Array, "*b T2 H2 W2 C2"]:
     """Equation (3) of each block: channels ordered as in `space_to_depth`.
 
-    A network that reads a block sees its mean and its details at about the same scale.
+    The mean and the details of a block get about the same scale.
     """
     y = space_to_depth(x, block)
     y = y.reshape(*y.shape[:-1], *block, x.shape[-1])
@@ -282,14 +297,26 @@ def block_cosine_inverse(
 
 
 def to_blocks(
-    video: jax.Array, frames: int, side: int, *, cosine: bool = True, first: bool = True
-) -> jax.Array:
-    """Blocks that end at frame 0, p, 2 p, ... as channels; p = `frames`.
+    video: Float[Array, "B T H W C"],
+    patch: tuple[int, int],
+    *,
+    cosine: bool = True,
+    first: bool = True,
+) -> Float[Array, "B T2 H2 W2 C2"]:
+    """Blocks of p frames and s x s pixels as channels, ending at frame 0, p, 2 p, ...
 
-    With `cosine` the channels are the block's cosine coefficients. A chunk that is not
-    the first begins after a frame n p.
+    Args:
+      video: a video, or a chunk of one.
+      patch: p and s; with (1, 1), `video` itself.
+      cosine: whether the channels are the block's cosine coefficients, (3), or pixels.
+      first: whether the chunk begins with frame 0, which then fills its block alone; a
+        later chunk begins after a frame n p.
+
+    Raises:
+      ValueError: a size is not a multiple of its block.
     """
-    if (frames, side) == (1, 1):
+    frames, side = patch
+    if patch == (1, 1):
         return video
     if first:
         before = jnp.repeat(video[:, :1], frames - 1, axis=1)
@@ -299,16 +326,16 @@ def to_blocks(
 
 
 def from_blocks(
-    blocks: jax.Array,
-    frames: int,
-    side: int,
+    blocks: Float[Array, "B T H W C"],
+    patch: tuple[int, int],
     *,
     cosine: bool = True,
     first: bool = True,
-) -> jax.Array:
-    """The inverse of `to_blocks`, float32."""
+) -> Float[Array, "B T2 H2 W2 C2"]:
+    """The inverse of `to_blocks`, float32; the repeats of frame 0 are dropped."""
     blocks = blocks.astype(jnp.float32)
-    if (frames, side) == (1, 1):
+    frames, side = patch
+    if patch == (1, 1):
         return blocks
     block = (frames, side, side)
     inverse = block_cosine_inverse if cosine else depth_to_space
@@ -323,7 +350,9 @@ def _cosines(n: int) -> np.ndarray:
     return np.where(k == 0, 1.0, np.sqrt(2.0)) * np.cos(np.pi * k * (m + 0.5) / n)
 
 
-def block_frequencies(block: tuple[int, int, int]) -> np.ndarray:
+def block_frequencies(
+    block: tuple[int, int, int],
+) -> Float[np.ndarray, "time height width"]:
     """|k| of every coefficient of equation (3), shaped as `block`."""
     k = np.stack(np.meshgrid(*(np.arange(n) for n in block), indexing="ij"))
     return np.sqrt(np.square(k).sum(axis=0))
@@ -341,6 +370,7 @@ def average_down(
     if values % features:
         raise ValueError(f"{values} values do not average to {features} channels")
     y = space_to_depth(x, block)
+    # Channel by channel, each with the values of its block, as Wan 2.2 orders them.
     y = y.reshape(*y.shape[:-1], -1, x.shape[-1])
     y = jnp.einsum("...bc->...cb", y)
     return jnp.mean(y.reshape(*y.shape[:-2], features, -1), axis=-1)

@@ -1,7 +1,7 @@
 """Normalisation over the last axis, always computed in float32.
 
-The backward pass keeps the input alone and computes the rest again: as written, the
-square and the quotient would be kept as well, three arrays for one.
+The backward pass keeps the input alone and recomputes the rest (`jax.checkpoint`):
+otherwise the square and the quotient would be kept as well, three arrays for one.
 """
 
 import functools
@@ -21,8 +21,8 @@ def rms_norm(
 def layer_norm(
     x: Float[Array, "*batch D"],
     scale: Float[Array, "D"] | None = None,
-    bias: Float[Array, "D"] | None = None,
     *,
+    bias: Float[Array, "D"] | None = None,
     eps: float = 1e-6,
 ) -> Float[Array, "*batch D"]:
     """(x - mean) / sqrt(var + eps), then scale and bias where given."""

@@ -319,7 +319,7 @@ def stripe(packed: Packed, *, shards: int, block: int = 128) -> Packed:
 
     Block b of a row goes to shard `b mod shards` (arXiv:2311.09431). Every shard then
     has nearly as many tokens of every segment as the others, so that in ring attention
-    (attention/context_parallel.py) each device has as much to compute in every step as
+    (attention/ring.py) each device has as much to compute in every step as
     its neighbours. Unstriped, a long segment keeps some devices busy while others wait.
     Ids still increase within a shard, and every token keeps its position: only its
     index in the row changes.

@@ -1,7 +1,7 @@
 """Rotary positions over time, height and width (RoFormer, arXiv:2104.09864).
 
-A head of size K is K/2 pairs of features. As in Wan (arXiv:2503.20314) the pairs are
-shared out between the axes by size,
+A head of size K is K/2 pairs of features. As in Wan (arXiv:2503.20314) they are divided
+among the axes,
 
     K_height = K_width = 2 floor(K / 6),    K_time = K - 4 floor(K / 6),         (1)
 
@@ -13,7 +13,7 @@ and features 2 i and 2 i + 1 (neighbours, not halves) are the pair:
 
     (a, b) -> (a cos - b sin, a sin + b cos).                                    (3)
 
-Positions are numbers of the data; they need not be integers.
+Positions come with the data and need not be integers.
 """
 
 import jax.numpy as jnp
@@ -54,11 +54,12 @@ def rope_angles(
 def apply_rope(
     x: Float[Array, "*batch N H K"], angles: Float[Array, "*batch N half"]
 ) -> Float[Array, "*batch N H K"]:
-    """Turn every pair of features, equation (3), in float32; same dtype out."""
+    """Rotate every pair of features, equation (3), in float32; same dtype out."""
     y = x.astype(jnp.float32)
+    # (a, b) -> (b, a) in every pair, so that (3) is x cos + swapped (-sin, sin).
     swapped = jnp.flip(y.reshape(*y.shape[:-1], -1, 2), axis=-1).reshape(y.shape)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     same = jnp.repeat(cos, 2, axis=-1)
     other = jnp.stack([-sin, sin], axis=-1).reshape(same.shape)
-    turned = y * same[..., None, :] + swapped * other[..., None, :]
-    return turned.astype(x.dtype)
+    rotated = y * same[..., None, :] + swapped * other[..., None, :]
+    return rotated.astype(x.dtype)

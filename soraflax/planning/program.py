@@ -178,7 +178,7 @@ def lower_step(workload: workload_lib.Workload, mesh: Mesh) -> jax.stages.Lowere
         return train_step.lower(
             shapes,
             workload_lib.abstract_batch(workload, mesh),
-            sharding.placed(key, sharding.replicated(mesh)),
+            sharding.sharded_shapes(key, sharding.replicated(mesh)),
         )
 
 

@@ -125,7 +125,7 @@ def pixel_loss(
     if config.lpips and lpips is None:
         raise ValueError("the LPIPS term needs parameters: put `lpips` into constants")
     if config.lpips:
-        terms["lpips"] = jnp.mean(perceptual.distance(lpips, y, x))
+        terms["lpips"] = jnp.mean(perceptual.distance(y, x, params=lpips))
     total = sum(getattr(config, name) * term for name, term in terms.items())
     return jnp.asarray(total), terms
 

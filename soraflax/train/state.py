@@ -103,4 +103,4 @@ def _optimizer_shardings(opt_state: Any, shardings: Any, *, default: Any) -> Any
 
 def abstract(state: TrainState, shardings: TrainState) -> TrainState:
     """Shapes, dtypes and shardings that a checkpoint is restored into."""
-    return sharding.placed(state, shardings)
+    return sharding.sharded_shapes(state, shardings)

@@ -394,7 +394,7 @@ def test_finetuning_changes_the_adapted_kernels_alone(
     before, after = (model_io.flatten(model.params) for model in (base, tuned))
     for name, leaf in after.items():
         assert np.array_equal(leaf, before[name]) == (name not in targets), name
-    merged = model_io.flatten(lora.merge(base.params, adapters, form))
+    merged = model_io.flatten(lora.merge(base.params, adapters, config=form))
     chex.assert_trees_all_equal(after, merged)
 
 

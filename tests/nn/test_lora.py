@@ -71,17 +71,19 @@ def relative(a, b):
 def test_fresh_adapters_change_nothing(apply, boxed, base):
     mesh = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
     fresh, _ = lora.init(jax.random.key(0), boxed, config=CONFIG, mesh=mesh)
-    np.testing.assert_array_equal(apply(lora.attach(base, fresh, CONFIG)), apply(base))
+    np.testing.assert_array_equal(
+        apply(lora.attach(base, fresh, config=CONFIG)), apply(base)
+    )
     a = fresh["stack"]["blocks"]["mlp"]["up"][lora.A]
     assert abs(float(jnp.std(a)) * a.shape[-2] ** 0.5 - 1) < 0.2
     assert np.any(a[0] != a[1])
 
 
 def test_apart_equals_merged(apply, base, adapters):
-    merged = lora.merge(base, adapters, CONFIG)
+    merged = lora.merge(base, adapters, config=CONFIG)
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), base)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), merged) == shapes
-    apart = apply(lora.attach(base, adapters, CONFIG))
+    apart = apply(lora.attach(base, adapters, config=CONFIG))
     assert relative(apart, apply(merged)) <= 1e-5
     assert relative(apart, apply(base)) > 0.1
 
@@ -90,7 +92,7 @@ def test_a_merged_kernel_is_the_formula(base, adapters):
     def at(tree, name):
         return np.asarray(tree["stack"]["blocks"]["mlp"]["up"][name], np.float64)
 
-    merged = at(lora.merge(base, adapters, CONFIG), "kernel")
+    merged = at(lora.merge(base, adapters, config=CONFIG), "kernel")
     a, b = at(adapters, lora.A), at(adapters, lora.B)
     expected = at(base, "kernel") + 5 / 3 * np.stack([a[0] @ b[0], a[1] @ b[1]])
     np.testing.assert_allclose(merged, expected, atol=1e-6)
@@ -101,7 +103,7 @@ def test_every_adapter_learns_and_the_gradient_is_that_of_the_merged(base, adapt
 
     def loss(join):
         def total(adapters, base):
-            params = join(base, adapters, CONFIG)
+            params = join(base, adapters, config=CONFIG)
             out = dit.DiT(SIZES).apply({"params": params}, rows())
             return jnp.sum(out * weight.astype(np.float32))
 
@@ -147,10 +149,12 @@ def test_adapters_are_sharded_as_their_kernels(boxed, base, adapters, apply):
     assert jax.tree.all(jax.tree.map(lambda a, b: a == b, found, places))
     with jax.set_mesh(mesh):
         params = lora.attach(
-            jax.device_put(base, kernels), jax.device_put(adapters, places), CONFIG
+            jax.device_put(base, kernels),
+            jax.device_put(adapters, places),
+            config=CONFIG,
         )
         out = apply(params)
-    assert relative(out, apply(lora.attach(base, adapters, CONFIG))) <= 1e-5
+    assert relative(out, apply(lora.attach(base, adapters, config=CONFIG))) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -176,14 +180,14 @@ def test_adapters_of_another_model_are_refused(base, adapters):
     for join in (lora.attach, lora.merge):
         with pytest.raises(ValueError, match="there is no head/more/kernel"):
             more = {"head": {"more": adapters["head"]["out"]}}
-            join(base, adapters | more, CONFIG)
+            join(base, adapters | more, config=CONFIG)
         with pytest.raises(ValueError, match="come in pairs"):
             join(
                 base,
                 {"head": {"out": {lora.A: adapters["head"]["out"][lora.A]}}},
-                CONFIG,
+                config=CONFIG,
             )
         pair = adapters["head"]["out"]
         wide = {lora.A: pair[lora.A], lora.B: np.zeros((3, 17), np.float32)}
         with pytest.raises(ValueError, match=r"lora_b has shape \(3, 17\); head/out"):
-            join(base, {"head": {"out": wide}}, CONFIG)
+            join(base, {"head": {"out": wide}}, config=CONFIG)

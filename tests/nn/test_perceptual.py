@@ -14,7 +14,9 @@ def _params():
     return lpips_params.random()
 
 
-_distance = jax.jit(perceptual.distance)
+@jax.jit
+def _distance(params, a, b):
+    return perceptual.distance(a, b, params=params)
 
 
 def _videos(key, frames=2, height=16, width=24):
@@ -48,7 +50,7 @@ def test_gradients_reach_the_videos_only_and_are_finite_without_features(key):
     dead["stages"][4][2]["bias"][:] = -1e4
 
     def total(params, a):
-        return jnp.sum(perceptual.distance(params, a, b))
+        return jnp.sum(perceptual.distance(a, b, params=params))
 
     frozen, moved = jax.jit(jax.grad(total, argnums=(0, 1)))(dead, a)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(frozen))
@@ -59,7 +61,7 @@ def test_a_step_down_the_gradient_comes_nearer(key):
     a, b = _videos(key, frames=1)
 
     def total(a, params):
-        return jnp.sum(perceptual.distance(params, a, b))
+        return jnp.sum(perceptual.distance(a, b, params=params))
 
     value = jax.jit(jax.value_and_grad(total))
     before, slope = value(a, _params())
@@ -78,6 +80,6 @@ def test_bfloat16_videos_are_measured_in_float32(key):
 def test_impossible_pairs_are_refused(key):
     a, b = _videos(key)
     with pytest.raises(ValueError, match="different shapes"):
-        perceptual.distance(_params(), a, b[:, :1])
+        perceptual.distance(a, b[:, :1], params=_params())
     with pytest.raises(ValueError, match="needs 16 or more"):
-        perceptual.distance(_params(), a[:, :, :15], b[:, :, :15])
+        perceptual.distance(a[:, :, :15], b[:, :, :15], params=_params())

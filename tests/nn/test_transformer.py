@@ -145,7 +145,8 @@ def test_with_locality_near_tokens_agree_before_anything_is_learned():
     layer = transformer.Attention(heads=2, qk_bias_init=2.0)
     x = jnp.zeros((1, 6, 48))
     plan = attention.make_plan(ids, ids)
-    params = meta.unbox(layer.init(jax.random.key(0), x, x, plan, angles)["params"])
+    variables = layer.init(jax.random.key(0), x, x, plan=plan, angles=angles)
+    params = meta.unbox(variables["params"])
     for name in ("q", "k"):
         np.testing.assert_array_equal(params[name]["bias"], [0.0] * 24 + [2.0] * 24)
     bias = jnp.broadcast_to(params["q"]["bias"].reshape(2, 24), (1, 6, 2, 24))

@@ -24,12 +24,13 @@ def _inputs(key, *, kernel=(3, 3, 3), frames=5):
         ((3, 3, 3), (2, 2, 2), 2),
     ],
 )
-@pytest.mark.parametrize("wide", [1, conv.WIDE])
+@pytest.mark.parametrize("channels", [1, conv.MIN_SUMMED_CHANNELS])
 def test_stacked_equals_reference_forward_and_backward(
-    key, monkeypatch, kernel, strides, front, wide
+    key, monkeypatch, kernel, strides, front, channels
 ):
-    monkeypatch.setattr(conv, "WIDE", wide)
-    monkeypatch.setattr(conv, "CACHED", 100 if wide == 1 else conv.CACHED)
+    monkeypatch.setattr(conv, "MIN_SUMMED_CHANNELS", channels)
+    if channels == 1:
+        monkeypatch.setattr(conv, "CACHED_POSITIONS", 100)
     x, weights = _inputs(key, kernel=kernel)
 
     def run(implementation):
@@ -144,12 +145,12 @@ def test_values_that_do_not_average_or_repeat_are_refused(key):
 @pytest.mark.parametrize("cosine", [True, False])
 def test_blocks_of_chunks_are_blocks_of_the_whole(key, cosine):
     video = jax.random.normal(key, (1, 9, 4, 4, 3))
-    whole = conv.to_blocks(video, 4, 2, cosine=cosine)
-    first = conv.to_blocks(video[:, :5], 4, 2, cosine=cosine)
-    later = conv.to_blocks(video[:, 5:], 4, 2, cosine=cosine, first=False)
+    whole = conv.to_blocks(video, (4, 2), cosine=cosine)
+    first = conv.to_blocks(video[:, :5], (4, 2), cosine=cosine)
+    later = conv.to_blocks(video[:, 5:], (4, 2), cosine=cosine, first=False)
     np.testing.assert_allclose(jnp.concatenate([first, later], 1), whole, atol=1e-6)
     back = [
-        conv.from_blocks(first, 4, 2, cosine=cosine),
-        conv.from_blocks(later, 4, 2, cosine=cosine, first=False),
+        conv.from_blocks(first, (4, 2), cosine=cosine),
+        conv.from_blocks(later, (4, 2), cosine=cosine, first=False),
     ]
     np.testing.assert_allclose(jnp.concatenate(back, 1), video, atol=1e-5)

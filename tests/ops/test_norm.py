@@ -17,7 +17,7 @@ def test_layer_norm_standardises_then_scales(key):
     y = norm.layer_norm(x)
     np.testing.assert_allclose(jnp.mean(y, axis=-1), 0.0, atol=1e-6)
     np.testing.assert_allclose(jnp.std(y, axis=-1), 1.0, rtol=1e-5)
-    z = norm.layer_norm(x, jnp.full(64, 2.0), jnp.ones(64))
+    z = norm.layer_norm(x, jnp.full(64, 2.0), bias=jnp.ones(64))
     np.testing.assert_allclose(z, 2.0 * y + 1.0, rtol=1e-5, atol=1e-6)
 
 

@@ -51,7 +51,7 @@ def test_distance_and_gradient_equal_pytorch(tmp_path, height, width):
     b = (a + 0.2 * rng.standard_normal(a.shape)).astype(np.float32)
 
     def total(x):
-        found = perceptual.distance(params, x, b)
+        found = perceptual.distance(x, b, params=params)
         return found.sum(), found
 
     slope, found = jax.jit(jax.grad(total, has_aux=True))(a)

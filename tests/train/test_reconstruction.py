@@ -179,7 +179,7 @@ def test_lpips_counts_with_its_weight():
     total, terms = reconstruction.pixel_loss(y, x, config=config, lpips=weights)
     without, _ = reconstruction.pixel_loss(y, x, config=plain)
     np.testing.assert_allclose(
-        terms["lpips"], perceptual.distance(weights, y, x)[0], rtol=1e-5
+        terms["lpips"], perceptual.distance(y, x, params=weights)[0], rtol=1e-5
     )
     np.testing.assert_allclose(total, without + 2.0 * terms["lpips"], rtol=1e-5)
     with pytest.raises(ValueError, match="the LPIPS term needs parameters"):

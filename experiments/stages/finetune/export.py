@@ -29,7 +29,7 @@ def export(
             config=base.config.transformer,
             base=base.digest,
         )
-        params = lora.merge(base.params, params, config.lora)
+        params = lora.merge(base.params, params, config=config.lora)
     models.save_video_model(
         workdir / "model",
         params,

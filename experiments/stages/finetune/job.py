@@ -53,7 +53,7 @@ def init_params(
     return TrainableParams(
         adapters,
         adapter_shardings,
-        lambda adapters, base: lora_lib.attach(base, adapters, lora),
+        lambda adapters, base: lora_lib.attach(base, adapters, config=lora),
         params,
     )
 

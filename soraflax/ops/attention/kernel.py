@@ -21,7 +21,7 @@ several (ring.py).
 
 import dataclasses
 import functools
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,7 @@ class Residuals:
     lse: Any
 
 
+@runtime_checkable
 class Forward(Protocol):
     """Equation (1) of a kernel."""
 
@@ -80,6 +81,7 @@ class Forward(Protocol):
     ) -> Partial: ...
 
 
+@runtime_checkable
 class Backward(Protocol):
     """Equations (2) and (3) of a kernel."""
 

@@ -144,9 +144,9 @@ def _ring_backward(
     q, k, v = residuals.q, residuals.k, residuals.v
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
 
-    def visit(step: int | jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+    def visit(step: int | jax.Array, held: list[jax.Array]) -> tuple:
         pair = ring.pair(residuals.plan, step=step)
-        local = dataclasses.replace(residuals, k=k, v=v, plan=pair)
+        local = dataclasses.replace(residuals, k=held[0], v=held[1], plan=pair)
 
         def gradients() -> tuple:
             parts = kernel.backward(local, d_out)
@@ -157,9 +157,9 @@ def _ring_backward(
     def add(step: int | jax.Array, state: tuple) -> tuple:
         # `behind` are dk and dv of the keys held now, summed over the groups before:
         # they are one step behind, and arrive while this step is computed.
-        dq, behind, k, v = state
+        dq, behind, *held = state
         dk, dv = ring.rotate(behind)
-        more = visit(step, k, v)
+        more = visit(step, held)
         return dq + more[0], (dk + more[1], dv + more[2])
 
     def step(s: jax.Array, state: tuple) -> tuple:
