@@ -1,6 +1,6 @@
 """Latents to tokens and back.
 
-A latent `[t, h, w, z]` is cut into patches of `(pt, ph, pw)`. The patch at grid place
+A latent `[t, h, w, z]` is cut into patches of `(pt, ph, pw)`. The patch at grid cell
 (a, b, c) becomes the token
 
     token[(a h/ph + b) w/pw + c] = latent[a pt:, b ph:, c pw:, :]  flattened       (1)
@@ -89,8 +89,8 @@ def positions(grid: Grid, *, time_step: float = 1.0) -> Float[np.ndarray, "N 3"]
         reference frame rate (a clip at half that rate has 2.0).
     """
     axes = np.meshgrid(*(np.arange(size) for size in grid), indexing="ij")
-    places = np.stack(axes, axis=-1).reshape(-1, 3)
-    return (places * np.array([time_step, 1.0, 1.0])).astype(np.float32)
+    cells = np.stack(axes, axis=-1).reshape(-1, 3)
+    return (cells * np.array([time_step, 1.0, 1.0])).astype(np.float32)
 
 
 def _swap(x: A, lead: int, *, order: tuple[int, ...]) -> A:

@@ -29,15 +29,15 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 def tensors(params: Any, *, prefixed: bool = False) -> dict[str, np.ndarray]:
     """The same under the names of torchvision, or of the lpips package."""
-    found, at = {}, 0
+    actual, at = {}, 0
     for number, stage in enumerate(params["stages"], start=1):
         for layer in stage:
             name = f"net.slice{number}.{at}" if prefixed else f"features.{at}"
             kernel = np.einsum("hwio->oihw", layer["kernel"])
-            found[f"{name}.weight"] = np.ascontiguousarray(kernel)
-            found[f"{name}.bias"] = layer["bias"]
+            actual[f"{name}.weight"] = np.ascontiguousarray(kernel)
+            actual[f"{name}.bias"] = layer["bias"]
             at += 2
         at += 1
     for k, head in enumerate(params["heads"]):
-        found[f"lin{k}.model.1.weight"] = head.reshape(1, -1, 1, 1)
-    return found
+        actual[f"lin{k}.model.1.weight"] = head.reshape(1, -1, 1, 1)
+    return actual

@@ -219,21 +219,21 @@ def test_sharded_equals_one_device_outputs_and_gradients():
     rows = sharding.batch_sharding(mesh)
     step = jax.jit(gradient, out_shardings=(shardings, None))
     with jax.set_mesh(mesh):
-        found = step(
+        actual = step(
             jax.device_put(params, shardings),
             jax.device_put(video, rows),
             jax.device_put(weight, rows),
         )
-    kernel = found[0]["decoder"]["middle"]["block1"]["conv1"]["kernel"]
+    kernel = actual[0]["decoder"]["middle"]["block1"]["conv1"]["kernel"]
     assert kernel.sharding.spec == P(None, None, None, "fsdp", "tensor")
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-    assert found[1].video.sharding.is_equivalent_to(rows, 5)
+    assert actual[1].video.sharding.is_equivalent_to(rows, 5)
 
     def check(path, a, b):
         error = np.linalg.norm(np.subtract(a, b)) / np.linalg.norm(b)
         assert error <= 1e-4, (jax.tree_util.keystr(path), error)
 
-    jax.tree_util.tree_map_with_path(check, jax.device_get(found), expected)
+    jax.tree_util.tree_map_with_path(check, jax.device_get(actual), expected)
 
 
 @pytest.mark.parametrize("size", [(32, 16), (16, 64)])
@@ -253,10 +253,10 @@ def test_a_split_side_exchanges_halos_and_gathers_nothing(size):
     with jax.set_mesh(mesh):
         step = jax.jit(gradient)
         text = step.lower(params, video).compile().as_text()
-        found = step(params, video)
+        actual = step(params, video)
     assert "collective-permute" in text and "all-gather" not in text
-    assert found[1].addressable_shards[0].data.size * 2 == found[1].size
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert actual[1].addressable_shards[0].data.size * 2 == actual[1].size
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
@@ -292,15 +292,15 @@ def test_a_later_chunk_needs_a_stream():
 def test_partition_specs_match_golden():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     boxed = _boxed_shapes(autoencoder.Autoencoder(TINY))
-    found = {
+    actual = {
         "/".join(part.key for part in path): str(leaf.spec)
         for path, leaf in jax.tree_util.tree_leaves_with_path(
             sharding.param_shardings(boxed, mesh)
         )
     }
     if os.environ.get("REGENERATE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
-    assert found == json.loads(GOLDEN.read_text())
+        GOLDEN.write_text(json.dumps(actual, indent=2, sort_keys=True) + "\n")
+    assert actual == json.loads(GOLDEN.read_text())
 
 
 def test_width_that_does_not_divide_is_refused():

@@ -51,8 +51,8 @@ def test_a_logit_depends_on_its_patch_alone(key):
     slope = jax.jit(jax.grad(middle))(video)[0].any(axis=-1)
     for axis, seen in enumerate(TINY.patch):
         others = tuple(a for a in range(3) if a != axis)
-        found = np.flatnonzero(np.asarray(slope).any(axis=others))
-        assert np.ptp(found) + 1 == seen
+        actual = np.flatnonzero(np.asarray(slope).any(axis=others))
+        assert np.ptp(actual) + 1 == seen
 
 
 def test_later_frames_never_change_earlier_logits(key):
@@ -79,8 +79,8 @@ def test_a_split_side_changes_no_logit(side, context):
     expected = jax.jit(module.apply)({"params": params}, video)
     mesh = sharding.make_mesh(fsdp=1, context=context, devices=jax.devices()[:context])
     with jax.set_mesh(mesh):
-        found = jax.jit(module.apply)({"params": params}, video)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+        actual = jax.jit(module.apply)({"params": params}, video)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_parameters_are_sharded():
@@ -101,10 +101,10 @@ def test_layers_count_its_parameters(name):
     config = discriminator.VARIANTS[name]
     module = discriminator.Discriminator(config)
     video = jax.ShapeDtypeStruct((1, 5, 32, 32, 3), jnp.float32)
-    made = jax.eval_shape(module.init, jax.random.key(0), video)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), video)
     layers = list(discriminator.layers(config, video.shape[1:4]))
     assert sum(layer.parameters for layer in layers) == sum(
-        leaf.size for leaf in jax.tree.leaves(made)
+        leaf.size for leaf in jax.tree.leaves(shapes)
     )
     assert layers[-1].positions == np.prod(config.logit_grid(*video.shape[1:4]))
 

@@ -121,10 +121,10 @@ def relative(a, b):
 
 def assert_close(tree, expected, *, tolerance=1e-5):
     for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
-        found = tree
+        actual = tree
         for part in path:
-            found = found[part.key]
-        error = relative(found, leaf)
+            actual = actual[part.key]
+        error = relative(actual, leaf)
         assert error <= tolerance, (jax.tree_util.keystr(path), error)
 
 
@@ -270,8 +270,8 @@ def feature_gradient(features, feature_params):
 def test_remat_policies_agree(features, feature_params, feature_gradient, policy):
     packed, weight, config = features
     other = dit.DiT(dataclasses.replace(config, remat=policy))
-    found = jit_gradient(other)(feature_params, packed, weight)
-    assert_close(found, feature_gradient, tolerance=1e-6)
+    actual = jit_gradient(other)(feature_params, packed, weight)
+    assert_close(actual, feature_gradient, tolerance=1e-6)
 
 
 def test_plans_made_outside_are_the_same(model, apply, params):
@@ -324,15 +324,15 @@ def test_sharded_equals_one_device(model, apply, gradient, params):
         compiler_options=QUICK,
     )
     with jax.set_mesh(mesh):
-        found, out = step(
+        actual, out = step(
             jax.device_put(params, shardings), jax.device_put(packed, rows)
         )
     # The module's own constraint, not the jit's.
     assert out.sharding.spec == P(("data", "fsdp"))
     assert out.addressable_shards[0].data.shape == (1, *out.shape[1:])
     assert relative(out, apply(params, packed)) <= 1e-5
-    assert_close(jax.device_get(found), gradient(params, packed, weight))
-    kernel = found["stack"]["blocks"]["mlp"]["up"]["kernel"]
+    assert_close(jax.device_get(actual), gradient(params, packed, weight))
+    kernel = actual["stack"]["blocks"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
 
 
@@ -346,11 +346,11 @@ def test_split_tokens_equal_one_device(model, apply, gradient, params):
         assert attention.ring_shards(TINY.heads) == 2
         dealt = packing.stripe(packed, shards=2, block=32)
         out = jit_apply(model)(params, dealt)
-        found = jit_gradient(model)(params, dealt, weight[:, order])
+        actual = jit_gradient(model)(params, dealt, weight[:, order])
     assert out.addressable_shards[0].data.shape == (ROWS, 12, out.shape[2])
     assert relative(out, apply(params, packed)[:, order]) <= 1e-5
     expected = gradient(params, packed, weight)
-    assert_close(jax.device_get(found), expected, tolerance=5e-5)
+    assert_close(jax.device_get(actual), expected, tolerance=5e-5)
 
 
 def test_the_skip_adds_tokens_times_the_gain_of_their_level(apply, params):
@@ -373,13 +373,13 @@ def test_partition_specs_match_golden(model):
     packed = pack(random_rows(rng), [[1.0]] * 2)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     shardings = sharding.param_shardings(boxed_shapes(model, packed), mesh)
-    found = {
+    actual = {
         "/".join(part.key for part in path): str(leaf.spec)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)
     }
     if os.environ.get("REGENERATE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
-    assert found == json.loads(GOLDEN.read_text())
+        GOLDEN.write_text(json.dumps(actual, indent=2, sort_keys=True) + "\n")
+    assert actual == json.loads(GOLDEN.read_text())
 
 
 def count(config):
@@ -458,10 +458,10 @@ def test_a_residual_takes_the_place_of_the_blocks(model, params):
     assert relative(reuse(params, packed, residual), y) < 1e-5
     assert relative(reuse(params, packed, 0.5 * residual), y) > 1e-2
     later = pack(rows, [[0.8, 0.4, 0.1]] * 2)
-    found = reuse(params, later, residual)
+    actual = reuse(params, later, residual)
     exact = sow(params, later)[0]
-    assert relative(found, y) > 1e-3
-    assert relative(found, exact) < relative(y, exact)
+    assert relative(actual, y) > 1e-3
+    assert relative(actual, exact) < relative(y, exact)
 
 
 def test_a_residual_leaves_nothing_of_the_blocks_to_compile(model, params):

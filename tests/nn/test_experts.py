@@ -78,7 +78,7 @@ def apart(params):
 )
 def test_each_segment_has_the_expert_of_its_level(predict, apart, params, levels):
     packed = rows(levels)
-    found, one = predict(params, packed), apart(packed)
+    actual, one = predict(params, packed), apart(packed)
     for r, row in enumerate(levels):
         for s, level in enumerate(row, start=1):
             mine = packed.segments[r] == s
@@ -87,9 +87,9 @@ def test_each_segment_has_the_expert_of_its_level(predict, apart, params, levels
             )
             name = "high" if level >= 0.5 else "low"
             other = "low" if level >= 0.5 else "high"
-            np.testing.assert_allclose(found[r][mine], one[name][r][mine], atol=1e-5)
-            assert np.abs(found[r][mine] - one[other][r][mine]).max() > 1e-2
-    assert not np.any(found[packed.segments == 0])
+            np.testing.assert_allclose(actual[r][mine], one[name][r][mine], atol=1e-5)
+            assert np.abs(actual[r][mine] - one[other][r][mine]).max() > 1e-2
+    assert not np.any(actual[packed.segments == 0])
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_the_other_expert_does_not_run(predict, params, levels, used):
 def test_a_mesh_changes_nothing(predict, params):
     packed = rows([[0.9, 0.2, 0.7], [0.1, 0.5]])
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    places = dict.fromkeys(experts.NAMES, models.transformer_shardings(SIZES, mesh))
+    shardings = dict.fromkeys(experts.NAMES, models.transformer_shardings(SIZES, mesh))
     with jax.set_mesh(mesh):
-        found = predict(
-            jax.device_put(params, places),
+        actual = predict(
+            jax.device_put(params, shardings),
             jax.device_put(packed, sharding.batch_sharding(mesh)),
         )
-    np.testing.assert_allclose(found, predict(params, packed), atol=1e-4)
+    np.testing.assert_allclose(actual, predict(params, packed), atol=1e-4)
 
 
 def test_the_published_pair():

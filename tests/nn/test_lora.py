@@ -116,14 +116,14 @@ def test_every_adapter_learns_and_the_gradient_is_that_of_the_merged(base, adapt
 
 
 def test_only_what_matches_is_adapted(boxed, adapters):
-    found = lora.targets(boxed, CONFIG)
-    assert found == lora.targets(meta.unbox(boxed), CONFIG)
-    assert "head/out/kernel" in found and "stack/blocks/mlp/up/kernel" in found
+    actual = lora.targets(boxed, CONFIG)
+    assert actual == lora.targets(meta.unbox(boxed), CONFIG)
+    assert "head/out/kernel" in actual and "stack/blocks/mlp/up/kernel" in actual
     with_text = models.transformer_shapes(dit.VARIANTS["tiny"])
-    assert lora.targets(with_text, CONFIG) == found
-    assert not any("cross_attention" in path for path in found)
+    assert lora.targets(with_text, CONFIG) == actual
+    assert not any("cross_attention" in path for path in actual)
     layers = {name.rpartition("/")[0] for name in model_io.flatten(adapters)}
-    assert layers == {name.removesuffix("/kernel") for name in found}
+    assert layers == {name.removesuffix("/kernel") for name in actual}
     every = lora.targets(boxed, dataclasses.replace(CONFIG, rank=1, targets=("*",)))
     kernels = [n for n in model_io.flat_shapes(meta.unbox(boxed)) if "kernel" in n]
     assert every == sorted(kernels)
@@ -133,24 +133,24 @@ def test_only_what_matches_is_adapted(boxed, adapters):
 def test_every_variant_has_the_default_targets(name):
     config = dit.VARIANTS[name]
     shapes = models.transformer_shapes(config)
-    found = lora.targets(shapes, lora.LoraConfig())
-    assert len(found) == 8  # q, k, v, out of two attentions; layers are stacked
+    actual = lora.targets(shapes, lora.LoraConfig())
+    assert len(actual) == 8  # q, k, v, out of two attentions; layers are stacked
 
 
 def test_adapters_are_sharded_as_their_kernels(boxed, base, adapters, apply):
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    fresh, places = lora.init(jax.random.key(0), boxed, config=CONFIG, mesh=mesh)
+    fresh, shardings = lora.init(jax.random.key(0), boxed, config=CONFIG, mesh=mesh)
     kernels = sharding.param_shardings(boxed, mesh)
-    up, q = places["stack"]["blocks"]["mlp"]["up"], kernels["stack"]["blocks"]["mlp"]
+    up, q = shardings["stack"]["blocks"]["mlp"]["up"], kernels["stack"]["blocks"]["mlp"]
     depth, rows_, columns = q["up"]["kernel"].spec
     assert tuple(up[lora.A].spec) == (depth, rows_, None)
     assert tuple(up[lora.B].spec) == (depth, None, columns)
-    found = jax.tree.map(lambda a: a.sharding, fresh)
-    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, found, places))
+    actual = jax.tree.map(lambda a: a.sharding, fresh)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, actual, shardings))
     with jax.set_mesh(mesh):
         params = lora.attach(
             jax.device_put(base, kernels),
-            jax.device_put(adapters, places),
+            jax.device_put(adapters, shardings),
             config=CONFIG,
         )
         out = apply(params)

@@ -69,9 +69,9 @@ def test_gather_is_indexing_forward_and_backward():
         return jnp.take_along_axis(table, ids[..., None], axis=1)
 
     np.testing.assert_array_equal(transformer.gather(table, ids), indexed(table))
-    found = jax.grad(lambda t: jnp.sum(weight * transformer.gather(t, ids)))(table)
+    actual = jax.grad(lambda t: jnp.sum(weight * transformer.gather(t, ids)))(table)
     expected = jax.grad(lambda t: jnp.sum(weight * indexed(t)))(table)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_nothing_of_tokens_by_width_is_kept_for_the_modulation():
@@ -79,15 +79,15 @@ def test_nothing_of_tokens_by_width_is_kept_for_the_modulation():
     x = jnp.ones((1, 64, 8))
     table, ids = jnp.ones((1, 4, 8)), jnp.zeros((1, 64), jnp.int32)
 
-    def kept(f, *args):
+    def saved_shapes(f, *args):
         _, backward = jax.vjp(f, *args)
         return [leaf.shape for leaf in jax.tree.leaves(backward)]
 
-    shapes = kept(
+    shapes = saved_shapes(
         lambda x, t: transformer.modulate(x, t, scale=t, level_ids=ids), x, table
     )
     assert shapes.count(x.shape) == 1
-    shapes = kept(
+    shapes = saved_shapes(
         lambda x, y, t: transformer.gated_add(x, y, gate=t, level_ids=ids), x, x, table
     )
     assert shapes.count(x.shape) <= 2
@@ -139,8 +139,8 @@ def test_unknown_remat_policy_is_refused():
 
 
 def test_with_locality_near_tokens_agree_before_anything_is_learned():
-    places = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (1, 6, 3))
-    angles = rope.rope_angles(places, 24, theta=10.0)
+    positions = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (1, 6, 3))
+    angles = rope.rope_angles(positions, 24, theta=10.0)
     ids = jnp.ones((1, 6), jnp.int32)
     layer = transformer.Attention(heads=2, qk_bias_init=2.0)
     x = jnp.zeros((1, 6, 48))

@@ -32,5 +32,5 @@ def test_low_precision_in_computes_in_float32(key):
 def test_the_backward_pass_keeps_the_input_alone(key):
     x = jax.random.normal(key, (4, 64))
     for f in (lambda x: norm.rms_norm(x, jnp.ones(64)), norm.layer_norm):
-        kept = jax.tree.leaves(jax.vjp(f, x)[1])
-        assert sum(leaf.shape == x.shape for leaf in kept) == 1
+        residuals = jax.tree.leaves(jax.vjp(f, x)[1])
+        assert sum(leaf.shape == x.shape for leaf in residuals) == 1

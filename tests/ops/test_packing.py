@@ -45,10 +45,10 @@ def test_slices_find_every_segment(lengths, align):
     rows = [[clip(n, 1, float(i)) for i, n in enumerate(lengths, 1)]]
     packed = packing.assemble(rows, shape)
     slices = packing.segment_slices(rows, shape)[0]
-    for number, (place, length) in enumerate(zip(slices, lengths, strict=True), 1):
-        assert place.start % align == 0 and place.stop - place.start == length
-        assert (packed.segments[0, place] == number).all()
-        assert (packed.tokens[0, place] == number).all()
+    for number, (tokens, length) in enumerate(zip(slices, lengths, strict=True), 1):
+        assert tokens.start % align == 0 and tokens.stop - tokens.start == length
+        assert (packed.segments[0, tokens] == number).all()
+        assert (packed.tokens[0, tokens] == number).all()
     assert np.count_nonzero(packed.segments) == sum(lengths)
 
 

@@ -50,12 +50,12 @@ def test_gradient_is_the_inverse_rearrangement():
 
 def test_positions_follow_the_tokens():
     grid = (2, 2, 3)
-    places = patch.positions(grid, time_step=2.0)
-    assert places.dtype == np.float32
+    positions = patch.positions(grid, time_step=2.0)
+    assert positions.dtype == np.float32
     np.testing.assert_array_equal(
-        places[:4], [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0]]
+        positions[:4], [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0]]
     )
-    np.testing.assert_array_equal(places[-1], [2.0, 1, 2])
+    np.testing.assert_array_equal(positions[-1], [2.0, 1, 2])
     cells = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1)
     tokens = patch.patchify(cells.astype(np.float32), (1, 1, 1))
     np.testing.assert_array_equal(patch.positions(grid), tokens)

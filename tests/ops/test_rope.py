@@ -18,26 +18,26 @@ def test_axis_sizes_are_those_of_wan():
 def test_equals_multiplication_by_complex_numbers():
     """Wan's own formulation: one table per axis, laid side by side, as phases."""
     head, grid = 32, (3, 2, 4)
-    places = patch.positions(grid)
+    positions = patch.positions(grid)
     tables = []
     for axis, size in enumerate(rope.axis_sizes(head)):
         frequencies = 1.0 / 10000.0 ** (np.arange(0, size, 2) / size)
-        tables.append(np.exp(1j * np.outer(places[:, axis], frequencies)))
+        tables.append(np.exp(1j * np.outer(positions[:, axis], frequencies)))
     phases = np.concatenate(tables, axis=-1)
     x = np.random.default_rng(0).normal(size=(24, 2, head)).astype(np.float32)
     turned = (x[..., 0::2] + 1j * x[..., 1::2]) * phases[:, None]
     expected = np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
-    y = rope.apply_rope(jnp.asarray(x), rope.rope_angles(places, head))
+    y = rope.apply_rope(jnp.asarray(x), rope.rope_angles(positions, head))
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 def test_scores_depend_on_differences_of_position_alone(key):
     keys = jax.random.split(key, 3)
     q, k = (jax.random.normal(one, (5, 1, 16)) for one in keys[:2])
-    places = jax.random.uniform(keys[2], (5, 3), maxval=20.0)
+    positions = jax.random.uniform(keys[2], (5, 3), maxval=20.0)
 
     def scores(shift: float) -> jax.Array:
-        angles = rope.rope_angles(places + shift, 16)
+        angles = rope.rope_angles(positions + shift, 16)
         turned = [rope.apply_rope(x, angles)[:, 0] for x in (q, k)]
         return turned[0] @ turned[1].T
 
@@ -54,8 +54,10 @@ def test_is_a_rotation_and_keeps_the_dtype(key):
 
 
 def test_angles_are_linear_in_fractional_positions():
-    place = jnp.array([[0.5, 2.0, 3.0]])
+    position = jnp.array([[0.5, 2.0, 3.0]])
     np.testing.assert_allclose(
-        2.0 * rope.rope_angles(place, 24), rope.rope_angles(2.0 * place, 24), rtol=1e-6
+        2.0 * rope.rope_angles(position, 24),
+        rope.rope_angles(2.0 * position, 24),
+        rtol=1e-6,
     )
-    assert rope.rope_angles(place, 24)[0, 0] == 0.5
+    assert rope.rope_angles(position, 24)[0, 0] == 0.5

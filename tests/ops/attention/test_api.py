@@ -80,11 +80,13 @@ def test_packed_segments_equal_segments_alone(implementation):
     out, grads = cases.run(q, k, v, w, row, row, implementation=implementation)
     start = 0
     for _, length in lengths:
-        place = slice(start, start + length)
+        tokens = slice(start, start + length)
         alone = np.ones((1, length), np.int32)
-        cut = [x[:, place] for x in (q, k, v, w)]
+        cut = [x[:, tokens] for x in (q, k, v, w)]
         expected = cases.run(*cut, alone, alone, implementation=implementation)
-        cases.check_close((out[:, place], tuple(g[:, place] for g in grads)), expected)
+        cases.check_close(
+            (out[:, tokens], tuple(g[:, tokens] for g in grads)), expected
+        )
         start += length
 
 
@@ -108,8 +110,8 @@ def test_padding_holds_what_it_likes(implementation):
     present = (row > 0)[:, :, None, None]
     spoilt = [jnp.where(present, x, jnp.nan) for x in arrays[:3]]
     expected = cases.run(*arrays, row, row, implementation=implementation)
-    found = cases.run(*spoilt, arrays[3], row, row, implementation=implementation)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    actual = cases.run(*spoilt, arrays[3], row, row, implementation=implementation)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
         assert (np.where(present, 0.0, a) == 0.0).all()
 
@@ -118,8 +120,8 @@ def test_padding_holds_what_it_likes(implementation):
 def test_large_scores_do_not_overflow(implementation):
     row = np.ones((cases.ROWS, 20), np.int32)
     q, k, v, w = cases.inputs(20, 20)
-    found = cases.run(1e3 * q, 1e3 * k, v, w, row, row, implementation=implementation)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    actual = cases.run(1e3 * q, 1e3 * k, v, w, row, row, implementation=implementation)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(actual))
 
 
 @pytest.mark.parametrize("implementation", ["reference", "blocks"])
@@ -171,7 +173,7 @@ def test_no_pair_that_touches_is_missed(segments):
     mask = np.pad(np.asarray(plan.mask), ((0, 0), (0, 3), (0, 3)))
     touch = mask.reshape(cases.ROWS, 10, 4, 6, 4).any(axis=(2, 4))
     queries, keys = np.arange(10)[:, None], np.arange(6)
-    for runs, pairs, place in (
+    for runs, pairs, blocks in (
         (plan.keys_of, touch, keys),
         (plan.queries_of, touch.transpose(0, 2, 1), queries.T),
     ):
@@ -179,7 +181,7 @@ def test_no_pair_that_touches_is_missed(segments):
             np.asarray(runs.start)[:, 0, 0, :, None],
             np.asarray(runs.stop)[:, 0, 0, :, None],
         )
-        assert not (pairs & ~((start <= place) & (place < stop))).any()
+        assert not (pairs & ~((start <= blocks) & (blocks < stop))).any()
 
 
 def test_loops_run_once_per_visited_pair(monkeypatch):
@@ -241,9 +243,11 @@ def test_sharded_gradients_of_every_input():
     arrays = cases.inputs(20, 20, rows=4)
     expected = cases.run(*arrays, row, row, implementation="blocks")
     with jax.set_mesh(sharding.make_mesh(fsdp=2, context=2, tensor=2)):
-        found = cases.run(*arrays, row, row, implementation="blocks")
-    assert found[0].sharding.spec[0] == "fsdp" and found[0].sharding.spec[2] == "tensor"
-    cases.check_close(found, expected)
+        actual = cases.run(*arrays, row, row, implementation="blocks")
+    assert (
+        actual[0].sharding.spec[0] == "fsdp" and actual[0].sharding.spec[2] == "tensor"
+    )
+    cases.check_close(actual, expected)
 
 
 def test_rows_or_heads_that_do_not_divide_are_refused():

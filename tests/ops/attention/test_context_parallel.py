@@ -71,12 +71,12 @@ def test_striped_rows():
     )
     striped = [x[:, order] for x in arrays]
     with jax.set_mesh(sharding.make_mesh(fsdp=4, context=2)):
-        found = cases.run(
+        actual = cases.run(
             *striped, row[:, order], row[:, order], implementation="blocks", block=6
         )
         plan = attention.make_plan(row[:, order], row[:, order], block=6, heads=3)
     expected = jax.tree.map(lambda x: x[:, order], (expected, gradients))
-    cases.check_close(found, expected, atol=1e-5)
+    cases.check_close(actual, expected, atol=1e-5)
     whole = attention.make_plan(row, row, block=6)
     np.testing.assert_array_equal(plan.visited, whole.visited)
 

@@ -34,11 +34,11 @@ def backward_without_delta(residuals, d_out):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_right_kernel_agrees_even_while_something_is_traced(dtype):
-    found = []
+    actual = []
 
     @jax.jit
     def traced(x):
-        found.append(
+        actual.append(
             kernel_check.matches_reference(
                 block_sparse.KERNEL, head_size=16, dtype=dtype
             )
@@ -46,7 +46,7 @@ def test_a_right_kernel_agrees_even_while_something_is_traced(dtype):
         return x
 
     traced(1.0)
-    assert found == [True]
+    assert actual == [True]
 
 
 @pytest.mark.parametrize(

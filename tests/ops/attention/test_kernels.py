@@ -24,8 +24,8 @@ def test_many_blocks(implementation, size, monkeypatch):
     key = np.stack([cases.ids([(1, 10), (2, 140), (5, 7)], 200)] * 2)
     arrays = cases.inputs(400, 200, heads=1, size=size)
     expected = cases.run(*arrays, query, key, implementation="reference")
-    found = cases.run(*arrays, query, key, implementation=implementation, block=128)
-    cases.check_close(found, expected, atol=1e-5)
+    actual = cases.run(*arrays, query, key, implementation=implementation, block=128)
+    cases.check_close(actual, expected, atol=1e-5)
 
 
 def test_tables_list_what_is_visited():
@@ -57,8 +57,8 @@ def test_tables_are_narrow_where_runs_are_short(monkeypatch):
     for longest in (28, 300, 600):
         row = cases.ids([(1, longest), (2, 100), (3, 40)], 1024)[None]
         expected = cases.run(*arrays, row, row, implementation="reference")
-        found = cases.run(*arrays, row, row, implementation="splash", block=128)
-        cases.check_close(found, expected, atol=1e-5)
+        actual = cases.run(*arrays, row, row, implementation="splash", block=128)
+        cases.check_close(actual, expected, atol=1e-5)
     assert sorted(set(widths)) == [1, 4, 8]
 
 
@@ -74,8 +74,8 @@ def test_long_rows_come_in_chunks(monkeypatch):
     row = np.stack([cases.ids([(1, 200), (2, 90), (3, 100)], 400)])
     arrays = cases.inputs(400, 400, rows=1, heads=1, size=64)
     expected = cases.run(*arrays, row, row, implementation="reference")
-    found = cases.run(*arrays, row, row, implementation="splash", block=128)
-    cases.check_close(found, expected, atol=1e-5)
+    actual = cases.run(*arrays, row, row, implementation="splash", block=128)
+    cases.check_close(actual, expected, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -89,11 +89,11 @@ def test_coarse_blocks_cover_fine_ones(marks, queries, keys):
     row = cases.ids([(0, a), (1, b - a), (0, c - b), (2, d - c)], 60)[None]
     fine = attention.make_plan(row, row, block=4)
     coarse = plan.coarsen(fine, queries=queries, keys=keys)
-    for found, exact, own, other in (
+    for actual, exact, own, other in (
         (coarse.keys_of, fine.keys_of, queries, keys),
         (coarse.queries_of, fine.queries_of, keys, queries),
     ):
-        start, stop = (np.asarray(x[0, 0, 0]) for x in (found.start, found.stop))
+        start, stop = (np.asarray(x[0, 0, 0]) for x in (actual.start, actual.stop))
         assert len(start) == -(-15 // own)
         for block in range(15):
             for visited in range(

@@ -32,23 +32,23 @@ def segments(lengths, total) -> np.ndarray:
 
 @functools.cache
 def alone(text: bool):
-    """Inputs, and the output and gradients of every clip by itself, in place."""
+    """Inputs, and the output and gradients of every clip by itself, at its tokens."""
     total, lengths = (TEXT_TOTAL, TEXT) if text else (TOTAL, LENGTHS)
     arrays = cases.inputs(TOTAL, total, rows=ROWS, heads=HEADS, size=SIZE)
     out, grads = jax.tree.map(jnp.zeros_like, (arrays[0], tuple(arrays[:3])))
     start = other = 0
-    for length, keys in zip(LENGTHS, lengths, strict=True):
-        place, where = slice(start, start + length), slice(other, other + keys)
-        sides = (place, where, where, place)
+    for n, m in zip(LENGTHS, lengths, strict=True):
+        queries, keys = slice(start, start + n), slice(other, other + m)
+        sides = (queries, keys, keys, queries)
         cut = [x[:, side] for x, side in zip(arrays, sides, strict=True)]
-        ids = [np.ones((ROWS, n), np.int32) for n in (length, keys)]
+        ids = [np.ones((ROWS, size), np.int32) for size in (n, m)]
         y, dx = cases.run(*cut, *ids, implementation="reference")
-        out = out.at[:, place].set(y)
+        out = out.at[:, queries].set(y)
         grads = tuple(
             g.at[:, side].set(d)
-            for g, side, d in zip(grads, (place, where, where), dx, strict=True)
+            for g, side, d in zip(grads, (queries, keys, keys), dx, strict=True)
         )
-        start, other = start + length, other + keys
+        start, other = start + n, other + m
     return arrays, (out, grads)
 
 
@@ -60,8 +60,8 @@ def test_packed_equals_alone(implementation, mesh):
     row = segments(LENGTHS, TOTAL)
     devices = jax.devices() if sizes else jax.devices()[:1]
     with jax.set_mesh(sharding.make_mesh(**({"fsdp": 1} | sizes), devices=devices)):
-        found = cases.run(*arrays, row, row, implementation=implementation, block=128)
-    cases.check_close(found, expected, atol=1e-5)
+        actual = cases.run(*arrays, row, row, implementation=implementation, block=128)
+    cases.check_close(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("mesh", ["one device", "context by both"])
@@ -72,7 +72,7 @@ def test_packed_text_equals_text_alone(implementation, mesh):
     ids = segments(LENGTHS, TOTAL), segments(TEXT, TEXT_TOTAL)
     devices = jax.devices() if sizes else jax.devices()[:1]
     with jax.set_mesh(sharding.make_mesh(**({"fsdp": 1} | sizes), devices=devices)):
-        found = cases.run(
+        actual = cases.run(
             *arrays, *ids, implementation=implementation, block=128, key_axis="text"
         )
-    cases.check_close(found, expected, atol=1e-5)
+    cases.check_close(actual, expected, atol=1e-5)
