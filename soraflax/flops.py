@@ -202,6 +202,7 @@ def transformer_flops(config: TransformerSizes, sizes: Lengths) -> int:
     entry = config.frequency_width + 7 * d
     entry += config.patch_size if config.input_skip else 0
     entry += config.text_width if config.pooled_text else 0
+    # Two entries of the table of levels per segment, two FLOPs per product.
     levels = 4 * len(sizes.tokens) * d * entry
     text = 2 * m * d * (config.text_width + d)
     if config.text is not None:
@@ -334,6 +335,7 @@ def encoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolut
             halved = (extent[0], *stages[at + 1][1:])
             yield Convolution(math.prod(halved), 9, (c, c))
         if at + 1 < len(stages) and config.temporal_downsample[at]:
+            # The first frame is copied, not convolved.
             later = (stages[at + 1][0] - 1, *stages[at + 1][1:])
             yield Convolution(math.prod(later), 3, (c, c))
     n, z = math.prod(stages[-1]), config.latent_channels

@@ -392,8 +392,8 @@ class DiT(nn.Module):
         return encoder(packed.text, packed.text_segments, plan=plan)
 
 
-def _pool(text: jax.Array, packed: packing.Packed) -> jax.Array:
-    """The mean of equation (7) for every entry of the table of levels, `[B, L, E]`."""
+def _pool(text: jax.Array, packed: packing.Packed) -> Float[Array, "B L E"]:
+    """The mean of equation (7) for both levels, 2 s and 2 s + 1, of every segment s."""
     pooled = packing.segment_mean(
         text.astype(jnp.float32),
         packed.text_segments,

@@ -114,7 +114,7 @@ def shapes(boxed: Any, config: LoraConfig) -> dict[str, Any]:
             flat[f"{layer}/{name}"] = value = jax.ShapeDtypeStruct(shape, jnp.float32)
             if isinstance(kernel, sharding.Named):
                 axes = list(kernel.names)
-                axes[rank_axis] = None
+                axes[rank_axis] = None  # small, so never sharded
                 flat[f"{layer}/{name}"] = sharding.Named(value, tuple(axes))
     return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -152,6 +152,7 @@ def init(
             if path.endswith(B):
                 adapters[path] = jnp.zeros(leaf.shape, leaf.dtype)
                 continue
+            # Folded with the number of the path, so that no two adapters are alike.
             values = jax.random.normal(jax.random.fold_in(key, number), leaf.shape)
             adapters[path] = values * leaf.shape[-2] ** -0.5
         return traverse_util.unflatten_dict(adapters, sep="/")

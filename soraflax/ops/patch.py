@@ -50,6 +50,7 @@ def patchify(
     batch, z = latent.shape[:-4], latent.shape[-1]
     pt, ph, pw = patch
     x = latent.reshape(*batch, t, pt, h, ph, w, pw, z)
+    # (t, pt, h, ph, w, pw, z) to (t, h, w, pt, ph, pw, z): patches, then their entries.
     return _swap(x, len(batch), order=(0, 2, 4, 1, 3, 5, 6)).reshape(
         *batch, t * h * w, pt * ph * pw * z
     )

@@ -108,6 +108,7 @@ def _backward(residuals: kernels.Residuals, d_out: jax.Array) -> kernels.Gradien
             ds = p * (_dot(do, vj, contraction=_A_BT) - _at(deltas, i)[..., None])
             ds = ds.astype(qi.dtype)
             dkj = dkj + _dot(ds, qi, contraction=_AT_B)
+            # Several blocks of keys add to one block of dq: it is carried through all.
             dqi = _at(dq, i) + _dot(ds, kj, contraction=_A_B)
             return _put(dq, i, value=dqi), dkj, dvj
 
