@@ -12,11 +12,13 @@ enlarged until it covers the crop and played back and forth until it is long eno
 """
 
 import dataclasses
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from data_pipelines import records, transforms
 from soraflax import media
@@ -26,16 +28,16 @@ Shape = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class CropConfig:
-    """What batches of crops look like.
+    """Shapes and scales of crops, and the limits of looking for them.
 
     Attributes:
       shapes: `(frames, height, width)` to choose from; frames = 1 for images.
-      weights: how often each is chosen; empty for equally.
-      resize: share of crops that are taken from a smaller copy of the clip.
-      fps: frame rate that faster clips are subsampled towards; 0 keeps the native one.
-      max_side: clips with a longer side are first scaled down to it; 0 for no limit.
-      memory: megabytes of decoded clips to keep; what does not fit is decoded anew.
-      tries: draws for a clip that is large enough.
+      weights: relative frequency of each shape; empty for equal ones.
+      resize: probability that a crop is taken from a smaller copy of the clip.
+      fps: target frame rate, to which faster clips are subsampled; 0 keeps the native.
+      max_side: pixels; clips with a longer side are first scaled down; 0 for no limit.
+      memory: cache of decoded clips in MiB; what does not fit is decoded anew.
+      tries: most draws from the stream for a clip that covers the shape.
     """
 
     shapes: tuple[Shape, ...] = ((1, 64, 64), (17, 64, 64))
@@ -63,13 +65,13 @@ class CropBatches:
     """Random access to batches: item `step` is a pure function of (seed, step).
 
     Attributes:
-      clips: the stream of clips.
-      draws: clips at its start that a replacement is drawn from.
+      clips: stream of clips.
+      draws: number of clips at the start of the stream that replacements come from.
       config: shapes and scales.
       batch: crops per batch on this host.
-      seed: of shapes, windows and crops.
-      host: this host and how many there are; all draw the same shape.
-      frames: decoded clips.
+      seed: PRNG seed of shapes, windows and crops.
+      host: index of this host and number of hosts; all draw the same shape.
+      frames: cache of decoded clips.
     """
 
     clips: Any
@@ -78,41 +80,43 @@ class CropBatches:
     batch: int
     seed: int
     host: tuple[int, int] = (0, 1)
-    frames: "FrameStore" = dataclasses.field(init=False)
+    frames: "FrameCache" = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frames", FrameStore(self.config))
+        object.__setattr__(self, "frames", FrameCache(self.config))
 
     def __len__(self) -> int:
         return len(self.clips) // (self.batch * self.host[1])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         shape = self.shape(index)
+        # Hosts take consecutive runs of `batch` elements, so that together they read
+        # the stream without gaps, whatever their number.
         host, count = self.host
         first = (index * count + host) * self.batch
         crops = [self._crop(first + slot, shape) for slot in range(self.batch)]
         return {"video": np.stack(crops)}
 
     def shape(self, step: int) -> Shape:
-        """The shape of batch `step`."""
+        """Shape of the crops of batch `step`."""
         weights = np.array(self.config.weights or (1.0,) * len(self.config.shapes))
         rng = np.random.default_rng((self.seed, step, 1))
         chosen = rng.choice(len(weights), p=weights / weights.sum())
         return self.config.shapes[int(chosen)]
 
-    def _crop(self, place: int, shape: Shape) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, place, 2))
-        own = clip = self.clips[place]
+    def _crop(self, position: int, shape: Shape) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, position, 2))
+        original = clip = self.clips[position]
         for _ in range(self.config.tries):
-            if large_enough(clip, shape, config=self.config):
+            if covers(clip, shape, config=self.config):
                 break
             clip = self.clips[int(rng.integers(self.draws))]
         else:
-            clip = own
-        return crop(clip, shape, frames=self.frames, rng=rng)
+            clip = original
+        return random_crop(clip, shape, frames=self.frames, rng=rng)
 
 
-def sizes(clip: records.ClipRecord, config: CropConfig) -> Shape:
+def reduced_size(clip: records.ClipRecord, config: CropConfig) -> Shape:
     """Frames, height and width of a clip at its reduced rate and scale."""
     stride = transforms.frame_stride(clip.fps, config.fps)
     longer = max(clip.height, clip.width)
@@ -121,45 +125,50 @@ def sizes(clip: records.ClipRecord, config: CropConfig) -> Shape:
     return -(-clip.frames // stride), height, width
 
 
-def large_enough(clip: records.ClipRecord, shape: Shape, *, config: CropConfig) -> bool:
-    """Can a crop of this shape be cut from the clip without enlarging it?"""
-    have = sizes(clip, config)
-    return all(size >= wanted for size, wanted in zip(have, shape, strict=True))
+def covers(clip: records.ClipRecord, shape: Shape, *, config: CropConfig) -> bool:
+    """Whether the clip has a crop of this shape without being enlarged."""
+    available = reduced_size(clip, config)
+    return all(
+        size >= required for size, required in zip(available, shape, strict=True)
+    )
 
 
-class FrameStore:
-    """Decoded clips, kept while they fit in memory. What it returns never differs."""
+class FrameCache:
+    """A cache of decoded clips; its size changes speed, never what is returned."""
 
     def __init__(self, config: CropConfig) -> None:
         self.config = config
-        self._room = config.memory * 2**20
-        self._kept: dict[Any, np.ndarray] = {}
+        self._free_bytes = config.memory * 2**20
+        self._videos: dict[Any, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
-        return FrameStore, (self.config,)
+        return FrameCache, (self.config,)
 
-    def window(self, clip: records.ClipRecord, start: int, *, count: int) -> np.ndarray:
+    def window(
+        self, clip: records.ClipRecord, start: int, *, count: int
+    ) -> UInt8[np.ndarray, "T H W 3"]:
         """At most `count` frames from `start` on, counted at the reduced rate."""
         key = (clip.id, hash(clip.video))
-        whole = self._kept.get(key)
-        if whole is None and self._reserve(3 * int(np.prod(sizes(clip, self.config)))):
-            whole = self._kept[key] = self._decode(clip, 0, count=None)
-        if whole is None:
+        video = self._videos.get(key)
+        size = 3 * math.prod(reduced_size(clip, self.config))
+        if video is None and self._reserve(size):
+            video = self._videos[key] = self._decode(clip, 0, count=None)
+        if video is None:
             return self._decode(clip, start, count=count)
-        return whole[start : start + count]
+        return video[start : start + count]
 
     def _reserve(self, size: int) -> bool:
         with self._lock:
-            fits = size <= self._room
-            self._room -= size if fits else 0
+            fits = size <= self._free_bytes
+            self._free_bytes -= size if fits else 0
             return fits
 
     def _decode(
         self, clip: records.ClipRecord, start: int, *, count: int | None
-    ) -> np.ndarray:
+    ) -> UInt8[np.ndarray, "T H W 3"]:
         stride = transforms.frame_stride(clip.fps, self.config.fps)
-        _, height, width = sizes(clip, self.config)
+        _, height, width = reduced_size(clip, self.config)
         resized = (height, width) != (clip.height, clip.width)
         return media.decode(
             clip.video,
@@ -171,44 +180,53 @@ class FrameStore:
         ).frames
 
 
-def crop(
+def random_crop(
     clip: records.ClipRecord,
     shape: Shape,
     *,
-    frames: FrameStore,
+    frames: FrameCache,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """A random crop `[frames, height, width, 3]` uint8 of a clip."""
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """A random crop of a clip: of its window, its scale and its place in the frame."""
     length, height, width = shape
-    spare = max(0, sizes(clip, frames.config)[0] - length)
-    video = frames.window(clip, int(rng.integers(spare + 1)), count=length)
-    share = frames.config.resize
-    scale = _scale(video.shape[1:3], (height, width), share=share, rng=rng)
+    last_start = max(0, reduced_size(clip, frames.config)[0] - length)
+    video = frames.window(clip, int(rng.integers(last_start + 1)), count=length)
+    scale = _random_scale(
+        video.shape[1:3],
+        (height, width),
+        probability=frames.config.resize,
+        rng=rng,
+    )
+    # Cut first, then resize: the box is the part of the clip that becomes the crop.
     box = [
-        min(have, max(1, round(want / scale)))
-        for have, want in zip(video.shape[1:3], (height, width), strict=True)
+        min(side, max(1, round(target / scale)))
+        for side, target in zip(video.shape[1:3], (height, width), strict=True)
     ]
     top, left = (
-        int(rng.integers(have - want + 1))
-        for have, want in zip(video.shape[1:3], box, strict=True)
+        int(rng.integers(side - target + 1))
+        for side, target in zip(video.shape[1:3], box, strict=True)
     )
     video = video[:, top : top + box[0], left : left + box[1]]
     video = video[_back_and_forth(len(video), length)]
     return transforms.resize(video, height, width=width)
 
 
-def _scale(
-    have: Sequence[int], want: Sequence[int], *, share: float, rng: np.random.Generator
+def _random_scale(
+    sides: Sequence[int],
+    targets: Sequence[int],
+    *,
+    probability: float,
+    rng: np.random.Generator,
 ) -> float:
     """Pixels of the crop per pixel of the clip: 1, or less, or what covers the crop."""
-    cover = max(w / h for w, h in zip(want, have, strict=True))
-    resized = rng.random() < share
+    cover = max(w / h for w, h in zip(targets, sides, strict=True))
+    resized = rng.random() < probability
     smaller = rng.uniform(min(cover, 1.0), 1.0)
     return max(cover, float(smaller) if resized else 1.0)
 
 
-def _back_and_forth(have: int, want: int) -> Any:
-    """Indices 0 .. have - 1, then back, and so on, `want` of them."""
-    period = max(1, 2 * (have - 1))
-    place = np.arange(want) % period
-    return np.minimum(place, period - place) if have > 1 else np.zeros(want, int)
+def _back_and_forth(frames: int, count: int) -> Int[np.ndarray, "count"]:
+    """`count` indices: 0 .. frames - 1, back to 0, and so on; no end comes twice."""
+    period = max(1, 2 * (frames - 1))
+    phase = np.arange(count) % period
+    return np.minimum(phase, period - phase) if frames > 1 else np.zeros(count, int)

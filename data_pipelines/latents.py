@@ -152,10 +152,10 @@ def open_latents(
     info = records.read_info(path)
     if info.get("kind") != "latents":
         raise records.DatasetError(f"{path}: holds {info.get('kind')}, not latents")
-    found = info["encoder"]["digest"]
-    if digest is not None and digest != found:
+    stored = info["encoder"]["digest"]
+    if digest is not None and digest != stored:
         raise records.DatasetError(
-            f"{path}: latents of encoder {found[:12]}, but {digest[:12]} is in use; "
+            f"{path}: latents of encoder {stored[:12]}, but {digest[:12]} is in use; "
             "cache them again with this encoder"
         )
     return LatentDataset(records.open_source(path, split), info)
@@ -193,23 +193,27 @@ def cache_latents(
     splits = {
         k: records.open_dataset(dataset, k) for k, n in info["splits"].items() if n
     }
-    plans = {name: plan(clips, grid, config=config) for name, clips in splits.items()}
+    plans = {
+        name: plan_windows(clips, grid, config=config) for name, clips in splits.items()
+    }
     bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
-    with bar, records.publish(output, overwrite=overwrite) as work:
+    with bar, records.publish(output, overwrite=overwrite) as root:
         run = _Run(encoder, config, bar=bar)
         examples = {
             name: run.examples(clips, plans[name]) for name, clips in splits.items()
         }
-        directory = builder.Latents(data_dir=work, examples=examples).write()
-        facts = {
+        directory = builder.Latents(data_dir=root, examples=examples).write()
+        metadata = {
             "kind": "latents",
             **_origin(dataset, info, encoder=encoder),
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
             "shapes": sorted(run.shapes),
-            **_statistics(work / directory),
+            **_statistics(root / directory),
         }
-        return records.finish(work, directory, info=facts, report=_report(plans))
+        return records.write_metadata(
+            root, directory, info=metadata, report=_report(plans)
+        )
 
 
 def _origin(
@@ -224,7 +228,7 @@ def _origin(
     }
 
 
-def _report(plans: Mapping[str, Sequence["Window"]]) -> Iterator[dict[str, Any]]:
+def _report(plans: Mapping[str, Sequence["ClipWindow"]]) -> Iterator[dict[str, Any]]:
     for split, windows in plans.items():
         lines = transforms.fit_report((w.id, w.fit) for w in windows)
         for window, line in zip(windows, lines, strict=True):
@@ -232,7 +236,7 @@ def _report(plans: Mapping[str, Sequence["Window"]]) -> Iterator[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class ClipWindow:
     """One window of one clip.
 
     Attributes:
@@ -244,16 +248,16 @@ class Window:
 
     index: int
     id: str
-    fit: transforms.Fit
+    fit: transforms.FitPlan
     start: int
 
 
-def plan(
+def plan_windows(
     clips: sources.Source[records.ClipRecord],
     grid: grids.Grid,
     *,
     config: LatentCacheConfig,
-) -> list[Window]:
+) -> list[ClipWindow]:
     """Which windows of which clips are encoded, at what size; every clip has one."""
     windows = []
     for index in range(len(clips)):
@@ -266,19 +270,19 @@ def plan(
             grid=grid,
             config=config.fit,
         )
-        count = min(config.windows, 1 + fit.spare // fit.span)
+        count = min(config.windows, 1 + fit.max_start // fit.span)
         if count > 1:
-            starts = np.linspace(0, fit.spare, count).astype(int).tolist()
+            starts = np.linspace(0, fit.max_start, count).astype(int).tolist()
         else:
             rng = np.random.default_rng((config.seed, index))
-            starts = [int(rng.integers(fit.spare + 1))]
+            starts = [int(rng.integers(fit.max_start + 1))]
         for number, start in enumerate(starts):
             name = clip.id if count == 1 else f"{clip.id}#{number}"
-            windows.append(Window(index, name, fit, start))
+            windows.append(ClipWindow(index, name, fit, start))
     return windows
 
 
-def load_window(clips: sources.Source[records.ClipRecord], window: Window) -> Any:
+def load_window(clips: sources.Source[records.ClipRecord], window: ClipWindow) -> Any:
     """Its clip, and its fitted video `[frames, height, width, 3]` uint8."""
     clip = clips[window.index]
     video = transforms.decode_fitted(
@@ -287,14 +291,14 @@ def load_window(clips: sources.Source[records.ClipRecord], window: Window) -> An
     return clip, video
 
 
-def batches_of_one_size(
-    windows: Sequence[Window], batch: int
-) -> list[list[tuple[int, Window]]]:
+def group_by_size(
+    windows: Sequence[ClipWindow], batch: int
+) -> list[list[tuple[int, ClipWindow]]]:
     """Windows with their places, in batches that share a fitted size."""
-    groups: dict[Any, list[tuple[int, Window]]] = collections.defaultdict(list)
-    for place, window in enumerate(windows):
+    groups: dict[Any, list[tuple[int, ClipWindow]]] = collections.defaultdict(list)
+    for position, window in enumerate(windows):
         fit = window.fit
-        groups[fit.frames, fit.height, fit.width].append((place, window))
+        groups[fit.frames, fit.height, fit.width].append((position, window))
     return [
         group[start : start + batch]
         for group in groups.values()
@@ -304,16 +308,16 @@ def batches_of_one_size(
 
 def fitted_batches(
     clips: sources.Source[records.ClipRecord],
-    windows: Sequence[Window],
+    windows: Sequence[ClipWindow],
     *,
     batch: int,
     threads: int = 2,
-) -> Iterator[tuple[list[tuple[int, Window]], list[Any]]]:
-    """What `batches_of_one_size` and `load_window` give, decoded ahead by threads."""
-    batches = batches_of_one_size(windows, batch)
+) -> Iterator[tuple[list[tuple[int, ClipWindow]], list[Any]]]:
+    """What `group_by_size` and `load_window` give, decoded ahead by threads."""
+    batches = group_by_size(windows, batch)
 
-    def load(places: list[tuple[int, Window]]) -> Any:
-        return places, [load_window(clips, window) for _, window in places]
+    def load(group: list[tuple[int, ClipWindow]]) -> Any:
+        return group, [load_window(clips, window) for _, window in group]
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     yield from grain.MapDataset.source(batches).map(load).to_iter_dataset(options)
@@ -335,26 +339,26 @@ class _Run:
         self.shapes: set[tuple[int, ...]] = set()
 
     def examples(
-        self, clips: sources.Source[records.ClipRecord], windows: Sequence[Window]
+        self, clips: sources.Source[records.ClipRecord], windows: Sequence[ClipWindow]
     ) -> Iterator[dict[str, Any]]:
         """The examples of one split, in order."""
         for start in range(0, len(windows), self.config.chunk):
             chunk = windows[start : start + self.config.chunk]
-            done: dict[int, dict[str, Any]] = {}
-            for places, loaded in fitted_batches(
+            finished: dict[int, dict[str, Any]] = {}
+            for group, loaded in fitted_batches(
                 clips, chunk, batch=self.config.batch, threads=self.config.threads
             ):
                 latents = self._encode([video for _, video in loaded])
                 self.shapes.add(latents.shape[1:])
-                for (place, window), (clip, _), latent in zip(
-                    places, loaded, latents, strict=True
+                for (position, window), (clip, _), latent in zip(
+                    group, loaded, latents, strict=True
                 ):
                     record = LatentRecord(
                         window.id, latent, window.fit.fps, clip.captions, clip.truth
                     )
-                    done[place] = record.to_example()
-                self.bar.update(len(places))
-            yield from (done[place] for place in range(len(chunk)))
+                    finished[position] = record.to_example()
+                self.bar.update(len(group))
+            yield from (finished[position] for position in range(len(chunk)))
 
     def _encode(self, videos: list[np.ndarray]) -> np.ndarray:
         """`[len(videos), t, h, w, z]` float16, computed at the full batch size."""
@@ -379,10 +383,10 @@ def _statistics(directory: Path) -> dict[str, list[float]]:
     built: Any = tfds.builder_from_directory(str(directory))
     split = "train" if "train" in built.info.splits else next(iter(built.info.splits))
     source = built.as_data_source(split)
-    found = autoencoder.latent_statistics(
+    statistics = autoencoder.latent_statistics(
         LatentRecord.from_example(example).latent for example in source
     )
-    return {"mean": list(found.mean), "std": list(found.std)}
+    return {"mean": list(statistics.mean), "std": list(statistics.std)}
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ opened. Rows that are exactly full are emitted at once. Unlike packers that clos
 their bins together, a row waits for the clip that fills it; not for ever, so that no
 clip is held back over several passes of the data.
 
-What is checkpointed is not the segments but their places in the stream: the stream is
+A checkpoint does not hold the segments but their indices in the stream: the stream is
 random-access and deterministic, so the open rows are read again on resume, bit for
 bit. Rows never depend on how far ahead anything was prefetched.
 """
@@ -26,31 +26,31 @@ class OpenRow:
     """A row that still takes segments.
 
     Attributes:
-      opened: rows that had been closed when this one was opened.
-      places: of its segments in the stream.
-      segments: themselves.
-      tokens: room left.
-      text: room left for text.
+      opened: number of rows closed when this one was opened.
+      indices: indices of its segments in the stream.
+      segments: the segments.
+      tokens: free tokens.
+      text: free text tokens.
     """
 
     opened: int
-    places: list[int]
+    indices: list[int]
     segments: list[packing.Segment]
     tokens: int
     text: int
 
 
-class BestFit:
-    """The open rows.
+class BestFitPacker:
+    """Best-fit packing into a fixed number of open rows.
 
     Attributes:
       shape: capacity of a row.
-      limit: rows open at a time.
-      closed: rows closed so far.
-      open: the rows themselves.
+      limit: most rows open at a time.
+      closed: number of rows closed so far.
+      open: the open rows.
     """
 
-    patience = 2  # a row waits while this many times `limit` others close
+    patience = 2  # a row is closed after this many times `limit` others, full or not
 
     def __init__(self, shape: packing.RowShape, open_rows: int) -> None:
         if open_rows < 1:
@@ -60,28 +60,35 @@ class BestFit:
         self.closed = 0
         self.open: list[OpenRow] = []
 
-    def place(self, segment: packing.Segment, place: int) -> OpenRow | None:
-        """Put a segment somewhere; the row that had to close for it, if any.
+    def add(self, segment: packing.Segment, index: int) -> OpenRow | None:
+        """Put a segment into the row that it fills best.
+
+        Args:
+          segment: the segment.
+          index: its index in the stream.
+
+        Returns:
+          The row that had to close to make room, if any.
 
         Raises:
           ValueError: the segment is larger than an empty row.
         """
         check_fits(len(segment), len(segment.text), shape=self.shape)
-        need = self.shape.aligned(len(segment))
         row, closed = self._best(len(segment), len(segment.text)), None
         if row is None:
             if len(self.open) == self.limit:
                 closed = self._close(self._fullest())
             row = OpenRow(self.closed, [], [], self.shape.tokens, self.shape.text)
             self.open.append(row)
-        row.places.append(place)
+        row.indices.append(index)
         row.segments.append(segment)
-        row.tokens -= need
+        # Segments start on aligned tokens: what follows one is lost up to the next.
+        row.tokens -= self.shape.aligned(len(segment))
         row.text -= len(segment.text)
         return closed
 
     def pop_ready(self) -> OpenRow | None:
-        """A row that is full or has waited too long, removed; None if there is none."""
+        """Remove and return a row that is full or overdue; None if there is none."""
         for index, row in enumerate(self.open):
             full = min(row.tokens, row.text, self._free_segments(row)) <= 0
             if full or self.closed - row.opened >= self.patience * self.limit:
@@ -89,7 +96,7 @@ class BestFit:
         return None
 
     def pop_any(self) -> OpenRow | None:
-        """The fullest row, removed, when the stream has ended; None when all are."""
+        """Remove and return the fullest row, at the end of the stream; None if none."""
         return self._close(self._fullest()) if self.open else None
 
     def _best(self, tokens: int, text: int) -> OpenRow | None:
@@ -115,7 +122,7 @@ class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
     """Rows of segments, from a stream of segments.
 
     Attributes:
-      stream: random access to the whole stream of segments, a pure function of place.
+      stream: random access to the stream of segments, a pure function of the index.
     """
 
     def __init__(
@@ -133,24 +140,24 @@ class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
     def __iter__(self) -> "PackIterator":
         # Through the parents: worker processes slice what they hold, in place.
         stream = self.parents[0].parents[0]
-        packer = BestFit(self.shape, self.open_rows)
+        packer = BestFitPacker(self.shape, self.open_rows)
         return PackIterator(iter(self.parents[0]), stream, packer=packer)
 
 
 class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
-    """See `PackIterDataset`. The state is plain JSON."""
+    """See `PackIterDataset`. The state is plain JSON, whose keys stay as they are."""
 
     def __init__(
         self,
         parent: grain.DatasetIterator[packing.Segment],
         stream: Any,
         *,
-        packer: BestFit,
+        packer: BestFitPacker,
     ) -> None:
         super().__init__(parent)
         self.stream = stream
         self.packer = packer
-        self.next_place = 0
+        self.next_index = 0
 
     def __next__(self) -> list[packing.Segment]:
         while True:
@@ -162,39 +169,39 @@ class PackIterator(grain.DatasetIterator[list[packing.Segment]]):
                 if (row := self.packer.pop_any()) is None:
                     raise
                 return row.segments
-            place, self.next_place = self.next_place, self.next_place + 1
-            if (row := self.packer.place(segment, place)) is not None:
+            index, self.next_index = self.next_index, self.next_index + 1
+            if (row := self.packer.add(segment, index)) is not None:
                 return row.segments
 
     def get_state(self) -> dict[str, Any]:
         return {
             "parent": self._parent.get_state(),
-            "next_place": self.next_place,
+            "next_place": self.next_index,
             "closed": self.packer.closed,
-            "open": [[row.opened, *row.places] for row in self.packer.open],
+            "open": [[row.opened, *row.indices] for row in self.packer.open],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._parent.set_state(state["parent"])
-        self.next_place = state["next_place"]
+        self.next_index = state["next_place"]
         self.packer.closed = state["closed"]
         self.packer.open = [self._reread(*row) for row in state["open"]]
 
-    def _reread(self, opened: int, *places: int) -> OpenRow:
+    def _reread(self, opened: int, *indices: int) -> OpenRow:
         shape = self.packer.shape
-        segments = [self.stream[place] for place in places]
+        segments = [self.stream[index] for index in indices]
         used = sum(shape.aligned(len(segment)) for segment in segments)
         text = sum(len(segment.text) for segment in segments)
         return OpenRow(
-            opened, list(places), segments, shape.tokens - used, shape.text - text
+            opened, list(indices), segments, shape.tokens - used, shape.text - text
         )
 
 
 def check_fits(tokens: int, text: int, *, shape: packing.RowShape) -> None:
-    """Refuse what an empty row cannot hold.
+    """Refuse a clip or a caption larger than an empty row.
 
     Raises:
-      ValueError: with both numbers, and the capacity that would do.
+      ValueError: with both numbers, and the capacity that is needed.
     """
     if tokens > shape.tokens:
         raise ValueError(
@@ -215,8 +222,11 @@ def pack_batch(
     count: int,
     shards: int = 1,
 ) -> packing.Packed:
-    """A batch of exactly `count` rows; the last batch of a pass is filled with empty
-    rows. Tokens are dealt out over the `shards` of a row (`packing.stripe`)."""
+    """A batch of exactly `count` rows.
+
+    The last batch of a pass is filled with empty rows. Tokens are striped over the
+    `shards` of a row (`packing.stripe`).
+    """
     empty: list[Sequence[packing.Segment]] = [[]] * (count - len(rows))
     return packing.stripe(packing.assemble([*rows, *empty], shape), shards=shards)
 

@@ -4,8 +4,8 @@
     make_dataset         packed rows of normalised latent tokens, for the transformer
 
 Both are grain datasets: `iter(...)` gives an iterator whose `get_state` and `set_state`
-resume it bit for bit, plain JSON in between. All randomness comes from (seed, place in
-the stream). Batches are numpy arrays; training lays them on its mesh.
+resume it bit for bit, plain JSON in between. All randomness comes from the seed and an
+element's index in the stream. Batches are numpy arrays; training lays them on its mesh.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import grain
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 from data_pipelines import cropping, packing, records, sources, transforms
 from data_pipelines import latents as stored
@@ -23,11 +24,13 @@ from soraflax.ops import packing as packed_rows
 from soraflax.ops import patch
 
 T = TypeVar("T")
+Encode = Callable[[str, int], Int[np.ndarray, "M"]]
+"""Text and the most ids to return, to ids; the last of them is end-of-text."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Host:
-    """Which of the processes that feed one training run this is."""
+class HostShard:
+    """One of the processes that feed a training run: its index and their count."""
 
     index: int = 0
     count: int = 1
@@ -35,14 +38,14 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class ReadConfig:
-    """How far ahead data is read. None of this changes what is read, but `workers`.
+    """Prefetching. Of its fields `workers` alone changes what comes, or in which order.
 
     Attributes:
-      threads: threads that read and decode; 0 does it in the caller.
-      buffer: clips (or batches of crops) read ahead.
-      ahead: batches that a thread keeps ready; 0 for none.
-      workers: processes that read, transform and pack, each its own share of the
-        stream; 0 for none. Order and checkpoints hold for one number of workers.
+      threads: number of threads that read and decode; 0 for the caller's own.
+      buffer: number of clips (or batches of crops) prefetched.
+      ahead: number of batches that a thread holds ready; 0 for none.
+      workers: number of processes that read, transform and pack a slice of the stream
+        each; 0 for none. Order and checkpoints hold for one number of workers.
     """
 
     threads: int = 2
@@ -62,25 +65,26 @@ class PackedDataConfig:
     """Packed rows from cached latents.
 
     Attributes:
-      path: a latent dataset.
-      also: more of them, of the same encoder, mixed in.
-      weights: shares of `path` and `also` in the mixture; empty for equal ones.
-      split: which split.
+      path: directory of a latent dataset.
+      also: further latent datasets of the same encoder, mixed in.
+      weights: relative frequencies of `path` and `also`; empty for equal ones.
+      split: name of the split.
       rows: rows per batch, for each host, or group of hosts that hold the same rows.
       row: capacity of a row.
-      shards: of a row, over which its tokens are dealt; training sets it to the groups
-        of its ring (`attention.ring_shards`).
+      shards: shards of a row over which its tokens are striped; training sets it to
+        the number of groups of its ring (`attention.ring_shards`).
       patch: latent frames, rows and columns of a patch.
       reference_fps: frame rate at which positions count latent frames.
-      deviation: what tokens are divided by, `token_deviation`: 'channel', each by its
-        own standard deviation, or 'shared', all by one.
-      captions: which captions, how long, how often none.
-      windows: share of clips that begin in their middle (`transforms.middle`).
-      open_rows: rows that the packer keeps open.
-      seed: of shuffles, captions and dropout.
+      deviation: divisor of tokens (`token_deviation`): 'channel', each channel's own
+        standard deviation, or 'shared', one for all.
+      captions: choice, length and dropout of captions.
+      windows: probability that a clip enters as a window that begins inside it
+        (`transforms.sample_window`).
+      open_rows: number of rows that the packer fills at a time.
+      seed: PRNG seed of shuffles, captions and dropout.
       passes: passes over the data; 0 for endless. The last batch of a finite dataset
         is filled with empty rows.
-      read: how far ahead to read.
+      read: prefetching.
     """
 
     path: str = ""
@@ -109,7 +113,7 @@ class PackedDataConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
         if not 0 <= self.windows <= 1:
-            raise ValueError(f"windows {self.windows}: use a share, 0 to 1")
+            raise ValueError(f"windows {self.windows}: use a probability, 0 to 1")
         packed_rows.stripe_order(self.row.tokens, shards=self.shards)
 
 
@@ -118,13 +122,13 @@ class VideoDataConfig:
     """Crops of clips.
 
     Attributes:
-      path: a clip dataset.
-      also: more of them, mixed in.
-      weights: shares of `path` and `also` in the mixture; empty for equal ones.
-      split: which split.
+      path: directory of a clip dataset.
+      also: further clip datasets, mixed in.
+      weights: relative frequencies of `path` and `also`; empty for equal ones.
+      split: name of the split.
       crops: shapes and scales.
-      seed: of shuffles, shapes and crops.
-      read: how far ahead to read; `buffer` counts batches.
+      seed: PRNG seed of shuffles, shapes and crops.
+      read: prefetching; `buffer` counts batches.
     """
 
     path: str = ""
@@ -140,21 +144,21 @@ def make_video_dataset(
     config: VideoDataConfig,
     *,
     batch: int,
-    host: Host | None = None,
+    host: HostShard | None = None,
     clips: Sequence[sources.Source[records.ClipRecord]] = (),
-) -> grain.IterDataset[dict[str, np.ndarray]]:
-    """Endless batches `{'video': [batch, T, H, W, 3] uint8}`, each of one shape.
+) -> grain.IterDataset[dict[str, UInt8[np.ndarray, "B T H W 3"]]]:
+    """Endless batches `{'video': [B, T, H, W, 3] uint8}`, each of one shape.
 
     Args:
-      config: what to read and how to crop it.
+      config: datasets, and shapes and scales of crops.
       batch: crops per batch on this host.
-      host: this process's share; all of it by default.
+      host: this process; the only one by default.
       clips: already open datasets, instead of `config.path` and `config.also`.
 
     Raises:
       DatasetError: no dataset at `config.path`, or a damaged one.
     """
-    host = host or Host()
+    host = host or HostShard()
     paths = (config.path, *config.also)
     clips = clips or [records.open_dataset(path, config.split) for path in paths]
     batches = cropping.CropBatches(
@@ -171,17 +175,17 @@ def make_video_dataset(
 
 @runtime_checkable
 class LatentSource(Protocol):
-    """What `latents.open_latents` returns: records, and facts about all of them.
+    """A latent dataset, as `latents.open_latents` returns it.
 
     Attributes:
-      digest: of the encoder.
-      mean, std: per channel, of the training split.
+      digest: digest of the encoder.
+      mean, std: statistics of each channel, over the training split.
       shapes: the distinct `(t, h, w, z)`.
     """
 
     digest: str
-    mean: np.ndarray
-    std: np.ndarray
+    mean: Float[np.ndarray, "z"]
+    std: Float[np.ndarray, "z"]
     shapes: list[tuple[int, ...]]
 
     def __len__(self) -> int: ...
@@ -192,26 +196,26 @@ class LatentSource(Protocol):
 def make_dataset(
     config: PackedDataConfig,
     *,
-    encode: Callable[[str, int], np.ndarray] | None = None,
+    encode: Encode | None = None,
     digest: str | None = None,
-    host: Host | None = None,
+    host: HostShard | None = None,
     latents: Sequence[LatentSource] = (),
 ) -> grain.IterDataset[packed_rows.Packed]:
     """Batches of `rows` packed rows (numpy), tokens clean and normalised.
 
     Args:
-      config: what to read and how to pack it.
-      encode: text to ids, `encode(text, max_length)`; the embedded vocabulary's by
+      config: datasets, and the packing of rows.
+      encode: function `(text, max_length) -> ids`; the embedded vocabulary's by
         default.
-      digest: of the encoder that made the latents; others are refused.
-      host: this process's share; all of it by default.
+      digest: digest of the encoder; latents of another are refused. None for any.
+      host: this process; the only one by default.
       latents: already open datasets, instead of `config.path` and `config.also`.
 
     Raises:
       ValueError: latents of another encoder, or a clip larger than a row.
       FileNotFoundError: no dataset at `config.path`.
     """
-    host = host or Host()
+    host = host or HostShard()
     latents = latents or [
         stored.open_latents(path, config.split, digest=digest)
         for path in (config.path, *config.also)
@@ -228,22 +232,19 @@ def make_dataset(
         windows=config.windows,
     )
     passes = config.passes or None
-    places = sources.stream(
+    segments = sources.stream(
         latents, seed=config.seed, weights=config.weights, passes=passes
     ).random_map(functools.partial(_segment, transform), seed=config.seed)
     rows = packing.PackIterDataset(
-        sources.shard(places, host.index, count=host.count),
+        sources.shard_stream(segments, host.index, count=host.count),
         shape=config.row,
         open_rows=config.open_rows,
         read_options=config.read.options,
     )
-    return read_ahead(rows.batch(config.rows, batch_fn=_pack(config)), config.read)
-
-
-def _pack(config: PackedDataConfig) -> Callable[[Any], packed_rows.Packed]:
-    return functools.partial(
+    pack = functools.partial(
         packing.pack_batch, shape=config.row, count=config.rows, shards=config.shards
     )
+    return read_ahead(rows.batch(config.rows, batch_fn=pack), config.read)
 
 
 def _check_source(
@@ -260,15 +261,17 @@ def _check_source(
         packing.check_fits(t * h * w, config.captions.max_length, shape=config.row)
 
 
-def token_deviation(std: np.ndarray, how: str) -> np.ndarray:
-    """What each channel of a latent is divided by.
+def token_deviation(
+    std: Float[np.ndarray, "z"], scaling: str
+) -> Float[np.ndarray, "z"]:
+    """Divisor of each channel of a latent.
 
-    'shared' is the root mean square of all channels' deviations. It leaves channels
-    their share of the latent's energy, so that noise covers fine detail first and the
+    'shared' is the root mean square of all channels' deviations. It leaves each channel
+    its part of the latent's energy, so that noise covers fine detail first and the
     loss weighs what is seen; 'channel' gives a channel that hardly varies, and that
     the decoder hardly uses, the same weight as any other.
     """
-    if how == "channel":
+    if scaling == "channel":
         return std
     return np.full_like(std, np.sqrt(np.mean(np.square(std))))
 
@@ -279,19 +282,21 @@ def _segment(
     return transform(record.latent, fps=record.fps, captions=record.captions, rng=rng)
 
 
-def embedded_encode() -> Callable[[str, int], np.ndarray]:
-    """Text to ids by the vocabulary that ships with the package."""
+def embedded_encode() -> Encode:
+    """Encoding by the vocabulary that ships with the package."""
     return functools.partial(_encode, tokenizer.Tokenizer.embedded())
 
 
-def _encode(vocabulary: Any, text: str, max_length: int) -> np.ndarray:
+def _encode(
+    vocabulary: tokenizer.Tokenizer, text: str, max_length: int
+) -> Int[np.ndarray, "M"]:
     return vocabulary.encode_prefix(text, max_length=max_length).ids
 
 
 def read_ahead(
     dataset: grain.IterDataset[T], config: ReadConfig
 ) -> grain.IterDataset[T]:
-    """The same batches, made by worker processes or a thread while others are used."""
+    """The same batches, prefetched by worker processes or a thread."""
     if config.workers:
         from absl import flags
 

@@ -40,7 +40,7 @@ _EXAMPLES = """examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Validation:
+class ValidationSplit:
     """How many clips to hold out: a count, or a share, at least one of two or more."""
 
     fraction: float = 0.1
@@ -73,7 +73,7 @@ def prepare_folder(
     output: Path,
     *,
     captions: Path | None = None,
-    validation: Validation = Validation(),
+    validation: ValidationSplit = ValidationSplit(),
     seed: int = 0,
     keep_uncaptioned: bool = False,
     strict: bool = False,
@@ -85,7 +85,7 @@ def prepare_folder(
     Args:
       source: the folder; searched with all its subfolders.
       output: the DATASET directory; it appears whole or not at all.
-      captions: see `folder.find_captions`.
+      captions: see `folder.read_captions`.
       validation: how many clips to hold out.
       seed: chooses which.
       keep_uncaptioned: keep clips without a caption (for an autoencoder).
@@ -100,16 +100,16 @@ def prepare_folder(
     rules = {"keep_uncaptioned": keep_uncaptioned, "strict": strict}
     clips, report = _usable(source, captions, **rules, quiet=quiet)
     splits = folder.split(clips, validation=validation.of(len(clips)), seed=seed)
-    where = {clip.id: name for name, held in splits.items() for clip in held}
+    split_of = {clip.id: name for name, members in splits.items() for clip in members}
     for line in report:
         if line["outcome"] == "kept":
-            line["split"] = where[line["input"]]
+            line["split"] = split_of[line["input"]]
     with records.publish(output, overwrite=overwrite) as root:
         with tqdm.tqdm(total=len(clips), desc="writing", disable=quiet) as bar:
             builder = folder.FolderClips(data_dir=root, clips=splits, tick=bar.update)
             directory = builder.write()
         info = {"kind": "clips", "name": "folder", "seed": seed}
-        return records.finish(
+        return records.write_metadata(
             root,
             directory,
             info=info | _contents(report, [clip.captions for clip in clips]),
@@ -124,7 +124,7 @@ def _usable(
     keep_uncaptioned: bool,
     strict: bool,
     quiet: bool,
-) -> tuple[list[folder.Clip], list[dict[str, Any]]]:
+) -> tuple[list[folder.ClipFile], list[dict[str, Any]]]:
     """The clips of a folder that can be records, at least one, and the report."""
     if source.is_file():
         raise records.DatasetError(f"{source}: is a file, not a folder of clips")
@@ -134,16 +134,20 @@ def _usable(
         raise records.DatasetError(
             f"{source}: no video or image files in it ({' '.join(media.SUFFIXES)})"
         )
-    found = folder.find_captions(source, captions, needed=not keep_uncaptioned)
+    known_captions = folder.read_captions(source, captions, needed=not keep_uncaptioned)
     bar = _bar("probing", quiet=quiet)
-    clips, report = folder.inspect(
-        source, found, keep_uncaptioned=keep_uncaptioned, progress=bar
+    clips, report = folder.probe_clips(
+        source, known_captions, keep_uncaptioned=keep_uncaptioned, progress=bar
     )
     failed = [line for line in report if line["outcome"] == "failed"]
     if not clips or (strict and failed):
-        why = f"{failed[0]['input']}: {failed[0]['reason']}" if failed else "no clips"
-        what = "no clip can be used" if not clips else f"{len(failed)} failed (strict)"
-        raise records.DatasetError(f"{source}: {what}; first: {why}")
+        reason = (
+            f"{failed[0]['input']}: {failed[0]['reason']}" if failed else "no clips"
+        )
+        problem = (
+            "no clip can be used" if not clips else f"{len(failed)} failed (strict)"
+        )
+        raise records.DatasetError(f"{source}: {problem}; first: {reason}")
     return clips, report
 
 
@@ -154,7 +158,7 @@ def prepare_world(
     variant: str = "demo",
     count: int = 1000,
     seed: int = 0,
-    validation: Validation = Validation(),
+    validation: ValidationSplit = ValidationSplit(),
     workers: int = 1,
     overwrite: bool = False,
     quiet: bool = False,
@@ -169,8 +173,8 @@ def prepare_world(
     """
     _check_world(name, variant=variant, count=count, seed=seed, workers=workers)
     config = bodies.VARIANTS[variant]
-    held = validation.of(count)
-    shots = world.plan(config, count=count, validation=held, seed=seed)
+    held_out = validation.of(count)
+    shots = world.plan_splits(config, count=count, validation=held_out, seed=seed)
     with records.publish(output, overwrite=overwrite) as root:
         with tqdm.tqdm(total=count, desc="rendering", disable=quiet) as bar:
             builder = world.BodiesClips(
@@ -184,7 +188,7 @@ def prepare_world(
             "seed": seed,
             "world": dataclasses.asdict(config),
         }
-        return records.finish(
+        return records.write_metadata(
             root,
             directory,
             info=info | _contents(builder.lines, builder.captions),
@@ -198,8 +202,8 @@ def _check_world(
     if name != "bodies":
         raise ValueError(f"unknown world {name!r}; there is: bodies")
     if variant not in bodies.VARIANTS:
-        known = ", ".join(bodies.VARIANTS)
-        raise ValueError(f"unknown variant {variant!r} of {name}; there are: {known}")
+        names = ", ".join(bodies.VARIANTS)
+        raise ValueError(f"unknown variant {variant!r} of {name}; there are: {names}")
     if count < 1 or seed < 0 or workers < 1:
         raise ValueError(
             f"count={count}, seed={seed}, workers={workers}: use a count and workers "
@@ -207,9 +211,9 @@ def _check_world(
         )
 
 
-def _bar(what: str, *, quiet: bool) -> Any:
+def _bar(description: str, *, quiet: bool) -> Any:
     def progress(items: Sequence[Any]) -> Iterable[Any]:
-        return tqdm.tqdm(items, desc=what, disable=quiet)
+        return tqdm.tqdm(items, desc=description, disable=quiet)
 
     return progress
 
@@ -218,13 +222,13 @@ def _contents(
     report: Sequence[Mapping[str, Any]], captions: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Outcomes, sizes, lengths, rates and caption sources, each with its count."""
-    kept = [line for line in report if line["outcome"] == "kept"]
-    sizes = collections.Counter(f"{k['width']}x{k['height']}" for k in kept)
+    usable = [line for line in report if line["outcome"] == "kept"]
+    sizes = collections.Counter(f"{k['width']}x{k['height']}" for k in usable)
     return {
         "outcomes": dict(collections.Counter(line["outcome"] for line in report)),
         "sizes": dict(sizes.most_common()),
-        "frames": [min(k["frames"] for k in kept), max(k["frames"] for k in kept)],
-        "fps": [min(k["fps"] for k in kept), max(k["fps"] for k in kept)],
+        "frames": [min(k["frames"] for k in usable), max(k["frames"] for k in usable)],
+        "fps": [min(k["fps"] for k in usable), max(k["fps"] for k in usable)],
         "captions": dict(collections.Counter(n for texts in captions for n in texts)),
     }
 
@@ -262,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    validation = Validation(args.validation_fraction, args.validation_count)
+    validation = ValidationSplit(args.validation_fraction, args.validation_count)
     if args.world:
         return prepare_world(
             args.world,

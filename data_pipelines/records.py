@@ -134,8 +134,10 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
     path, info = Path(path), read_info(path)
     splits = info["splits"]
     if not splits.get(split):
-        known = ", ".join(f"{k} ({v})" for k, v in splits.items()) or "none"
-        raise DatasetError(f"{path}: no records in split {split!r}; splits: {known}")
+        available = ", ".join(f"{k} ({v})" for k, v in splits.items()) or "none"
+        raise DatasetError(
+            f"{path}: no records in split {split!r}; splits: {available}"
+        )
     shards = [s for s in _read_json(path / MANIFEST)["shards"] if s["split"] == split]
     for shard in shards:
         check_shard(path, shard, verify=verify)
@@ -183,9 +185,11 @@ def read_info(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not (path / INFO).is_file():
-        what = "not a dataset (no dataset.json)" if path.exists() else "no such dataset"
+        problem = (
+            "not a dataset (no dataset.json)" if path.exists() else "no such dataset"
+        )
         raise DatasetError(
-            f"{path}: {what}; make one with `python -m data_pipelines.prepare "
+            f"{path}: {problem}; make one with `python -m data_pipelines.prepare "
             f"--input CLIPS_DIR --captions captions.jsonl --output {path}`"
         )
     info = _read_json(path / INFO)
@@ -216,7 +220,7 @@ def read_report(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def finish(
+def write_metadata(
     root: Path,
     directory: str,
     *,
@@ -250,12 +254,12 @@ def finish(
     splits: dict[str, int] = {}
     for shard in shards:
         splits[shard["split"]] = splits.get(shard["split"], 0) + shard["records"]
-    whole = {"format": FORMAT, "directory": directory, "splits": splits, **info}
+    full_info = {"format": FORMAT, "directory": directory, "splits": splits, **info}
     _write_json(root / MANIFEST, {"shards": shards})
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in report]
     (root / REPORT).write_text("".join(lines), encoding="utf-8")
-    _write_json(root / INFO, whole)
-    return whole
+    _write_json(root / INFO, full_info)
+    return full_info
 
 
 @contextlib.contextmanager
@@ -271,12 +275,12 @@ def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        work = temporary / "new"
-        work.mkdir()
-        yield work
+        staging = temporary / "new"
+        staging.mkdir()
+        yield staging
         if output.exists():
             output.rename(temporary / "old")
-        work.rename(output)
+        staging.rename(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -16,13 +16,14 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import grain
 import numpy as np
+from jaxtyping import UInt16
 
 T = TypeVar("T", covariant=True)
 
 
 @runtime_checkable
 class Source(Protocol[T]):
-    """Random access to the clips of a dataset."""
+    """A dataset with random access."""
 
     def __len__(self) -> int: ...
 
@@ -39,10 +40,10 @@ def stream(
     """The shuffled stream over one or several sources.
 
     Args:
-      sources: what to draw from.
-      seed: of the shuffles; each source and each pass is shuffled differently.
-      weights: share of the stream that each source has; empty for equal shares.
-      passes: how often to go over a source; None for endlessly. Several sources are
+      sources: datasets to draw from.
+      seed: PRNG seed of the shuffles; each source and each pass has its own.
+      weights: relative frequency of each source; empty for equal ones.
+      passes: number of passes over a source; None for endless. Several sources are
         always mixed endlessly.
 
     Raises:
@@ -58,7 +59,7 @@ def stream(
     if len(sources) > 1 and passes is not None:
         raise ValueError(f"{passes} passes over a mixture: use passes=None")
     shuffled = [
-        grain.MapDataset.source(Passes(source, _fold(seed, number), passes))
+        grain.MapDataset.source(ShuffledPasses(source, _fold(seed, number), passes))
         for number, source in enumerate(sources)
     ]
     if len(shuffled) == 1:
@@ -67,13 +68,13 @@ def stream(
 
 
 @dataclasses.dataclass(frozen=True)
-class Passes(Generic[T]):
-    """A source gone over again and again, each pass in another order.
+class ShuffledPasses(Generic[T]):
+    """A source repeated, each pass in another order.
 
     Attributes:
-      source: what is gone over.
-      seed: of the orders.
-      passes: how often; None for endlessly.
+      source: the dataset.
+      seed: PRNG seed of the orders.
+      passes: number of passes; None for endless.
     """
 
     source: Source[T]
@@ -85,30 +86,34 @@ class Passes(Generic[T]):
 
     def __getitem__(self, index: int) -> T:
         size = len(self.source)
-        number, place = divmod(index, size)
-        return self.source[shuffled(place, size, seed=_fold(self.seed, number))]
+        number, position = divmod(index, size)
+        return self.source[
+            shuffled_index(position, size, seed=_fold(self.seed, number))
+        ]
 
 
-def shuffled(place: int, size: int, *, seed: int) -> int:
-    """Which of 0..size - 1 stands at `place` in the order that `seed` gives.
+def shuffled_index(position: int, size: int, *, seed: int) -> int:
+    """Element of 0..size - 1 at `position` in the permutation that `seed` gives.
 
     Small sizes keep the whole order; grain's shuffle, which needs no memory, walks
     cycles that take milliseconds there.
     """
     if size <= 2**16:
-        return int(_order(size, seed)[place])
+        return int(_order(size, seed)[position])
     return int(
-        grain.experimental.index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)
+        grain.experimental.index_shuffle(
+            position, max_index=size - 1, seed=seed, rounds=4
+        )
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _order(size: int, seed: int) -> np.ndarray:
+def _order(size: int, seed: int) -> UInt16[np.ndarray, "size"]:
     return np.random.default_rng(seed).permutation(size).astype(np.uint16)
 
 
-def shard(dataset: grain.MapDataset[T], index: int, *, count: int) -> Any:
-    """Every `count`-th element from `index` on: what host `index` of `count` reads.
+def shard_stream(dataset: grain.MapDataset[T], index: int, *, count: int) -> Any:
+    """Every `count`-th element from `index` on: the elements of one of `count` hosts.
 
     Raises:
       ValueError: there is no such host.

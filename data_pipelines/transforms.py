@@ -9,7 +9,7 @@ holds, a fitted clip has
     frames = 1 + r (p t - 1),   height = s h,   width = s w,   t h w <= max_tokens   (1)
 
 `plan_fit` decides all this from four numbers and never refuses a clip: nothing is
-dropped, and `fit_report` says what became of each.
+dropped, and `fit_report` has a line for each.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from soraflax import media
@@ -30,13 +31,13 @@ class FitConfig:
     """Limits of a fitted clip.
 
     Attributes:
-      max_tokens: patches that one clip may take.
-      max_frames: frames it may keep.
-      max_side: pixels of its longer side; 0 for no limit.
-      min_side: a clip over budget gives up frames rather than shrink its shorter side
-        below this many pixels.
-      fps: frame rate that faster clips are subsampled towards (every k-th frame, so
-        the result is native / k); 0 keeps the native rate.
+      max_tokens: most patches of a clip.
+      max_frames: most frames of a clip.
+      max_side: most pixels of the longer side; 0 for no limit.
+      min_side: pixels of the shorter side below which a clip over budget gives up
+        frames rather than shrink further.
+      fps: target frame rate, to which faster clips are subsampled (every k-th frame,
+        so the result is native / k); 0 keeps the native rate.
     """
 
     max_tokens: int = 2048
@@ -47,14 +48,14 @@ class FitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
-    """What becomes of one clip.
+class FitPlan:
+    """Fitted size, rate and window of one clip.
 
     Attributes:
       native: frames, height, width as stored.
       native_fps: frames per second as stored.
       frames, height, width: after fitting; legal on the grid.
-      stride: every `stride`-th frame is kept.
+      stride: native frames from one fitted frame to the next.
       fps: `native_fps / stride`.
       grid: patches along time, height, width.
     """
@@ -74,22 +75,22 @@ class Fit:
 
     @property
     def span(self) -> int:
-        """Native frames from the first kept frame to the last."""
+        """Native frames from the first fitted frame to the last, both counted."""
         return (self.frames - 1) * self.stride + 1
 
     @property
-    def spare(self) -> int:
-        """Native frames outside the window: it may start anywhere in 0..spare."""
+    def max_start(self) -> int:
+        """Last native frame at which the window may start."""
         return max(0, self.native[0] - self.span)
 
     @property
-    def held(self) -> int:
-        """Frames repeated at the end, where a patch in time asks for more."""
+    def repeated_frames(self) -> int:
+        """Copies of the last frame at the end, where a patch in time needs more."""
         return max(0, self.frames - -(-self.native[0] // self.stride))
 
     @property
     def trimmed_seconds(self) -> float:
-        """Native time that no kept frame covers."""
+        """Native time in seconds that no fitted frame covers."""
         covered = self.frames * self.stride
         return max(0, self.native[0] - covered) / self.native_fps
 
@@ -102,7 +103,7 @@ def plan_fit(
     fps: float,
     grid: grids.Grid,
     config: FitConfig,
-) -> Fit:
+) -> FitPlan:
     """The legal size nearest to a clip's own, within the limits. Never refuses.
 
     Raises:
@@ -118,22 +119,24 @@ def plan_fit(
             f"admit no clip: use at least 1 token and {grid.min_frames} frames"
         )
     rows, columns = grid.patch_sides
+    # Frames are given up one patch at a time, until the budget per patch in time
+    # leaves the shorter side `min_side`, or as much of it as the clip has by itself.
     stride = frame_stride(fps, config.fps)
-    kept = grid.frames_below(min(-(-frames // stride), config.max_frames))
+    fitted = grid.frames_below(min(-(-frames // stride), config.max_frames))
     sides = _fit_sides(height, width, grid=grid, limit=config.max_tokens, config=config)
     floor = min(config.min_side, sides[0] * rows, sides[1] * columns)
     while True:
-        t = (1 + (kept - 1) // grid.temporal_ratio) // grid.patch[0]
+        t = (1 + (fitted - 1) // grid.temporal_ratio) // grid.patch[0]
         limit = config.max_tokens // t
         h, w = _fit_sides(height, width, grid=grid, limit=limit, config=config)
         short = min(h * rows, w * columns)
-        if kept == grid.min_frames or (limit >= 1 and short >= floor):
+        if fitted == grid.min_frames or (limit >= 1 and short >= floor):
             break
-        kept = grid.frames_below(kept - 1)
-    return Fit(
+        fitted = grid.frames_below(fitted - 1)
+    return FitPlan(
         native=(frames, height, width),
         native_fps=fps,
-        frames=kept,
+        frames=fitted,
         height=h * rows,
         width=w * columns,
         stride=stride,
@@ -143,7 +146,7 @@ def plan_fit(
 
 
 def frame_stride(fps: float, target: float) -> int:
-    """Every how many frames one is kept to come near `target`; 1 if that is 0."""
+    """Stride in frames whose rate is nearest to `target`; 1 if `target` is 0."""
     return max(1, round(fps / target)) if target > 0 else 1
 
 
@@ -155,18 +158,19 @@ def _fit_sides(
     side = config.max_side or max(height, width) + max(rows, columns)
     scale = min(1.0, side / max(height, width))
     h, w = height * scale / rows, width * scale / columns
-    most = max(1, side // rows), max(1, side // columns)
-    shape = min(max(1, round(h)), most[0]), min(max(1, round(w)), most[1])
+    max_patches = max(1, side // rows), max(1, side // columns)
+    shape = min(max(1, round(h)), max_patches[0]), min(max(1, round(w)), max_patches[1])
     if shape[0] * shape[1] <= limit:
         return shape
     shrink = min(1.0, math.sqrt(limit / (h * w)))
     h, w = h * shrink, w * shrink
     if min(h, w) < 1:  # one patch wide: the budget is its length
         return (1, max(1, limit)) if h < w else (max(1, limit), 1)
+    # Each side rounded down or up: the best of the four that the budget admits.
     options = [
         (a, b)
-        for a in (int(h), min(int(h) + 1, most[0]))
-        for b in (int(w), min(int(w) + 1, most[1]))
+        for a in (int(h), min(int(h) + 1, max_patches[0]))
+        for b in (int(w), min(int(w) + 1, max_patches[1]))
         if a * b <= limit
     ]
 
@@ -179,7 +183,7 @@ def _fit_sides(
 
 
 def fit_report(
-    clips: Iterable[tuple[str, Fit]],
+    clips: Iterable[tuple[str, FitPlan]],
 ) -> Iterator[dict[str, Any]]:
     """One line per clip, ready for JSON: native to fitted size, rate, time, tokens."""
     for name, fit in clips:
@@ -195,21 +199,21 @@ def fit_report(
             },
             "fps": round(fit.fps, 4),
             "trimmed_seconds": round(fit.trimmed_seconds, 4),
-            "held_frames": fit.held,
+            "held_frames": fit.repeated_frames,
             "tokens": fit.tokens,
         }
 
 
 def decode_fitted(
-    data: bytes, fit: Fit, *, start: int = 0, name: str = "video bytes"
-) -> np.ndarray:
-    """The fitted window of a clip: `[frames, height, width, 3]` uint8.
+    data: bytes, fit: FitPlan, *, start: int = 0, name: str = "video bytes"
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The fitted window of a clip.
 
     Args:
       data: bytes of a video file.
-      fit: what `plan_fit` made of it.
-      start: first native frame, in 0..`fit.spare`.
-      name: what errors call it.
+      fit: the plan of this clip, by `plan_fit`.
+      start: first native frame, in 0..`fit.max_start`.
+      name: name of the clip in errors.
 
     Raises:
       MediaError: the bytes cannot be decoded.
@@ -224,16 +228,18 @@ def decode_fitted(
             f"{name}: {_size((expected, *fit.native[1:]))} were announced, "
             f"{_size(window.shape)} decode; make the dataset again"
         )
-    held = np.repeat(window[-1:], fit.frames - len(window), axis=0)
-    return resize(np.concatenate([window, held]), fit.height, width=fit.width)
+    repeated = np.repeat(window[-1:], fit.frames - len(window), axis=0)
+    return resize(np.concatenate([window, repeated]), fit.height, width=fit.width)
 
 
 def _size(shape: Sequence[int]) -> str:
     return f"{shape[0]} frames of {shape[2]}x{shape[1]}"
 
 
-def resize(video: np.ndarray, height: int, *, width: int) -> np.ndarray:
-    """Antialiased bicubic, frame by frame; uint8 in and out."""
+def resize(
+    video: UInt8[np.ndarray, "T H W 3"], height: int, *, width: int
+) -> UInt8[np.ndarray, "T {height} {width} 3"]:
+    """Antialiased bicubic resizing, frame by frame."""
     if video.shape[1:3] == (height, width):
         return video
     out = np.empty((len(video), height, width, 3), np.uint8)
@@ -245,14 +251,14 @@ def resize(video: np.ndarray, height: int, *, width: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionConfig:
-    """Which caption a clip is given, drawn anew each time it is seen.
+    """Choice of a clip's caption, drawn anew each time the clip is seen.
 
     Attributes:
-      names: caption sources to choose from; empty for whatever the clip has.
-      weights: how often each of `names` is chosen; empty for equally. A clip without
-        a source falls back on those it has.
+      names: caption sources to choose from; empty for all that the clip has.
+      weights: relative frequency of each of `names`; empty for equal ones. A clip
+        without a source falls back on those it has.
       dropout: probability of the empty caption, for classifier-free guidance.
-      max_length: text tokens kept, the end-of-text token included.
+      max_length: most text tokens, the end-of-text token included.
     """
 
     names: tuple[str, ...] = ()
@@ -278,11 +284,13 @@ def choose_caption(
     if rng.random() < config.dropout or not captions:
         return ""
     weights = config.weights or (1.0,) * len(config.names)
-    known = {n: w for n, w in zip(config.names, weights, strict=True) if n in captions}
-    if not known:
-        known = dict.fromkeys(sorted(captions), 1.0)
-    share = np.array(list(known.values()))
-    name = list(known)[int(rng.choice(len(known), p=share / share.sum()))]
+    candidates = {
+        n: w for n, w in zip(config.names, weights, strict=True) if n in captions
+    }
+    if not candidates:
+        candidates = dict.fromkeys(sorted(captions), 1.0)
+    odds = np.array(list(candidates.values()))
+    name = list(candidates)[int(rng.choice(len(candidates), p=odds / odds.sum()))]
     return captions[name]
 
 
@@ -292,56 +300,70 @@ class LatentTransform:
 
     Attributes:
       patch: latent frames, rows and columns of a patch.
-      mean, std: per latent channel; tokens are normalised by them.
+      mean, std: statistics of each latent channel, by which tokens are normalised.
       reference_fps: frame rate at which positions count latent frames.
-      captions: which caption, and how long.
-      encode: text to int32 ids, `[m]`, given the most ids to return; `m >= 1`.
-      windows: probability that a clip enters as `middle` makes it.
+      captions: choice and length of the caption.
+      encode: function of a text and the most ids to return; gives at least one.
+      windows: probability that a clip enters as a window (`sample_window`).
     """
 
     patch: tuple[int, int, int]
-    mean: np.ndarray
-    std: np.ndarray
+    mean: Float[np.ndarray, "z"]
+    std: Float[np.ndarray, "z"]
     reference_fps: float
     captions: CaptionConfig
-    encode: Callable[[str, int], np.ndarray]
+    encode: Callable[[str, int], Int[np.ndarray, "M"]]
     windows: float = 0.0
 
     def __call__(
         self,
-        latent: np.ndarray,
+        latent: Float[np.ndarray, "t h w z"],
         *,
         fps: float,
         captions: Mapping[str, str],
         rng: np.random.Generator,
     ) -> packing.Segment:
-        """Raises ValueError where the latent is not a whole number of patches."""
+        """The segment of a latent.
+
+        Raises:
+          ValueError: the latent is not a whole number of patches.
+        """
         normal = (latent.astype(np.float32) - self.mean) / self.std
         grid = patch.grid_of(normal.shape, self.patch)
-        start, given = middle(grid[0], self.windows, rng=rng)
+        start, known = sample_window(grid[0], self.windows, rng=rng)
         normal = normal[start * self.patch[0] :]
         grid = (grid[0] - start, *grid[1:])
         caption = choose_caption(captions, self.captions, rng=rng)
         text = np.asarray(self.encode(caption, self.captions.max_length), np.int32)
         tokens = np.asarray(patch.patchify(normal, self.patch), np.float32)
+        # A patch spans `patch[0]` latent frames; at half the frame rate they are
+        # twice as long in time.
         step = self.patch[0] * self.reference_fps / fps
         return packing.Segment(
             tokens=tokens,
             positions=patch.positions(grid, time_step=step),
-            cond_mask=np.arange(len(tokens)) < given * grid[1] * grid[2],
+            # Tokens are ordered by time first: the known ones come first.
+            cond_mask=np.arange(len(tokens)) < known * grid[1] * grid[2],
             text=text,
         )
 
 
-def middle(
+def sample_window(
     frames: int, probability: float, *, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """A window that begins inside a clip: its first latent frame, and how many of its
-    own it is given, at least one and never all. (0, 0) is the clip as it is.
+    """A window that begins inside a clip, as those in which long videos are made.
 
-    A long video is made in such windows. The first latent frame of a clip holds one
-    frame of video and the others r; as a window's first holds r, a model that has not
-    met any would take it for another thing.
+    The first latent frame of a clip holds one frame of video and the others r; as a
+    window's first holds r, a model that was never trained on one would misread it.
+
+    Args:
+      frames: latent frames of the clip, in patches.
+      probability: probability of a window rather than the clip as it is.
+      rng: random numbers.
+
+    Returns:
+      First latent frame of the window, and how many of its own are known: at least one
+      and never all. `(0, 0)` is the clip as it is.
     """
     if not probability or rng.random() >= probability or frames < 3:
         return 0, 0

@@ -145,7 +145,7 @@ def train(
             dataset,
             variant="demo",
             count=config.clips + config.held_out_clips,
-            validation=prepare.Validation(count=config.held_out_clips),
+            validation=prepare.ValidationSplit(count=config.held_out_clips),
             seed=config.seed,
             workers=len(os.sched_getaffinity(0)),
         )
@@ -245,7 +245,7 @@ def judge(
 
 def real_renders(
     world: bodies.WorldConfig, count: int, *, frames: int
-) -> list[bodies.Clip]:
+) -> list[bodies.RenderedClip]:
     """Held-out clips (or images) as the world renders them, plain as the prompts."""
     plain = dataclasses.replace(
         world,
@@ -256,7 +256,8 @@ def real_renders(
         pan=0.0,
     )
     return [
-        bodies.clip(HELD_OUT_SEED + 2, index, config=plain) for index in range(count)
+        bodies.render_clip(HELD_OUT_SEED + 2, index, config=plain)
+        for index in range(count)
     ]
 
 

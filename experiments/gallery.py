@@ -116,7 +116,7 @@ def render(text: str, seed: int, *, size: tuple[int, int] = (SIDE, SIDE)) -> np.
         directions=(direction,),
         backgrounds=(background,),
     )
-    return bodies.clip(seed, 0, config=world).video
+    return bodies.render_clip(seed, 0, config=world).video
 
 
 def commands() -> list[Command]:

@@ -136,15 +136,15 @@ class Tokenizer:
         Raises:
           TokenizerError: an id is not in the vocabulary.
         """
-        kept: list[int] = []
+        text_ids: list[int] = []
         for token in np.asarray(ids, np.int64).tolist():
             if not 0 <= token < self.vocab_size:
                 raise TokenizerError(f"id {token} is not in 0..{self.vocab_size - 1}")
             if token == self.eos_id:
                 break
             if token != PAD:
-                kept.append(token)
-        return self._processor.DecodeIds(kept) if kept else ""
+                text_ids.append(token)
+        return self._processor.DecodeIds(text_ids) if text_ids else ""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and other.model == self.model

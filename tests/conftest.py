@@ -13,7 +13,19 @@ import jaxtyping
 
 # Every public array function of these rooms is checked against its shapes.
 jaxtyping.install_import_hook(
-    ["soraflax.ops", "soraflax.diffusion"], "beartype.beartype"
+    [
+        "soraflax.ops",
+        "soraflax.diffusion",
+        "soraflax.media",
+        "soraflax.evaluation",
+        "soraflax.autoencoding",
+        "soraflax.weights",
+        "soraflax.pretrained",
+        "soraflax.tokenizer",
+        "soraflax.config",
+        "data_pipelines",
+    ],
+    "beartype.beartype",
 )
 
 import jax  # noqa: E402

@@ -19,7 +19,7 @@ FLOORS = {
     "soraflax.sharding": 0,
     "soraflax.config": 0,
     "soraflax.media": 0,
-    "soraflax.memory": 0,
+    "soraflax.process_memory": 0,
     "soraflax.tokenizer": 0,
     "soraflax.nn": 1,
     "soraflax.pretrained": 2,
@@ -95,12 +95,10 @@ FIXED_CALLERS = {
 # Violations of budgets that are still to be mended: at most so many in a module.
 STILL_TO_MEND: dict[str, int] = {
     "data_pipelines.prepare": 2,
-    "data_pipelines.worlds.bodies": 1,
     "experiments.benchmarks.tasks.clips": 1,
     "soraflax.cli.inputs": 1,
     "soraflax.generation.jobs": 2,
     "soraflax.generation.model": 8,
-    "soraflax.media.common": 1,
     "soraflax.nn.autoencoder": 1,
 }
 

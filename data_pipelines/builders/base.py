@@ -64,14 +64,14 @@ def blob() -> Any:
 
 def clip_features() -> dict[str, Any]:
     """The features of `records.ClipRecord`."""
-    whole = tfds.features.Scalar(np.int32)
+    integer = tfds.features.Scalar(np.int32)
     return {
         "id": tfds.features.Text(),
         "video": blob(),
         "fps": tfds.features.Scalar(np.float32),
-        "frames": whole,
-        "height": whole,
-        "width": whole,
+        "frames": integer,
+        "height": integer,
+        "width": integer,
         "captions": tfds.features.Text(),
         "truth": tfds.features.Text(),
     }

@@ -26,12 +26,12 @@ _NAMES = ("captions.jsonl", "captions.csv")
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class ClipFile:
     """A file that was found good."""
 
     id: str
     path: Path
-    probe: media.Probe
+    info: media.VideoInfo
     captions: Mapping[str, str]
 
 
@@ -63,7 +63,7 @@ class FolderClips(base.RecordBuilder):
         self,
         *,
         data_dir: str | Path,
-        clips: Mapping[str, Sequence[Clip]],
+        clips: Mapping[str, Sequence[ClipFile]],
         tick: Callable[[], Any] = lambda: None,
     ) -> None:
         self._clips = clips
@@ -78,22 +78,22 @@ class FolderClips(base.RecordBuilder):
             name: self._examples(clips) for name, clips in self._clips.items() if clips
         }
 
-    def _examples(self, clips: Iterable[Clip]) -> Iterator[Mapping[str, Any]]:
+    def _examples(self, clips: Iterable[ClipFile]) -> Iterator[Mapping[str, Any]]:
         for clip in clips:
             yield records.ClipRecord(
                 id=clip.id,
                 video=media.read_bytes(clip.path),
-                fps=clip.probe.fps,
-                frames=clip.probe.frames,
-                height=clip.probe.height,
-                width=clip.probe.width,
+                fps=clip.info.fps,
+                frames=clip.info.frames,
+                height=clip.info.height,
+                width=clip.info.width,
                 captions=clip.captions,
             ).to_example()
             self._tick()
 
 
-def find_captions(
-    folder: Path, given: Path | None = None, *, needed: bool = True
+def read_captions(
+    folder: Path, path: Path | None = None, *, needed: bool = True
 ) -> Captions:
     """Read the captions of a folder of clips.
 
@@ -108,8 +108,8 @@ def find_captions(
       DatasetError: there is no captions file, it cannot be read, or none of its lines
         names a file that exists.
     """
-    found = [folder / name for name in _NAMES if (folder / name).is_file()]
-    source = given or (found[0] if found else folder)
+    defaults = [folder / name for name in _NAMES if (folder / name).is_file()]
+    source = path or (defaults[0] if defaults else folder)
     if not source.exists() and (folder / source).exists():
         source = folder / source
     if source.is_dir():
@@ -152,16 +152,16 @@ def _match(folder: Path, source: Path, *, lines: Sequence[tuple[int, Any]]) -> C
     texts: dict[Path, Mapping[str, str]] = {}
     failed: list[dict[str, Any]] = []
     for number, row in lines:
-        where = f"{source.name}:{number}"
+        location = f"{source.name}:{number}"
         if not isinstance(row, dict) or not isinstance(row.get("file"), str):
             reason = row if isinstance(row, str) else "caption line without a `file`"
-            failed.append({"input": where, "outcome": "failed", "reason": reason})
+            failed.append({"input": location, "outcome": "failed", "reason": reason})
             continue
         path, reason = _named(folder, row["file"])
         if path in texts:
             reason = f"file captioned before: {row['file']}"
         if reason:
-            failed.append({"input": where, "outcome": "failed", "reason": reason})
+            failed.append({"input": location, "outcome": "failed", "reason": reason})
             continue
         texts[path] = {
             name: " ".join(text.split())
@@ -214,23 +214,23 @@ def clip_files(folder: Path) -> list[Path]:
     return [p for p in files if p.suffix.lower() in media.SUFFIXES]
 
 
-def inspect(
+def probe_clips(
     folder: Path,
     captions: Captions,
     *,
     keep_uncaptioned: bool = False,
     max_pixels: int = media.MAX_PIXELS,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
-) -> tuple[list[Clip], list[dict[str, Any]]]:
+) -> tuple[list[ClipFile], list[dict[str, Any]]]:
     """Decode every clip of a folder once; returns the good ones and a report.
 
     Files that captions name but that lie elsewhere or bear another suffix are clips
     too. What is neither a clip nor a caption is reported as ignored.
     """
-    here = {path.resolve(): None for path in clip_files(folder)}
-    clips: list[Clip] = []
+    files = {path.resolve(): None for path in clip_files(folder)}
+    clips: list[ClipFile] = []
     report = [dict(line) for line in captions.failed]
-    for path in progress(list(here | {path: None for path in captions.texts})):
+    for path in progress(list(files | {path: None for path in captions.texts})):
         texts = captions.texts.get(path, {})
         name = _relative(path, folder)
         line: dict[str, Any] = {"input": name, "outcome": "failed"}
@@ -239,12 +239,12 @@ def inspect(
             line["reason"] = "no caption"
             continue
         try:
-            probe = media.probe(path, name=name, max_pixels=max_pixels)
+            info = media.probe(path, name=name, max_pixels=max_pixels)
         except media.MediaError as error:
             line["reason"] = str(error).removeprefix(f"{name}: ")
             continue
-        clips.append(Clip(name, path, probe, texts))
-        line |= {"outcome": "kept", **dataclasses.asdict(probe)}
+        clips.append(ClipFile(name, path, info, texts))
+        line |= {"outcome": "kept", **dataclasses.asdict(info)}
     return clips, report + _ignored(
         folder, captions, seen={str(r["input"]) for r in report}
     )
@@ -272,15 +272,15 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def split(
-    clips: Sequence[Clip], *, validation: int, seed: int = 0
-) -> dict[str, list[Clip]]:
+    clips: Sequence[ClipFile], *, validation: int, seed: int = 0
+) -> dict[str, list[ClipFile]]:
     """Hold out `validation` clips, chosen by a hash of seed and id."""
 
-    def rank(clip: Clip) -> str:
+    def rank(clip: ClipFile) -> str:
         return hashlib.sha256(f"{seed}:{clip.id}".encode()).hexdigest()
 
-    held = {clip.id for clip in sorted(clips, key=rank)[:validation]}
+    held_out = {clip.id for clip in sorted(clips, key=rank)[:validation]}
     return {
-        "train": [clip for clip in clips if clip.id not in held],
-        "validation": [clip for clip in clips if clip.id in held],
+        "train": [clip for clip in clips if clip.id not in held_out],
+        "validation": [clip for clip in clips if clip.id in held_out],
     }

@@ -20,7 +20,7 @@ _WORTH_A_PROCESS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
+class ClipSpec:
     """Which clip to render."""
 
     stream: int
@@ -46,7 +46,7 @@ class BodiesClips(base.RecordBuilder):
         self,
         *,
         data_dir: str | Path,
-        shots: Mapping[str, Sequence[Shot]],
+        shots: Mapping[str, Sequence[ClipSpec]],
         workers: int = 1,
         tick: Callable[[], Any] = lambda: None,
     ) -> None:
@@ -65,7 +65,7 @@ class BodiesClips(base.RecordBuilder):
 
     def _render(self, split: str) -> Iterator[Mapping[str, Any]]:
         """Examples of a split in order; `lines` and `captions` follow."""
-        for record in rendered(self._shots[split], workers=self._workers):
+        for record in render_all(self._shots[split], workers=self._workers):
             line = {"input": record.id, "outcome": "kept", "split": split}
             for name in ("frames", "height", "width", "fps"):
                 line[name] = getattr(record, name)
@@ -75,21 +75,21 @@ class BodiesClips(base.RecordBuilder):
             yield record.to_example()
 
 
-def plan(
+def plan_splits(
     config: bodies.WorldConfig, *, count: int, validation: int, seed: int
-) -> dict[str, list[Shot]]:
+) -> dict[str, list[ClipSpec]]:
     """The shots of both splits; `count` clips in all."""
     train = dataclasses.replace(config, holdout="exclude")
     held_out = dataclasses.replace(config, holdout="only")
     return {
-        "train": [Shot(2 * seed, i, train) for i in range(count - validation)],
-        "validation": [Shot(2 * seed + 1, i, held_out) for i in range(validation)],
+        "train": [ClipSpec(2 * seed, i, train) for i in range(count - validation)],
+        "validation": [ClipSpec(2 * seed + 1, i, held_out) for i in range(validation)],
     }
 
 
-def render(shot: Shot) -> records.ClipRecord:
+def render(shot: ClipSpec) -> records.ClipRecord:
     """Render one clip; its video is stored without loss."""
-    clip = bodies.clip(shot.stream, shot.index, config=shot.config)
+    clip = bodies.render_clip(shot.stream, shot.index, config=shot.config)
     frames, height, width = clip.video.shape[:3]
     return records.ClipRecord(
         id=shot.id,
@@ -103,7 +103,9 @@ def render(shot: Shot) -> records.ClipRecord:
     )
 
 
-def rendered(shots: Sequence[Shot], *, workers: int) -> Iterator[records.ClipRecord]:
+def render_all(
+    shots: Sequence[ClipSpec], *, workers: int
+) -> Iterator[records.ClipRecord]:
     """Render shots in order, many of them in `workers` processes."""
     if workers <= 1 or len(shots) < _WORTH_A_PROCESS:
         yield from map(render, shots)

@@ -75,13 +75,13 @@ class WorldConfig:
     holdout: str = "any"
 
     def __post_init__(self) -> None:
-        palette.check_names(self.colours, palette.COLOURS, what="colour")
-        palette.check_names(self.shapes, palette.SHAPES, what="shape")
-        palette.check_names(self.object_sizes, palette.RADII, what="object size")
-        palette.check_names(self.directions, palette.DIRECTIONS, what="direction")
-        palette.check_names(self.backgrounds, palette.BACKGROUNDS, what="background")
+        palette.check_names(self.colours, palette.COLOURS, kind="colour")
+        palette.check_names(self.shapes, palette.SHAPES, kind="shape")
+        palette.check_names(self.object_sizes, palette.RADII, kind="object size")
+        palette.check_names(self.directions, palette.DIRECTIONS, kind="direction")
+        palette.check_names(self.backgrounds, palette.BACKGROUNDS, kind="background")
         palette.check_names(
-            [self.holdout], ("any", "exclude", "only"), what="holdout mode"
+            [self.holdout], ("any", "exclude", "only"), kind="holdout mode"
         )
         if not self.sizes or min(min(size) for size in self.sizes) < 16:
             raise ValueError(f"sizes {self.sizes}: use sides of 16 pixels or more")
@@ -101,7 +101,7 @@ class WorldConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class RenderedClip:
     """A rendered clip; `video` is uint8 `[T, H, W, 3]`, `truth` plain JSON values."""
 
     video: np.ndarray
@@ -110,7 +110,7 @@ class Clip:
     truth: dict[str, Any]
 
 
-def clip(seed: int, index: int, *, config: WorldConfig) -> Clip:
+def render_clip(seed: int, index: int, *, config: WorldConfig) -> RenderedClip:
     """Renders clip `index` of stream `seed`; the same bytes whatever else is rendered.
 
     Raises:
@@ -127,12 +127,12 @@ def clip(seed: int, index: int, *, config: WorldConfig) -> Clip:
     else:
         raise ValueError(_hopeless(config))
     video, seen = draw.render(scene, motion)
-    facts = truth.describe(scene, motion, seen=seen)
+    description = truth.describe(scene, motion, seen=seen)
     words = {
-        "short": captions.short(facts["objects"]),
-        "detailed": captions.detailed(facts),
+        "short": captions.short(description["objects"]),
+        "detailed": captions.detailed(description),
     }
-    return Clip(video=video, fps=scene.fps, captions=words, truth=facts)
+    return RenderedClip(video=video, fps=scene.fps, captions=words, truth=description)
 
 
 def prompts(
@@ -146,28 +146,30 @@ def prompts(
     Raises:
       ValueError: the config does not hold that many different prompts.
     """
-    found: dict[str, dict[str, Any]] = {}
+    unique: dict[str, dict[str, Any]] = {}
     dice = _Dice(seed, 0, purpose=1)
     for _ in range(_ATTEMPTS + 20 * count):
-        if len(found) == count:
-            return list(found.items())
+        if len(unique) == count:
+            return list(unique.items())
         background = dice.choice(config.backgrounds)
         objects = _draw_objects(dice, config, image=images)
         if not _allowed_objects(objects, background, holdout=config.holdout):
             continue
         words = [item | {"verb": item["direction"]} for item in objects]
         text = f"{captions.short(words)} on a {background} background"
-        found[text] = captions.attributes(objects, background=background)
-    if len(found) == count:
-        return list(found.items())
+        unique[text] = captions.attributes(objects, background=background)
+    if len(unique) == count:
+        return list(unique.items())
     raise ValueError(
-        f"{count} prompts: this config holds {len(found)} different ones"
-        if found
+        f"{count} prompts: this config holds {len(unique)} different ones"
+        if unique
         else _hopeless(config)
     )
 
 
-def held_out(colour: str, shape: str, direction: str | None, background: str) -> bool:
+def is_held_out(
+    colour: str, shape: str, *, direction: str | None, background: str
+) -> bool:
     """Whether training with `holdout='exclude'` never shows this combination."""
     name = f"{colour}/{shape}/{direction or '-'}/{background}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
@@ -224,7 +226,12 @@ def _allowed_objects(
     if holdout == "any":
         return True
     new = any(
-        held_out(item["colour"], item["shape"], item["direction"], background)
+        is_held_out(
+            item["colour"],
+            item["shape"],
+            direction=item["direction"],
+            background=background,
+        )
         for item in objects
     )
     return new == (holdout == "only")
@@ -310,8 +317,10 @@ def _place_all(
             angle=dice.uniform(0, 2 * np.pi) if spin else 0.0,
             spin=dice.uniform(-1.5, 1.5) if spin else 0.0,
         )
-        place = {"even": _place_even, "leave": _place_leaving}.get(kind, _place_free)
-        placed = place(dice, scene, body, speed=dice.uniform(*config.speed))
+        placement = {"even": _place_even, "leave": _place_leaving}.get(
+            kind, _place_free
+        )
+        placed = placement(dice, scene, body, speed=dice.uniform(*config.speed))
         if placed is None:
             return None
         bodies.append(placed)
@@ -327,10 +336,10 @@ def _place_all(
 
 def _approach(first: scenes.Body, second: scenes.Body, *, duration: float) -> float:
     """The least distance between the centres of two bodies in even motion."""
-    apart = np.subtract(first.position, second.position)
+    offset = np.subtract(first.position, second.position)
     speed = np.subtract(first.velocity, second.velocity)
-    closing = -float(apart @ speed) / max(float(speed @ speed), 1e-9)
-    return float(np.hypot(*(apart + speed * min(max(closing, 0.0), duration))))
+    closing = -float(offset @ speed) / max(float(speed @ speed), 1e-9)
+    return float(np.hypot(*(offset + speed * min(max(closing, 0.0), duration))))
 
 
 def _place_even(

@@ -98,10 +98,10 @@ def parse(text: str) -> dict[str, Any]:
     text = " ".join(text.lower().split())
     objects: list[dict[str, str]] = []
     for match in _SUBJECT.finditer(text):
-        found = {k: match[k] for k in ("colour", "shape", "size", "direction")}
+        fields = {k: match[k] for k in ("colour", "shape", "size", "direction")}
         if match["still"]:
-            found["direction"] = "still"
-        item = {key: value for key, value in found.items() if value is not None}
+            fields["direction"] = "still"
+        item = {key: value for key, value in fields.items() if value is not None}
         objects += [item] * _COUNTS[match["count"].replace("an", "a")]
     if not objects:
         raise ValueError(f"no body named in {text!r}: try 'a large red circle'")

@@ -30,8 +30,8 @@ def render(scene: scenes.Scene, motion: scenes.Motion) -> tuple[np.ndarray, np.n
         _blend(frame, region, alpha=alpha, colour=palette.COLOURS[body.colour])
     bar = _occluder_cover(scene)
     if bar is not None:
-        whole = (slice(0, scene.height), slice(0, scene.width))
-        _blend(frame, whole, alpha=bar, colour=palette.OCCLUDER)
+        full_frame = (slice(0, scene.height), slice(0, scene.width))
+        _blend(frame, full_frame, alpha=bar, colour=palette.OCCLUDER)
     video = np.clip(frame + np.float32(0.5), 0, 255).astype(np.uint8)
     return video, _seen(scene, cover, bar=bar)
 

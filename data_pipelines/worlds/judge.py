@@ -99,24 +99,30 @@ def agreement(
         for key, value in expected.items()
         if key not in ("objects", "pan")
     }
-    wanted, got = expected.get("objects", []), reading.get("objects", [])
-    if not wanted:
-        return result
-    match = np.array([[_alike(w, g) for g in got] for w in wanted]).reshape(
-        len(wanted), len(got)
+    expected_objects, read_objects = (
+        expected.get("objects", []),
+        reading.get("objects", []),
     )
+    if not expected_objects:
+        return result
+    match = np.array(
+        [[_alike(w, g) for g in read_objects] for w in expected_objects]
+    ).reshape(len(expected_objects), len(read_objects))
     pairs = dict(zip(*optimize.linear_sum_assignment(-match), strict=True))
     for key in ("colour", "shape", "size", "direction"):
-        named = [(i, item[key]) for i, item in enumerate(wanted) if key in item]
+        named = [
+            (i, item[key]) for i, item in enumerate(expected_objects) if key in item
+        ]
         if named:
             result[key] = all(
-                i in pairs and got[pairs[i]].get(key) == value for i, value in named
+                i in pairs and read_objects[pairs[i]].get(key) == value
+                for i, value in named
             )
     return result
 
 
-def _alike(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> int:
-    return sum(got.get(key) == value for key, value in wanted.items())
+def _alike(expected: Mapping[str, Any], reading: Mapping[str, Any]) -> int:
+    return sum(reading.get(key) == value for key, value in expected.items())
 
 
 def _background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
@@ -125,11 +131,11 @@ def _background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     colours = np.array(list(palette.BACKGROUNDS.values()), np.float32)
     distance = np.sqrt(np.square(flat[:, None] - colours).sum(-1))
     nearest = distance.argmin(1)
-    near = distance.min(1) < 45
-    weight = np.where(near, 1.0, 1e-6)
+    is_near = distance.min(1) < 45
+    weight = np.where(is_near, 1.0, 1e-6)
     index = int(np.bincount(nearest, weights=weight, minlength=len(colours)).argmax())
-    mine = (nearest == index) & (near if near.any() else True)
-    return list(palette.BACKGROUNDS)[index], np.median(flat[mine], axis=0)
+    is_background = (nearest == index) & (is_near if is_near.any() else True)
+    return list(palette.BACKGROUNDS)[index], np.median(flat[is_background], axis=0)
 
 
 def _bar_columns(pixels: np.ndarray) -> np.ndarray:
@@ -151,10 +157,10 @@ def _find_blobs(
     ndimage.label(coarse, structure=_FLAT, output=labels)
     blobs = []
     for label, window in enumerate(ndimage.find_objects(labels), start=1):
-        mine = labels[window] == label
-        if mine.sum() < 0.7 * least:
+        mask = labels[window] == label
+        if mask.sum() < 0.7 * least:
             continue
-        blob = _measure(pixels, distance, bar=bar, window=window, mine=mine)
+        blob = _measure(pixels, distance, bar=bar, window=window, mask=mask)
         if blob is not None and blob.area >= least:
             blobs.append(blob)
     return blobs
@@ -166,13 +172,13 @@ def _measure(
     *,
     bar: np.ndarray,
     window: tuple[slice, slice, slice],
-    mine: np.ndarray,
+    mask: np.ndarray,
 ) -> Blob | None:
     frame, (rows, columns) = window[0].start, window[1:]
-    far = distance[frame, rows, columns] * mine[0]
-    core = mine[0] & (far >= 0.9 * np.percentile(far[mine[0]], 75))
+    far = distance[frame, rows, columns] * mask[0]
+    core = mask[0] & (far >= 0.9 * np.percentile(far[mask[0]], 75))
     contrast = float(np.median(far[core]))
-    weight = np.clip(far / contrast, 0, 1) * mine[0]
+    weight = np.clip(far / contrast, 0, 1) * mask[0]
     solid = weight > 0.5
     if solid.sum() < 4:
         return None
@@ -181,7 +187,7 @@ def _measure(
     top, bottom = y.min() + rows.start, y.max() + rows.start
     left, right = x.min() + columns.start, x.max() + columns.start
     cut = bool(min(top, left) == 0 or bottom == height - 1 or right == width - 1)
-    beside = bar[frame, max(0, columns.start - 1) : columns.stop + 1].any()
+    near_bar = bar[frame, max(0, columns.start - 1) : columns.stop + 1].any()
     moments, area, centre = _moments(weight, solid)
     return Blob(
         frame=frame,
@@ -189,7 +195,7 @@ def _measure(
         area=area,
         colour=np.median(pixels[frame, rows, columns][core], axis=0),
         moments=moments,
-        clear=not cut and not bool(beside),
+        clear=not cut and not bool(near_bar),
         cut=cut,
     )
 
@@ -234,22 +240,24 @@ def _follow(blobs: list[Blob], count: int, *, frames: int) -> list[list[Blob]]:
     """Tracks through the frames of `count` blobs, matched by place and colour."""
     tracks: list[list[Blob]] = [[] for _ in range(count)]
     for frame in range(frames):
-        here = [blob for blob in blobs if blob.frame == frame]
-        if len(here) != count or count == 0:
+        frame_blobs = [blob for blob in blobs if blob.frame == frame]
+        if len(frame_blobs) != count or count == 0:
             continue
         if not tracks[0]:
-            for track, blob in zip(tracks, here, strict=True):
+            for track, blob in zip(tracks, frame_blobs, strict=True):
                 track.append(blob)
             continue
-        cost = np.array([[_unlike(t[-1], blob) for blob in here] for t in tracks])
+        cost = np.array(
+            [[_unlike(t[-1], blob) for blob in frame_blobs] for t in tracks]
+        )
         for i, j in zip(*optimize.linear_sum_assignment(cost), strict=True):
-            tracks[i].append(here[j])
+            tracks[i].append(frame_blobs[j])
     return tracks
 
 
 def _unlike(first: Blob, second: Blob) -> float:
-    apart = np.hypot(*np.subtract(first.centre, second.centre))
-    return float(apart + 0.2 * np.abs(first.colour - second.colour).sum())
+    distance = np.hypot(*np.subtract(first.centre, second.centre))
+    return float(distance + 0.2 * np.abs(first.colour - second.colour).sum())
 
 
 def _best(track: list[Blob]) -> list[Blob]:
@@ -285,9 +293,11 @@ def _object(
 def _direction(track: list[Blob], camera: np.ndarray, *, short: int) -> str | None:
     if len(camera) == 1:
         return None
-    places = [np.add(blob.centre, (camera[blob.frame], 0.0)) for blob in track]
-    few = max(1, len(places) // 8)
-    net = (np.mean(places[-few:], axis=0) - np.mean(places[:few], axis=0)) / short
+    centres = [np.add(blob.centre, (camera[blob.frame], 0.0)) for blob in track]
+    window = max(1, len(centres) // 8)
+    net = (
+        np.mean(centres[-window:], axis=0) - np.mean(centres[:window], axis=0)
+    ) / short
     if np.abs(net).max() < _MOVED:
         return "still"
     axis = int(abs(net[1]) > abs(net[0]))
@@ -297,8 +307,8 @@ def _direction(track: list[Blob], camera: np.ndarray, *, short: int) -> str | No
 def _camera(pixels: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """c(t) in pixels, `[T]`, by equation (2)."""
     grey = ndimage.gaussian_filter(pixels.mean(-1), (0, 1, 1))
-    near = ndimage.binary_dilation(distance > _CONTRAST, _FLAT, iterations=3)
-    plain = np.logical_not(near)
+    foreground = ndimage.binary_dilation(distance > _CONTRAST, _FLAT, iterations=3)
+    plain = np.logical_not(foreground)
     steps = np.zeros(len(pixels))
     slope = np.gradient(grey, axis=2)
     for frame in range(1, len(pixels)):

@@ -33,25 +33,28 @@ def accuracy(
     `blur` is the standard deviation of a Gaussian in pixels, `noise` in levels. The
     key `milliseconds` holds the mean time to `render` and to `read` a clip.
     """
-    right, seen = collections.Counter(), collections.Counter()
-    spent = {"render": 0.0, "read": 0.0}
+    correct, seen = collections.Counter(), collections.Counter()
+    durations = {"render": 0.0, "read": 0.0}
     for index in tqdm.tqdm(range(count), unit="clip", disable=not sys.stderr.isatty()):
         start = time.perf_counter()
-        clip = bodies.clip(seed, index, config=config)
+        clip = bodies.render_clip(seed, index, config=config)
         drawn = time.perf_counter()
         video = disturb(clip.video, seed=index, blur=blur, noise=noise)
         reread = time.perf_counter()
         agrees = judge.agreement(judge.read(video), clip.truth["attributes"])
-        spent["render"] += drawn - start
-        spent["read"] += time.perf_counter() - reread
+        durations["render"] += drawn - start
+        durations["read"] += time.perf_counter() - reread
         for key, visible in clip.truth["visible"].items():
             seen[key] += visible
-            right[key] += visible and agrees[key]
+            correct[key] += visible and agrees[key]
     result = {
-        key: {"accuracy": right[key] / max(seen[key], 1), "visible": seen[key] / count}
+        key: {
+            "accuracy": correct[key] / max(seen[key], 1),
+            "visible": seen[key] / count,
+        }
         for key in seen
     }
-    times = {key: 1e3 * seconds / count for key, seconds in spent.items()}
+    times = {key: 1e3 * seconds / count for key, seconds in durations.items()}
     return result | {"milliseconds": times}
 
 

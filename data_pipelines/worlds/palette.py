@@ -87,12 +87,12 @@ SHAPES = {
 }
 
 
-def check_names(names: Iterable[str], table: Iterable[str], *, what: str) -> None:
+def check_names(names: Iterable[str], table: Iterable[str], *, kind: str) -> None:
     """Raises ValueError naming the nearest legal name, or if there is none at all."""
     names, table = tuple(names), tuple(table)
     if not names:
-        raise ValueError(f"no {what} given: use some of {', '.join(table)}")
+        raise ValueError(f"no {kind} given: use some of {', '.join(table)}")
     for name in names:
         if name not in table:
-            near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown {what} {name!r}: use {near!r}")
+            nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)[0]
+            raise ValueError(f"unknown {kind} {name!r}: use {nearest!r}")

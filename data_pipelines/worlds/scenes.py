@@ -130,9 +130,9 @@ def simulate(scene: Scene) -> Motion:
 
     def note(arbiter: pymunk.Arbiter, space: pymunk.Space, data: object) -> None:
         first, second = (names[shape] for shape in arbiter.shapes)
-        for one, other in ((first, second), (second, first)):
-            if one.isdigit():
-                hits.append((frame, int(one), other))
+        for body, other in ((first, second), (second, first)):
+            if body.isdigit():
+                hits.append((frame, int(body), other))
 
     space.on_collision(None, None, begin=note)
     steps = max(1, math.ceil(60 / scene.fps))

@@ -127,14 +127,14 @@ def _object(
 
 def _events(motion: scenes.Motion) -> list[dict[str, Any]]:
     """Bounces off the same thing are one event with all its frames."""
-    found: dict[tuple[int, str], list[int]] = {}
+    contacts: dict[tuple[int, str], list[int]] = {}
     for event in motion.events:
         if event.against.isdigit() and int(event.against) < event.body:
             continue
-        found.setdefault((event.body, event.against), []).append(event.frame)
+        contacts.setdefault((event.body, event.against), []).append(event.frame)
     return [
         {"body": body, "against": against, "times": len(frames), "frames": frames}
-        for (body, against), frames in found.items()
+        for (body, against), frames in contacts.items()
     ]
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from experiments.benchmarks import measurement
 from soraflax import flops
-from soraflax import memory as memory_lib
+from soraflax import process_memory
 from soraflax.autoencoding import streaming
 from soraflax.cli import parser as cli
 from soraflax.nn import autoencoder
@@ -204,7 +204,7 @@ def stream(frames: int) -> float:
     count = sum(len(chunk) for chunk in streaming.reconstruct(model, video))
     if count != frames:
         raise RuntimeError(f"{count} of {frames} frames came back")
-    return memory_lib.peak_bytes() / 2**20
+    return process_memory.peak_bytes() / 2**20
 
 
 def quality() -> Iterator[measurement.Line]:

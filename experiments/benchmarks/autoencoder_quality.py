@@ -109,9 +109,11 @@ def datasets(output: pathlib.Path) -> list[pathlib.Path]:
     """Clips of the world, and real ones."""
     world, real = output / "world", output / "real"
     prepare.prepare_world(
-        "bodies", world, count=WORLD_CLIPS, validation=prepare.Validation(count=32)
+        "bodies", world, count=WORLD_CLIPS, validation=prepare.ValidationSplit(count=32)
     )
-    prepare.prepare_folder(CLIPS, real, validation=prepare.Validation(fraction=0.15))
+    prepare.prepare_folder(
+        CLIPS, real, validation=prepare.ValidationSplit(fraction=0.15)
+    )
     return [world, real]
 
 

@@ -105,7 +105,7 @@ def lines(depth: int, devices: int) -> Iterator[measurement.Line]:
     with tempfile.TemporaryDirectory() as folder:
         shapes = models.transformer_shapes(config)
         params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
-        wan.save_transformer(folder, params, config=config, most=FILE)
+        wan.save_transformer(folder, params, config=config, max_shard_bytes=FILE)
         del params
         for where in ("mesh", "host"):
             name = "experiments.benchmarks.loading"

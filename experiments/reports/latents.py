@@ -92,7 +92,7 @@ class ClipMeasurement:
       still: peak and mean error of the same, in 8-bit levels.
     """
 
-    window: windows_lib.Window
+    window: windows_lib.ClipWindow
     scalars: dict[str, float]
     latent: np.ndarray
     noise: np.ndarray
@@ -170,11 +170,11 @@ def measure(
 
 def _batches(
     clips: Any, model: autoencoder.AutoencoderConfig, *, config: ReportConfig
-) -> Iterator[tuple[list[windows_lib.Window], np.ndarray]]:
+) -> Iterator[tuple[list[windows_lib.ClipWindow], np.ndarray]]:
     """Windows, and uint8 videos `[B, T, H, W, 3]` filled up to the batch size."""
     grid = grids.Grid(model.temporal_ratio, model.spatial_ratio, patch=(1, 2, 2))
     cache = windows_lib.LatentCacheConfig(fit=config.fit)
-    windows = windows_lib.plan(clips[: config.clips], grid, config=cache)
+    windows = windows_lib.plan_windows(clips[: config.clips], grid, config=cache)
     batches = windows_lib.fitted_batches(clips, windows, batch=config.batch)
     for indexed, loaded in batches:
         videos = [video for _, video in loaded]
@@ -200,14 +200,14 @@ def _measure(
         values["scalars"]["lpips"] = perceptual.distance(y, x, params=weights)
     frames = x.shape[1]
     if frames > 1:
-        scene = fidelity.still(x[:, frames // 2], frames)
+        scene = fidelity.static_scene(x[:, frames // 2], frames)
         still: Any = module.apply({"params": params}, scene)
         values["still"] = fidelity.flicker(scene, jnp.clip(still.video, -1.0, 1.0))
     return values
 
 
 def _clip_measurement(
-    window: windows_lib.Window, clip: dict[str, Any]
+    window: windows_lib.ClipWindow, clip: dict[str, Any]
 ) -> ClipMeasurement:
     still = clip.pop("still", None)
     clip["scalars"] = {key: float(value) for key, value in clip["scalars"].items()}
@@ -255,7 +255,7 @@ def _reconstruction(clips: Sequence[ClipMeasurement]) -> dict[str, Any]:
     needed = frechet.clips_needed(frechet.FEATURES)
     distance = float("nan")
     if len(clips) > 1:
-        distance = frechet.distance(real, decoded, few="allow")
+        distance = frechet.distance(real, decoded, too_few="allow")
     return means | {
         "frechet": {
             "distance": distance,

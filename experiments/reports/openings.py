@@ -72,10 +72,10 @@ class Family:
         }
 
 
-def clip(direction: str, seed: int) -> bodies.Clip:
+def clip(direction: str, seed: int) -> bodies.RenderedClip:
     """A clip of a red circle that moves in a direction, or stays 'still'."""
     world = dataclasses.replace(WORLD, directions=(direction,))
-    return bodies.clip(seed, 0, config=world)
+    return bodies.render_clip(seed, 0, config=world)
 
 
 def families(

@@ -61,7 +61,9 @@ def run(output: pathlib.Path, clips: pathlib.Path, *, steps: Steps) -> dict[str,
     start = time.perf_counter()
     check_clips(clips)
     dataset, encoder = output / "dataset", output / "autoencoder"
-    prepare.prepare_folder(clips, dataset, validation=prepare.Validation(fraction=0.15))
+    prepare.prepare_folder(
+        clips, dataset, validation=prepare.ValidationSplit(fraction=0.15)
+    )
     values: Any = autoencoder_small.get_config()
     values.data.path = str(dataset)
     values.train.steps = steps.autoencoder
@@ -104,7 +106,9 @@ def memorise(
         shutil.copy(clips / name, four / name)
     (four / "captions.jsonl").write_text("\n".join(chosen) + "\n")
     dataset = output / "four-dataset"
-    prepare.prepare_folder(four, dataset, validation=prepare.Validation(fraction=0.0))
+    prepare.prepare_folder(
+        four, dataset, validation=prepare.ValidationSplit(fraction=0.0)
+    )
     values = config(dataset, encoder, steps=steps)
     video_stage.run(values, output / "video")
     model = generator.Generator.load(output / "video")

@@ -38,11 +38,11 @@ def start(values: Any, config_class: type[Config]) -> tuple[Config, Mesh]:
     return config, config.mesh.make()
 
 
-def host(mesh: Mesh) -> pipeline.Host:
+def host(mesh: Mesh) -> pipeline.HostShard:
     """This process's part of the data; processes of one batch shard have the same."""
     groups = sharding.batch_shard_processes(mesh)
     index = next(n for n, group in enumerate(groups) if jax.process_index() in group)
-    return pipeline.Host(index, len(groups))
+    return pipeline.HostShard(index, len(groups))
 
 
 def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:

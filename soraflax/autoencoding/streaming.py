@@ -72,14 +72,14 @@ def run_chunk(
     Returns:
       The posterior's mean or the video, and the state for the next chunk.
     """
-    y, kept = module.apply(
+    y, updated = module.apply(
         {"params": params, convolution.STREAM: state},
         x,
         first=first,
         method=method,
         mutable=[convolution.STREAM],
     )
-    return y[0] if method == "encode" else y, kept.get(convolution.STREAM, {})
+    return y[0] if method == "encode" else y, updated.get(convolution.STREAM, {})
 
 
 def encode(
@@ -165,10 +165,10 @@ def _checked(frames: list[np.ndarray], start: int) -> np.ndarray:
 def _rechunked(latents: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """The same frames, 1 + `size` first, then `size` at a time."""
     stream = (frame for part in latents for frame in part)
-    wanted = 1 + size
-    while part := list(itertools.islice(stream, wanted)):
+    length = 1 + size
+    while part := list(itertools.islice(stream, length)):
         yield np.stack(part)
-        wanted = size
+        length = size
 
 
 class _Tiled:
@@ -182,7 +182,7 @@ class _Tiled:
         self.config = config
         self.method: Method = method
         self.states: list[Any] | None = None
-        self.places: list[tiling.Tile] = []
+        self.tiles: list[tiling.Tile] = []
 
     def __call__(self, chunk: np.ndarray) -> np.ndarray:
         first = self.states is None
@@ -190,23 +190,25 @@ class _Tiled:
         inside, outside = (ratio, 1) if self.method == "encode" else (1, ratio)
         if self.states is None:
             height, width = (side // inside for side in chunk.shape[1:3])
-            self.places = self._tiles((height, width))
-            self.states = [{} for _ in self.places]
+            self.tiles = self._tiles((height, width))
+            self.states = [{} for _ in self.tiles]
         parts = []
-        for at, tile in enumerate(self.places):
-            part = tiling.cut(chunk, (tile[0].scaled(inside), tile[1].scaled(inside)))
+        for index, tile in enumerate(self.tiles):
+            part = tiling.crop_tile(
+                chunk, (tile[0].scaled(inside), tile[1].scaled(inside))
+            )
             y, state = run_chunk(
                 self.module,
                 self.params,
-                state=self.states[at],
+                state=self.states[index],
                 x=part[None],
                 method=self.method,
                 first=first,
             )
             parts.append(np.asarray(y[0]))
-            self.states[at] = self._kept(state)
-        places = [(a.scaled(outside), b.scaled(outside)) for a, b in self.places]
-        return tiling.blend(parts, places, ramp=self._overlap * outside)
+            self.states[index] = self._kept(state)
+        output_tiles = [(a.scaled(outside), b.scaled(outside)) for a, b in self.tiles]
+        return tiling.blend(parts, output_tiles, ramp=self._overlap * outside)
 
     def _tiles(self, grid: tuple[int, int]) -> list[tiling.Tile]:
         ratio = self.module.config.spatial_ratio
@@ -229,6 +231,6 @@ class _Tiled:
 
     def _kept(self, state: Any) -> Any:
         """What a tile carries; the host holds it where there are several tiles."""
-        if len(self.places) == 1 or jax.default_backend() == "cpu":
+        if len(self.tiles) == 1 or jax.default_backend() == "cpu":
             return state
         return jax.device_get(state)

@@ -66,23 +66,23 @@ def tiles(
     return list(itertools.product(rows, columns))
 
 
-def cut(video: np.ndarray, tile: Tile) -> np.ndarray:
+def crop_tile(video: np.ndarray, tile: Tile) -> np.ndarray:
     """The part of `[T, H, W, C]` under a tile of its resolution."""
     rows, columns = tile
     return video[:, rows.start : rows.stop, columns.start : columns.stop]
 
 
 def blend(
-    parts: Sequence[np.ndarray], places: Sequence[Tile], *, ramp: int
+    parts: Sequence[np.ndarray], tiles: Sequence[Tile], *, ramp: int
 ) -> np.ndarray:
     """Equation (1): parts `[T, h, w, C]` at `places` to one `[T, H, W, C]`."""
     if len(parts) == 1:
         return parts[0]
-    rows, columns = places[0]
+    rows, columns = tiles[0]
     frames, channels = parts[0].shape[0], parts[0].shape[-1]
     total = np.zeros((frames, rows.side, columns.side, channels), np.float32)
     weight = np.zeros((rows.side, columns.side, 1), np.float32)
-    for part, tile in zip(parts, places, strict=True):
+    for part, tile in zip(parts, tiles, strict=True):
         row, column = (span.weights(max(ramp, 1)) for span in tile)
         w = (row[:, None] * column[None, :])[..., None]
         total[:, tile[0].start : tile[0].stop, tile[1].start : tile[1].stop] += part * w

@@ -71,6 +71,7 @@ def _description(model: "wan.Model") -> str:
         config = model.config
         return f"{config.depth} blocks of width {config.width}, {z} latent channels"
     if isinstance(model, models.AdaptersModel):
-        return f"adapters of rank {model.form.rank}, alpha {model.form.alpha:g}"
+        config = model.lora_config
+        return f"adapters of rank {config.rank}, alpha {config.alpha:g}"
     known = "no" if model.statistics is None else "with"
     return f"{known} mean and standard deviation of the {z} latent channels"

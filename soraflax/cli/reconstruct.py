@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be, reconstruct, write, print the report."""
-    from soraflax.autoencoding import fitting, streaming
+    from soraflax.autoencoding import padding, streaming
     from soraflax.cli import checkpoints, devices, reconstruction
     from soraflax.evaluation import metrics
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         model = checkpoints.load_autoencoder(args.checkpoint, dtype=args.dtype)
         size = (clip.frames, clip.height, clip.width)
         try:
-            fit = fitting.fit(model.config, size, rule=args.fit)
+            fit = padding.grid_padding(model.config, size, rule=args.fit)
         except ValueError as error:
             raise ValueError(f"{args.clip}: {error}; or say --fit pad") from None
         start = time.perf_counter()

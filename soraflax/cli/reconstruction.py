@@ -13,8 +13,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32, Shaped, UInt8
 
-from soraflax import media, memory
-from soraflax.autoencoding import fitting, streaming
+from soraflax import media
+from soraflax.autoencoding import padding, streaming
 from soraflax.evaluation import metrics
 from soraflax.media import arrays
 from soraflax.pretrained import models
@@ -58,7 +58,7 @@ def paired_chunks(
     clip: Iterable[np.ndarray],
     model: models.AutoencoderModel,
     *,
-    fit: fitting.Fit,
+    fit: padding.GridPadding,
     config: streaming.StreamConfig,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of chunks `[T, H, W, 3]` float32 in [-1, 1]: of the clip, of its decoding.
@@ -134,7 +134,7 @@ def write(
     clip: media.FrameStream,
     *,
     model: models.AutoencoderModel,
-    fit: fitting.Fit,
+    fit: padding.GridPadding,
     config: streaming.StreamConfig,
     fps: float,
     quality: metrics.Quality,
@@ -167,7 +167,7 @@ def measured_report(
     out: pathlib.Path,
     model: models.AutoencoderModel,
     *,
-    fit: fitting.Fit,
+    fit: padding.GridPadding,
     quality: metrics.Quality,
     fps: float,
     seconds: float,
@@ -188,7 +188,7 @@ def measured_report(
         ssim=quality.ssim,
         seconds=seconds,
         frames_per_second=frames / seconds,
-        host_bytes=memory.peak_bytes(),
+        host_bytes=process_memory.peak_bytes(),
         device_bytes=device.get("peak_bytes_in_use"),
     )
 

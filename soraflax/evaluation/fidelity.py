@@ -96,7 +96,9 @@ def _pooled(parts: Iterable[np.ndarray]) -> float:
     return float(decibels(values.mean())) if len(values) else float("nan")
 
 
-def still(images: Float[Array, "B H W C"], frames: int) -> Float[Array, "B T H W C"]:
+def static_scene(
+    images: Float[Array, "B H W C"], frames: int
+) -> Float[Array, "B T H W C"]:
     """A static scene: each image repeated."""
     return jnp.repeat(images[:, None], frames, axis=1)
 

@@ -108,14 +108,14 @@ def clips_needed(features: int) -> int:
 
 
 def distance(
-    a: Moments, b: Moments, *, few: Literal["refuse", "allow"] = "refuse"
+    a: Moments, b: Moments, *, too_few: Literal["refuse", "allow"] = "refuse"
 ) -> float:
     """Equation (1).
 
     Args:
       a: of one set.
       b: of the other.
-      few: what to do about fewer than `clips_needed` clips. An allowed distance is
+      too_few: what to do about fewer than `clips_needed` clips. An allowed distance is
         biased upwards; compare it with others of as many clips only.
 
     Raises:
@@ -123,10 +123,10 @@ def distance(
     """
     _check_same(a, b)
     count, needed = min(a.count, b.count), clips_needed(len(a.mean))
-    if count < 2 or (few == "refuse" and count < needed):
+    if count < 2 or (too_few == "refuse" and count < needed):
         raise ValueError(
             f"{count} clips for {len(a.mean)} features: the Fréchet distance needs "
-            f"{needed} or more, or few='allow' and at least 2"
+            f"{needed} or more, or too_few='allow' and at least 2"
         )
     shared = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False)
     spread = np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * shared.sum()

@@ -83,15 +83,15 @@ def channel_statistics(latents: Iterable[Any]) -> ChannelStatistics:
 def _sums(x: np.ndarray) -> dict[str, Any]:
     """What equations (1) to (3) need, as sums, so that parts add up."""
     flat = x.reshape(-1, x.shape[-1])
-    found: dict[str, Any] = {"cells": len(flat), "products": flat.T @ flat}
+    sums: dict[str, Any] = {"cells": len(flat), "products": flat.T @ flat}
     for power in (1, 3, 4):
-        found[f"power{power}"] = (flat**power).sum(axis=0)
+        sums[f"power{power}"] = (flat**power).sum(axis=0)
     for axis, name in enumerate(AXES, start=x.ndim - 4):
         last = x.shape[axis]
         a, b = x.take(range(last - 1), axis), x.take(range(1, last), axis)
         parts = (np.ones_like(a), a, b, a * a, b * b, a * b)
-        found[name] = np.stack([part.reshape(-1, len(flat.T)).sum(0) for part in parts])
-    return found
+        sums[name] = np.stack([part.reshape(-1, len(flat.T)).sum(0) for part in parts])
+    return sums
 
 
 def _finish(total: dict[str, Any], shift: np.ndarray) -> ChannelStatistics:

@@ -23,7 +23,7 @@ LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 LossAt = Callable[[Any, packing.Packed, jax.Array, jax.Array], jax.Array]
 
 
-class Validation:
+class ValidationLoss:
     """Computes (1) of a model's parameters, on batches that stay the same.
 
     Args:

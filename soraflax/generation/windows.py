@@ -3,8 +3,9 @@
 A canvas of more latent frames than a model has met is filled window by window, each as
 long as the clips of training. Neighbours share `overlap` frames: what one window has
 made there is known to the next (1). A model is taught such windows, whose first latent
-frame stands for r frames of video and not for one (`data_pipelines.transforms.middle`).
-Joined they are one latent, which a decoder with a memory turns into one video.
+frame stands for r frames of video and not for one
+(`data_pipelines.transforms.sample_window`). Joined they are one latent, which a
+decoder with a memory turns into one video.
 
     known(window k) = known(canvas) or made by the windows before                 (1)
 
@@ -167,8 +168,10 @@ def crop(
     rows, columns = (span.scaled(n) for span, n in zip(tile, patch[1:], strict=True))
     return dataclasses.replace(
         canvas,
-        latent=tiling.cut(canvas.latent, (rows, columns)),
-        cond_mask=tiling.cut(canvas.cond_mask[..., None], (rows, columns))[..., 0],
+        latent=tiling.crop_tile(canvas.latent, (rows, columns)),
+        cond_mask=tiling.crop_tile(canvas.cond_mask[..., None], (rows, columns))[
+            ..., 0
+        ],
     )
 
 
@@ -190,7 +193,7 @@ def token_ids(
     # `first` planes of h x w.
     numbers = np.arange(first * h * w, (first + t) * h * w, dtype=np.int64)
     numbers = numbers.reshape(t, h, w, 1)
-    return tiling.cut(numbers, tile).reshape(-1).astype(np.int32)
+    return tiling.crop_tile(numbers, tile).reshape(-1).astype(np.int32)
 
 
 def token_weights(

@@ -21,7 +21,7 @@ from soraflax.media.common import (
     SUFFIXES,
     FrameStream,
     MediaError,
-    Probe,
+    VideoInfo,
 )
 from soraflax.media.reading import (
     decode,
@@ -45,8 +45,8 @@ __all__ = [
     "SUFFIXES",
     "FrameStream",
     "MediaError",
-    "Probe",
     "Video",
+    "VideoInfo",
     "check_array_target",
     "check_target",
     "decode",

@@ -38,15 +38,15 @@ def open_array(
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
-            held = os.fstat(file.fileno()).st_size
+            size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise common.MediaError(f"{name}: {common.cause(error)}") from error
         frames, height, width = _shape(file, name, max_pixels=max_pixels)
-        claimed = _PIXEL.itemsize * 3 * frames * height * width
-        if (after := held - file.tell()) != claimed:
+        expected = _PIXEL.itemsize * 3 * frames * height * width
+        if (actual := size - file.tell()) != expected:
             raise common.MediaError(
-                f"{name}: {after} bytes of pixels, but its header says {claimed}: "
-                f"{'truncated' if after < claimed else 'not what was saved'}"
+                f"{name}: {actual} bytes of pixels, but its header says {expected}: "
+                f"{'truncated' if actual < expected else 'not what was saved'}"
             )
         pixels = _frames(file, name, shape=(frames, height, width))
         yield common.FrameStream(name, frames, height, width, None, pixels)
@@ -61,12 +61,13 @@ def write_array(
 
     Raises:
       MediaError: as in `check_array_target`, or the disk refuses.
-      ValueError: another number of frames, or of another type or size than the first.
+      ValueError: another number of frames than `count`, or frames of another type or
+        size than the first.
     """
     path = Path(path)
     check_array_target(path)
     shape, written = None, 0
-    with common.whole_file(path) as part, open(part, "wb") as out:
+    with common.atomic_file(path) as part, open(part, "wb") as out:
         for frame in frames:
             if shape is None:
                 shape = frame.shape
@@ -88,7 +89,7 @@ def check_array_target(path: str | os.PathLike[str]) -> None:
     Raises:
       MediaError: a directory, a path below a file, or another suffix than `.npy`.
     """
-    common.check_place(path)
+    common.check_writable(path)
     if Path(path).suffix.lower() != SUFFIX:
         raise common.MediaError(f"{os.fspath(path)}: name it {SUFFIX}")
 
@@ -99,7 +100,7 @@ def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _shape(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int, int, int]:
-    """Frames, height and width by the header; the file is left at the first pixel."""
+    """Frames, height and width from the header; leaves `file` at the first pixel."""
     try:
         version = np.lib.format.read_magic(file)
         if version != _VERSION:
@@ -123,7 +124,7 @@ def _shape(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int, int, int
             f"{name}: in Fortran order: save numpy.ascontiguousarray of it"
         )
     frames, height, width = shape[:3]
-    common.check_sides(name, height, width)
+    common.check_sides(name, height, width=width)
     common.check_pixels(name, height, width=width, max_pixels=max_pixels)
     return frames, height, width
 

@@ -1,4 +1,4 @@
-"""What reading and writing share."""
+"""Errors, records and checks that reading and writing share."""
 
 import contextlib
 import dataclasses
@@ -29,12 +29,12 @@ class FrameStream:
     """An open video; iterating gives its frames, once, one at a time.
 
     Attributes:
-      name: the file's.
-      frames: how many will come; a file that holds fewer or more raises at the end.
-      height: in pixels, as displayed.
-      width: the same.
+      name: name of the file, for errors.
+      frames: number of frames; a file that holds fewer or more raises at the end.
+      height: height in pixels, as displayed.
+      width: width in pixels, as displayed.
       fps: frames per second; 1.0 for a still image, None where the file does not say.
-      pixels: `[H, W, 3]`, uint8 RGB or float32 in [-1, 1].
+      pixels: iterator of frames `[H, W, 3]`, uint8 RGB or float32 in [-1, 1].
     """
 
     name: str
@@ -49,8 +49,8 @@ class FrameStream:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
-    """What a full decode of a file found; sizes are in pixels, as displayed."""
+class VideoInfo:
+    """Facts of a file that decoded to its end; sizes are in pixels, as displayed."""
 
     frames: int
     height: int
@@ -72,7 +72,7 @@ def pyav() -> Any:
 
 
 def cause(error: Exception) -> str:
-    """An operating system's or FFmpeg's own words, in one line."""
+    """The operating system's or FFmpeg's message, in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).lower().split())
 
@@ -81,7 +81,7 @@ def check_pixels(name: str, height: int, *, width: int, max_pixels: int) -> None
     """Refuse frames of more than `max_pixels`.
 
     Raises:
-      MediaError: they are.
+      MediaError: the frames are larger.
     """
     if height * width > max_pixels:
         raise MediaError(
@@ -89,23 +89,23 @@ def check_pixels(name: str, height: int, *, width: int, max_pixels: int) -> None
         )
 
 
-def check_sides(name: str, height: int, width: int) -> None:
+def check_sides(name: str, height: int, *, width: int) -> None:
     """Refuse frames that no model takes: one pixel wide or high, or over `MAX_SIDE`.
 
     Raises:
-      MediaError: with the nearest side that is taken.
+      MediaError: a side out of range; the message has the nearest legal one.
     """
-    for side, what in ((width, "wide"), (height, "high")):
+    for side, dimension in ((width, "wide"), (height, "high")):
         if not 2 <= side <= MAX_SIDE:
             nearest = 2 if side < 2 else MAX_SIDE
             raise MediaError(
                 f"{name}: {width} x {height} frames: use at "
-                f"{'least' if side < 2 else 'most'} {nearest} pixels {what}"
+                f"{'least' if side < 2 else 'most'} {nearest} pixels {dimension}"
             )
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path at which no file can be made.
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at which no file can be written.
 
     Raises:
       MediaError: a directory, a path below a file, or below a directory that may not be
@@ -114,43 +114,47 @@ def check_place(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise MediaError(f"{path}: is a directory; name a file")
-    there = next((parent for parent in path.parents if parent.exists()), None)
-    if there is not None and not there.is_dir():
-        raise MediaError(f"{path}: {there} is a file, not a directory")
-    if there is not None and not os.access(there, os.W_OK | os.X_OK):
-        raise MediaError(f"{path}: no permission to write to {there.absolute()}")
+    ancestor = next((parent for parent in path.parents if parent.exists()), None)
+    if ancestor is not None and not ancestor.is_dir():
+        raise MediaError(f"{path}: {ancestor} is a file, not a directory")
+    if ancestor is not None and not os.access(ancestor, os.W_OK | os.X_OK):
+        raise MediaError(f"{path}: no permission to write to {ancestor.absolute()}")
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """As `whole_files`, of one file."""
-    with whole_files(path) as parts:
+def atomic_file(path: Path) -> Iterator[Path]:
+    """`atomic_files` for one file."""
+    with atomic_files(path) as parts:
         yield parts[0]
 
 
 @contextlib.contextmanager
-def whole_files(path: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
-    """Where to write what becomes files of one directory when the block ends.
+def atomic_files(path: Path, *siblings: Path) -> Iterator[tuple[Path, ...]]:
+    """Temporary paths whose files replace `path` and its siblings when the block ends.
 
-    If it raises, no trace is left and files that were there before are what they were.
-    All of the new ones appear, or none. Missing parent directories are made; those are
-    removed again if the block raises.
+    All of the new files appear, or none: if the block raises, older files are restored
+    and parent directories that it made are removed.
+
+    Args:
+      path: target file; missing parent directories are made.
+      siblings: further target files in the same directory.
 
     Raises:
       MediaError: the disk refuses.
     """
     missing = [parent for parent in path.parents if not parent.exists()]
-    goals = (path, *beside)
+    targets = (path, *siblings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".write-", dir=path.parent) as folder:
-            parts = tuple(Path(folder) / goal.name for goal in goals)
+            parts = tuple(Path(folder) / target.name for target in targets)
             yield parts
             with contextlib.ExitStack() as undo:
-                for part, goal in zip(parts, goals, strict=True):
-                    if beside:
-                        _keep(goal, Path(folder) / f"old-{goal.name}", undo=undo)
-                    os.replace(part, goal)
+                for part, target in zip(parts, targets, strict=True):
+                    # One rename is atomic by itself; several need backups to undo.
+                    if siblings:
+                        _back_up(target, Path(folder) / f"old-{target.name}", undo=undo)
+                    os.replace(part, target)
                 undo.pop_all()
     except BaseException as error:
         for parent in missing:
@@ -161,8 +165,8 @@ def whole_files(path: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
         raise
 
 
-def _keep(path: Path, old: Path, *, undo: contextlib.ExitStack) -> None:
-    """Have `undo` bring `path` back to what it is now."""
+def _back_up(path: Path, old: Path, *, undo: contextlib.ExitStack) -> None:
+    """Register with `undo` that `path` becomes what it is now; `old` is its backup."""
     if not path.exists():
         undo.callback(path.unlink, missing_ok=True)
         return

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Float64, Int, UInt8
 
 from soraflax.media import common, video
 
@@ -27,18 +28,27 @@ _DEMUXERS = "mov,matroska,avi,gif,png_pipe,jpeg_pipe"
 
 @dataclasses.dataclass(frozen=True)
 class _Scan:
-    """What the packets say: their number, those never shown, when the others are."""
+    """Facts of the packets, collected before any is decoded.
+
+    Attributes:
+      packets: number of packets.
+      hidden: number of packets that are never shown.
+      times: presentation times of the others in seconds, sorted.
+      fps: frame rate of the output, equation (1).
+      order: for each output frame the index of the decoded frame it shows; None where
+        the frames are evenly spaced and each is shown once.
+    """
 
     packets: int
     hidden: int
-    times: np.ndarray
+    times: Float64[np.ndarray, "shown"]
     fps: float
-    order: np.ndarray | None
+    order: Int[np.ndarray, "output"] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stream:
-    """A video stream, its packets yet to be decoded, and what is known of them."""
+    """A video stream, its packets yet to be decoded, and the scan of them."""
 
     name: str
     container: Any
@@ -84,11 +94,11 @@ def decode(
     """Decode the bytes of a video or image file.
 
     Args:
-      data: a whole file: mp4, webm, mkv, avi, gif, png or jpg.
-      name: what errors call it.
-      start: first frame wanted.
-      max_frames: at most this many frames; the rest is neither decoded nor checked.
-      step: every step-th frame; `fps` is divided by it.
+      data: bytes of a whole file: mp4, webm, mkv, avi, gif, png or jpg.
+      name: name of the file in errors.
+      start: index of the first frame.
+      max_frames: limit of frames; the rest is neither decoded nor checked.
+      step: stride in frames; `fps` is divided by it.
       size: (width, height) to resize to while decoding, area-averaged.
       max_pixels: refuse frames of more pixels than this.
 
@@ -102,10 +112,10 @@ def decode(
         )
     stop = None if max_frames is None else start + step * max_frames
     with _stream(io.BytesIO(data), name, max_pixels=max_pixels) as stream:
-        kept = list(_select(stream, slice(start, stop, step), size=size))
-        if not kept:
+        frames = list(_select(stream, slice(start, stop, step), size=size))
+        if not frames:
             raise common.MediaError(f"{name}: no frames from frame {start} on")
-        return video.Video(np.stack(kept), stream.scan.fps / step)
+        return video.Video(np.stack(frames), stream.scan.fps / step)
 
 
 @contextlib.contextmanager
@@ -130,14 +140,15 @@ def open_frames(
         _opened(path) as file,
         _stream(file, name, max_pixels=max_pixels, keep=False) as stream,
     ):
-        common.check_sides(name, *stream.size[::-1])
+        width, height = stream.size
+        common.check_sides(name, height, width=width)
         _check_whole(stream, stream.scan.packets - stream.scan.hidden)
         order = stream.scan.order
         frames = stream.promised if order is None else len(order)
         pixels = _exactly(_select(stream, slice(0, None, 1)), frames, name=name)
         first = next(pixels)
         height, width = first.shape[:2]
-        common.check_sides(name, height, width)
+        common.check_sides(name, height, width=width)
         yield common.FrameStream(
             name=name,
             frames=frames,
@@ -153,8 +164,8 @@ def probe(
     *,
     name: str | None = None,
     max_pixels: int = common.MAX_PIXELS,
-) -> common.Probe:
-    """Decode every frame of a file or of its bytes, keeping only the facts.
+) -> common.VideoInfo:
+    """Decode every frame of a file or of its bytes; returns the facts alone.
 
     Raises:
       MediaError: as `read_video` would.
@@ -171,7 +182,7 @@ def probe(
         width, height = stream.size
         if turns % 2:
             width, height = height, width
-        return common.Probe(
+        return common.VideoInfo(
             frames=count if stream.scan.order is None else len(stream.scan.order),
             height=height,
             width=width,
@@ -192,20 +203,19 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_video` was given as metadata; empty where there is none."""
-    name, most = str(path), common.MAX_PIXELS
+    """The metadata that `write_video` was given; empty where there is none."""
     with (
         _opened(path) as file,
-        _stream(file, name, max_pixels=most, keep=False) as stream,
+        _stream(file, str(path), max_pixels=common.MAX_PIXELS, keep=False) as stream,
     ):
         tags = dict(stream.stream.metadata) | dict(stream.container.metadata)
         if not tags.get("comment") and not tags.get("COMMENT"):
             tags |= dict(next(_frames(stream)).metadata)
     try:
-        found = json.loads(tags.get("comment") or tags.get("COMMENT") or "{}")
+        metadata = json.loads(tags.get("comment") or tags.get("COMMENT") or "{}")
     except json.JSONDecodeError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 @contextlib.contextmanager
@@ -227,7 +237,10 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
 def _stream(
     file: BinaryIO, name: str, *, max_pixels: int, keep: bool = True
 ) -> Iterator[_Stream]:
-    """The first video stream, scanned; its packets are kept, or read once more."""
+    """The first video stream, scanned; its packets stay in memory if `keep`.
+
+    Otherwise the file is opened a second time, and packets are read while decoding.
+    """
     with _container(file, name, max_pixels=max_pixels) as (container, stream):
         packets = _packets(container, stream, name=name)
         if keep:
@@ -279,19 +292,23 @@ def _packets(container: Any, stream: Any, *, name: str) -> Iterator[Any]:
 
 
 def _check_gif_end(file: BinaryIO, container: Any, *, name: str) -> None:
-    """A gif declares neither frames nor duration; its last byte is all there is."""
+    """Refuse a truncated gif: it declares no count, only a last byte marks its end."""
     if container.format.name != "gif":
         return
-    at = file.tell()
+    position = file.tell()
     file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
     ended = file.read().rstrip(b"\0\r\n").endswith(b";")
-    file.seek(at)
+    file.seek(position)
     if not ended:
         raise common.MediaError(f"{name}: truncated (no end marker)")
 
 
 def _scan(packets: Iterable[Any], container: Any, *, stream: Any) -> _Scan:
-    """Count packets and sort the times of those that are shown."""
+    """Count packets and sort the times of those that are shown.
+
+    Packets come in decoding order, which B-frames make differ from the order of
+    presentation; a container without presentation times has decoding times.
+    """
     base = float(stream.time_base or 1)
     vp8 = stream.codec_context.name in ("vp8", "libvpx")
     shown: dict[float, float] = {}
@@ -324,25 +341,35 @@ def _declared_rate(container: Any, stream: Any) -> float | None:
 
 
 def _timeline(
-    times: np.ndarray, last: float, *, declared: float | None
-) -> tuple[float, np.ndarray | None]:
-    """Frame rate, and equation (1) as indices of frames where they are uneven."""
+    times: Float64[np.ndarray, "shown"], last: float, *, declared: float | None
+) -> tuple[float, Int[np.ndarray, "output"] | None]:
+    """Frame rate, and equation (1) as indices of frames where they are uneven.
+
+    Args:
+      times: presentation times in seconds, sorted.
+      last: how long the last frame is shown, in seconds; 0 where not known.
+      declared: frame rate by the container; None where it does not say.
+    """
     if len(times) < 2:
         return declared or 1.0, None
     gaps = np.diff(times)
     gap = float(np.median(gaps))
     last = max(last, gap)
+    # Containers round times to a millisecond; half a gap more is a missing frame.
     even = max(gaps.max(), last) <= 1.5 * gap + 1e-3
     measured = (len(times) - 1) / float(times[-1] - times[0])
     if even:
         close = declared and abs(declared / measured - 1) < 0.02
         return (declared if close else measured) or measured, None
+    # The declared rate is exact where the median gap, rounded, comes near it.
     if declared and abs(declared * gap - 1) < 0.05:
         gap = 1 / declared
     fps = min(1 / gap, 4 * measured, 120.0)
     count = max(1, round((times[-1] - times[0] + last) * fps))
-    wanted = times[0] + np.arange(count) / fps
-    return fps, np.searchsorted(times, wanted + 0.25 / fps, side="right") - 1
+    output_times = times[0] + np.arange(count) / fps
+    # The last frame shown at t_k; a quarter of a frame later, lest rounding of equal
+    # times chooses the frame before.
+    return fps, np.searchsorted(times, output_times + 0.25 / fps, side="right") - 1
 
 
 def _frames(stream: _Stream) -> Iterator[Any]:
@@ -383,6 +410,7 @@ def _check_whole(stream: _Stream, count: int) -> None:
     declared, times = _declared_seconds(stream), stream.scan.times
     if declared is None or len(times) < 2:
         return
+    # The last frame's own duration is not known; the longest gap stands for it.
     gap = float(np.diff(times).max())
     covered = float(times[-1] - times[0]) + gap
     # Headers of whole files are off by as much as a frame.
@@ -394,7 +422,7 @@ def _check_whole(stream: _Stream, count: int) -> None:
 
 
 def _declared_seconds(stream: _Stream) -> float | None:
-    """Duration of the video stream by a matroska header; others count frames."""
+    """Duration of the video stream by a matroska header; other headers count frames."""
     container = stream.container
     if "matroska" not in container.format.name:
         return None
@@ -410,13 +438,18 @@ def _declared_seconds(stream: _Stream) -> float | None:
 
 
 def _select(
-    stream: _Stream, wanted: slice, *, size: tuple[int, int] | None = None
+    stream: _Stream, selection: slice, *, size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
-    """The frames of a slice; decoding stops after the last of them."""
+    """The frames of a slice; decoding stops after the last of them.
+
+    The slice is of output frames. Where frames are uneven in time, `counts[i]` says how
+    often decoded frame i is among them: 0, once, or several times if it stands still.
+    """
     counts, order = None, stream.scan.order
     if order is not None:
-        counts = np.bincount(order[wanted], minlength=1)
-    stop = wanted.stop if counts is None else len(counts)
+        counts = np.bincount(order[selection], minlength=1)
+    stop = selection.stop if counts is None else len(counts)
+    # To the end of the file: `_frames` is exhausted, so that its last checks are made.
     if counts is not None and stop == len(stream.scan.times):
         stop = None
     for index, frame in enumerate(_frames(stream)):
@@ -425,40 +458,42 @@ def _select(
         if counts is not None:
             repeats = int(counts[index]) if index < len(counts) else 0
         else:
-            since = index - wanted.start
-            repeats = int(since >= 0 and since % wanted.step == 0)
+            offset = index - selection.start
+            repeats = int(offset >= 0 and offset % selection.step == 0)
         if repeats:
             yield from itertools.repeat(_to_rgb(frame, size), repeats)
 
 
 def _exactly(pixels: Iterator[np.ndarray], count: int, *, name: str) -> Iterator[Any]:
-    """The same frames; as many as were promised, all of one size."""
-    found, shape = 0, None
+    """The same frames; raises unless there are `count`, all of one size."""
+    decoded, shape = 0, None
     for frame in pixels:
         shape = shape or frame.shape
-        if frame.shape != shape or found == count:
-            change = "turns its picture" if found < count else "holds more"
-            raise common.MediaError(f"{name}: {change} at frame {found} of {count}")
-        found += 1
+        if frame.shape != shape or decoded == count:
+            change = "turns its picture" if decoded < count else "holds more"
+            raise common.MediaError(f"{name}: {change} at frame {decoded} of {count}")
+        decoded += 1
         yield frame
-    if found < count:
-        raise common.MediaError(f"{name}: {found} of {count} frames decode; damaged")
+    if decoded < count:
+        raise common.MediaError(f"{name}: {decoded} of {count} frames decode; damaged")
 
 
 def _quarter_turns(frame: Any) -> int:
-    """How often the picture turns anticlockwise before it is shown."""
+    """Quarter turns anticlockwise before the picture is shown, 0 to 3."""
     return round(frame.rotation / 90) % 4
 
 
-def _to_rgb(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
-    """`[H, W, 3]` uint8, upright; transparency is shown over white."""
+def _to_rgb(frame: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB, upright; transparency is shown over white."""
     turns = _quarter_turns(frame)
     width, height = size or (None, None)
-    if turns % 2:
+    if (
+        turns % 2
+    ):  # the size is that of the turned picture, scaling comes before turning
         width, height = height, width
-    form = frame.format
     # A palette's colours have alpha, though its one component, the index, has not.
-    alpha = form.name == "pal8" or any(c.is_alpha for c in form.components)
+    layout = frame.format
+    alpha = layout.name == "pal8" or any(c.is_alpha for c in layout.components)
     pixels = frame.to_ndarray(
         format="rgba" if alpha else "rgb24",
         width=width,
@@ -471,8 +506,9 @@ def _to_rgb(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _over_white(rgba: np.ndarray) -> np.ndarray:
+def _over_white(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
     rgb, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
     if alpha.min() == 255:
         return np.ascontiguousarray(rgb)
+    # 127 more than the sum rounds the quotient to the nearest level.
     return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -28,7 +28,7 @@ MAX_GIF_PIXELS = 2**30
 def encode_lossless(frames: np.ndarray, fps: float) -> bytes:
     """Bytes from which `decode` gives back exactly these frames (H.264 RGB, mkv)."""
     buffer = io.BytesIO()
-    _write_mkv(buffer, iter(_checked(frames, fps)), fps, "")
+    _write_mkv(buffer, iter(_checked_video(frames, fps)), fps, "")
     return buffer.getvalue()
 
 
@@ -46,7 +46,7 @@ def write_video(
     frame; `.png` is one frame. Missing parent directories are made.
 
     Args:
-      path: where to.
+      path: target file.
       frames: `[T, H, W, 3]` uint8.
       fps: frames per second.
       metadata: JSON values, stored in the file's comment; see `read_metadata`.
@@ -54,7 +54,7 @@ def write_video(
     Raises:
       MediaError: as in `check_target`, or the disk refuses.
     """
-    frames = _checked(frames, fps)
+    frames = _checked_video(frames, fps)
     check_target(path, frames=len(frames), fps=fps, size=frames.shape[1:3])
     write_frames(path, frames, fps=fps, metadata=metadata)
 
@@ -69,13 +69,13 @@ def write_frames(
 ) -> None:
     """Write frames as they come; the file appears whole or not at all.
 
-    Formats and arguments are those of `write_video`, and so are the bytes written; the
-    frames, `[H, W, 3]` uint8, are drawn one at a time and not kept, but for a gif's.
-    Whatever drawing them raises leaves no file and is raised here.
+    Formats and arguments are those of `write_video`, and so are the bytes written;
+    frames are drawn one at a time and, but for a gif's, not held in memory. An
+    exception of the iterable is raised here and leaves no file.
 
     Args:
-      path: where to.
-      frames: uint8 `[H, W, 3]`.
+      path: target file.
+      frames: iterable of uint8 `[H, W, 3]`.
       fps: frames per second.
       metadata: as in `write_video`.
       sidecar: a file in the same directory that gets the metadata too, as JSON; both
@@ -94,11 +94,11 @@ def write_frames(
         ".png": _write_png,
     }
     comment = json.dumps(metadata or {}, sort_keys=True)
-    source = _fitting(path, frames, fps=fps)
+    source = _validated(path, frames, fps=fps)
     others = () if sidecar is None else (Path(sidecar),)
-    with common.whole_files(path, *others) as (part, *beside):
+    with common.atomic_files(path, *others) as (part, *sidecars):
         writers[path.suffix.lower()](part, source, fps, comment)
-        for other in beside:
+        for other in sidecars:
             text = json.dumps(metadata or {}, indent=2, ensure_ascii=False)
             # Unpaired surrogates, as of file names, become JSON's escapes of them.
             other.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
@@ -114,10 +114,10 @@ def check_target(
     """Refuse a file that `write_video` could not write; ask before long work.
 
     Args:
-      path: where to.
-      frames: how many.
+      path: target file.
+      frames: number of frames.
       fps: frames per second.
-      size: (height, width) of a frame, where it is known.
+      size: (height, width) of a frame; None where not known yet.
 
     Raises:
       MediaError: a directory, a path below a file or where nothing may be written,
@@ -125,7 +125,7 @@ def check_target(
         the container does not take.
     """
     path = Path(path)
-    common.check_place(path)
+    common.check_writable(path)
     _check_format(path, frames, fps=fps, size=size)
 
 
@@ -144,17 +144,17 @@ def _check_format(
     moving_gif = suffix == ".gif" and frames > 1
     _check_rate(fps, fastest=_FASTEST_GIF if moving_gif else _FASTEST)
     if suffix == ".gif" and size and frames * size[0] * size[1] > MAX_GIF_PIXELS:
-        most = MAX_GIF_PIXELS // (size[0] * size[1])
+        max_frames = MAX_GIF_PIXELS // (size[0] * size[1])
         raise common.MediaError(
             f"{path}: {frames} frames are too many for a gif of this size: use at "
-            f"most {most}, or .mp4"
+            f"most {max_frames}, or .mp4"
         )
 
 
-def _fitting(
+def _validated(
     path: Path, frames: Iterable[np.ndarray], *, fps: float
 ) -> Iterator[np.ndarray]:
-    """The same frames, refused once they are too many or not of one kind."""
+    """The same frames; raises at one too many, or of another type or size."""
     shape = None
     for number, frame in enumerate(frames):
         shape = shape or frame.shape
@@ -186,7 +186,9 @@ def _write_mp4(
         out.metadata["comment"] = comment
         options = {"crf": "12", "preset": "medium"}
         even = map(_even, frames)
-        _encode(out, even, fps=fps, codec="libx264", form="yuv420p", options=options)
+        _encode(
+            out, even, fps=fps, codec="libx264", pixel_format="yuv420p", options=options
+        )
 
 
 def _write_mkv(
@@ -197,7 +199,12 @@ def _write_mkv(
         if comment:
             out.metadata["comment"] = comment
         _encode(
-            out, frames, fps=fps, codec="libx264rgb", form="rgb24", options=_LOSSLESS
+            out,
+            frames,
+            fps=fps,
+            codec="libx264rgb",
+            pixel_format="rgb24",
+            options=_LOSSLESS,
         )
 
 
@@ -207,7 +214,7 @@ def _encode(
     *,
     fps: float,
     codec: str,
-    form: str,
+    pixel_format: str,
     options: dict[str, str],
 ) -> None:
     """Encode RGB frames into an open container, on one thread."""
@@ -217,16 +224,18 @@ def _encode(
         codec, rate=Fraction(fps).limit_denominator(1001), options=options
     )
     stream.height, stream.width = first.shape[:2]
-    stream.pix_fmt = form
+    stream.pix_fmt = pixel_format
     context = stream.codec_context
     context.thread_count = 1
-    if form == "yuv420p":
+    if pixel_format == "yuv420p":
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
     for index, pixels in enumerate(itertools.chain((first,), frames)):
         frame = pyav.VideoFrame.from_ndarray(pixels, format="rgb24")
-        if form == "yuv420p":
-            frame = frame.reformat(format=form, dst_colorspace=_BT709, threads=1)
+        if pixel_format == "yuv420p":
+            frame = frame.reformat(
+                format=pixel_format, dst_colorspace=_BT709, threads=1
+            )
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
         out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
@@ -264,7 +273,7 @@ def _write_png(
         Image.fromarray(frame).save(path, pnginfo=info)
 
 
-def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
+def _checked_video(frames: np.ndarray, fps: float) -> np.ndarray:
     frames = np.asarray(frames)
     shape = frames.shape
     if frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:

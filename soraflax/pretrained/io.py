@@ -114,7 +114,7 @@ def save_model(
         (draft / CONFIG).write_text(text)
         for name, source in (files or {}).items():
             _add(draft / name, source)
-        replace(draft, directory, ours=is_model)
+        replace_directory(draft, directory, ours=is_model)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return header["digest"]
@@ -283,7 +283,7 @@ def is_model(directory: pathlib.Path) -> bool:
     return (directory / PARAMS).is_file()
 
 
-def replace(
+def replace_directory(
     draft: pathlib.Path,
     directory: pathlib.Path,
     *,

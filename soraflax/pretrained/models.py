@@ -75,9 +75,11 @@ class VideoModelConfig:
         process_lib.make(self.process, self.prediction)
         if self.boundary is not None:
             experts.ExpertsConfig(self.transformer, self.boundary)
-        found, wanted = len(self.statistics.mean), self.transformer.latent_channels
-        if found != wanted:
-            raise ValueError(f"statistics of {found} channels, latents of {wanted}")
+        channels, expected = len(self.statistics.mean), self.transformer.latent_channels
+        if channels != expected:
+            raise ValueError(
+                f"statistics of {channels} channels, latents of {expected}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ class AdaptersModel:
     """
 
     config: dit.DiTConfig
-    form: lora.LoraConfig
+    lora_config: lora.LoraConfig
     params: Any
     base: str
     digest: str
@@ -199,7 +201,7 @@ def save_autoencoder(
     params: Any,
     *,
     config: autoencoder.AutoencoderConfig,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a trained autoencoder.
 
@@ -213,7 +215,7 @@ def save_autoencoder(
       Its digest.
     """
     record = {"kind": "autoencoder", "model": config_lib.to_dict(config)}
-    return model_io.save_model(directory, params, config=dict(facts or {}) | record)
+    return model_io.save_model(directory, params, config=dict(metadata or {}) | record)
 
 
 def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
@@ -227,8 +229,8 @@ def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
     config = config_lib.to_dataclass(
         record, autoencoder.AutoencoderConfig, path="autoencoder"
     )
-    params, facts = model_io.load_model(directory, like=autoencoder_shapes(config))
-    statistics = facts.get("latents")
+    params, metadata = model_io.load_model(directory, like=autoencoder_shapes(config))
+    statistics = metadata.get("latents")
     if statistics is not None:
         statistics = config_lib.to_dataclass(
             statistics, autoencoder.LatentStatistics, path="latents"
@@ -242,11 +244,11 @@ def save_transformer(
     params: Any,
     *,
     config: dit.DiTConfig,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a transformer by itself; arguments and result as of `save_autoencoder`."""
     record = {"kind": "transformer", "model": config_lib.to_dict(config)}
-    return model_io.save_model(directory, params, config=dict(facts or {}) | record)
+    return model_io.save_model(directory, params, config=dict(metadata or {}) | record)
 
 
 def load_transformer(directory: str | os.PathLike[str]) -> TransformerModel:
@@ -266,7 +268,7 @@ def save_adapters(
     directory: str | os.PathLike[str],
     params: Any,
     *,
-    form: lora.LoraConfig,
+    lora_config: lora.LoraConfig,
     config: dit.DiTConfig,
     base: str,
 ) -> str:
@@ -282,7 +284,7 @@ def save_adapters(
     Returns:
       Their digest.
     """
-    record = {"kind": "lora", "lora": config_lib.to_dict(form), "base": base}
+    record = {"kind": "lora", "lora": config_lib.to_dict(lora_config), "base": base}
     record |= {"model": config_lib.to_dict(config)}
     return model_io.save_model(directory, params, config=record)
 
@@ -297,11 +299,13 @@ def load_adapters(directory: str | os.PathLike[str]) -> AdaptersModel:
     sizes = _config_of(directory, kind="lora")
     config = config_lib.to_dataclass(sizes, dit.DiTConfig, path="model")
     record = model_io.model_config(directory)
-    form = config_lib.to_dataclass(record.get("lora", {}), lora.LoraConfig, path="lora")
-    like = lora.shapes(transformer_shapes(config), form)
+    lora_config = config_lib.to_dataclass(
+        record.get("lora", {}), lora.LoraConfig, path="lora"
+    )
+    like = lora.shapes(transformer_shapes(config), lora_config)
     params, _ = model_io.load_model(directory, like=like)
     digest = model_io.model_digest(directory)
-    return AdaptersModel(config, form, params, record.get("base", ""), digest)
+    return AdaptersModel(config, lora_config, params, record.get("base", ""), digest)
 
 
 def save_video_model(
@@ -320,10 +324,10 @@ def save_video_model(
     Raises:
       ModelError: the autoencoder is not the one its latents came from.
     """
-    found = model_io.find_model(autoencoder_dir)
-    _check_encoder(found, load_autoencoder(found), config=config)
+    autoencoder_path = model_io.find_model(autoencoder_dir)
+    _check_encoder(autoencoder_path, load_autoencoder(autoencoder_path), config=config)
     record = {"kind": "video", "model": config_lib.to_dict(config)}
-    files = {VOCABULARY: vocabulary.model, AUTOENCODER: found}
+    files = {VOCABULARY: vocabulary.model, AUTOENCODER: autoencoder_path}
     return model_io.save_model(directory, params, config=record, files=files)
 
 

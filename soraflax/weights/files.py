@@ -34,7 +34,7 @@ CONVERT = (
 )
 
 
-def find(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+def find_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
     """The safetensors files at a path: itself, or all of a directory, by name.
 
     Raises:
@@ -48,8 +48,8 @@ def find(path: str | os.PathLike[str]) -> list[pathlib.Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or directory")
-    if found := sorted(path.glob(f"*{SAFE}")):
-        return found
+    if files := sorted(path.glob(f"*{SAFE}")):
+        return files
     for file in sorted(path.iterdir()):
         if file.suffix.lower() in PICKLED:
             raise model_io.ModelError(f"{file}: {_pickled(file)}")
@@ -109,24 +109,24 @@ def open_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if len(indices) > 1:
         names = " and ".join(index.name for index in indices[:2])
         raise model_io.ModelError(f"{folder}: has {names}; remove all but one")
-    places = _read_index(indices[0]) if indices else {}
-    found: dict[str, Tensor] = {}
-    named = sorted({folder / name for name in places.values()})
-    for file in named or find(path):
+    weight_map = _read_index(indices[0]) if indices else {}
+    tensors: dict[str, Tensor] = {}
+    named = sorted({folder / name for name in weight_map.values()})
+    for file in named or find_files(path):
         for name, tensor in _open(file).items():
-            if name in found:
+            if name in tensors:
                 raise model_io.ModelError(f"{file}: {name} is in another file as well")
-            if places and places.get(name) != file.name:
+            if weight_map and weight_map.get(name) != file.name:
                 raise model_io.ModelError(
                     f"{indices[0]}: says nothing of {name} in {file.name}"
                 )
-            found[name] = tensor
-    if absent := sorted(places.keys() - found.keys()):
-        file = folder / places[absent[0]]
+            tensors[name] = tensor
+    if absent := sorted(weight_map.keys() - tensors.keys()):
+        file = folder / weight_map[absent[0]]
         raise model_io.ModelError(
             f"{file}: {absent[0]} is missing, which {INDEX} names"
         )
-    return found
+    return tensors
 
 
 def _open(file: pathlib.Path) -> dict[str, Tensor]:
@@ -152,17 +152,17 @@ def _open(file: pathlib.Path) -> dict[str, Tensor]:
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
     """Which file, by its name beside the index, has which tensor."""
-    places = read_config(path).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    weight_map = read_config(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise model_io.ModelError(f"{path}: has no weight_map")
-    for name in places.values():
+    for name in weight_map.values():
         if not isinstance(name, str) or pathlib.PurePath(name).name != name:
             raise model_io.ModelError(f"{path}: {name!r} is no file beside it")
-    return places
+    return weight_map
 
 
 @dataclasses.dataclass(frozen=True)
-class Draft:
+class LazyTensor:
     """A tensor that is to be written.
 
     Attributes:
@@ -177,7 +177,11 @@ class Draft:
 
 
 def write(
-    folder: pathlib.Path, stem: str, *, drafts: Iterable[Draft], most: int
+    folder: pathlib.Path,
+    stem: str,
+    *,
+    tensors: Iterable[LazyTensor],
+    max_shard_bytes: int,
 ) -> list[pathlib.Path]:
     """Write tensors to one file, or to several and an index.
 
@@ -190,22 +194,26 @@ def write(
     Returns:
       The files, without the index.
     """
-    parts: list[list[Draft]] = [[]]
-    for draft in drafts:
-        if parts[-1] and sum(d.size for d in parts[-1]) + draft.size > most:
+    parts: list[list[LazyTensor]] = [[]]
+    for tensor in tensors:
+        if parts[-1] and sum(t.size for t in parts[-1]) + tensor.size > max_shard_bytes:
             parts.append([])
-        parts[-1].append(draft)
+        parts[-1].append(tensor)
     count = len(parts)
-    names = [f"{stem}-{at:05d}-of-{count:05d}{SAFE}" for at in range(1, count + 1)]
+    names = [
+        f"{stem}-{number:05d}-of-{count:05d}{SAFE}" for number in range(1, count + 1)
+    ]
     if count == 1:
         names = [f"{stem}{SAFE}"]
     for name, part in zip(names, parts, strict=True):
-        tensors = {d.name: np.ascontiguousarray(d.make()) for d in part}
-        safetensors.numpy.save_file(tensors, folder / name, {"format": "pt"})
+        arrays = {t.name: np.ascontiguousarray(t.make()) for t in part}
+        safetensors.numpy.save_file(arrays, folder / name, {"format": "pt"})
     if count > 1:
-        places = {d.name: n for n, part in zip(names, parts, strict=True) for d in part}
-        total = sum(d.size for part in parts for d in part)
-        values = {"metadata": {"total_size": total}, "weight_map": places}
+        weight_map = {
+            t.name: n for n, part in zip(names, parts, strict=True) for t in part
+        }
+        total = sum(t.size for part in parts for t in part)
+        values = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / f"{stem}{INDEX}").write_text(json.dumps(values, indent=2) + "\n")
     return [folder / name for name in names]
 

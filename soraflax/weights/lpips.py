@@ -40,10 +40,10 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
         and unequal, of another shape, or not finite; the first few are named.
     """
     tensors: dict[str, np.ndarray] = {}
-    for file in files.find(path):
+    for file in files.find_files(path):
         for name, tensor in _canonical(files.read(file)):
-            known = tensors.setdefault(name, tensor)
-            if known is not tensor and not np.array_equal(known, tensor):
+            earlier = tensors.setdefault(name, tensor)
+            if earlier is not tensor and not np.array_equal(earlier, tensor):
                 raise model_io.ModelError(f"{file}: {name} is given twice, and differs")
     model_io.check_like(tensors, _expected(), where=path)
     model_io.check_finite(tensors, where=path)
@@ -51,11 +51,11 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
         [
             {
                 "kernel": np.ascontiguousarray(
-                    np.einsum("oihw->hwio", tensors[f"features.{at}.weight"])
+                    np.einsum("oihw->hwio", tensors[f"features.{index}.weight"])
                 ),
-                "bias": tensors[f"features.{at}.bias"],
+                "bias": tensors[f"features.{index}.bias"],
             }
-            for at in stage
+            for index in stage
         ]
         for stage in _positions()
     ]
@@ -65,10 +65,10 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
 
 def _positions() -> list[list[int]]:
     """N of each convolution: two places each with its rectifier, one for a pool."""
-    stages, at = [], 0
+    stages, index = [], 0
     for widths in perceptual.STAGES:
-        stages.append([at + 2 * k for k in range(len(widths))])
-        at += 2 * len(widths) + 1
+        stages.append([index + 2 * k for k in range(len(widths))])
+        index += 2 * len(widths) + 1
     return stages
 
 
@@ -82,9 +82,9 @@ def _expected() -> dict[str, jax.ShapeDtypeStruct]:
     for k, (widths, stage) in enumerate(
         zip(perceptual.STAGES, _positions(), strict=True)
     ):
-        for at, width in zip(stage, widths, strict=True):
-            expected[f"features.{at}.weight"] = leaf(width, channels, 3, 3)
-            expected[f"features.{at}.bias"] = leaf(width)
+        for index, width in zip(stage, widths, strict=True):
+            expected[f"features.{index}.weight"] = leaf(width, channels, 3, 3)
+            expected[f"features.{index}.bias"] = leaf(width)
             channels = width
         expected[f"lin{k}.model.1.weight"] = leaf(1, channels, 1, 1)
     return expected

@@ -38,25 +38,27 @@ class TensorForm:
     def read_part(self, tensor: files.Tensor, index: Index) -> np.ndarray:
         """Our part at `index`, of as little of the tensor as has it."""
         axes = self.axes or (None,) * len(tensor.shape)
-        there = tuple(slice(None) if a is None else index[a] for a in axes)
+        source_index = tuple(slice(None) if a is None else index[a] for a in axes)
         rest = tuple(slice(None) if a in axes else part for a, part in enumerate(index))
         with np.errstate(over="ignore"):  # what is too large is found not finite
-            return self.read(tensor.read(there))[rest].astype(np.float32, copy=False)
+            return self.read(tensor.read(source_index))[rest].astype(
+                np.float32, copy=False
+            )
 
 
-def einsum(there: str, here: str) -> TensorForm:
+def einsum(theirs: str, ours: str) -> TensorForm:
     """Letters name axes; each is read in part."""
     return TensorForm(
-        lambda a: np.einsum(f"{there}->{here}", a),
-        lambda a: np.einsum(f"{here}->{there}", a),
-        tuple(here.index(letter) for letter in there),
+        lambda a: np.einsum(f"{theirs}->{ours}", a),
+        lambda a: np.einsum(f"{ours}->{theirs}", a),
+        tuple(ours.index(letter) for letter in theirs),
     )
 
 
-def reshape(there: tuple[int, ...], here: tuple[int, ...]) -> TensorForm:
+def reshape(theirs: tuple[int, ...], ours: tuple[int, ...]) -> TensorForm:
     """-1 stands for the channels, which are read in part; all else is 1."""
-    axes = tuple(here.index(-1) if size == -1 else None for size in there)
-    return TensorForm(lambda a: a.reshape(here), lambda a: a.reshape(there), axes)
+    axes = tuple(ours.index(-1) if size == -1 else None for size in theirs)
+    return TensorForm(lambda a: a.reshape(ours), lambda a: a.reshape(theirs), axes)
 
 
 VECTOR = reshape((-1,), (-1,))
@@ -98,13 +100,13 @@ def expected(
     entries: Sequence[Entry], shapes: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Something of the shape that every tensor should have there, by its name."""
-    found = {}
+    templates = {}
     for entry in entries:
         shape = tuple(shapes[entry.ours].shape)
         shape = shape if entry.layers is None else shape[1:]
-        like = entry.form.write(np.broadcast_to(np.float32(0), shape))
-        found |= dict.fromkeys(entry.names(), like)
-    return found
+        template = entry.form.write(np.broadcast_to(np.float32(0), shape))
+        templates |= dict.fromkeys(entry.names(), template)
+    return templates
 
 
 def read(
@@ -129,7 +131,7 @@ def read(
       ModelError: a tensor is missing, unknown, of another shape or not finite.
     """
     model_io.check_like(tensors, expected(entries, shapes), where=where)
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for entry in entries:
         shape = tuple(shapes[entry.ours].shape)
 
@@ -137,10 +139,12 @@ def read(
             return _read_part(tensors, entry, index=index, where=where)
 
         if shardings is None:
-            found[entry.ours] = part(tuple(slice(0, size) for size in shape))
+            params[entry.ours] = part(tuple(slice(0, size) for size in shape))
         else:
-            found[entry.ours] = _place(part, shape, sharding=shardings[entry.ours])
-    return found
+            params[entry.ours] = _to_devices(
+                part, shape, sharding=shardings[entry.ours]
+            )
+    return params
 
 
 def _read_part(
@@ -153,8 +157,8 @@ def _read_part(
         names = [entry.theirs]
     else:
         names = entry.names()[index[0]]
-        for at, name in enumerate(names):
-            part[at] = entry.form.read_part(tensors[name], index[1:])
+        for layer, name in enumerate(names):
+            part[layer] = entry.form.read_part(tensors[name], index[1:])
     rows = [part] if entry.layers is None else part
     bad = (name for name, row in zip(names, rows, strict=True) if not _finite(row))
     if (name := next(bad, None)) is not None:
@@ -168,7 +172,7 @@ def _finite(array: np.ndarray) -> bool:
         return not array.size or bool(np.isfinite([array.min(), array.max()]).all())
 
 
-def _place(
+def _to_devices(
     part: Callable[[Index], np.ndarray], shape: tuple[int, ...], *, sharding: Sharding
 ) -> jax.Array:
     """A sharded array; every distinct part is read once and given to its devices."""

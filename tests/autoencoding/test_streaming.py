@@ -146,7 +146,7 @@ def test_blended_tiles_of_a_whole_are_the_whole():
     x = np.random.default_rng(0).normal(size=(3, 29, 40, 2)).astype(np.float32)
     for size, overlap in [((16, 16), 4), ((29, 13), 6), ((10, 40), 0)]:
         places = tiling.tiles(x.shape[1:3], size, overlap=overlap)
-        parts = [tiling.cut(x, place) for place in places]
+        parts = [tiling.crop_tile(x, place) for place in places]
         assert {part.shape[1:3] for part in parts} == {size}
         np.testing.assert_allclose(
             tiling.blend(parts, places, ramp=overlap), x, rtol=1e-5, atol=1e-6

@@ -44,7 +44,7 @@ def test_there_and_back(capsys, tmp_path, family, measured):
     params = tiny.randomised(pretrained.autoencoder_shapes(config), scale=0.1)
     facts = {"latents": dataclasses.asdict(statistics)} if statistics else {}
     ours, theirs, again = (tmp_path / name for name in ("ours", "theirs", "again"))
-    digest = pretrained.save_autoencoder(ours, params, config=config, facts=facts)
+    digest = pretrained.save_autoencoder(ours, params, config=config, metadata=facts)
     for words in (
         ["--to", family, "--checkpoint", ours, "--out", theirs],
         ["--from", family, "--weights", theirs, "--out", again],
@@ -89,7 +89,9 @@ FORM = lora.LoraConfig(rank=2, alpha=3.0)
 def save_adapters(directory, config):
     shapes = lora.shapes(pretrained.transformer_shapes(config), FORM)
     params = tiny.randomised(shapes, scale=0.1)
-    pretrained.save_adapters(directory, params, form=FORM, config=config, base="0" * 64)
+    pretrained.save_adapters(
+        directory, params, lora_config=FORM, config=config, base="0" * 64
+    )
     return params
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from soraflax import media
-from soraflax.autoencoding import fitting, streaming
+from soraflax.autoencoding import padding, streaming
 from soraflax.cli import checkpoints, main, reconstruction
 from soraflax.evaluation import metrics
 from soraflax.nn import autoencoder
@@ -149,7 +149,7 @@ def test_padding_gives_back_the_clip_s_own_size(capsys, checkpoint, place):
     assert made.shape == video.shape
     assert report["latent"] == [5, 2, 4, CONFIG.latent_channels]
     assert report["psnr"] == pytest.approx(float(metrics.psnr(video, made)), rel=1e-4)
-    fit = fitting.fit(CONFIG, size, rule="pad")
+    fit = padding.grid_padding(CONFIG, size, rule="pad")
     expected = one_shot(checkpoint, np.stack(list(fit.pad(video))))
     kept = tuple(slice(n) for n in size)
     np.testing.assert_allclose(made, expected[kept], atol=1e-5)
@@ -295,7 +295,7 @@ def test_a_clip_that_ends_badly_is_noticed(capsys, checkpoint, place, monkeypatc
         raise media.MediaError("clip.mkv: truncated")
 
     model = checkpoints.load_autoencoder(checkpoint)
-    fit = fitting.fit(CONFIG, SIZE, rule="refuse")
+    fit = padding.grid_padding(CONFIG, SIZE, rule="refuse")
     monkeypatch.setattr(streaming, "reconstruct", frugal)
     pairs = reconstruction.paired_chunks(
         cut(np.load("clip.npy")), model, fit=fit, config=streaming.StreamConfig()
@@ -329,7 +329,7 @@ def test_frames_are_held_only_until_they_are_decoded(checkpoint):
             yield frame
 
     size = (1 + 12 * CONFIG.temporal_ratio, *SIZE[1:])
-    fit = fitting.fit(CONFIG, size, rule="refuse")
+    fit = padding.grid_padding(CONFIG, size, rule="refuse")
     done, ahead = 0, 0
     config = streaming.StreamConfig(chunk=2)
     for _, made in reconstruction.paired_chunks(clip(), model, fit=fit, config=config):

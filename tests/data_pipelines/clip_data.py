@@ -58,7 +58,9 @@ def write_clips(path: Path, *, train: int = 12, validation: int = 3) -> Path:
     with records.publish(path) as work:
         directory = Clips(data_dir=work, clips=splits).write()
         info = {"kind": "clips", "name": "test"}
-        records.finish(work, directory, info=info, report=[{"id": c.id} for c in clips])
+        records.write_metadata(
+            work, directory, info=info, report=[{"id": c.id} for c in clips]
+        )
     return path
 
 

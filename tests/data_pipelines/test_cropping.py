@@ -57,10 +57,10 @@ def test_weights_choose_shapes():
 
 
 def test_a_native_crop_is_cut_out_unchanged():
-    out = cropping.crop(
+    out = cropping.random_crop(
         ramp(),
         (5, 16, 24),
-        frames=cropping.FrameStore(cropping.CropConfig(resize=0.0)),
+        frames=cropping.FrameCache(cropping.CropConfig(resize=0.0)),
         rng=np.random.default_rng(0),
     ).astype(int)
     assert out.shape == (5, 16, 24, 3)
@@ -69,10 +69,10 @@ def test_a_native_crop_is_cut_out_unchanged():
 
 
 def test_a_resized_crop_keeps_the_aspect_ratio():
-    out = cropping.crop(
+    out = cropping.random_crop(
         ramp(height=64, width=64),
         (1, 32, 32),
-        frames=cropping.FrameStore(cropping.CropConfig(resize=1.0)),
+        frames=cropping.FrameCache(cropping.CropConfig(resize=1.0)),
         rng=np.random.default_rng(1),
     ).astype(float)
     down = (out[0, -4, 8, 0] - out[0, 4, 8, 0]) / 24
@@ -81,10 +81,10 @@ def test_a_resized_crop_keeps_the_aspect_ratio():
 
 
 def test_frame_rate_is_subsampled():
-    out = cropping.crop(
+    out = cropping.random_crop(
         ramp(),
         (3, 16, 16),
-        frames=cropping.FrameStore(cropping.CropConfig(resize=0.0, fps=4.0)),
+        frames=cropping.FrameCache(cropping.CropConfig(resize=0.0, fps=4.0)),
         rng=np.random.default_rng(0),
     ).astype(int)
     np.testing.assert_allclose(np.diff(out[:, 0, 0, 2]), 40, atol=5)
@@ -92,9 +92,11 @@ def test_frame_rate_is_subsampled():
 
 def test_large_clips_are_scaled_down_before_they_are_cropped():
     config = cropping.CropConfig(resize=0.0, max_side=30)
-    store = cropping.FrameStore(config)
-    assert cropping.sizes(ramp(), config) == (9, 20, 30)
-    out = cropping.crop(ramp(), (1, 16, 16), frames=store, rng=np.random.default_rng(0))
+    store = cropping.FrameCache(config)
+    assert cropping.reduced_size(ramp(), config) == (9, 20, 30)
+    out = cropping.random_crop(
+        ramp(), (1, 16, 16), frames=store, rng=np.random.default_rng(0)
+    )
     np.testing.assert_allclose(np.diff(out[0, :, 0, 0].astype(int)), 8, atol=5)
 
 

@@ -35,7 +35,7 @@ def test_every_clip_becomes_one_latent_in_order(clips, cached):
 
 def test_latents_are_what_the_encoder_gives(clips, cached):
     encoder = clip_data.encoder()
-    windows = latents.plan(
+    windows = latents.plan_windows(
         records.open_dataset(clips), encoder.grid((1, 2, 2)), config=CONFIG
     )
     for window, record in zip(windows, latents.open_latents(cached), strict=True):
@@ -69,7 +69,7 @@ def test_long_clips_may_give_several_windows(clips):
         fit=transforms.FitConfig(max_frames=9), windows=4
     )
     source = records.open_dataset(clips)
-    windows = latents.plan(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
+    windows = latents.plan_windows(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
     starts = [w.start for w in windows if w.id.split("#")[0] == "clip-3"]
     assert starts == [0, 12]
     assert {w.index for w in windows} == set(range(len(source)))
@@ -83,7 +83,7 @@ def test_random_windows_are_those_of_the_seed(clips):
         source = records.open_dataset(clips)
         return [
             w.start
-            for w in latents.plan(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
+            for w in latents.plan_windows(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
         ]
 
     assert starts(0) == starts(0) != starts(1)

@@ -77,7 +77,7 @@ def test_no_clip_waits_for_ever():
     """A row that nothing fits is closed after `patience` times `open_rows` others."""
     stream = [(60, 1)] + [(99, 1)] * 40
     rows = places(dataset(stream, open_rows=4))
-    assert rows.index([0]) <= packing.BestFit.patience * 4 + 1
+    assert rows.index([0]) <= packing.BestFitPacker.patience * 4 + 1
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_segment_larger_than_a_row_is_refused(size, message):
 
 def test_open_rows_must_be_positive():
     with pytest.raises(ValueError, match="open_rows is 0: use 1"):
-        packing.BestFit(SHAPE, 0)
+        packing.BestFitPacker(SHAPE, 0)
 
 
 def test_mixed_corpus_packs_to_98_percent():

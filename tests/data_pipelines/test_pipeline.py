@@ -74,7 +74,7 @@ def test_one_pass_delivers_every_clip_once():
 
 
 def test_hosts_together_deliver_every_clip_once():
-    hosts = [make(config(passes=1), host=pipeline.Host(i, 2)) for i in range(2)]
+    hosts = [make(config(passes=1), host=pipeline.HostShard(i, 2)) for i in range(2)]
     clips = [clip for host in hosts for p in host for clip in clips_of(p)]
     assert sorted(clips) == list(range(50))
 

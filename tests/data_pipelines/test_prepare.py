@@ -201,7 +201,7 @@ def test_a_world_becomes_the_same_dataset_every_time(tmp_path: Path) -> None:
     assert train.info["captions"] == {"short": 12, "detailed": 12}
     config = bodies.VARIANTS["demo"]
     exclude = {"holdout": "exclude"}
-    clip = bodies.clip(6, 4, config=type(config)(**(vars(config) | exclude)))
+    clip = bodies.render_clip(6, 4, config=type(config)(**(vars(config) | exclude)))
     np.testing.assert_array_equal(media.decode(train[4].video).frames, clip.video)
     assert train[4].truth == clip.truth
 

@@ -45,7 +45,7 @@ def _write(output: Path, **splits: int) -> Path:
         directory = Given(data_dir=root, clips=clips).write()
         info = {"kind": "clips", "name": "given"}
         report = [{"input": "a", "outcome": "kept"}]
-        records.finish(root, directory, info=info, report=report)
+        records.write_metadata(root, directory, info=info, report=report)
     return output
 
 

@@ -35,16 +35,16 @@ def test_passes_end_the_stream():
 
 def test_hosts_divide_the_stream():
     stream = sources.stream([range(10)], seed=0)
-    hosts = [sources.shard(stream, index, count=3) for index in range(3)]
+    hosts = [sources.shard_stream(stream, index, count=3) for index in range(3)]
     merged = [hosts[k % 3][k // 3] for k in range(60)]
     assert merged == take(stream, 60)
     with pytest.raises(ValueError, match=r"host 3 of 3: use 0\.\.2"):
-        sources.shard(stream, 3, count=3)
+        sources.shard_stream(stream, 3, count=3)
 
 
 def test_more_hosts_than_clips_still_all_have_some():
     stream = sources.stream([range(2)], seed=0)
-    assert set(take(sources.shard(stream, 4, count=5), 20)) == {0, 1}
+    assert set(take(sources.shard_stream(stream, 4, count=5), 20)) == {0, 1}
 
 
 def test_mixtures_follow_their_weights():

@@ -46,8 +46,11 @@ def test_every_clip_gets_a_legal_size_within_the_limits(plan):
     assert patch.grid_of(latent, grid.patch) == fit.grid
     assert 1 <= fit.tokens <= max(config.max_tokens, 1)
     assert fit.frames <= config.max_frames
-    assert fit.spare >= 0 and fit.spare + min(fit.span, fit.native[0]) == fit.native[0]
-    assert fit.held == 0 or fit.frames == grid.min_frames
+    assert (
+        fit.max_start >= 0
+        and fit.max_start + min(fit.span, fit.native[0]) == fit.native[0]
+    )
+    assert fit.repeated_frames == 0 or fit.frames == grid.min_frames
     assert fit.fps == pytest.approx(fit.native_fps / fit.stride)
     if config.max_side:
         assert fit.height <= max(config.max_side, grid.patch_sides[0])
@@ -76,7 +79,7 @@ def test_a_clip_on_the_grid_stays_as_it_is():
     for frames, height, width in ((17, 64, 96), (1, 64, 64), (9, 96, 64)):
         fit = _fit(frames, height, width)
         assert (fit.frames, fit.height, fit.width) == (frames, height, width)
-        assert fit.trimmed_seconds == fit.spare == fit.held == 0
+        assert fit.trimmed_seconds == fit.max_start == fit.repeated_frames == 0
 
 
 def test_long_fast_clips_are_subsampled_and_cut():
@@ -92,7 +95,7 @@ def test_short_clips_become_shorter_ones_or_images():
 def test_a_patch_that_spans_time_holds_the_last_frame_of_a_short_clip():
     grid = grids.Grid(4, 8, (2, 2, 2))
     fit = _fit(2, 64, 64, grid=grid)
-    assert (fit.frames, fit.held, fit.grid) == (5, 3, (1, 4, 4))
+    assert (fit.frames, fit.repeated_frames, fit.grid) == (5, 3, (1, 4, 4))
 
 
 def test_over_budget_frames_go_before_the_shorter_side_does():
@@ -204,7 +207,7 @@ def _fit(frames, height, width, *, fps=8.0, grid=None, config=None):
 @hypothesis.given(st.integers(1, 30), st.floats(0, 1), st.integers(0, 999))
 def test_windows_begin_inside_and_have_something_to_do(frames, probability, seed):
     rng = np.random.default_rng(seed)
-    start, given = transforms.middle(frames, probability, rng=rng)
+    start, given = transforms.sample_window(frames, probability, rng=rng)
     if frames < 3 or not probability:
         assert (start, given) == (0, 0)
     if start:
@@ -215,10 +218,10 @@ def test_windows_begin_inside_and_have_something_to_do(frames, probability, seed
 
 def test_windows_begin_at_every_frame_as_often_as_asked():
     rng = np.random.default_rng(0)
-    drawn = [transforms.middle(5, 0.5, rng=rng) for _ in range(2000)]
+    drawn = [transforms.sample_window(5, 0.5, rng=rng) for _ in range(2000)]
     assert {start for start, _ in drawn} == {0, 1, 2, 3}
     assert {given for start, given in drawn if start == 1} == {1, 2, 3}
     assert 0.45 < np.mean([start > 0 for start, _ in drawn]) < 0.55
     before = rng.bit_generator.state
-    assert transforms.middle(5, 0.0, rng=rng) == (0, 0)
+    assert transforms.sample_window(5, 0.0, rng=rng) == (0, 0)
     assert rng.bit_generator.state == before

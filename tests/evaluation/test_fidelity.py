@@ -44,7 +44,7 @@ def test_a_profile_of_images_has_no_frames():
 
 
 def test_a_still_through_an_identity_does_not_flicker(key):
-    scene = fidelity.still(jax.random.uniform(key, (2, 8, 8, 3), minval=-1.0), 5)
+    scene = fidelity.static_scene(jax.random.uniform(key, (2, 8, 8, 3), minval=-1.0), 5)
     found = fidelity.flicker(scene, scene)
     for value in (found.steps, found.peak, found.error, found.mean, found.relative):
         np.testing.assert_array_equal(value, 0.0)
@@ -54,7 +54,7 @@ def test_a_still_through_an_identity_does_not_flicker(key):
 
 
 def test_flicker_is_in_levels(key):
-    scene = fidelity.still(jnp.zeros((1, 8, 8, 3)), 4)
+    scene = fidelity.static_scene(jnp.zeros((1, 8, 8, 3)), 4)
     made = scene.at[:, 2].add(2 / 255)
     found = fidelity.flicker(scene, made)
     np.testing.assert_allclose(found.steps, [[0.0, 1.0, 1.0]], atol=1e-5)

@@ -60,10 +60,10 @@ def test_too_few_clips_are_refused_or_allowed_by_name():
     few, more = frechet.moments([features]), frechet.moments([features, features])
     with pytest.raises(ValueError, match=r"6 clips for 6 features.* 7 or more"):
         frechet.distance(few, more)
-    assert frechet.distance(few, more, few="allow") >= 0.0
+    assert frechet.distance(few, more, too_few="allow") >= 0.0
     one = frechet.moments([features[:1]])
     with pytest.raises(ValueError, match="1 clips"):
-        frechet.distance(one, more, few="allow")
+        frechet.distance(one, more, too_few="allow")
 
 
 def test_bad_features_are_refused():
@@ -113,7 +113,7 @@ def test_band_features_see_damage_and_more_of_it(damage):
     for strength in (0.5, 1.0, 2.0):
         videos = jnp.asarray(damage(_clips(), strength), jnp.float32)
         damaged = frechet.moments([measure(videos)])
-        distances.append(frechet.distance(clean, damaged, few="allow"))
+        distances.append(frechet.distance(clean, damaged, too_few="allow"))
     assert np.all(np.diff(distances) > 0.1)
 
 

@@ -31,7 +31,7 @@ def loss_at(params, packed, levels, noise):
 
 def test_the_same_every_time_and_higher_for_a_worse_model():
     def make(seed):
-        return validation.Validation(
+        return validation.ValidationLoss(
             loss_at, [batch((2, 1)), batch((1, 0), seed=1)], seed=seed
         )
 
@@ -54,7 +54,7 @@ def test_batches_weigh_by_their_clips():
     def constant(params, packed, levels, noise):
         return jnp.where(jnp.max(packed.segments) > 1, 1.0, 5.0)
 
-    check = validation.Validation(
+    check = validation.ValidationLoss(
         constant, [batch((2, 1)), batch((1, 0))], levels=(0.5,)
     )
     assert check(jnp.float32(0))["validation/loss"] == 2.0
@@ -63,6 +63,6 @@ def test_batches_weigh_by_their_clips():
 def test_empty_batches_and_bad_levels_are_refused():
     empty = jax.tree.map(np.zeros_like, batch((1, 1)))
     with pytest.raises(ValueError, match="split is empty"):
-        validation.Validation(loss_at, [empty])
+        validation.ValidationLoss(loss_at, [empty])
     with pytest.raises(ValueError, match=r"level 0: use one in \(0, 1\]"):
-        validation.Validation(loss_at, [batch((1, 1))], levels=(0,))
+        validation.ValidationLoss(loss_at, [batch((1, 1))], levels=(0,))

@@ -40,7 +40,7 @@ def test_diffusers_computes_the_same_with_them(tmp_path, alpha):
         tmp_path / "pytorch_lora_weights.safetensors",
         adapters,
         config=config,
-        form=form,
+        lora_config=form,
     )
     pipeline = WanPipeline(None, None, None, None, transformer=theirs)
     pipeline.load_lora_weights(tmp_path)

@@ -155,7 +155,9 @@ def test_experts_equal_the_pipeline_s_choice(sizes):
 def test_the_way_back_gives_their_files(pair, tmp_path, most):
     theirs, _, _, folder = pair
     wan.convert(folder / "theirs", tmp_path / "ours", family="wan2.1")
-    wan.export(tmp_path / "ours", tmp_path / "back", family="wan2.1", most=most)
+    wan.export(
+        tmp_path / "ours", tmp_path / "back", family="wan2.1", max_shard_bytes=most
+    )
     again = WanTransformer3DModel.from_pretrained(tmp_path / "back")
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name

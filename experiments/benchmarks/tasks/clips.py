@@ -51,7 +51,7 @@ class Bench:
         """As `tasks.contexts`, for windows of the model's length."""
         return tasks.contexts(self.model.grid, self.model.model.config.window)
 
-    def clips(self, count: int, *, frames: int = FRAMES) -> list[bodies.Clip]:
+    def clips(self, count: int, *, frames: int = FRAMES) -> list[bodies.RenderedClip]:
         """Clips of combinations never trained on, of all of the world's sizes in turn.
 
         Args:
@@ -63,7 +63,7 @@ class Bench:
         )
         sizes = world.sizes
         return [
-            bodies.clip(
+            bodies.render_clip(
                 SEED + self.seed,
                 index,
                 config=dataclasses.replace(world, sizes=(sizes[index % len(sizes)],)),
@@ -93,12 +93,12 @@ class Bench:
         return self.model.decode(list(np.asarray(latent)))[0].copy()
 
 
-def caption(clip: bodies.Clip) -> str:
+def caption(clip: bodies.RenderedClip) -> str:
     """What the clip shows, as training says it."""
     return clip.captions["detailed"]
 
 
-def moving(clips: Sequence[bodies.Clip]) -> list[bodies.Clip]:
+def moving(clips: Sequence[bodies.RenderedClip]) -> list[bodies.RenderedClip]:
     """Those whose frames differ by `STILL` levels or more."""
     return [clip for clip in clips if measures.pace(clip.video) >= STILL]
 

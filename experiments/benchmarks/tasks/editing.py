@@ -36,7 +36,7 @@ PALETTES = {
 class Edit:
     """A clip, the attribute that its new prompt changes, and to what."""
 
-    clip: bodies.Clip
+    clip: bodies.RenderedClip
     attribute: str
     value: str
     text: str
@@ -54,7 +54,7 @@ class Point:
     clips: int
 
 
-def changed(clip: bodies.Clip, attribute: str, *, turn: int) -> Edit:
+def changed(clip: bodies.RenderedClip, attribute: str, *, turn: int) -> Edit:
     """An edit to another value of the palette, `turn` places after the clip's own."""
     palette = PALETTES[attribute]
     old = clip.truth["attributes"][attribute]

@@ -225,7 +225,7 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
             }
 
 
-def _joined(bench: shared.Bench, clips: Sequence[bodies.Clip]) -> list[Joined]:
+def _joined(bench: shared.Bench, clips: Sequence[bodies.RenderedClip]) -> list[Joined]:
     """Extended both ways, looped and connected with another: every clip."""
     cases = []
     for clip, other in zip(clips, partners(clips), strict=True):
@@ -233,7 +233,7 @@ def _joined(bench: shared.Bench, clips: Sequence[bodies.Clip]) -> list[Joined]:
     return cases
 
 
-def _extended(bench: shared.Bench, clip: bodies.Clip) -> list[Joined]:
+def _extended(bench: shared.Bench, clip: bodies.RenderedClip) -> list[Joined]:
     """The first part of a clip continued, and what comes before the last part."""
     grid, fps, contexts = bench.model.grid, bench.fps, bench.contexts()
     (ahead, more), (behind, earlier) = contexts["forward"], contexts["backward"]
@@ -251,7 +251,7 @@ def _extended(bench: shared.Bench, clip: bodies.Clip) -> list[Joined]:
 
 
 def _between(
-    bench: shared.Bench, clip: bodies.Clip, *, other: bodies.Clip
+    bench: shared.Bench, clip: bodies.RenderedClip, *, other: bodies.RenderedClip
 ) -> list[Joined]:
     """A clip connected with another, and its first part looped.
 
@@ -283,7 +283,7 @@ def _between(
     ]
 
 
-def partners(clips: Sequence[bodies.Clip]) -> list[bodies.Clip]:
+def partners(clips: Sequence[bodies.RenderedClip]) -> list[bodies.RenderedClip]:
     """For every clip the next one of its size, after the last the first."""
     found = []
     for index, clip in enumerate(clips):
@@ -293,7 +293,7 @@ def partners(clips: Sequence[bodies.Clip]) -> list[bodies.Clip]:
 
 
 def _true_joins(
-    bench: shared.Bench, clips: Sequence[bodies.Clip]
+    bench: shared.Bench, clips: Sequence[bodies.RenderedClip]
 ) -> dict[str, float | None]:
     """Median ratio where a clip goes over into itself decoded, and the reverse."""
     at = bench.contexts()["forward"][0]

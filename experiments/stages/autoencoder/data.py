@@ -59,7 +59,7 @@ class EvaluationClips:
             self.sizes.temporal_ratio, self.sizes.spatial_ratio, patch=(1, 2, 2)
         )
         cache = latents.LatentCacheConfig(fit=self.evaluation.fit)
-        windows = latents.plan(clips[:count], grid, config=cache)
+        windows = latents.plan_windows(clips[:count], grid, config=cache)
         for _, loaded in latents.fitted_batches(clips, windows, batch=batch):
             videos = [video for _, video in loaded]
             padded = videos + [videos[-1]] * (batch - len(videos))

@@ -22,6 +22,6 @@ def export(
     """Write `workdir/model`, of parameters on the host, and `workdir/result.json`."""
     if jax.process_index() == 0:
         facts = {"latents": dataclasses.asdict(statistics), "validation": result}
-        models.save_autoencoder(workdir / "model", params, config=sizes, facts=facts)
+        models.save_autoencoder(workdir / "model", params, config=sizes, metadata=facts)
     runtime.write_json(workdir / "result.json", result)
     runtime.barrier("exported")

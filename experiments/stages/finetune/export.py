@@ -25,7 +25,7 @@ def export(
         models.save_adapters(
             workdir / "adapters",
             params,
-            form=config.lora,
+            lora_config=config.lora,
             config=base.config.transformer,
             base=base.digest,
         )

@@ -73,7 +73,7 @@ def make_validation(
     predict: denoising.Predict,
     mesh: Mesh,
     open_latents: Callable[[pipeline.PackedDataConfig], Any] = lambda _: (),
-) -> validation.Validation | None:
+) -> validation.ValidationLoss | None:
     """Validation loss on held-out clips; None where the dataset has none.
 
     Args:
@@ -113,7 +113,7 @@ def make_validation(
             config=config.loss,
         )
 
-    return validation.Validation(loss_at, batches, seed=config.seed)
+    return validation.ValidationLoss(loss_at, batches, seed=config.seed)
 
 
 def step_cost(config: dit.DiTConfig, packed: packing.Packed) -> metrics.StepCost:

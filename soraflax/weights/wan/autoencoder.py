@@ -38,8 +38,8 @@ def _patch_order(side: int) -> np.ndarray:
 
     There a patch is ordered by colour, column, row.
     """
-    there = np.arange(COLOURS * side * side).reshape(COLOURS, side, side)
-    return np.einsum("cwh->hwc", there).reshape(-1)
+    their_order = np.arange(COLOURS * side * side).reshape(COLOURS, side, side)
+    return np.einsum("cwh->hwc", their_order).reshape(-1)
 
 
 def _reordered(
@@ -90,22 +90,22 @@ def _resample(ours: str, theirs: str, *, temporal: bool) -> Iterator[tensor_map.
 def _encoder_stages(
     config: autoencoder.AutoencoderConfig,
 ) -> Iterator[tensor_map.Entry]:
-    width, place = config.width, 0
+    width, flat_index = config.width, 0
     for stage, wide in enumerate(config.stage_widths):
         for at in range(config.blocks):
-            nested = f"{stage}.resnets.{at}" if config.shortcuts else f"{place}"
+            nested = f"{stage}.resnets.{at}" if config.shortcuts else f"{flat_index}"
             ours = f"encoder/stage{stage}_block{at}"
             theirs = f"encoder.down_blocks.{nested}"
             yield from _residual(ours, theirs, widens=width != wide)
-            width, place = wide, place + 1
+            width, flat_index = wide, flat_index + 1
         if stage + 1 < len(config.multipliers):
-            nested = f"{stage}.downsampler" if config.shortcuts else f"{place}"
+            nested = f"{stage}.downsampler" if config.shortcuts else f"{flat_index}"
             yield from _resample(
                 f"encoder/stage{stage}_down",
                 f"encoder.down_blocks.{nested}",
                 temporal=config.temporal_downsample[stage],
             )
-            place += 1
+            flat_index += 1
 
 
 def _decoder_stages(
@@ -133,7 +133,7 @@ def autoencoder_entries(
 ) -> list[tensor_map.Entry]:
     """Every parameter of an autoencoder of Wan's form, and its tensor there."""
     order = _patch_order(config.patch[1])
-    found: list[tensor_map.Entry] = []
+    entries: list[tensor_map.Entry] = []
     for half, stages in (("encoder", _encoder_stages), ("decoder", _decoder_stages)):
         forms = {"conv_in": VOLUME, "conv_out": VOLUME}
         bias = tensor_map.VECTOR
@@ -142,23 +142,23 @@ def autoencoder_entries(
         else:
             forms["conv_out"] = _reordered(VOLUME, order, axis=-1)
             bias = _reordered(tensor_map.VECTOR, order, axis=-1)
-        found += _convolution(
+        entries += _convolution(
             f"{half}/conv_in", f"{half}.conv_in", form=forms["conv_in"]
         )
-        found += _middle(f"{half}/middle", f"{half}.mid_block")
-        found += stages(config)
+        entries += _middle(f"{half}/middle", f"{half}.mid_block")
+        entries += stages(config)
         scale = f"{half}/norm_out/scale"
-        found.append(tensor_map.Entry(scale, f"{half}.norm_out.gamma", VOLUME_NORM))
+        entries.append(tensor_map.Entry(scale, f"{half}.norm_out.gamma", VOLUME_NORM))
         out = f"{half}.conv_out"
-        found.append(
+        entries.append(
             tensor_map.Entry(
                 f"{half}/conv_out/kernel", f"{out}.weight", forms["conv_out"]
             )
         )
-        found.append(tensor_map.Entry(f"{half}/conv_out/bias", f"{out}.bias", bias))
-    found += _convolution("moments", "quant_conv")
-    found += _convolution("embed", "post_quant_conv")
-    return found
+        entries.append(tensor_map.Entry(f"{half}/conv_out/bias", f"{out}.bias", bias))
+    entries += _convolution("moments", "quant_conv")
+    entries += _convolution("embed", "post_quant_conv")
+    return entries
 
 
 def autoencoder_from_tensors(
@@ -215,10 +215,10 @@ def family_of(config: autoencoder.AutoencoderConfig) -> str:
         "cosine": (config.cosine and side > 1, False),
         "spatial_downsample": (all(config.spatial_downsample), True),
     }
-    for name, (found, wanted) in wan.items():
-        if found != wanted:
+    for name, (value, expected) in wan.items():
+        if value != expected:
             raise model_io.ModelError(
-                f"not an autoencoder of Wan's form: {name} is {found}, not {wanted}"
+                f"not an autoencoder of Wan's form: {name} is {value}, not {expected}"
             )
     return FAMILIES[config.shortcuts]
 
@@ -239,8 +239,8 @@ def parse_config(
     if not isinstance(side, int):
         raise model_io.ModelError(f"{where}: patch_size is {side!r}, not a number")
     depth = COLOURS * side * side
-    wanted = {"attn_scales": [], "in_channels": depth, "out_channels": depth}
-    for name, value in wanted.items():
+    expected = {"attn_scales": [], "in_channels": depth, "out_channels": depth}
+    for name, value in expected.items():
         if values.get(name, value) != value:
             raise model_io.ModelError(f"{where}: {name} is {values[name]}, not {value}")
     try:
@@ -330,17 +330,21 @@ def from_files(
     """
     config, statistics = parse_config(values, where=where)
     _check_family(family_of(config), family, where=where)
-    whole = {name: tensor.read(()) for name, tensor in tensors.items()}
-    params = autoencoder_from_tensors(whole, config, where=where.parent)
-    facts: dict[str, Any] = {"converted_from": family}
+    arrays = {name: tensor.read(()) for name, tensor in tensors.items()}
+    params = autoencoder_from_tensors(arrays, config, where=where.parent)
+    metadata: dict[str, Any] = {"converted_from": family}
     if statistics is not None:
-        facts["latents"] = dataclasses.asdict(statistics)
-    digest = models.save_autoencoder(out, params, config=config, facts=facts)
+        metadata["latents"] = dataclasses.asdict(statistics)
+    digest = models.save_autoencoder(out, params, config=config, metadata=metadata)
     return models.AutoencoderModel(config, params, digest, statistics)
 
 
 def to_files(
-    checkpoint: str | os.PathLike[str], folder: pathlib.Path, *, family: str, most: int
+    checkpoint: str | os.PathLike[str],
+    folder: pathlib.Path,
+    *,
+    family: str,
+    max_shard_bytes: int,
 ) -> models.AutoencoderModel:
     """Write what diffusers reads to `folder`, of our autoencoder at `checkpoint`.
 
@@ -350,16 +354,18 @@ def to_files(
     model = models.load_autoencoder(checkpoint)
     _check_family(family_of(model.config), family, where=checkpoint)
     tensors = autoencoder_to_tensors(model.params, model.config)
-    drafts = [
-        files.Draft(name, tensor.nbytes, lambda tensor=tensor: tensor)
+    lazy_tensors = [
+        files.LazyTensor(name, tensor.nbytes, lambda tensor=tensor: tensor)
         for name, tensor in tensors.items()
     ]
-    files.write(folder, STEM, drafts=drafts, most=most)
+    files.write(folder, STEM, tensors=lazy_tensors, max_shard_bytes=max_shard_bytes)
     values = format_config(model.config, model.statistics)
     (folder / model_io.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     return model
 
 
-def _check_family(found: str, wanted: str, *, where: Any) -> None:
-    if found != wanted:
-        raise model_io.ModelError(f"{where}: an autoencoder of {found}, not {wanted}")
+def _check_family(family: str, expected: str, *, where: Any) -> None:
+    if family != expected:
+        raise model_io.ModelError(
+            f"{where}: an autoencoder of {family}, not {expected}"
+        )

@@ -15,7 +15,7 @@ from soraflax.weights.wan import autoencoder, lora, transformer
 
 Converted = models.AutoencoderModel | models.TransformerModel
 Model = Converted | models.AdaptersModel
-MOST = 5 * 2**30
+MAX_SHARD_BYTES = 5 * 2**30
 PARTS = ("vae", "transformer")
 CLASSES = (autoencoder.CLASS, transformer.CLASS)
 
@@ -34,9 +34,9 @@ def convert(
     _check_known(family)
     folder = pathlib.Path(weights)
     if not (folder / "config.json").is_file():
-        there = (folder / part for part in PARTS if (folder / part).is_dir())
-        folder = next(there, folder)
-    _explain(folder)
+        folders = (folder / part for part in PARTS if (folder / part).is_dir())
+        folder = next(folders, folder)
+    _check_readable(folder)
     _check_apart(folder, pathlib.Path(out))
     where = (folder if folder.is_dir() else folder.parent) / "config.json"
     values = files.read_config(where)
@@ -54,7 +54,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     family: str,
-    most: int = MOST,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Model:
     """Write our autoencoder, transformer or adapters as diffusers reads Wan's.
 
@@ -79,21 +79,23 @@ def export(
     try:
         draft.mkdir()
         if kind == "transformer":
-            model = transformer.to_files(source, draft, most=most)
+            model = transformer.to_files(source, draft, max_shard_bytes=max_shard_bytes)
         elif kind == "lora":
             model = lora.to_files(source, draft)
         else:
-            model = autoencoder.to_files(source, draft, family=family, most=most)
-        model_io.replace(draft, out, ours=_is_exported)
+            model = autoencoder.to_files(
+                source, draft, family=family, max_shard_bytes=max_shard_bytes
+            )
+        model_io.replace_directory(draft, out, ours=_is_exported)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return model
 
 
-def _explain(folder: pathlib.Path) -> None:
+def _check_readable(folder: pathlib.Path) -> None:
     """Refuse where there is nothing; pickled files of Wan's own are explained."""
     try:
-        files.find(folder)
+        files.find_files(folder)
     except model_io.ModelError as error:
         raise model_io.ModelError(
             f"{error}; of Wan's own files none has the names that are read: take the "

@@ -69,7 +69,7 @@ def _layers(config: dit.DiTConfig) -> dict[str, tensor_map.Entry]:
 
 
 def entries(
-    config: dit.DiTConfig, form: lora.LoraConfig, *, prefix: str = "transformer"
+    config: dit.DiTConfig, lora_config: lora.LoraConfig, *, prefix: str = "transformer"
 ) -> list[tensor_map.Entry]:
     """Every adapter of a transformer of Wan's form, and its tensors there.
 
@@ -80,8 +80,8 @@ def entries(
     """
     transformer.check_form(config)
     known = _layers(config)
-    found = []
-    for path in lora.targets(models.transformer_shapes(config), form):
+    adapter_entries = []
+    for path in lora.targets(models.transformer_shapes(config), lora_config):
         if path not in known:
             raise model_io.ModelError(
                 f"{path}: is a convolution there, which has no place in the file; "
@@ -90,7 +90,7 @@ def entries(
         kernel = known[path]
         for ours, theirs in NAMES.items():
             name = kernel.theirs.removesuffix(".weight")
-            found.append(
+            adapter_entries.append(
                 tensor_map.Entry(
                     f"{path.removesuffix('/kernel')}/{ours}",
                     f"{prefix}.{name}.{theirs}.weight",
@@ -98,7 +98,7 @@ def entries(
                     kernel.layers,
                 )
             )
-    return found
+    return adapter_entries
 
 
 def save_lora(
@@ -106,7 +106,7 @@ def save_lora(
     adapters: Any,
     *,
     config: dit.DiTConfig,
-    form: lora.LoraConfig,
+    lora_config: lora.LoraConfig,
     prefix: str = "transformer",
 ) -> None:
     """Write adapters as `WanLoraLoaderMixin` of diffusers reads them.
@@ -121,16 +121,20 @@ def save_lora(
     Raises:
       ModelError: not adapters of this form, or a transformer of another.
     """
-    found = entries(config, form, prefix=prefix)
+    adapter_entries = entries(config, lora_config, prefix=prefix)
     leaves = model_io.flat_shapes(adapters)
-    model_io.check_like(leaves, _shapes(config, form), where="adapters")
+    model_io.check_like(leaves, _shapes(config, lora_config), where="adapters")
     tensors = {
         name: np.ascontiguousarray(make())
-        for entry in found
+        for entry in adapter_entries
         for name, make in entry.write(leaves[entry.ours])
     }
     layers = sorted({_layer(name, prefix) for name in tensors})
-    values = {"r": form.rank, "lora_alpha": form.alpha, "target_modules": layers}
+    values = {
+        "r": lora_config.rank,
+        "lora_alpha": lora_config.alpha,
+        "target_modules": layers,
+    }
     values = {f"{prefix}.{name}": value for name, value in values.items()}
     metadata = {"format": "pt", METADATA: json.dumps(values, sort_keys=True)}
     safetensors.numpy.save_file(tensors, path, metadata)
@@ -147,7 +151,9 @@ def to_files(
       ConfigError: of another version of the transformer or of the adapters.
     """
     model = models.load_adapters(checkpoint)
-    save_lora(folder / FILE, model.params, config=model.config, form=model.form)
+    save_lora(
+        folder / FILE, model.params, config=model.config, lora_config=model.lora_config
+    )
     return model
 
 
@@ -166,18 +172,18 @@ def load_lora(
         contradict the tensors or ask for more than equation (1) of `nn.lora`.
     """
     path = pathlib.Path(path)
-    tensors = _own(files.open_tensors(_one(path)), prefix, where=path)
+    tensors = _of_prefix(files.open_tensors(_single_file(path)), prefix, where=path)
     if not tensors:
         raise model_io.ModelError(f"{path}: has no adapters of {prefix}")
-    form = _form(path, tensors, config=config, prefix=prefix)
-    shapes = model_io.flat_shapes(_shapes(config, form))
-    found = entries(config, form, prefix=prefix)
-    return form, model_io.unflatten(
-        tensor_map.read(tensors, found, shapes=shapes, where=path)
+    lora_config = _lora_config(path, tensors, config=config, prefix=prefix)
+    shapes = model_io.flat_shapes(_shapes(config, lora_config))
+    adapter_entries = entries(config, lora_config, prefix=prefix)
+    return lora_config, model_io.unflatten(
+        tensor_map.read(tensors, adapter_entries, shapes=shapes, where=path)
     )
 
 
-def _form(
+def _lora_config(
     path: pathlib.Path,
     tensors: Mapping[str, files.Tensor],
     *,
@@ -198,26 +204,26 @@ def _form(
             "of such a transformer; use a file of one rank"
         )
     (rank,) = ranks
-    facts = _facts(path, prefix)
-    alpha = facts.get("lora_alpha", rank)
+    fields = _peft_fields(path, prefix)
+    alpha = fields.get("lora_alpha", rank)
     try:
-        form = lora.LoraConfig(rank, float(alpha), targets)
+        lora_config = lora.LoraConfig(rank, float(alpha), targets)
     except (TypeError, ValueError) as error:
         raise model_io.ModelError(f"{path}: {METADATA}: {error}") from None
-    _check_facts(facts, form, where=f"{path}: {METADATA}")
-    return form
+    _check_fields(fields, lora_config, where=f"{path}: {METADATA}")
+    return lora_config
 
 
-def _one(path: pathlib.Path) -> pathlib.Path:
+def _single_file(path: pathlib.Path) -> pathlib.Path:
     """The only safetensors file at a path."""
-    found = files.find(path)
-    if len(found) != 1:
-        names = " and ".join(file.name for file in found[:2])
+    candidates = files.find_files(path)
+    if len(candidates) != 1:
+        names = " and ".join(file.name for file in candidates[:2])
         raise model_io.ModelError(f"{path}: has {names}; name one file")
-    return found[0]
+    return candidates[0]
 
 
-def _own(values: Mapping[str, Any], prefix: str, *, where: Any) -> dict[str, Any]:
+def _of_prefix(values: Mapping[str, Any], prefix: str, *, where: Any) -> dict[str, Any]:
     """What begins with `prefix`, under its whole name; the other expert's is left.
 
     Raises:
@@ -231,9 +237,9 @@ def _own(values: Mapping[str, Any], prefix: str, *, where: Any) -> dict[str, Any
     return {n: v for n, v in values.items() if n.startswith(f"{prefix}.")}
 
 
-def _facts(path: pathlib.Path, prefix: str) -> dict[str, Any]:
+def _peft_fields(path: pathlib.Path, prefix: str) -> dict[str, Any]:
     """PEFT's fields about one transformer in a file's metadata."""
-    with safetensors.safe_open(_one(path), "np") as source:
+    with safetensors.safe_open(_single_file(path), "np") as source:
         text = (source.metadata() or {}).get(METADATA, "{}")
     where = f"{path}: {METADATA}"
     try:
@@ -242,27 +248,31 @@ def _facts(path: pathlib.Path, prefix: str) -> dict[str, Any]:
         raise model_io.ModelError(f"{where}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise model_io.ModelError(f"{where}: not a JSON object")
-    found = _own(values, prefix, where=where)
-    return {name.removeprefix(f"{prefix}."): value for name, value in found.items()}
+    selected = _of_prefix(values, prefix, where=where)
+    return {name.removeprefix(f"{prefix}."): value for name, value in selected.items()}
 
 
-def _check_facts(
-    facts: Mapping[str, Any], form: lora.LoraConfig, *, where: str
+def _check_fields(
+    fields: Mapping[str, Any], lora_config: lora.LoraConfig, *, where: str
 ) -> None:
     """Refuse fields that contradict `form`, or that equation (1) does not have."""
-    if facts.get("r", form.rank) != form.rank:
+    if fields.get("r", lora_config.rank) != lora_config.rank:
         raise model_io.ModelError(
-            f"{where}: r is {facts['r']}, but the tensors are of rank {form.rank}"
+            f"{where}: r is {fields['r']}, but the tensors are of rank "
+            f"{lora_config.rank}"
         )
-    for name, same in (("rank_pattern", form.rank), ("alpha_pattern", form.alpha)):
-        pattern = facts.get(name) or {}
+    for name, same in (
+        ("rank_pattern", lora_config.rank),
+        ("alpha_pattern", lora_config.alpha),
+    ):
+        pattern = fields.get(name) or {}
         if not isinstance(pattern, dict) or any(v != same for v in pattern.values()):
             raise model_io.ModelError(
                 f"{where}: {name} is {pattern!r}; use a file of one rank and one alpha"
             )
     taken = {"r", "lora_alpha", "rank_pattern", "alpha_pattern"} | _RECORDS
-    for name in sorted(facts.keys() - taken):
-        value = facts[name]
+    for name in sorted(fields.keys() - taken):
+        value = fields[name]
         off = value is None or value is False or value in ("", "none", [], {})
         if not off and value not in _KNOWN.get(name, ()):
             raise model_io.ModelError(
@@ -276,5 +286,5 @@ def _layer(name: str, prefix: str) -> str:
     return name.removeprefix(f"{prefix}.").partition(".lora_")[0]
 
 
-def _shapes(config: dit.DiTConfig, form: lora.LoraConfig) -> dict[str, Any]:
-    return lora.shapes(models.transformer_shapes(config), form)
+def _shapes(config: dit.DiTConfig, lora_config: lora.LoraConfig) -> dict[str, Any]:
+    return lora.shapes(models.transformer_shapes(config), lora_config)

@@ -26,7 +26,7 @@ from soraflax.weights import files, tensor_map
 CLASS = "WanTransformer3DModel"
 STEM = "diffusion_pytorch_model"
 PIPELINE = "model_index.json"
-MOST = 5 * 2**30
+MAX_SHARD_BYTES = 5 * 2**30
 TABLE = tensor_map.TensorForm(lambda a: a[0], lambda a: a[None], (None, 0, 1))
 
 
@@ -52,22 +52,25 @@ def _block(layers: int) -> Iterator[tensor_map.Entry]:
     yield tensor_map.Entry(
         f"{ours}/modulation", f"{theirs}.scale_shift_table", TABLE, layers
     )
-    for here, there in (("self_attention", "attn1"), ("cross_attention", "attn2")):
+    for our_part, their_part in (
+        ("self_attention", "attn1"),
+        ("cross_attention", "attn2"),
+    ):
         for part in "qkv":
-            path, name = f"{ours}/{here}/{part}", f"{theirs}.{there}.to_{part}"
+            path, name = f"{ours}/{our_part}/{part}", f"{theirs}.{their_part}.to_{part}"
             yield from _linear(path, name, layers=layers)
         for part in "qk":
             yield tensor_map.Entry(
-                f"{ours}/{here}/{part}_norm/scale",
-                f"{theirs}.{there}.norm_{part}.weight",
+                f"{ours}/{our_part}/{part}_norm/scale",
+                f"{theirs}.{their_part}.norm_{part}.weight",
                 tensor_map.VECTOR,
                 layers,
             )
         yield from _linear(
-            f"{ours}/{here}/out", f"{theirs}.{there}.to_out.0", layers=layers
+            f"{ours}/{our_part}/out", f"{theirs}.{their_part}.to_out.0", layers=layers
         )
-    for here, there in (("scale", "weight"), ("bias", "bias")):
-        path, name = f"{ours}/cross_norm/{here}", f"{theirs}.norm2.{there}"
+    for our_part, their_part in (("scale", "weight"), ("bias", "bias")):
+        path, name = f"{ours}/cross_norm/{our_part}", f"{theirs}.norm2.{their_part}"
         yield tensor_map.Entry(path, name, tensor_map.VECTOR, layers)
     yield from _linear(f"{ours}/mlp/up", f"{theirs}.ffn.net.0.proj", layers=layers)
     yield from _linear(f"{ours}/mlp/down", f"{theirs}.ffn.net.2", layers=layers)
@@ -76,7 +79,7 @@ def _block(layers: int) -> Iterator[tensor_map.Entry]:
 def entries(config: dit.DiTConfig) -> list[tensor_map.Entry]:
     """Every parameter of a transformer of Wan's form, and its tensors there."""
     embedder = "condition_embedder"
-    found = [*_linear("patch_embedding", "patch_embedding", form=_patches(config))]
+    mapped = [*_linear("patch_embedding", "patch_embedding", form=_patches(config))]
     for ours, theirs in (
         ("levels/in", "time_embedder.linear_1"),
         ("levels/out", "time_embedder.linear_2"),
@@ -84,10 +87,10 @@ def entries(config: dit.DiTConfig) -> list[tensor_map.Entry]:
         ("text_projection/in", "text_embedder.linear_1"),
         ("text_projection/out", "text_embedder.linear_2"),
     ):
-        found += _linear(ours, f"{embedder}.{theirs}")
-    found += _block(config.depth)
-    found += _linear("head/out", "proj_out")
-    return [*found, tensor_map.Entry("head/modulation", "scale_shift_table", TABLE)]
+        mapped += _linear(ours, f"{embedder}.{theirs}")
+    mapped += _block(config.depth)
+    mapped += _linear("head/out", "proj_out")
+    return [*mapped, tensor_map.Entry("head/modulation", "scale_shift_table", TABLE)]
 
 
 def check_form(config: dit.DiTConfig) -> None:
@@ -102,10 +105,10 @@ def check_form(config: dit.DiTConfig) -> None:
         "pooled_text": (config.pooled_text, False),
         "theta": (config.theta, 10000.0),
     }
-    for name, (found, wanted) in wan.items():
-        if found != wanted:
+    for name, (value, expected) in wan.items():
+        if value != expected:
             raise model_io.ModelError(
-                f"not a transformer of Wan's form: {name} is {found}, not {wanted}"
+                f"not a transformer of Wan's form: {name} is {value}, not {expected}"
             )
 
 
@@ -132,8 +135,8 @@ def parse_config(
         if not isinstance(size, int) or isinstance(size, bool):
             raise model_io.ModelError(f"{where}: {name} is {size!r}, not a number")
     channels = sizes["in_channels"]
-    wanted = _FIXED | {"out_channels": channels}
-    for name, value in wanted.items():
+    expected = _FIXED | {"out_channels": channels}
+    for name, value in expected.items():
         if values.get(name, value) != value:
             raise model_io.ModelError(
                 f"{where}: {name} is {values[name]!r}, not {value!r}"
@@ -167,16 +170,16 @@ _SIZES = {
 }
 
 
-def _patch(found: Any, where: Any) -> Sequence[int]:
+def _patch(value: Any, where: Any) -> Sequence[int]:
     if (
-        not isinstance(found, list | tuple)
-        or len(found) != 3
-        or any(type(size) is not int for size in found)
+        not isinstance(value, list | tuple)
+        or len(value) != 3
+        or any(type(size) is not int for size in value)
     ):
         raise model_io.ModelError(
-            f"{where}: patch_size is {found!r}, not three whole numbers"
+            f"{where}: patch_size is {value!r}, not three whole numbers"
         )
-    return found
+    return value
 
 
 # Read by themselves, or without effect on what is computed.
@@ -231,12 +234,12 @@ def from_tensors(
       ValueError: a size does not divide over its mesh axes.
     """
     shapes = model_io.flat_shapes(models.transformer_shapes(config))
-    places = None
+    shardings = None
     if mesh is not None:
-        found = models.transformer_shardings(config, mesh, rules=rules)
-        places = model_io.flat_shapes(found)
+        tree = models.transformer_shardings(config, mesh, rules=rules)
+        shardings = model_io.flat_shapes(tree)
     flat = tensor_map.read(
-        tensors, entries(config), shapes=shapes, where=where, shardings=places
+        tensors, entries(config), shapes=shapes, where=where, shardings=shardings
     )
     return model_io.unflatten(flat)
 
@@ -297,8 +300,8 @@ def load_experts(
     high, low = folder / "transformer", folder / "transformer_2"
     sizes = []
     for part in (high, low):
-        at = part / "config.json"
-        sizes.append(parse_config(files.read_config(at), where=at))
+        config_path = part / "config.json"
+        sizes.append(parse_config(files.read_config(config_path), where=config_path))
     if sizes[0] != sizes[1]:
         raise model_io.ModelError(f"{low}: not of the sizes of {high}")
     try:
@@ -317,7 +320,7 @@ def save_transformer(
     params: Any,
     *,
     config: dit.DiTConfig,
-    most: int = MOST,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write `config.json` and float32 safetensors as diffusers reads them.
 
@@ -338,13 +341,15 @@ def save_transformer(
     shapes = models.transformer_shapes(config)
     leaves = model_io.flat_shapes(params)
     model_io.check_like(leaves, shapes, where="parameters")
-    drafts = []
+    lazy_tensors = []
     for entry in entries(config):
         leaf = leaves[entry.ours]
         size = leaf.size * 4 // (entry.layers or 1)
-        drafts += [files.Draft(name, size, m) for name, m in entry.write(leaf)]
+        lazy_tensors += [
+            files.LazyTensor(name, size, m) for name, m in entry.write(leaf)
+        ]
     path.mkdir(parents=True, exist_ok=True)
-    files.write(path, STEM, drafts=drafts, most=most)
+    files.write(path, STEM, tensors=lazy_tensors, max_shard_bytes=max_shard_bytes)
     text = json.dumps(format_config(config), indent=2)
     (path / model_io.CONFIG).write_text(text + "\n")
 
@@ -364,13 +369,13 @@ def from_files(
     """
     config = parse_config(values, where=where)
     params = from_tensors(tensors, config, where=where.parent)
-    facts = {"converted_from": family}
-    digest = models.save_transformer(out, params, config=config, facts=facts)
+    metadata = {"converted_from": family}
+    digest = models.save_transformer(out, params, config=config, metadata=metadata)
     return models.TransformerModel(config, params, digest)
 
 
 def to_files(
-    checkpoint: str | os.PathLike[str], folder: pathlib.Path, *, most: int
+    checkpoint: str | os.PathLike[str], folder: pathlib.Path, *, max_shard_bytes: int
 ) -> models.TransformerModel:
     """Write what diffusers reads to `folder`, of our transformer at `checkpoint`.
 
@@ -378,5 +383,7 @@ def to_files(
       FileNotFoundError, ModelError: no such model, or one of another form.
     """
     model = models.load_transformer(checkpoint)
-    save_transformer(folder, model.params, config=model.config, most=most)
+    save_transformer(
+        folder, model.params, config=model.config, max_shard_bytes=max_shard_bytes
+    )
     return model

@@ -16,14 +16,17 @@ VARIANTS = list(bodies.VARIANTS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_clip_depends_on_nothing_but_its_seed_and_index(variant):
     config = bodies.VARIANTS[variant]
-    forward = [bodies.clip(3, index, config=config) for index in range(4)]
-    backward = [bodies.clip(3, index, config=config) for index in reversed(range(4))]
+    forward = [bodies.render_clip(3, index, config=config) for index in range(4)]
+    backward = [
+        bodies.render_clip(3, index, config=config) for index in reversed(range(4))
+    ]
     for one, other in zip(forward, reversed(backward), strict=True):
         np.testing.assert_array_equal(one.video, other.video)
         assert one.captions == other.captions and one.truth == other.truth
     videos = {clip.video.tobytes() for clip in forward}
     videos |= {
-        bodies.clip(4, index, config=config).video.tobytes() for index in range(4)
+        bodies.render_clip(4, index, config=config).video.tobytes()
+        for index in range(4)
     }
     assert len(videos) == 8
 
@@ -34,18 +37,20 @@ def test_any_size_duration_and_rate(size, frames, fps):
     config = dataclasses.replace(
         bodies.VARIANTS["full"], sizes=(size,), frames=(frames,), fps=(fps,)
     )
-    clip = bodies.clip(0, 1, config=dataclasses.replace(config, image_share=0.0))
+    clip = bodies.render_clip(0, 1, config=dataclasses.replace(config, image_share=0.0))
     assert clip.video.shape == (frames, size[1], size[0], 3)
     assert clip.video.dtype == np.uint8 and clip.fps == fps
     assert all(len(item["x"]) == frames for item in clip.truth["objects"])
-    image = bodies.clip(0, 1, config=dataclasses.replace(config, image_share=1.0))
+    image = bodies.render_clip(
+        0, 1, config=dataclasses.replace(config, image_share=1.0)
+    )
     assert image.video.shape[0] == 1
     assert "direction" not in image.truth["attributes"]
 
 
 def test_truth_is_json_and_says_what_the_caption_says():
     for index in range(30):
-        clip = bodies.clip(1, index, config=bodies.VARIANTS["full"])
+        clip = bodies.render_clip(1, index, config=bodies.VARIANTS["full"])
         assert json.loads(json.dumps(clip.truth)) == clip.truth
         named = captions.parse(clip.captions["detailed"])
         truth = clip.truth["attributes"]
@@ -56,7 +61,7 @@ def test_truth_is_json_and_says_what_the_caption_says():
 
 def test_demo_bodies_move_plainly_inside_the_frame():
     for index in range(60):
-        truth = bodies.clip(2, index, config=bodies.VARIANTS["demo"]).truth
+        truth = bodies.render_clip(2, index, config=bodies.VARIANTS["demo"]).truth
         assert truth["framing"] == "inside" and not truth["events"]
         if truth["frames"] == 1:
             continue
@@ -72,7 +77,7 @@ def test_positions_and_sizes_are_those_of_the_pixels():
         bodies.VARIANTS["demo"], counts=(1.0,), occluder=0.0, pan=0.0
     )
     for index in range(10):
-        clip = bodies.clip(6, index, config=config)
+        clip = bodies.render_clip(6, index, config=config)
         item = clip.truth["objects"][0]
         assert min(item["visibility"]) > 0.97
         first = clip.video[0].astype(int)
@@ -90,10 +95,13 @@ def test_positions_and_sizes_are_those_of_the_pixels():
 def test_held_out_combinations_are_kept_apart(holdout, variant):
     config = dataclasses.replace(bodies.VARIANTS[variant], holdout=holdout)
     for index in range(12):
-        truth = bodies.clip(0, index, config=config).truth
+        truth = bodies.render_clip(0, index, config=config).truth
         held = [
-            bodies.held_out(
-                o["colour"], o["shape"], o["direction"], truth["background"]
+            bodies.is_held_out(
+                o["colour"],
+                o["shape"],
+                direction=o["direction"],
+                background=truth["background"],
             )
             for o in truth["objects"]
         ]
@@ -102,13 +110,18 @@ def test_held_out_combinations_are_kept_apart(holdout, variant):
 
 def test_a_tenth_of_the_combinations_is_held_out():
     names = (palette.COLOURS, palette.SHAPES, palette.DIRECTIONS, palette.BACKGROUNDS)
-    held = [bodies.held_out(*combination) for combination in itertools.product(*names)]
+    held = [
+        bodies.is_held_out(colour, shape, direction=direction, background=background)
+        for colour, shape, direction, background in itertools.product(*names)
+    ]
     assert 0.07 < np.mean(held) < 0.13
 
 
 def test_demo_draws_its_attributes_evenly():
     config = dataclasses.replace(bodies.VARIANTS["demo"], sizes=((32, 32),))
-    seen = [bodies.clip(9, i, config=config).truth["attributes"] for i in range(400)]
+    seen = [
+        bodies.render_clip(9, i, config=config).truth["attributes"] for i in range(400)
+    ]
 
     def most(name):
         """Share of the commonest value among the clips that have the attribute."""
@@ -127,8 +140,11 @@ def test_prompts_are_new_different_and_say_what_they_expect():
     for text, expected in found:
         assert captions.parse(text) == expected
         assert any(
-            bodies.held_out(
-                o["colour"], o["shape"], o["direction"], expected["background"]
+            bodies.is_held_out(
+                o["colour"],
+                o["shape"],
+                direction=o["direction"],
+                background=expected["background"],
             )
             for o in expected["objects"]
         )
@@ -159,7 +175,7 @@ def test_bad_configs_are_refused_with_the_nearest_legal_value(field, value, mess
 
 def test_bad_seeds_and_hopeless_configs_are_refused():
     with pytest.raises(ValueError, match="use 0 or more"):
-        bodies.clip(-1, 0, config=bodies.WorldConfig())
+        bodies.render_clip(-1, 0, config=bodies.WorldConfig())
     alone = bodies.WorldConfig(
         colours=("red",),
         shapes=("circle",),
@@ -172,7 +188,7 @@ def test_bad_seeds_and_hopeless_configs_are_refused():
         image_share=0.0,
         separate=True,
     )
-    held = bodies.held_out("red", "circle", "right", "black")
+    held = bodies.is_held_out("red", "circle", direction="right", background="black")
     impossible = dataclasses.replace(alone, holdout="exclude" if held else "only")
     with pytest.raises(ValueError, match="no clip fits this config"):
-        bodies.clip(0, 0, config=impossible)
+        bodies.render_clip(0, 0, config=impossible)

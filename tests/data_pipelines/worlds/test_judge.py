@@ -36,7 +36,7 @@ def test_pans_are_read_and_do_not_pass_for_motion():
         bodies.VARIANTS["demo"], pan=1.0, image_share=0.0, frames=(17,)
     )
     for index in range(20):
-        clip = bodies.clip(0, index, config=config)
+        clip = bodies.render_clip(0, index, config=config)
         reading = judge.read(clip.video)
         assert reading["pan"] == clip.truth["pan"]
         if clip.truth["visible"]["direction"]:
@@ -45,8 +45,12 @@ def test_pans_are_read_and_do_not_pass_for_motion():
 
 def test_a_reading_is_wrong_about_another_clip():
     config = dataclasses.replace(bodies.VARIANTS["demo"], image_share=0.0)
-    readings = [judge.read(bodies.clip(1, i, config=config).video) for i in range(40)]
-    others = [bodies.clip(2, i, config=config).truth["attributes"] for i in range(40)]
+    readings = [
+        judge.read(bodies.render_clip(1, i, config=config).video) for i in range(40)
+    ]
+    others = [
+        bodies.render_clip(2, i, config=config).truth["attributes"] for i in range(40)
+    ]
     agreed = [
         judge.agreement(reading, other)
         for reading, other in zip(readings, others, strict=True)

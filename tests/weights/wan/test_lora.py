@@ -32,7 +32,7 @@ def drawn(form=FORM, *, sizes=SIZES):
 
 def test_names_and_shapes_are_diffusers(tmp_path):
     adapters, path = drawn(), tmp_path / "lora.safetensors"
-    wan.save_lora(path, adapters, config=SIZES, form=FORM)
+    wan.save_lora(path, adapters, config=SIZES, lora_config=FORM)
     tensors = safetensors.numpy.load_file(path)
     name = "transformer.blocks.1.attn2.to_out.0.lora_{}.weight"
     assert tensors[name.format("A")].shape == (3, SIZES.width)
@@ -49,7 +49,7 @@ def test_names_and_shapes_are_diffusers(tmp_path):
 @pytest.mark.parametrize("prefix", ["transformer", "transformer_2"])
 def test_what_is_written_is_read(tmp_path, prefix):
     adapters, path = drawn(), tmp_path / "lora.safetensors"
-    wan.save_lora(path, adapters, config=SIZES, form=FORM, prefix=prefix)
+    wan.save_lora(path, adapters, config=SIZES, lora_config=FORM, prefix=prefix)
     form, again = wan.load_lora(path, SIZES, prefix=prefix)
     assert (form.rank, form.alpha) == (3, 5.0)
     shapes = models.transformer_shapes(SIZES)
@@ -62,7 +62,7 @@ def test_what_is_written_is_read(tmp_path, prefix):
 
 def test_without_metadata_alpha_is_the_rank(tmp_path):
     path = tmp_path / "lora.safetensors"
-    wan.save_lora(path, drawn(), config=SIZES, form=FORM)
+    wan.save_lora(path, drawn(), config=SIZES, lora_config=FORM)
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
     form, _ = wan.load_lora(path, SIZES)
     assert form.alpha == form.rank == 3
@@ -102,7 +102,7 @@ def _nothing(tensors):
 )
 def test_damaged_files_are_named(tmp_path, damage, message):
     path = tmp_path / "lora.safetensors"
-    wan.save_lora(path, drawn(), config=SIZES, form=FORM)
+    wan.save_lora(path, drawn(), config=SIZES, lora_config=FORM)
     tensors = safetensors.numpy.load_file(path)
     damage(tensors)
     safetensors.numpy.save_file(tensors, path)
@@ -112,7 +112,7 @@ def test_damaged_files_are_named(tmp_path, damage, message):
 
 def rewritten(path, facts, *, more=None):
     """A file of `FORM` whose metadata say `facts` too, or are another text."""
-    wan.save_lora(path, drawn(), config=SIZES, form=FORM)
+    wan.save_lora(path, drawn(), config=SIZES, lora_config=FORM)
     tensors = safetensors.numpy.load_file(path) | (more or {})
     with safetensors.safe_open(path, "np") as source:
         values = json.loads(source.metadata()[wan_lora.METADATA])
@@ -177,12 +177,12 @@ def test_what_has_no_place_in_the_file_is_refused(tmp_path):
     path = tmp_path / "lora.safetensors"
     form = dataclasses.replace(FORM, targets=("patch_embedding/kernel",))
     with pytest.raises(model_io.ModelError, match="is a convolution there"):
-        wan.save_lora(path, drawn(form), config=SIZES, form=form)
+        wan.save_lora(path, drawn(form), config=SIZES, lora_config=form)
     tiny = dit.VARIANTS["tiny"]
     with pytest.raises(model_io.ModelError, match="not a transformer of Wan's form"):
-        wan.save_lora(path, {}, config=tiny, form=FORM)
+        wan.save_lora(path, {}, config=tiny, lora_config=FORM)
     with pytest.raises(model_io.ModelError, match="is missing"):
-        wan.save_lora(path, {}, config=SIZES, form=FORM)
+        wan.save_lora(path, {}, config=SIZES, lora_config=FORM)
     with pytest.raises(FileNotFoundError):
         wan.load_lora(path, SIZES)
     path.write_bytes(b"no")

@@ -262,8 +262,12 @@ def test_files_become_ours_and_theirs_again(family, theirs, tmp_path, most):
     loaded = models.load_transformer(tmp_path / "ours")
     assert loaded.config == converted.config
     assert loaded.digest == converted.digest
-    wan.export(tmp_path / "ours", tmp_path / "back", family=family, most=most)
-    wan.export(tmp_path / "ours", tmp_path / "back", family=family, most=most)
+    wan.export(
+        tmp_path / "ours", tmp_path / "back", family=family, max_shard_bytes=most
+    )
+    wan.export(
+        tmp_path / "ours", tmp_path / "back", family=family, max_shard_bytes=most
+    )
     paths = sorted((tmp_path / "back").glob("*.safetensors"))
     back = {}
     for path in paths:
@@ -282,7 +286,9 @@ def test_files_become_ours_and_theirs_again(family, theirs, tmp_path, most):
 def test_sharded_parameters_are_saved_as_whole_ones(theirs, tmp_path):
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     config, params = wan.load_transformer(theirs, mesh=mesh)
-    wan.save_transformer(tmp_path / "back", params, config=config, most=30_000)
+    wan.save_transformer(
+        tmp_path / "back", params, config=config, max_shard_bytes=30_000
+    )
     assert same(wan.load_transformer(tmp_path / "back")[1], params)
     with pytest.raises(model_io.ModelError, match="is not empty"):
         wan.save_transformer(tmp_path / "back", params, config=config)
@@ -378,7 +384,9 @@ def test_other_configurations_are_refused(tmp_path, changes, message):
 def shards(theirs, tmp_path):
     """A copy in several files, its index, and a way to write that."""
     config, params = wan.load_transformer(theirs)
-    wan.save_transformer(tmp_path / "shards", params, config=config, most=30_000)
+    wan.save_transformer(
+        tmp_path / "shards", params, config=config, max_shard_bytes=30_000
+    )
     path = tmp_path / "shards" / f"{STEM}{files.INDEX}"
     return tmp_path / "shards", path, json.loads(path.read_text())
 

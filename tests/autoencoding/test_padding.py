@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from soraflax.autoencoding import fitting
+from soraflax.autoencoding import padding
 from soraflax.nn import autoencoder
 
 CONFIG = autoencoder.VARIANTS["tiny"]
@@ -24,7 +24,7 @@ def frames_of(size):
 )
 def test_pad_then_crop_is_the_identity(size, chunks):
     video = frames_of(size)
-    fit = fitting.fit(CONFIG, size, rule="pad")
+    fit = padding.grid_padding(CONFIG, size, rule="pad")
     padded = np.stack(list(fit.pad(iter(video))))
     assert padded.shape == (*fit.grid, 3)
     CONFIG.latent_grid(*fit.grid)
@@ -40,7 +40,7 @@ def test_pad_then_crop_is_the_identity(size, chunks):
 
 def test_padding_repeats_the_last_of_everything():
     video = frames_of((2, 3, 5))
-    fit = fitting.fit(CONFIG, (2, 3, 5), rule="pad")
+    fit = padding.grid_padding(CONFIG, (2, 3, 5), rule="pad")
     padded = np.stack(list(fit.pad(video)))
     np.testing.assert_array_equal(padded[2:], padded[1:2].repeat(len(padded) - 2, 0))
     np.testing.assert_array_equal(padded[:, -1, -1], padded[:, 2, 4])
@@ -48,7 +48,7 @@ def test_padding_repeats_the_last_of_everything():
 
 def test_what_fits_is_left_alone():
     size = CONFIG.video_shape(2, 1, 3)
-    assert fitting.fit(CONFIG, size, rule="pad") == fitting.fit(
+    assert padding.grid_padding(CONFIG, size, rule="pad") == padding.grid_padding(
         CONFIG, size, rule="refuse"
     )
 
@@ -57,21 +57,21 @@ def test_what_does_not_fit_is_refused_with_the_nearest_sizes():
     frames, height, width = CONFIG.video_shape(3, 2, 2)
     r, s = CONFIG.temporal_ratio, CONFIG.spatial_ratio
     with pytest.raises(ValueError, match=f"use {frames} or {frames + r}"):
-        fitting.fit(CONFIG, (frames + 1, height, width), rule="refuse")
+        padding.grid_padding(CONFIG, (frames + 1, height, width), rule="refuse")
     with pytest.raises(ValueError, match=f"use {height} or {height + s}"):
-        fitting.fit(CONFIG, (frames, height + 1, width), rule="refuse")
+        padding.grid_padding(CONFIG, (frames, height + 1, width), rule="refuse")
 
 
 @pytest.mark.parametrize("rule", ["refuse", "pad"])
 @pytest.mark.parametrize("size", [(0, 8, 8), (1, 0, 8)])
 def test_an_empty_video_is_refused(size, rule):
     with pytest.raises(ValueError, match="no video"):
-        fitting.fit(CONFIG, size, rule=rule)
+        padding.grid_padding(CONFIG, size, rule=rule)
 
 
 def test_cropping_draws_every_chunk():
     """What comes after the last frame that is kept may still find an error."""
-    fit = fitting.fit(CONFIG, (1, 8, 8), rule="pad")
+    fit = padding.grid_padding(CONFIG, (1, 8, 8), rule="pad")
 
     def chunks():
         yield frames_of(fit.grid)

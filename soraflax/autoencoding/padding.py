@@ -18,7 +18,7 @@ Size = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class GridPadding:
     """How a video meets the grid.
 
     Attributes:
@@ -48,12 +48,14 @@ class Fit:
         left, height, width = self.size
         for chunk in chunks:
             if left:
-                kept = chunk[:left, :height, :width]
-                left -= len(kept)
-                yield kept
+                cropped = chunk[:left, :height, :width]
+                left -= len(cropped)
+                yield cropped
 
 
-def fit(config: autoencoder.AutoencoderConfig, size: Size, *, rule: Rule) -> Fit:
+def grid_padding(
+    config: autoencoder.AutoencoderConfig, size: Size, *, rule: Rule
+) -> GridPadding:
     """Hold a video of `size` (frames, height, width) against the grid.
 
     Raises:
@@ -66,6 +68,6 @@ def fit(config: autoencoder.AutoencoderConfig, size: Size, *, rule: Rule) -> Fit
         r, s = config.temporal_ratio, config.spatial_ratio
         frames, height, width = size
         up = (1 - (1 - frames) // r * r, -(-height // s) * s, -(-width // s) * s)
-        return Fit(size, up)
+        return GridPadding(size, up)
     config.latent_grid(*size)
-    return Fit(size, size)
+    return GridPadding(size, size)
