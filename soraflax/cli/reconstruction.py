@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32, Shaped, UInt8
 
-from soraflax import media
+from soraflax import media, process_memory
 from soraflax.autoencoding import padding, streaming
 from soraflax.evaluation import metrics
 from soraflax.media import arrays
