@@ -5,8 +5,8 @@
     write   one ArrayRecord example per window, the files of `data_pipelines.records`
 
 The digests of the encoder and of the clips' manifest, and the statistics of each latent
-channel, are stored beside the latents; whoever opens them may name the encoder it
-expects, and is refused if they are another's.
+channel, are stored beside the latents; `open_latents` refuses latents of another
+encoder than the one it is asked for.
 """
 
 import collections
@@ -19,6 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 import tqdm
+from jaxtyping import Float, Float16, UInt8
 
 from data_pipelines import records, sources, transforms
 from soraflax.ops import grid as grids
@@ -26,14 +27,14 @@ from soraflax.ops import grid as grids
 
 @dataclasses.dataclass(frozen=True)
 class LatentEncoder:
-    """What makes latents.
+    """An encoder of clips, with its identity.
 
     Attributes:
       encode: video `[B, T, H, W, 3]` float32 in [-1, 1] to mean `[B, t, h, w, z]`.
-      digest: identifies its parameters; latents of another digest are refused.
+      digest: digest of its parameters; latents of another digest are refused.
       temporal_ratio: r, frames per latent frame after the first.
-      spatial_ratio: s, pixels per latent cell.
-      config: what is recorded beside the digest (JSON types).
+      spatial_ratio: s, pixels per latent cell along a side.
+      config: record stored beside the digest (JSON types).
     """
 
     encode: Callable[[np.ndarray], Any]
@@ -48,18 +49,18 @@ class LatentEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class LatentCacheConfig:
-    """How clips are fitted and encoded.
+    """Fitting and encoding of clips.
 
     Attributes:
       fit: limits of a fitted clip.
       patch: patch of the transformer that will read the latents.
-      windows: at most this many windows of a clip longer than the limit, spread
-        evenly; 1 takes one at random.
-      batch: clips encoded together; a shorter batch is filled up, so that one fitted
+      windows: most windows of a clip longer than the limit, spread evenly; 1 takes one
+        at random.
+      batch: clips encoded together; a shorter batch is filled up, so that each fitted
         size is compiled once.
-      chunk: windows that are encoded before any is written; order is kept.
-      seed: of the random windows.
-      threads: decoding threads.
+      chunk: windows encoded before any is written, in the order of the clips.
+      seed: PRNG seed of the random windows.
+      threads: number of decoding threads.
     """
 
     fit: transforms.FitConfig = dataclasses.field(default_factory=transforms.FitConfig)
@@ -81,15 +82,15 @@ class LatentRecord:
     """The latent of one window of a clip.
 
     Attributes:
-      id: of the clip, with `#k` for window k where it has several.
-      latent: `[t, h, w, z]` float16, the posterior mean, not normalised.
-      fps: frames per second of the video it encodes.
+      id: id of the clip, with `#k` for window k where it has several.
+      latent: posterior mean, not normalised; stored as float16.
+      fps: frames per second of the encoded video.
       captions: source name to text.
-      truth: ground truth of a procedural clip, empty otherwise.
+      truth: ground truth of a procedural clip; empty for others.
     """
 
     id: str
-    latent: np.ndarray
+    latent: Float[np.ndarray, "t h w z"]
     fps: float
     captions: Mapping[str, str]
     truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -122,9 +123,9 @@ class LatentDataset(records.RecordDataset[LatentRecord]):
     """Random access to the latents of one split; made by `open_latents`.
 
     Attributes:
-      info: dataset.json.
-      digest: of the encoder.
-      mean, std: per channel, over the training split.
+      info: contents of dataset.json.
+      digest: digest of the encoder.
+      mean, std: statistics of each channel, over the training split.
       shapes: the distinct `(t, h, w, z)` of all splits.
     """
 
@@ -142,12 +143,12 @@ def open_latents(
     """Open one split of a latent dataset.
 
     Args:
-      path: what `cache_latents` wrote.
+      path: a directory that `cache_latents` wrote.
       split: 'train' or 'validation'.
-      digest: of the encoder they must come from; None for any.
+      digest: digest of the encoder they must come from; None for any.
 
     Raises:
-      DatasetError: nothing there, damaged, or the latents of another encoder.
+      DatasetError: no dataset there, a damaged one, or latents of another encoder.
     """
     info = records.read_info(path)
     if info.get("kind") != "latents":
@@ -174,12 +175,12 @@ def cache_latents(
     Args:
       dataset: a DATASET directory of clips.
       output: the new directory.
-      encoder: what makes the latents.
-      config: how clips are fitted.
-      overwrite: replace a dataset in the way.
+      encoder: encoder of the clips.
+      config: fitting and batching.
+      overwrite: replace the dataset at `output`.
 
     Returns:
-      What was written to dataset.json.
+      The contents of dataset.json.
 
     Raises:
       DatasetError: `dataset` cannot be read, or `output` is in the way.
@@ -198,9 +199,9 @@ def cache_latents(
     }
     bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
     with bar, records.publish(output, overwrite=overwrite) as root:
-        run = _Run(encoder, config, bar=bar)
+        writer = _Encoding(encoder, config, bar=bar)
         examples = {
-            name: run.examples(clips, plans[name]) for name, clips in splits.items()
+            name: writer.examples(clips, plans[name]) for name, clips in splits.items()
         }
         directory = builder.Latents(data_dir=root, examples=examples).write()
         metadata = {
@@ -208,7 +209,7 @@ def cache_latents(
             **_origin(dataset, info, encoder=encoder),
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
-            "shapes": sorted(run.shapes),
+            "shapes": sorted(writer.shapes),
             **_statistics(root / directory),
         }
         return records.write_metadata(
@@ -219,7 +220,7 @@ def cache_latents(
 def _origin(
     dataset: str | Path, info: Mapping[str, Any], *, encoder: LatentEncoder
 ) -> dict[str, Any]:
-    """What dataset.json says of where the latents come from."""
+    """Entries of dataset.json about the clips and the encoder of the latents."""
     digest = records.dataset_digest(dataset)
     return {
         "name": info.get("name", ""),
@@ -240,9 +241,9 @@ class ClipWindow:
     """One window of one clip.
 
     Attributes:
-      index: of the clip in its split.
-      id: of the latent.
-      fit: what becomes of the clip.
+      index: index of the clip in its split.
+      id: id of the latent.
+      fit: fitted size and rate of the clip.
       start: first native frame.
     """
 
@@ -258,7 +259,13 @@ def plan_windows(
     *,
     config: LatentCacheConfig,
 ) -> list[ClipWindow]:
-    """Which windows of which clips are encoded, at what size; every clip has one."""
+    """The windows to encode, with their sizes; at least one of every clip.
+
+    Args:
+      clips: clips of a split.
+      grid: legal sizes of the autoencoder and the patch.
+      config: limits, and the number of windows.
+    """
     windows = []
     for index in range(len(clips)):
         clip = clips[index]
@@ -270,6 +277,8 @@ def plan_windows(
             grid=grid,
             config=config.fit,
         )
+        # As many windows as fit into the clip side by side, if so many are asked for;
+        # spread evenly, the first begins with the clip and the last ends with it.
         count = min(config.windows, 1 + fit.max_start // fit.span)
         if count > 1:
             starts = np.linspace(0, fit.max_start, count).astype(int).tolist()
@@ -283,7 +292,7 @@ def plan_windows(
 
 
 def load_window(clips: sources.Source[records.ClipRecord], window: ClipWindow) -> Any:
-    """Its clip, and its fitted video `[frames, height, width, 3]` uint8."""
+    """The clip of a window, and its fitted video `[T, H, W, 3]` uint8."""
     clip = clips[window.index]
     video = transforms.decode_fitted(
         clip.video, window.fit, start=window.start, name=clip.id
@@ -294,7 +303,7 @@ def load_window(clips: sources.Source[records.ClipRecord], window: ClipWindow) -
 def group_by_size(
     windows: Sequence[ClipWindow], batch: int
 ) -> list[list[tuple[int, ClipWindow]]]:
-    """Windows with their places, in batches that share a fitted size."""
+    """Windows with their indices, in batches that share a fitted size."""
     groups: dict[Any, list[tuple[int, ClipWindow]]] = collections.defaultdict(list)
     for position, window in enumerate(windows):
         fit = window.fit
@@ -313,7 +322,7 @@ def fitted_batches(
     batch: int,
     threads: int = 2,
 ) -> Iterator[tuple[list[tuple[int, ClipWindow]], list[Any]]]:
-    """What `group_by_size` and `load_window` give, decoded ahead by threads."""
+    """Batches of `group_by_size` with their clips and videos, decoded by threads."""
     batches = group_by_size(windows, batch)
 
     def load(group: list[tuple[int, ClipWindow]]) -> Any:
@@ -323,11 +332,11 @@ def fitted_batches(
     yield from grain.MapDataset.source(batches).map(load).to_iter_dataset(options)
 
 
-class _Run:
-    """One run of `cache_latents`.
+class _Encoding:
+    """The encoding of the splits of a dataset, under one progress bar.
 
     Attributes:
-      shapes: of the latents made so far.
+      shapes: shapes of the latents so far.
     """
 
     def __init__(
@@ -341,7 +350,10 @@ class _Run:
     def examples(
         self, clips: sources.Source[records.ClipRecord], windows: Sequence[ClipWindow]
     ) -> Iterator[dict[str, Any]]:
-        """The examples of one split, in order."""
+        """The examples of one split, in the order of its windows.
+
+        Within a chunk windows are encoded by size; `finished` brings them back.
+        """
         for start in range(0, len(windows), self.config.chunk):
             chunk = windows[start : start + self.config.chunk]
             finished: dict[int, dict[str, Any]] = {}
@@ -360,8 +372,10 @@ class _Run:
                 self.bar.update(len(group))
             yield from (finished[position] for position in range(len(chunk)))
 
-    def _encode(self, videos: list[np.ndarray]) -> np.ndarray:
-        """`[len(videos), t, h, w, z]` float16, computed at the full batch size."""
+    def _encode(
+        self, videos: list[UInt8[np.ndarray, "T H W 3"]]
+    ) -> Float16[np.ndarray, "B t h w z"]:
+        """Latents of videos of one size, computed at the full batch size."""
         filled = videos + [videos[-1]] * (self.config.batch - len(videos))
         x = np.stack(filled).astype(np.float32) / np.float32(127.5) - np.float32(1)
         latents = np.asarray(self.encoder.encode(x), np.float32)[: len(videos)]

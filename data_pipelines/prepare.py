@@ -5,16 +5,17 @@
     python -m data_pipelines.prepare --world bodies --variant demo --count 2000 \\
         --seed 0 --output DATASET
 
-DATASET/report.jsonl says what became of every file and every caption line. Files keep
+DATASET/report.jsonl has a line for every file and every caption line. Files keep
 their bytes, size and length: fitting them to a model is the input pipeline's work.
 """
 
 import argparse
 import collections
 import dataclasses
+import functools
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ _EXAMPLES = """examples:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationSplit:
-    """How many clips to hold out: a count, or a share, at least one of two or more."""
+    """Size of the validation split.
+
+    Attributes:
+      fraction: part of the clips, in [0, 1); at least one clip of two or more.
+      count: number of clips, instead of `fraction`.
+    """
 
     fraction: float = 0.1
     count: int | None = None
@@ -54,8 +60,12 @@ class ValidationSplit:
         if self.count is not None and self.count < 0:
             raise ValueError(f"validation count {self.count}: use 0 or more")
 
-    def of(self, clips: int) -> int:
-        """How many of `clips` are held out; at least one is left for training."""
+    def size(self, clips: int) -> int:
+        """Number of validation clips among `clips`; at least one is left for training.
+
+        Raises:
+          ValueError: `count` leaves none.
+        """
         if self.count is None:
             if clips < 2 or self.fraction == 0:
                 return 0
@@ -78,34 +88,32 @@ def prepare_folder(
     keep_uncaptioned: bool = False,
     strict: bool = False,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """A dataset from a folder of video files; returns its dataset.json.
 
     Args:
       source: the folder; searched with all its subfolders.
       output: the DATASET directory; it appears whole or not at all.
-      captions: see `folder.read_captions`.
-      validation: how many clips to hold out.
-      seed: chooses which.
+      captions: captions file or folder; see `folder.read_captions`.
+      validation: size of the validation split.
+      seed: seed of the choice of validation clips.
       keep_uncaptioned: keep clips without a caption (for an autoencoder).
-      strict: refuse to write anything where a file or a caption line fails.
-      overwrite: replace the dataset that stands at `output`.
-      quiet: show no progress bar.
+      strict: write nothing if a file or a caption line fails.
+      overwrite: replace the dataset at `output`.
 
     Raises:
       DatasetError: no usable clip or captions, or `output` is in the way.
     """
     records.check_output(output, overwrite=overwrite)
     rules = {"keep_uncaptioned": keep_uncaptioned, "strict": strict}
-    clips, report = _usable(source, captions, **rules, quiet=quiet)
-    splits = folder.split(clips, validation=validation.of(len(clips)), seed=seed)
+    clips, report = _usable(source, captions, **rules)
+    splits = folder.split(clips, validation=validation.size(len(clips)), seed=seed)
     split_of = {clip.id: name for name, members in splits.items() for clip in members}
     for line in report:
         if line["outcome"] == "kept":
             line["split"] = split_of[line["input"]]
     with records.publish(output, overwrite=overwrite) as root:
-        with tqdm.tqdm(total=len(clips), desc="writing", disable=quiet) as bar:
+        with tqdm.tqdm(total=len(clips), desc="writing") as bar:
             builder = folder.FolderClips(data_dir=root, clips=splits, tick=bar.update)
             directory = builder.write()
         info = {"kind": "clips", "name": "folder", "seed": seed}
@@ -123,7 +131,6 @@ def _usable(
     *,
     keep_uncaptioned: bool,
     strict: bool,
-    quiet: bool,
 ) -> tuple[list[folder.ClipFile], list[dict[str, Any]]]:
     """The clips of a folder that can be records, at least one, and the report."""
     if source.is_file():
@@ -135,9 +142,11 @@ def _usable(
             f"{source}: no video or image files in it ({' '.join(media.SUFFIXES)})"
         )
     known_captions = folder.read_captions(source, captions, needed=not keep_uncaptioned)
-    bar = _bar("probing", quiet=quiet)
     clips, report = folder.probe_clips(
-        source, known_captions, keep_uncaptioned=keep_uncaptioned, progress=bar
+        source,
+        known_captions,
+        keep_uncaptioned=keep_uncaptioned,
+        progress=functools.partial(tqdm.tqdm, desc="probing"),
     )
     failed = [line for line in report if line["outcome"] == "failed"]
     if not clips or (strict and failed):
@@ -161,11 +170,20 @@ def prepare_world(
     validation: ValidationSplit = ValidationSplit(),
     workers: int = 1,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """A dataset rendered from a world; returns its dataset.json.
 
     The same name, variant, count and seed give the same bytes, whatever `workers` is.
+
+    Args:
+      name: name of the world: 'bodies'.
+      output: the DATASET directory; it appears whole or not at all.
+      variant: a key of `bodies.VARIANTS`.
+      count: number of clips, in both splits.
+      seed: PRNG seed of the world.
+      validation: size of the validation split.
+      workers: number of processes that render.
+      overwrite: replace the dataset at `output`.
 
     Raises:
       ValueError: unknown world or variant, or a count or seed out of range.
@@ -173,10 +191,10 @@ def prepare_world(
     """
     _check_world(name, variant=variant, count=count, seed=seed, workers=workers)
     config = bodies.VARIANTS[variant]
-    held_out = validation.of(count)
+    held_out = validation.size(count)
     shots = world.plan_splits(config, count=count, validation=held_out, seed=seed)
     with records.publish(output, overwrite=overwrite) as root:
-        with tqdm.tqdm(total=count, desc="rendering", disable=quiet) as bar:
+        with tqdm.tqdm(total=count, desc="rendering") as bar:
             builder = world.BodiesClips(
                 data_dir=root, shots=shots, workers=workers, tick=bar.update
             )
@@ -211,13 +229,6 @@ def _check_world(
         )
 
 
-def _bar(description: str, *, quiet: bool) -> Any:
-    def progress(items: Sequence[Any]) -> Iterable[Any]:
-        return tqdm.tqdm(items, desc=description, disable=quiet)
-
-    return progress
-
-
 def _contents(
     report: Sequence[Mapping[str, Any]], captions: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
@@ -238,7 +249,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m data_pipelines.prepare",
         description="Make a dataset from video files with captions, or from a world.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
@@ -255,8 +265,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--variant", default="demo", help=f"of the world: {', '.join(bodies.VARIANTS)}")
     add("--count", type=int, default=1000, help="clips to render, in all splits")
     add("--seed", type=int, default=0, help="of the world, or of the held-out choice")
-    add("--validation-fraction", type=float, default=0.1, help="share held out")
-    add("--validation-count", type=int, help="clips held out, instead of a share")
+    add("--validation-fraction", type=float, default=0.1, help="part held out")
+    add("--validation-count", type=int, help="clips held out, instead of a fraction")
     add("--keep-uncaptioned", action="store_true", help="keep clips without caption")
     add("--strict", action="store_true", help="write nothing if any input fails")
     add("--overwrite", action="store_true", help="replace the dataset at --output")
@@ -265,10 +275,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
+def _run(args: argparse.Namespace) -> None:
     validation = ValidationSplit(args.validation_fraction, args.validation_count)
     if args.world:
-        return prepare_world(
+        info = prepare_world(
             args.world,
             args.output,
             variant=args.variant,
@@ -278,16 +288,18 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             workers=args.workers,
             overwrite=args.overwrite,
         )
-    return prepare_folder(
-        args.input,
-        args.output,
-        captions=args.captions,
-        validation=validation,
-        seed=args.seed,
-        keep_uncaptioned=args.keep_uncaptioned,
-        strict=args.strict,
-        overwrite=args.overwrite,
-    )
+    else:
+        info = prepare_folder(
+            args.input,
+            args.output,
+            captions=args.captions,
+            validation=validation,
+            seed=args.seed,
+            keep_uncaptioned=args.keep_uncaptioned,
+            strict=args.strict,
+            overwrite=args.overwrite,
+        )
+    print(_summary(args.output, info))
 
 
 def _summary(output: Path, info: Mapping[str, Any]) -> str:
@@ -304,13 +316,7 @@ def _summary(output: Path, info: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, or 2 after one line on stderr that says what was wrong."""
     args = _parser().parse_args(argv)
-    try:
-        info = _run(args)
-    except (ValueError, OSError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 2
-    print(_summary(args.output, info))
-    return 0
+    return cli.run_command("prepare", lambda: _run(args), extra="data")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     DATASET/dataset.json     name, version, splits and their counts, what is in it
     DATASET/manifest.json    records, bytes and SHA-256 of every shard
-    DATASET/report.jsonl     what became of every input
+    DATASET/report.jsonl     outcome of every input: kept, failed or ignored, and why
     DATASET/NAME/VERSION/    the TFDS directory with the ArrayRecord shards
 
 A truncated ArrayRecord file opens as one without records, so opening a dataset always
@@ -44,7 +44,7 @@ class ClipRecord:
       height: pixels.
       width: pixels.
       captions: source name to text.
-      truth: ground truth of a procedural clip, empty otherwise.
+      truth: ground truth of a procedural clip; empty for others.
     """
 
     id: str
@@ -82,7 +82,7 @@ class RecordDataset(Sequence[Record]):
     """Random access to the records of one split.
 
     Attributes:
-      info: dataset.json.
+      info: contents of dataset.json.
     """
 
     def __init__(
@@ -153,10 +153,15 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
 
 
 def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
-    """Hold one shard against its line of the manifest.
+    """Check one shard against its line of the manifest.
+
+    Args:
+      root: the DATASET directory.
+      shard: the shard's entry in the manifest.
+      verify: compute its SHA-256 as well.
 
     Raises:
-      DatasetError: it is missing, of another size or count, or of another digest.
+      DatasetError: the shard is missing, or its size, count or digest differs.
     """
     path = root / shard["file"]
     if not path.is_file():
@@ -215,7 +220,7 @@ def dataset_digest(path: str | Path) -> str:
 
 
 def read_report(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of report.jsonl: what became of every input."""
+    """The lines of report.jsonl, one per input."""
     text = (Path(path) / REPORT).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
@@ -227,20 +232,21 @@ def write_metadata(
     info: Mapping[str, Any],
     report: Iterable[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Write the three JSON files around shards that already stand in `root`.
+    """Write dataset.json, manifest.json and report.jsonl beside finished shards.
 
     Args:
       root: the dataset directory, best the temporary one of `publish`.
-      directory: where in it the TFDS directory is.
-      info: what dataset.json says beyond format, directory and splits; it must name
-        `kind` ('clips' or 'latents').
+      directory: path of the TFDS directory, relative to `root`.
+      info: contents of dataset.json beside format, directory and splits; `kind`
+        ('clips' or 'latents') is required.
       report: one mapping per input.
 
     Returns:
-      What was written to dataset.json.
+      The contents of dataset.json.
     """
     shards = []
     for path in sorted((root / directory).glob("*.array_record-*")):
+        # TFDS names shards NAME-SPLIT.array_record-00000-of-00001.
         split = path.name.split(".array_record-")[0].rsplit("-", 1)[1]
         shards.append(
             {
@@ -264,7 +270,7 @@ def write_metadata(
 
 @contextlib.contextmanager
 def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary directory beside `output` that takes its place on success.
+    """A temporary directory beside `output` that replaces it when the block ends.
 
     Raises:
       DatasetError: `output` is in the way: a file, a directory that holds something,
@@ -286,7 +292,7 @@ def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_output(output: str | Path, *, overwrite: bool = False) -> None:
-    """Refuse an output that is in the way, before any work; errors as in `publish`."""
+    """Refuse an output that cannot be written, before any work; errors of `publish`."""
     output = Path(output)
     for parent in output.parents:
         if parent.exists() and not parent.is_dir():

@@ -267,23 +267,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m data_pipelines.vocabulary",
         description="Train the embedded vocabulary; the result is always the same.",
     )
-    default = Path("soraflax/assets/vocabulary.model")
-    parser.add_argument("--output", type=Path, default=default, help=f"{default}")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("soraflax/assets/vocabulary.model"),
+        help="the .model file to write",
+    )
     args = parser.parse_args(argv)
+    return cli.run_command("vocabulary", lambda: _run(args.output), extra="data")
+
+
+def _run(output: Path) -> None:
     model = train()
-    try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_bytes(model)
-    except OSError as error:
-        print(f"vocabulary: {error}", file=sys.stderr)
-        return 2
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     lengths = [len(processor.EncodeAsIds(text)) for text in corpus()]
     print(
-        f"{args.output}: {processor.vocab_size()} pieces, {len(model)} bytes; "
+        f"{output}: {processor.vocab_size()} pieces, {len(model)} bytes; "
         f"{np.mean(lengths):.1f} tokens a caption on average, {max(lengths)} at most"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every builder shares: ArrayRecord shards, written without TensorFlow."""
+"""Base of every builder: ArrayRecord shards, written without TensorFlow."""
 
 import contextlib
 import io
@@ -36,6 +36,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
             self.download_and_prepare()
+        # TFDS makes an empty one beside the builder's own folder, NAME/VERSION.
         shutil.rmtree(Path(self.data_dir).parents[1] / "downloads", ignore_errors=True)
         return f"{self.name}/{self.VERSION}"
 

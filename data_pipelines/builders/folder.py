@@ -1,7 +1,6 @@
 """A folder of real video files with captions.
 
-Bytes are kept as they are; nothing is decoded for good, resized or cut here. What
-captions say comes from one of
+Bytes are stored as they are; nothing is resized or cut here. Captions come from one of
 
     captions.jsonl   {"file": "a.mp4", "caption": "...", "detailed": "...", ...}
     captions.csv     a header with `file`, every other column a caption
@@ -27,7 +26,14 @@ _NAMES = ("captions.jsonl", "captions.csv")
 
 @dataclasses.dataclass(frozen=True)
 class ClipFile:
-    """A file that was found good."""
+    """A file that decodes to its end.
+
+    Attributes:
+      id: path relative to the folder.
+      path: the file.
+      info: its size, length and rate.
+      captions: source name to text.
+    """
 
     id: str
     path: Path
@@ -37,11 +43,11 @@ class ClipFile:
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
-    """Captions by file, and the lines that name none.
+    """Captions by file, and the caption lines that name no file.
 
     Attributes:
       source: the captions file or folder.
-      texts: resolved file to its captions.
+      texts: resolved path of a file to its captions, source name to text.
       failed: report lines of caption lines that could not be used.
     """
 
@@ -54,9 +60,9 @@ class FolderClips(base.RecordBuilder):
     """Real video files with their captions, bytes as they were.
 
     Args:
-      data_dir: where the TFDS directory goes.
-      clips: split name to the clips it holds.
-      tick: called after every clip, to show how far it is.
+      data_dir: parent of the TFDS directory.
+      clips: split name to the clips of the split.
+      tick: called after every clip, for a progress bar.
     """
 
     def __init__(
@@ -98,8 +104,8 @@ def read_captions(
     """Read the captions of a folder of clips.
 
     Args:
-      folder: where file names in the captions start from.
-      given: a jsonl or csv file, or a folder of .txt files; a relative path that is not
+      folder: the folder that file names in the captions are relative to.
+      path: a jsonl or csv file, or a folder of .txt files; a relative path that is not
         there is looked for in `folder`. By default captions.jsonl or captions.csv in
         `folder`, else a .txt beside each clip.
       needed: refuse a folder without any .txt.
@@ -148,7 +154,7 @@ def _read_csv(file: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _match(folder: Path, source: Path, *, lines: Sequence[tuple[int, Any]]) -> Captions:
-    """Give each line to the file it names."""
+    """Captions of the file that each line names; other lines go to the report."""
     texts: dict[Path, Mapping[str, str]] = {}
     failed: list[dict[str, Any]] = []
     for number, row in lines:
@@ -177,7 +183,7 @@ def _match(folder: Path, source: Path, *, lines: Sequence[tuple[int, Any]]) -> C
 
 
 def _named(folder: Path, name: str) -> tuple[Path, str | None]:
-    """The file that a caption names, and what is wrong with it."""
+    """The file that a caption names, and the reason why it cannot be used, if any."""
     try:
         path = (folder / name).resolve()
         missing = not path.is_file()
@@ -224,8 +230,15 @@ def probe_clips(
 ) -> tuple[list[ClipFile], list[dict[str, Any]]]:
     """Decode every clip of a folder once; returns the good ones and a report.
 
-    Files that captions name but that lie elsewhere or bear another suffix are clips
-    too. What is neither a clip nor a caption is reported as ignored.
+    Files that captions name but that lie elsewhere or have another suffix are clips
+    too. A file that is neither a clip nor a caption is reported as ignored.
+
+    Args:
+      folder: the folder of clips.
+      captions: captions of its files.
+      keep_uncaptioned: accept clips without a caption.
+      max_pixels: most pixels of a frame.
+      progress: wraps the list of files, for a progress bar.
     """
     files = {path.resolve(): None for path in clip_files(folder)}
     clips: list[ClipFile] = []

@@ -21,7 +21,7 @@ _WORTH_A_PROCESS = 64
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """Which clip to render."""
+    """Stream, index and configuration of a clip, which decide every pixel of it."""
 
     stream: int
     index: int
@@ -36,10 +36,10 @@ class BodiesClips(base.RecordBuilder):
     """Clips of the world `bodies` with captions and ground truth.
 
     Args:
-      data_dir: where the TFDS directory goes.
-      shots: split name to the clips it holds.
-      workers: processes that render; the records do not depend on it.
-      tick: called after every clip, to show how far it is.
+      data_dir: parent of the TFDS directory.
+      shots: split name to the clips of the split.
+      workers: number of processes that render; the records do not depend on it.
+      tick: called after every clip, for a progress bar.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BodiesClips(base.RecordBuilder):
         return {name: self._render(name) for name in self._shots if self._shots[name]}
 
     def _render(self, split: str) -> Iterator[Mapping[str, Any]]:
-        """Examples of a split in order; `lines` and `captions` follow."""
+        """Examples of a split in order; appends to `lines` and `captions`."""
         for record in render_all(self._shots[split], workers=self._workers):
             line = {"input": record.id, "outcome": "kept", "split": split}
             for name in ("frames", "height", "width", "fps"):
@@ -78,7 +78,7 @@ class BodiesClips(base.RecordBuilder):
 def plan_splits(
     config: bodies.WorldConfig, *, count: int, validation: int, seed: int
 ) -> dict[str, list[ClipSpec]]:
-    """The shots of both splits; `count` clips in all."""
+    """The clips of both splits, `count` in all, `validation` of them held out."""
     train = dataclasses.replace(config, holdout="exclude")
     held_out = dataclasses.replace(config, holdout="only")
     return {

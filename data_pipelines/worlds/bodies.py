@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data_pipelines.worlds import captions, draw, palette, scenes, truth
 
@@ -32,11 +33,12 @@ Option = TypeVar("Option")
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """What clips may look like; each tuple is drawn from evenly, repeats weigh.
+    """The distribution of clips; tuples are drawn from evenly, repeats count twice.
 
     Attributes:
       sizes: (width, height) in pixels.
-      frames: lengths of clips. fps: frame rates.
+      frames: lengths of clips.
+      fps: frame rates.
       image_share: probability of an image (1 frame) instead.
       counts: probabilities of 1, 2 and 3 bodies; they need not sum to 1.
       twins: probability that the bodies of a clip are all alike.
@@ -102,23 +104,23 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RenderedClip:
-    """A rendered clip; `video` is uint8 `[T, H, W, 3]`, `truth` plain JSON values."""
+    """A rendered clip; `truth` holds plain JSON values (`truth.describe`)."""
 
-    video: np.ndarray
+    video: UInt8[np.ndarray, "T H W 3"]
     fps: float
     captions: dict[str, str]
     truth: dict[str, Any]
 
 
 def render_clip(seed: int, index: int, *, config: WorldConfig) -> RenderedClip:
-    """Renders clip `index` of stream `seed`; the same bytes whatever else is rendered.
+    """Render clip `index` of stream `seed`; the same bytes whatever else is rendered.
 
     Raises:
       ValueError: negative seed or index, or a config that no scene satisfies.
     """
-    dice = _Dice(seed, index)
+    draws = _Draws(seed, index)
     for _ in range(_ATTEMPTS):
-        scene = _draw_scene(dice, config)
+        scene = _draw_scene(draws, config)
         if scene is None:
             continue
         motion = scenes.simulate(scene)
@@ -147,12 +149,12 @@ def prompts(
       ValueError: the config does not hold that many different prompts.
     """
     unique: dict[str, dict[str, Any]] = {}
-    dice = _Dice(seed, 0, purpose=1)
+    draws = _Draws(seed, 0, purpose=1)
     for _ in range(_ATTEMPTS + 20 * count):
         if len(unique) == count:
             return list(unique.items())
-        background = dice.choice(config.backgrounds)
-        objects = _draw_objects(dice, config, image=images)
+        background = draws.choice(config.backgrounds)
+        objects = _draw_objects(draws, config, image=images)
         if not _allowed_objects(objects, background, holdout=config.holdout):
             continue
         words = [item | {"verb": item["direction"]} for item in objects]
@@ -175,8 +177,8 @@ def is_held_out(
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
 
 
-class _Dice:
-    """One clip's randomness: only 53-bit uniforms, so that numpy versions agree."""
+class _Draws:
+    """Random draws of one clip: only 53-bit uniforms, so that numpy versions agree."""
 
     def __init__(self, seed: int, index: int, *, purpose: int = 0) -> None:
         if seed < 0 or index < 0:
@@ -200,21 +202,21 @@ class _Dice:
 
 
 def _draw_objects(
-    dice: _Dice, config: WorldConfig, *, image: bool
+    draws: _Draws, config: WorldConfig, *, image: bool
 ) -> list[dict[str, Any]]:
     """Attributes of 1 to 3 bodies, large ones first; of three only one is large."""
-    count = 1 + dice.weighted(config.counts)
-    twins = count > 1 and dice.chance(config.twins)
+    count = 1 + draws.weighted(config.counts)
+    twins = count > 1 and draws.chance(config.twins)
     objects: list[dict[str, Any]] = []
     for index in range(count):
-        size = dice.choice(config.object_sizes)
+        size = draws.choice(config.object_sizes)
         if count == 3 and (twins or index > 0) and "small" in config.object_sizes:
             size = "small"
         item = {
-            "colour": dice.choice(config.colours),
-            "shape": dice.choice(config.shapes),
+            "colour": draws.choice(config.colours),
+            "shape": draws.choice(config.shapes),
             "size": size,
-            "direction": None if image else dice.choice(config.directions),
+            "direction": None if image else draws.choice(config.directions),
         }
         objects.append(dict(objects[0]) if twins and objects else item)
     return sorted(objects, key=lambda item: -palette.RADII[item["size"]][0])
@@ -254,45 +256,45 @@ def _hopeless(config: WorldConfig) -> str:
     )
 
 
-def _draw_scene(dice: _Dice, config: WorldConfig) -> scenes.Scene | None:
-    """A scene, or None where the draw cannot be placed (the caller draws again)."""
-    image = dice.chance(config.image_share)
-    width, height = dice.choice(config.sizes)
-    frames = 1 if image else dice.choice(config.frames)
+def _draw_scene(draws: _Draws, config: WorldConfig) -> scenes.Scene | None:
+    """A random scene; None if its bodies find no room (the caller draws again)."""
+    image = draws.chance(config.image_share)
+    width, height = draws.choice(config.sizes)
+    frames = 1 if image else draws.choice(config.frames)
     image = frames == 1
-    background = dice.choice(config.backgrounds)
-    objects = _draw_objects(dice, config, image=image)
+    background = draws.choice(config.backgrounds)
+    objects = _draw_objects(draws, config, image=image)
     kinds = ("gravity", "bounce", "leave", "even")
     weights = (config.gravity, config.bounce, config.leave)
-    kind = kinds[dice.weighted((*weights, max(0.0, 1 - sum(weights))))]
+    kind = kinds[draws.weighted((*weights, max(0.0, 1 - sum(weights))))]
     if image and kind != "leave":
         kind = "even"
     steady = kind == "even" and config.separate
     if steady and not _allowed_objects(objects, background, holdout=config.holdout):
         return None
     pan = 0.0
-    if not image and dice.chance(config.pan):
-        pan = dice.choice((-1, 1)) * dice.uniform(0.06, 0.12)
+    if not image and draws.chance(config.pan):
+        pan = draws.choice((-1, 1)) * draws.uniform(0.06, 0.12)
     scene = scenes.Scene(
         width=width,
         height=height,
         frames=frames,
-        fps=dice.choice(config.fps),
+        fps=draws.choice(config.fps),
         background=background,
         bodies=(),
-        dotted=dice.chance(config.dotted) or pan != 0,
+        dotted=draws.chance(config.dotted) or pan != 0,
         pan=pan,
-        gravity=dice.uniform(0.7, 1.5) if kind == "gravity" else 0.0,
+        gravity=draws.uniform(0.7, 1.5) if kind == "gravity" else 0.0,
         walls=kind in ("gravity", "bounce"),
     )
-    if dice.chance(config.occluder):
-        bar = dice.uniform(0.1, 0.16)
-        middle = dice.uniform(0.2, scene.extent[0] - 0.2)
+    if draws.chance(config.occluder):
+        bar = draws.uniform(0.1, 0.16)
+        middle = draws.uniform(0.2, scene.extent[0] - 0.2)
         scene = dataclasses.replace(scene, occluder=scenes.Occluder(middle, bar))
-    spin = dice.chance(config.spin)
+    spin = draws.chance(config.spin)
     for _ in range(20):
         placed = _place_all(
-            dice, scene, objects=objects, kind=kind, spin=spin, config=config
+            draws, scene, objects=objects, kind=kind, spin=spin, config=config
         )
         if placed is not None:
             return dataclasses.replace(scene, bodies=placed)
@@ -300,7 +302,7 @@ def _draw_scene(dice: _Dice, config: WorldConfig) -> scenes.Scene | None:
 
 
 def _place_all(
-    dice: _Dice,
+    draws: _Draws,
     scene: scenes.Scene,
     *,
     objects: Sequence[dict[str, Any]],
@@ -312,15 +314,15 @@ def _place_all(
     for item in objects:
         body = scenes.Body(
             **item,
-            radius=dice.uniform(*palette.RADII[item["size"]]),
+            radius=draws.uniform(*palette.RADII[item["size"]]),
             position=(0.0, 0.0),
-            angle=dice.uniform(0, 2 * np.pi) if spin else 0.0,
-            spin=dice.uniform(-1.5, 1.5) if spin else 0.0,
+            angle=draws.uniform(0, 2 * np.pi) if spin else 0.0,
+            spin=draws.uniform(-1.5, 1.5) if spin else 0.0,
         )
         placement = {"even": _place_even, "leave": _place_leaving}.get(
             kind, _place_free
         )
-        placed = placement(dice, scene, body, speed=dice.uniform(*config.speed))
+        placed = placement(draws, scene, body, speed=draws.uniform(*config.speed))
         if placed is None:
             return None
         bodies.append(placed)
@@ -335,7 +337,10 @@ def _place_all(
 
 
 def _approach(first: scenes.Body, second: scenes.Body, *, duration: float) -> float:
-    """The least distance between the centres of two bodies in even motion."""
+    """The least distance between the centres of two bodies in even motion.
+
+    Of |offset + speed t| over 0 <= t <= duration: the minimum of a parabola, clipped.
+    """
     offset = np.subtract(first.position, second.position)
     speed = np.subtract(first.velocity, second.velocity)
     closing = -float(offset @ speed) / max(float(speed @ speed), 1e-9)
@@ -343,7 +348,7 @@ def _approach(first: scenes.Body, second: scenes.Body, *, duration: float) -> fl
 
 
 def _place_even(
-    dice: _Dice, scene: scenes.Scene, body: scenes.Body, *, speed: float
+    draws: _Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
 ) -> scenes.Body | None:
     """Even motion, wholly inside the frame from the first frame to the last."""
     box = np.array([-1, -1, 1, 1]) * body.reach if body.spin else body.box(body.angle)
@@ -357,20 +362,20 @@ def _place_even(
     high = np.array(scene.extent) - _MARGIN - box[2:] - np.maximum(drift, 0)
     if np.any(low > high + 1e-9) or (heading.any() and free < truth.MOVED):
         return None
-    start = [dice.uniform(a, b) for a, b in zip(low, high, strict=True)]
+    start = [draws.uniform(a, b) for a, b in zip(low, high, strict=True)]
     return _launch(body, start, velocity=travel / max(scene.duration, 1e-9))
 
 
 def _place_leaving(
-    dice: _Dice, scene: scenes.Scene, body: scenes.Body, *, speed: float
+    draws: _Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
 ) -> scenes.Body | None:
     """Ends across the edge it heads for; one that stays still starts across it."""
     heading = body.direction if body.direction not in (None, "still") else None
-    edge = np.array(palette.DIRECTIONS[heading or dice.choice(("left", "right"))])
+    edge = np.array(palette.DIRECTIONS[heading or draws.choice(("left", "right"))])
     extent = np.array(scene.extent)
-    inside = [dice.uniform(body.reach, side - body.reach) for side in extent]
+    inside = [draws.uniform(body.reach, side - body.reach) for side in extent]
     camera = np.array([scene.pan * scene.duration, 0.0])
-    depth = dice.uniform(-0.6, 0.3) * body.radius
+    depth = draws.uniform(-0.6, 0.3) * body.radius
     end = np.where(edge > 0, extent + depth, np.where(edge < 0, -depth, inside))
     travel = edge * speed * scene.duration if heading else np.zeros(2)
     start = end - travel + camera
@@ -378,16 +383,16 @@ def _place_leaving(
 
 
 def _place_free(
-    dice: _Dice, scene: scenes.Scene, body: scenes.Body, *, speed: float
+    draws: _Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
 ) -> scenes.Body | None:
     """Anywhere inside; falls under gravity, or flies into the walls."""
     heading = np.array(palette.DIRECTIONS[body.direction or "still"])
     width, height = scene.extent
     edge = body.reach + scenes.WALL_INSET
     lowest = max(0.5 * height, edge) if scene.gravity else height - edge
-    start = [dice.uniform(edge, width - edge), dice.uniform(edge, lowest)]
-    jitter = dice.uniform(-0.15, 0.15) * heading[::-1]
-    faster = 1.0 if scene.gravity else dice.uniform(1.0, 2.5)
+    start = [draws.uniform(edge, width - edge), draws.uniform(edge, lowest)]
+    jitter = draws.uniform(-0.15, 0.15) * heading[::-1]
+    faster = 1.0 if scene.gravity else draws.uniform(1.0, 2.5)
     return _launch(body, start, velocity=(heading + jitter) * speed * faster)
 
 

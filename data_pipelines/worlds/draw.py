@@ -10,6 +10,7 @@ the pixels, so that the bytes are the same on every IEEE machine.
 """
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 
 from data_pipelines.worlds import palette, scenes
 
@@ -17,12 +18,14 @@ PATTERN_PERIOD = 0.28  # short sides
 PATTERN_LEVELS = 13.0
 
 
-def render(scene: scenes.Scene, motion: scenes.Motion) -> tuple[np.ndarray, np.ndarray]:
-    """Draws every frame.
+def render(
+    scene: scenes.Scene, motion: scenes.Motion
+) -> tuple[UInt8[np.ndarray, "T H W 3"], Float[np.ndarray, "T bodies"]]:
+    """Draw every frame.
 
     Returns:
-      video `[T, H, W, 3]` uint8, and how much of each body is seen, `[T, bodies]` in
-      [0, 1]: the share of its area that is inside the frame and not covered.
+      The video, and the visibility of each body in [0, 1]: the fraction of its area
+      that is inside the frame and not covered.
     """
     frame = _background(scene)
     cover = [_body_cover(scene, motion, index=i) for i in range(len(scene.bodies))]
@@ -33,13 +36,25 @@ def render(scene: scenes.Scene, motion: scenes.Motion) -> tuple[np.ndarray, np.n
         full_frame = (slice(0, scene.height), slice(0, scene.width))
         _blend(frame, full_frame, alpha=bar, colour=palette.OCCLUDER)
     video = np.clip(frame + np.float32(0.5), 0, 255).astype(np.uint8)
-    return video, _seen(scene, cover, bar=bar)
+    return video, _visibility(scene, cover, bar=bar)
 
 
 def shape_cover(
-    shape: str, radius: float, *, x: np.ndarray, y: np.ndarray, angle: np.ndarray
-) -> np.ndarray:
-    """Equation (1) for a shape of `radius` pixels; x, y are offsets from its centre."""
+    shape: str,
+    radius: float,
+    *,
+    x: Float32[np.ndarray, "*#pixels"],
+    y: Float32[np.ndarray, "*#pixels"],
+    angle: Float[np.ndarray, "*#pixels"],
+) -> Float32[np.ndarray, "*pixels"]:
+    """Equation (1) for a shape of `radius` pixels.
+
+    Args:
+      shape: a key of `palette.SHAPES`.
+      radius: in pixels.
+      x, y: offsets of pixels from its centre.
+      angle: in radians.
+    """
     form = palette.SHAPES[shape]
     scale = np.float32(radius)
     if np.any(angle) and form.vertices is not None:
@@ -111,7 +126,7 @@ Region = tuple[slice, slice]
 def _body_cover(
     scene: scenes.Scene, motion: scenes.Motion, *, index: int
 ) -> tuple[Region, np.ndarray]:
-    """The part of the frame that the body ever touches, and its cover there."""
+    """The region of the frame that the body touches in any frame; its cover there."""
     body, short = scene.bodies[index], scene.short_side
     centre = motion.screen(scene)[:, index] * short
     reach = palette.SHAPES[body.shape].outer * body.radius * short + 1
@@ -150,7 +165,7 @@ def _blend(
     part += alpha[..., None] * (np.asarray(colour, np.float32) - part)
 
 
-def _seen(
+def _visibility(
     scene: scenes.Scene,
     cover: list[tuple[Region, np.ndarray]],
     *,
@@ -161,6 +176,7 @@ def _seen(
     if bar is not None:
         light *= 1 - bar
     seen = np.zeros((scene.frames, len(cover)))
+    # From the front to the back: each body dims the light that reaches those behind.
     for i in reversed(range(len(cover))):
         (rows, columns), alpha = cover[i]
         body = scene.bodies[i]

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Shaped
 from scipy import ndimage, optimize
 
 from data_pipelines.worlds import captions, draw, palette
@@ -48,17 +49,20 @@ class Blob:
     frame: int
     centre: tuple[float, float]
     area: float
-    colour: np.ndarray
-    moments: np.ndarray
+    colour: Float[np.ndarray, "3"]
+    moments: Float[np.ndarray, "5"]
     clear: bool
     cut: bool
 
 
-def read(video: np.ndarray) -> dict[str, Any]:
-    """Reads a video, uint8 `[T, H, W, 3]`, in the form of `captions.attributes`.
+def read(video: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
+    """Read a video, uint8 `[T, H, W, 3]`, in the form of `captions.attributes`.
 
     Objects come largest first. `pan` ('left', 'right' or None) is read beside them.
     Where nothing can be seen the count is 0 and the subject's keys are missing.
+
+    Raises:
+      ValueError: another dtype or number of axes.
     """
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
         raise ValueError(
@@ -89,10 +93,10 @@ def read(video: np.ndarray) -> dict[str, Any]:
 def agreement(
     reading: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> dict[str, bool]:
-    """Whether each attribute that `expected` names was read as such.
+    """Whether the reading agrees with each attribute that `expected` names.
 
-    With several objects each expected one is matched with one that was read, so that
-    as much as possible agrees; an attribute agrees if it does for all objects.
+    Of several objects each expected one is matched with one that was read, such that
+    most attributes agree; an attribute agrees if it does for all objects.
     """
     result = {
         key: reading.get(key) == value
@@ -138,8 +142,8 @@ def _background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     return list(palette.BACKGROUNDS)[index], np.median(flat[is_background], axis=0)
 
 
-def _bar_columns(pixels: np.ndarray) -> np.ndarray:
-    """`[T, W]` bool: columns that the occluder fills, and one more on each side."""
+def _bar_columns(pixels: Float[np.ndarray, "T H W 3"]) -> Bool[np.ndarray, "T W"]:
+    """Columns that the occluder fills, and one more on each side."""
     brown = np.square(pixels - np.array(palette.OCCLUDER, np.float32)).sum(-1) < 45**2
     columns = brown.mean(1) > 0.85
     columns = ndimage.binary_opening(columns, np.ones((1, 3), bool))
@@ -175,6 +179,8 @@ def _measure(
     mask: np.ndarray,
 ) -> Blob | None:
     frame, (rows, columns) = window[0].start, window[1:]
+    # Weights fall from 1 at the blob's own contrast to 0 at the background's colour, so
+    # that blur, which mixes the two, leaves areas and centres as they are.
     far = distance[frame, rows, columns] * mask[0]
     core = mask[0] & (far >= 0.9 * np.percentile(far[mask[0]], 75))
     contrast = float(np.median(far[core]))
@@ -293,6 +299,7 @@ def _object(
 def _direction(track: list[Blob], camera: np.ndarray, *, short: int) -> str | None:
     if len(camera) == 1:
         return None
+    # What moves against the frame as the camera does stands still in the world.
     centres = [np.add(blob.centre, (camera[blob.frame], 0.0)) for blob in track]
     window = max(1, len(centres) // 8)
     net = (
@@ -304,8 +311,10 @@ def _direction(track: list[Blob], camera: np.ndarray, *, short: int) -> str | No
     return (("left", "right"), ("up", "down"))[axis][int(net[axis] > 0)]
 
 
-def _camera(pixels: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """c(t) in pixels, `[T]`, by equation (2)."""
+def _camera(
+    pixels: Float[np.ndarray, "T H W 3"], distance: Float[np.ndarray, "T H W"]
+) -> Float[np.ndarray, "T"]:
+    """c(t) in pixels, by equation (2)."""
     grey = ndimage.gaussian_filter(pixels.mean(-1), (0, 1, 1))
     foreground = ndimage.binary_dilation(distance > _CONTRAST, _FLAT, iterations=3)
     plain = np.logical_not(foreground)

@@ -2,18 +2,21 @@
 
     python -m data_pipelines.worlds.measure --variant full --count 500 --blur 1
 
-prints one JSON line: per attribute the share read as it is, over the clips in which
-it is visible, that share of clips, and milliseconds per clip to render and to read.
+prints one JSON line: per attribute the accuracy over the clips in which it is visible,
+the fraction of those clips, and milliseconds per clip to render and to read.
 """
 
+import argparse
 import collections
 import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
+from jaxtyping import UInt8
 from scipy import ndimage
 
 from data_pipelines.worlds import bodies, judge
@@ -28,10 +31,19 @@ def accuracy(
     blur: float = 0.0,
     noise: float = 0.0,
 ) -> dict[str, dict[str, float]]:
-    """Per attribute: `accuracy` over visible clips, and the `visible` share of clips.
+    """Accuracy of the judge on rendered clips, attribute by attribute.
 
-    `blur` is the standard deviation of a Gaussian in pixels, `noise` in levels. The
-    key `milliseconds` holds the mean time to `render` and to `read` a clip.
+    Args:
+      config: the world.
+      seed: PRNG seed of the world.
+      count: number of clips.
+      blur: standard deviation of a Gaussian blur in pixels.
+      noise: standard deviation of added noise in levels of 255.
+
+    Returns:
+      For each attribute its `accuracy` over the clips that show it and the fraction
+      `visible` of such clips; under `milliseconds` the mean time to `render` and to
+      `read` a clip.
     """
     correct, seen = collections.Counter(), collections.Counter()
     durations = {"render": 0.0, "read": 0.0}
@@ -58,8 +70,10 @@ def accuracy(
     return result | {"milliseconds": times}
 
 
-def disturb(video: np.ndarray, *, seed: int, blur: float, noise: float) -> np.ndarray:
-    """A blurred and noisy copy, uint8 as the video."""
+def disturb(
+    video: UInt8[np.ndarray, "T H W 3"], *, seed: int, blur: float, noise: float
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """A blurred and noisy copy."""
     levels = video.astype(np.float32)
     if blur:
         levels = ndimage.gaussian_filter(levels, (0, blur, blur, 0))
@@ -69,14 +83,24 @@ def disturb(video: np.ndarray, *, seed: int, blur: float, noise: float) -> np.nd
     return np.clip(np.round(levels), 0, 255).astype(np.uint8)
 
 
-def main() -> None:
-    parser = cli.Parser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--variant", choices=list(bodies.VARIANTS), default="full")
-    parser.add_argument("--count", type=int, default=500, help="clips to read")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--blur", type=float, default=0.0, help="pixels")
-    parser.add_argument("--noise", type=float, default=0.0, help="levels of 255")
-    options = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = cli.Parser(
+        prog="python -m data_pipelines.worlds.measure",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    add = parser.add_argument
+    variants = list(bodies.VARIANTS)
+    add("--variant", choices=variants, default="full", help="variant of the world")
+    add("--count", type=cli.positive_int, default=500, help="clips to read")
+    add("--seed", type=int, default=0, help="PRNG seed of the world")
+    add("--blur", type=float, default=0.0, help="pixels")
+    add("--noise", type=float, default=0.0, help="levels of 255")
+    options = parser.parse_args(argv)
+    return cli.run_command("measure", lambda: _run(options), extra="data")
+
+
+def _run(options: argparse.Namespace) -> None:
     config = dataclasses.replace(bodies.VARIANTS[options.variant], holdout="any")
     result = accuracy(
         config,
@@ -93,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

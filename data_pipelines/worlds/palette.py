@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Float
 
 COLOURS = {
     "red": (214, 39, 40),
@@ -57,7 +58,7 @@ class Shape:
 
     outer: float
     area: float
-    vertices: np.ndarray | None = None
+    vertices: Float[np.ndarray, "V 2"] | None = None
     hole: float = 0.0
 
     def box(self, angle: float) -> tuple[float, float, float, float]:
@@ -88,7 +89,11 @@ SHAPES = {
 
 
 def check_names(names: Iterable[str], table: Iterable[str], *, kind: str) -> None:
-    """Raises ValueError naming the nearest legal name, or if there is none at all."""
+    """Refuse names that a table does not have.
+
+    Raises:
+      ValueError: no names, or an unknown one; the message has the nearest.
+    """
     names, table = tuple(names), tuple(table)
     if not names:
         raise ValueError(f"no {kind} given: use some of {', '.join(table)}")

@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 import pymunk
+from jaxtyping import Float
 
 from data_pipelines.worlds import palette
 
@@ -43,7 +44,7 @@ class Body:
         """Radius of the circle that holds the body at any angle."""
         return self.radius * palette.SHAPES[self.shape].outer
 
-    def box(self, angle: float) -> np.ndarray:
+    def box(self, angle: float) -> Float[np.ndarray, "4"]:
         """Left, top, right, bottom from the centre, in short sides."""
         return self.radius * np.asarray(palette.SHAPES[self.shape].box(angle))
 
@@ -58,7 +59,7 @@ class Occluder:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All that decides a clip's pixels. `pan` is the camera's speed along x."""
+    """Everything that decides a clip's pixels. `pan` is the camera's speed along x."""
 
     width: int
     height: int
@@ -86,8 +87,8 @@ class Scene:
         """Seconds from the first frame to the last."""
         return (self.frames - 1) / self.fps
 
-    def camera(self) -> np.ndarray:
-        """c(t) of equation (1), `[T]`."""
+    def camera(self) -> Float[np.ndarray, "T"]:
+        """c(t) of equation (1)."""
         return self.pan * np.arange(self.frames) / self.fps
 
 
@@ -102,20 +103,20 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """World positions `[T, bodies, 2]`, angles `[T, bodies]` in radians, and events."""
+    """World positions, angles in radians, and events."""
 
-    position: np.ndarray
-    angle: np.ndarray
+    position: Float[np.ndarray, "T bodies 2"]
+    angle: Float[np.ndarray, "T bodies"]
     events: tuple[Event, ...] = ()
 
-    def screen(self, scene: Scene) -> np.ndarray:
-        """Positions on the screen, equation (1), `[T, bodies, 2]`."""
+    def screen(self, scene: Scene) -> Float[np.ndarray, "T bodies 2"]:
+        """Positions on the screen, equation (1)."""
         camera = scene.camera()[:, None]
         return self.position - np.stack([camera, np.zeros_like(camera)], axis=-1)
 
 
 def simulate(scene: Scene) -> Motion:
-    """Runs the scene; the last frame is at `scene.duration`."""
+    """Simulate the scene; the last frame is at `scene.duration`."""
     space = pymunk.Space()
     space.gravity = (0.0, scene.gravity * _UNIT)
     names: dict[pymunk.Shape, str] = {}

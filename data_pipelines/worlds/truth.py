@@ -4,12 +4,13 @@
 it every body is wholly seen (not occluded, not cut) and at least `GAP` pixels from
 every other body and from the occluder. Shape, size, colour and count are visible if
 a third of the frames are clear; direction if besides the bodies move plainly, that is
-if the net travel along one axis is nearly all the motion there is.
+if nearly all of the motion is net travel along one axis.
 """
 
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from data_pipelines.worlds import captions, palette, scenes
 
@@ -21,9 +22,9 @@ CLEAR_SHARE = 1 / 3
 
 
 def describe(
-    scene: scenes.Scene, motion: scenes.Motion, *, seen: np.ndarray
+    scene: scenes.Scene, motion: scenes.Motion, *, seen: Float[np.ndarray, "T bodies"]
 ) -> dict[str, Any]:
-    """The truth of a clip as plain JSON values.
+    """The truth of a clip as plain JSON values; `seen` is the visibility of bodies.
 
     Keys: `attributes` (see `captions.attributes`), `visible` (attribute -> bool),
     `objects` (colour, shape, size, direction, verb, and per frame x, y, width, height
@@ -83,8 +84,10 @@ def _verb(scene: scenes.Scene, motion: scenes.Motion, *, index: int) -> str | No
     )
 
 
-def _boxes(scene: scenes.Scene, motion: scenes.Motion) -> np.ndarray:
-    """Left, top, right, bottom on the screen in pixels, `[T, bodies, 4]`."""
+def _boxes(
+    scene: scenes.Scene, motion: scenes.Motion
+) -> Float[np.ndarray, "T bodies 4"]:
+    """Left, top, right, bottom on the screen in pixels."""
     boxes = np.zeros((scene.frames, len(scene.bodies), 4))
     centres = np.tile(motion.screen(scene), 2)
     for index, body in enumerate(scene.bodies):
@@ -138,8 +141,13 @@ def _events(motion: scenes.Motion) -> list[dict[str, Any]]:
     ]
 
 
-def _clear(scene: scenes.Scene, boxes: np.ndarray, *, seen: np.ndarray) -> np.ndarray:
-    """`[T]` bool: see the module docstring."""
+def _clear(
+    scene: scenes.Scene,
+    boxes: Float[np.ndarray, "T bodies 4"],
+    *,
+    seen: Float[np.ndarray, "T bodies"],
+) -> Bool[np.ndarray, "T"]:
+    """Which frames are clear: see the module docstring."""
     limit = np.array([scene.width, scene.height])
     clear = (boxes[..., :2] >= 0).all((1, 2)) & (boxes[..., 2:] <= limit).all((1, 2))
     clear &= (seen > 0.9).all(1)
@@ -156,8 +164,10 @@ def _clear(scene: scenes.Scene, boxes: np.ndarray, *, seen: np.ndarray) -> np.nd
     return np.asarray(clear)
 
 
-def _gap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The distance between two tracks of boxes, `[T]`, 0 where they overlap."""
+def _gap(
+    first: Float[np.ndarray, "T 4"], second: Float[np.ndarray, "T 4"]
+) -> Float[np.ndarray, "T"]:
+    """The distance between two tracks of boxes, 0 where they overlap."""
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, 2:], second[:, 2:])
     return np.sqrt(np.square(np.maximum(low - high, 0)).sum(-1))
