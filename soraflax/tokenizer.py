@@ -26,10 +26,10 @@ class TokenizerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Token ids that may have been cut.
+    """Token ids of a text that may have been cut.
 
     Attributes:
-      ids: `[m]` int32, the last of them end-of-text.
+      ids: int32, the last of them end-of-text.
       dropped: tokens that did not fit; 0 if the text is whole.
     """
 
@@ -43,10 +43,10 @@ class Tokenizer:
     Attributes:
       model: the serialised vocabulary.
       vocab_size: number of ids.
-      pad_id: always 0.
-      eos_id: ends every encoding.
-      unknown_id: of a piece that the vocabulary does not have; one with byte fallback,
-        as the embedded one, never gives it.
+      pad_id: id of padding, always 0.
+      eos_id: id of end-of-text, which ends every encoding.
+      unknown_id: id of a piece that the vocabulary does not have; one with byte
+        fallback, as the embedded one, never gives it.
     """
 
     pad_id = PAD
@@ -102,7 +102,7 @@ class Tokenizer:
     def encode(
         self, text: str, *, max_length: int | None = None
     ) -> Int[np.ndarray, "m"]:
-        """`[m]` int32 ids of the whole text, m >= 1, the last of them end-of-text.
+        """int32 ids of the whole text; at least one, the last of them end-of-text.
 
         Raises:
           TokenizerError: the text needs more than `max_length` ids; `encode_prefix`
@@ -130,7 +130,7 @@ class Tokenizer:
             ids = np.append(ids[: max_length - 1], ids[-1:])
         return Encoded(ids, dropped)
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    def decode(self, ids: Sequence[int | np.integer] | Int[np.ndarray, "m"]) -> str:
         """The text of ids; stops at end-of-text, skips padding.
 
         Raises:

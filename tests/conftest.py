@@ -25,7 +25,7 @@ jaxtyping.install_import_hook(
         "soraflax.config",
         "data_pipelines",
     ],
-    "beartype.beartype",
+    "tests.typechecking.check",
 )
 
 import jax  # noqa: E402

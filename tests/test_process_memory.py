@@ -28,5 +28,5 @@ def test_a_child_does_not_report_its_parent_s():
 
 
 def test_without_the_record_it_asks_the_system(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(process_memory, "STATUS", tmp_path / "none")
     assert process_memory.peak_bytes() > MIB

@@ -9,7 +9,10 @@ for all frames of the clip at once. Only additions, products and square roots to
 the pixels, so that the bytes are the same on every IEEE machine.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float, Float32, UInt8
 
 from data_pipelines.worlds import palette, scenes
@@ -72,7 +75,8 @@ def shape_cover(
     return np.clip(np.float32(0.5) - distance, 0, 1)
 
 
-def _round(values: np.ndarray) -> np.ndarray:
+def _round(values: npt.ArrayLike) -> Any:
+    """Multiples of 2^-16, float32: what libraries of functions differ by is lost."""
     return (np.round(np.asarray(values) * 2**16) / 2**16).astype(np.float32)
 
 

@@ -30,13 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measurement
-from soraflax import flops
-from soraflax import process_memory
+from soraflax import flops, process_memory
 from soraflax.autoencoding import streaming
 from soraflax.cli import parser as cli
 from soraflax.nn import autoencoder
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.train import optimizer
 
 FAMILIES = {"wan2.1": "wan2_1", "wan2.2": "wan2_2"}
@@ -196,7 +195,7 @@ def stream(frames: int) -> float:
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: 0.02 * rng.standard_normal(leaf.shape).astype(np.float32),
-        models.autoencoder_shapes(config),
+        abstract.autoencoder_shapes(config),
     )
     model = models.AutoencoderModel(config, params, model_io.digest(params))
     shape = (MEMORY_SIDE, MEMORY_SIDE, 3)

@@ -29,7 +29,7 @@ from experiments.benchmarks import measurement
 from soraflax import flops, sharding
 from soraflax.cli import parser as cli
 from soraflax.nn import dit
-from soraflax.pretrained import models
+from soraflax.pretrained import abstract
 from soraflax.weights import files, wan
 
 BOUND = 1.25
@@ -103,7 +103,7 @@ def lines(depth: int, devices: int) -> Iterator[measurement.Line]:
     flag = f" --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + flag}
     with tempfile.TemporaryDirectory() as folder:
-        shapes = models.transformer_shapes(config)
+        shapes = abstract.transformer_shapes(config)
         params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
         wan.save_transformer(folder, params, config=config, max_shard_bytes=FILE)
         del params

@@ -1,4 +1,4 @@
-"""Make any video fit an autoencoder's grid, and take what was added off again.
+"""Padding of videos to an autoencoder's grid, and its removal.
 
 A grid holds frame counts `T = 1 + r k` and sides that are multiples of s. Padding
 repeats the last frame, the last row and the last column up to the next sizes on it,
@@ -19,11 +19,11 @@ Size = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class GridPadding:
-    """How a video meets the grid.
+    """The padding of a video to sizes that an autoencoder takes.
 
     Attributes:
       size: (frames, height, width) of the video.
-      grid: of what the autoencoder sees; on its grid and nowhere smaller than `size`.
+      grid: (frames, height, width) after padding: legal, and nowhere below `size`.
     """
 
     size: Size
@@ -44,7 +44,7 @@ class GridPadding:
                 yield last
 
     def crop(self, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Chunks `[T, H, W, 3]` of `grid` to chunks of `size`; every chunk is drawn."""
+        """Chunks `[T, H, W, 3]` of `grid` to chunks of `size`; all chunks are read."""
         left, height, width = self.size
         for chunk in chunks:
             if left:
@@ -56,17 +56,23 @@ class GridPadding:
 def grid_padding(
     config: autoencoder.AutoencoderConfig, size: Size, *, rule: Rule
 ) -> GridPadding:
-    """Hold a video of `size` (frames, height, width) against the grid.
+    """The padding of a video.
+
+    Args:
+      config: sizes of the autoencoder.
+      size: (frames, height, width) of the video.
+      rule: 'pad' up to the next legal size, or 'refuse' any but a legal one.
 
     Raises:
-      ValueError: off the grid and the rule is 'refuse', with the nearest sizes on it;
-        or nothing there to pad.
+      ValueError: a size off the grid and the rule 'refuse', with the nearest legal
+        sizes; or an empty video.
     """
     if min(size) < 1:
         raise ValueError(f"{size[0]} frames of {size[2]}x{size[1]} pixels: no video")
     if rule == "pad":
         r, s = config.temporal_ratio, config.spatial_ratio
         frames, height, width = size
+        # -(-n // s) * s is the next multiple of s; frames are 1 more than one of r.
         up = (1 - (1 - frames) // r * r, -(-height // s) * s, -(-width // s) * s)
         return GridPadding(size, up)
     config.latent_grid(*size)

@@ -1,13 +1,13 @@
-"""What a latent shows, roughly and at once: a linear map from its channels to colour.
+"""Fast previews of latents: a linear map from channels to colours.
 
 The channels of an autoencoder's latents are close to linear in the mean colour of the
 pixels under a cell, so
 
     colour = W^T [latent, 1],    W: [z + 1, 3],                                   (1)
 
-gives a picture at the latent's resolution for next to nothing, without a decoder. W is
-found by least squares on simple pictures whose colours are known, after encoding them;
-it needs the autoencoder and nothing else. The first latent frame stands for one frame
+gives a picture at the latent's resolution at almost no cost, without a decoder. W is
+fitted by least squares on encodings of simple pictures whose colours are known; it
+needs the autoencoder and no data. The first latent frame stands for one frame
 of video, the others for r each, of which (1) gives the mean.
 """
 
@@ -34,7 +34,7 @@ class Projection:
 
     Attributes:
       weights: W, to colours in [-1, 1].
-      cell: pixels that a latent cell stands for, along a side.
+      cell: pixels of a latent cell along a side.
     """
 
     weights: Float[np.ndarray, "z1 3"]
@@ -42,11 +42,11 @@ class Projection:
 
     @classmethod
     def fit(cls, model: models.AutoencoderModel, *, seed: int = 0) -> "Projection":
-        """The map of an autoencoder, from a few small random clips.
+        """Fit the map of an autoencoder to a few small random clips.
 
         Args:
-          model: whose latents will be shown.
-          seed: of the clips.
+          model: the autoencoder.
+          seed: PRNG seed of the clips.
         """
         config = model.config
         r, s = config.temporal_ratio, config.spatial_ratio

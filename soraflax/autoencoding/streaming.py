@@ -1,7 +1,7 @@
 """Long and large videos through an autoencoder, in memory that does not grow.
 
 A video goes through in temporal chunks: the first of 1 + r k frames, the others of r k.
-What the convolutions need of the frames before is carried from chunk to chunk
+The frames of the past that the convolutions need are carried from chunk to chunk
 (`nn.convolution`), so the result is that of the whole video at once. Frames too large
 for the device are cut into tiles, each with a state of its own (`autoencoding.tiling`),
 or split over a mesh's `context` axis, with halos (`jax.set_mesh`).
@@ -28,12 +28,12 @@ Method = Literal["encode", "decode"]
 
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
-    """How a video is taken apart.
+    """The division of a video into chunks and tiles.
 
     Attributes:
-      chunk: latent frames in a step; the first step has one more.
-      tile: (height, width) of a tile in pixels; None takes whole frames.
-      overlap: pixels that neighbouring tiles share, at least.
+      chunk: latent frames of a chunk; the first one has one more.
+      tile: (height, width) of a tile in pixels; None for whole frames.
+      overlap: least overlap of neighbouring tiles in pixels.
     """
 
     chunk: int = 2
@@ -64,9 +64,9 @@ def run_chunk(
     Args:
       module: the autoencoder.
       params: its parameters.
-      state: what the chunk before left; `{}` for the first. It is donated.
+      state: state that the chunk before returned; `{}` for the first. It is donated.
       x: video `[B, T, H, W, 3]` to encode, latents `[B, t, h, w, z]` to decode.
-      method: which of the two.
+      method: 'encode' or 'decode'.
       first: whether this is the first chunk.
 
     Returns:
@@ -93,7 +93,7 @@ def encode(
     Args:
       model: a trained autoencoder.
       frames: `[H, W, 3]`, float in [-1, 1], one by one; 1 + r n of them.
-      config: how to take the video apart.
+      config: chunks and tiles.
 
     Raises:
       ValueError: a side off the grid at once, a number of frames off it at the end,
@@ -123,7 +123,7 @@ def decode(
     Args:
       model: a trained autoencoder.
       latents: `[t, h, w, z]`, of any lengths; together one video.
-      config: how to take it apart.
+      config: chunks and tiles.
 
     Raises:
       ValueError: no latents, or of another number of channels.
@@ -147,7 +147,7 @@ def reconstruct(
     *,
     config: StreamConfig | None = None,
 ) -> Iterator[np.ndarray]:
-    """What is left of a video, chunk by chunk; arguments as in `encode`."""
+    """The decoding of a video's encoding, chunk by chunk; arguments of `encode`."""
     return decode(model, encode(model, frames, config=config), config=config)
 
 
@@ -172,7 +172,7 @@ def _rechunked(latents: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]
 
 
 class _Tiled:
-    """One direction of the autoencoder, tile by tile, with what each tile carries."""
+    """One direction of the autoencoder, tile by tile, with a state for each tile."""
 
     def __init__(
         self, model: models.AutoencoderModel, config: StreamConfig, *, method: Method
@@ -186,6 +186,7 @@ class _Tiled:
 
     def __call__(self, chunk: np.ndarray) -> np.ndarray:
         first = self.states is None
+        # Tiles are cut in latent cells, so that both sides of a tile are on the grid.
         ratio = self.module.config.spatial_ratio
         inside, outside = (ratio, 1) if self.method == "encode" else (1, ratio)
         if self.states is None:
@@ -226,11 +227,11 @@ class _Tiled:
 
     @property
     def _overlap(self) -> int:
-        """Latent cells that tiles share; none less than the pixels asked for."""
+        """Overlap of tiles in latent cells, rounded up from pixels."""
         return -(-self.config.overlap // self.module.config.spatial_ratio)
 
     def _kept(self, state: Any) -> Any:
-        """What a tile carries; the host holds it where there are several tiles."""
+        """A tile's state: on the device if it is the only tile, else on the host."""
         if len(self.tiles) == 1 or jax.default_backend() == "cpu":
             return state
         return jax.device_get(state)

@@ -1,8 +1,8 @@
-"""Frames too large for the device, taken in overlapping tiles with blended seams.
+"""Frames too large for the device, processed in overlapping tiles with blended seams.
 
 Tiles of one size cover a side at nearly even distances. Where tiles overlap, their
 results are averaged with weights that fall linearly towards the edge that another tile
-covers (1), so a seam has no step and a constant stays what it is:
+covers (1), so a seam has no step and a constant stays that constant:
 
     y = sum_i w_i y_i / sum_i w_i,                                                (1)
     w_i(n) = min(n - start_i + 1, stop_i - n, ramp).
@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Float32, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Span:
         """The same part at a finer resolution."""
         return Span(self.start * ratio, self.stop * ratio, self.side * ratio)
 
-    def weights(self, ramp: int) -> np.ndarray:
+    def weights(self, ramp: int) -> Float32[np.ndarray, "n"]:
         """Equation (1); an edge of the frame has no ramp."""
         n = np.arange(self.start, self.stop)
         before = n - self.start + 1 if self.start else np.full(len(n), ramp)
@@ -39,10 +40,10 @@ Tile = tuple[Span, Span]
 
 
 def spans(side: int, size: int, *, overlap: int) -> list[Span]:
-    """Parts of `size` that cover `side` and share at least `overlap`.
+    """Spans of `size` that cover `side` and overlap by at least `overlap`.
 
     Raises:
-      ValueError: the parts would not get ahead.
+      ValueError: an overlap as large as the spans.
     """
     if size >= side:
         return [Span(0, side, side)]
@@ -50,6 +51,7 @@ def spans(side: int, size: int, *, overlap: int) -> list[Span]:
         raise ValueError(
             f"overlap of {overlap} in tiles of {size} latent cells: use 0 to {size - 1}"
         )
+    # The first span covers `size`, each further one at most `size - overlap` more.
     count = -(-(side - overlap) // (size - overlap))
     starts = np.round(np.linspace(0, side - size, count)).astype(int).tolist()
     return [Span(start, start + size, side) for start in starts]
@@ -66,16 +68,18 @@ def tiles(
     return list(itertools.product(rows, columns))
 
 
-def crop_tile(video: np.ndarray, tile: Tile) -> np.ndarray:
-    """The part of `[T, H, W, C]` under a tile of its resolution."""
+def crop_tile(
+    video: Shaped[np.ndarray, "T H W C"], tile: Tile
+) -> Shaped[np.ndarray, "T h w C"]:
+    """The part of a video in a tile of its resolution."""
     rows, columns = tile
     return video[:, rows.start : rows.stop, columns.start : columns.stop]
 
 
 def blend(
-    parts: Sequence[np.ndarray], tiles: Sequence[Tile], *, ramp: int
-) -> np.ndarray:
-    """Equation (1): parts `[T, h, w, C]` at `places` to one `[T, H, W, C]`."""
+    parts: Sequence[Float[np.ndarray, "T h w C"]], tiles: Sequence[Tile], *, ramp: int
+) -> Float[np.ndarray, "T H W C"]:
+    """Equation (1): the frames of which `parts` are at `tiles`."""
     if len(parts) == 1:
         return parts[0]
     rows, columns = tiles[0]

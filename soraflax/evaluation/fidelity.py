@@ -20,11 +20,13 @@ from jaxtyping import Array, Float
 
 from soraflax.evaluation import metrics
 
+AnyArray = Array | np.ndarray
+
 LEVELS = 127.5
 
 
 def frame_errors(
-    a: Float[Array, "*B T H W C"], b: Float[Array, "*B T H W C"]
+    a: Float[AnyArray, "*B T H W C"], b: Float[AnyArray, "..."]
 ) -> Float[Array, "*B T"]:
     """Mean squared error of each frame, float32.
 
@@ -45,7 +47,7 @@ def decibels(squared_error: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class FrameProfile:
-    """PSNR in dB by place in time, each of the mean squared error over clips.
+    """PSNR in dB by position in time, each of the mean squared error over clips.
 
     NaN stands where no clip has such a frame.
 
@@ -53,16 +55,16 @@ class FrameProfile:
       first, middle, last: frames 0, T // 2 and T - 1 of clips of two frames or more.
       images: clips of one frame.
       by_frame: frame 0, 1, ... of clips of two frames or more.
-      by_phase: frames 1, 2, ..., by their place 0..r-1 in the r that share one latent
-        frame.
+      by_phase: frames 1, 2, ..., by their phase 0..r-1 among the r frames that share
+        one latent frame.
     """
 
     first: float
     middle: float
     last: float
     images: float
-    by_frame: np.ndarray
-    by_phase: np.ndarray
+    by_frame: Float[np.ndarray, "T"]
+    by_phase: Float[np.ndarray, "r"]
 
 
 def frame_profile(errors: Iterable[Any], *, temporal_ratio: int) -> FrameProfile:
@@ -98,7 +100,7 @@ def _pooled(parts: Iterable[np.ndarray]) -> float:
 
 def static_scene(
     images: Float[Array, "B H W C"], frames: int
-) -> Float[Array, "B T H W C"]:
+) -> Float[Array, "B {frames} H W C"]:
     """A static scene: each image repeated."""
     return jnp.repeat(images[:, None], frames, axis=1)
 
@@ -133,7 +135,7 @@ class Flicker:
 
 
 def flicker(
-    scene: Float[Array, "B T H W C"], reconstruction: Float[Array, "B T H W C"]
+    scene: Float[AnyArray, "B T H W C"], reconstruction: Float[AnyArray, "..."]
 ) -> Flicker:
     """Flicker of the reconstruction of a static scene; both in [-1, 1].
 

@@ -31,10 +31,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
 
 from soraflax.ops import conv
 
+AnyArray = Array | np.ndarray
 Features = Callable[[Any], Any]
 """Videos `[B, T, H, W, 3]` in [-1, 1] to `[B, D]`."""
 
@@ -49,20 +50,20 @@ _OPPONENTS /= np.linalg.norm(_OPPONENTS, axis=0)
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """A set of clips, as far as equation (1) sees it.
+    """First and second moments of the features of a set of clips.
 
     Attributes:
-      count: clips.
-      mean: `[D]` float64.
-      scatter: `[D, D]` float64, sum over clips of (f - mean) (f - mean)^T.
+      count: number of clips.
+      mean: mean of the features.
+      scatter: sum over clips of (f - mean) (f - mean)^T.
     """
 
     count: int
-    mean: np.ndarray
-    scatter: np.ndarray
+    mean: Float64[np.ndarray, "D"]
+    scatter: Float64[np.ndarray, "D D"]
 
     @property
-    def covariance(self) -> np.ndarray:
+    def covariance(self) -> Float64[np.ndarray, "D D"]:
         """Unbiased; of two clips or more."""
         return self.scatter / (self.count - 1)
 
@@ -89,7 +90,7 @@ def moments(features: Iterable[Any]) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Of both sets together (Chan, Golub and LeVeque 1979).
+    """Moments of the union of both sets (Chan, Golub and LeVeque 1979).
 
     Raises:
       ValueError: different numbers of features.
@@ -113,10 +114,10 @@ def distance(
     """Equation (1).
 
     Args:
-      a: of one set.
-      b: of the other.
-      too_few: what to do about fewer than `clips_needed` clips. An allowed distance is
-        biased upwards; compare it with others of as many clips only.
+      a: moments of one set.
+      b: moments of the other.
+      too_few: whether fewer than `clips_needed` clips are refused. A distance of so few
+        is biased upwards; compare it only with others of as many clips.
 
     Raises:
       ValueError: too few clips, or different numbers of features.
@@ -145,7 +146,7 @@ def _check_same(a: Moments, b: Moments) -> None:
 
 
 @jax.jit
-def band_features(videos: Float[Array, "B T H W 3"]) -> Float[Array, "B D"]:
+def band_features(videos: Float[AnyArray, "B T H W 3"]) -> Float[Array, "B D"]:
     """Equation (3) and the mean colours of videos in [-1, 1], of any size.
 
     Blocks beyond the last frame, row or column are filled by repeating it; an image
@@ -161,6 +162,7 @@ def _bands(x: jax.Array, scale: int) -> jax.Array:
     pool = (1, scale, scale)
     x = conv.average_pool(_fill(x, pool), pool)
     blocks = conv.block_cosine(_fill(x, BLOCK), BLOCK)
+    # Frequency k weighs 1 / (1 + k): images have about as much energy in every octave.
     k = jnp.asarray(1.0 + conv.block_frequencies(BLOCK).ravel(), jnp.float32)
     coefficients = blocks.reshape(len(x), -1, k.size, 3) / k[:, None]
     energy = jnp.einsum("bnkc,kg->bngc", coefficients**2, _groups())
@@ -169,7 +171,7 @@ def _bands(x: jax.Array, scale: int) -> jax.Array:
 
 
 def _groups() -> np.ndarray:
-    """Which coefficient is in which band, `[64, 8]` of 0 and 1."""
+    """Membership of coefficients in bands, `[64, 8]` of 0 and 1."""
     t, h, w = (k.ravel() for k in np.indices(BLOCK))
     space = np.maximum(h, w)
     columns = [

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 AXES = ("time", "height", "width")
 DEAD = 0.01  # of the largest deviation
@@ -28,26 +29,27 @@ class ChannelStatistics:
     """Statistics of the z channels of a latent.
 
     Attributes:
-      cells: latent cells that were seen.
-      mean, std, skewness, kurtosis: `[z]`, equation (1); the kurtosis is excess.
-      correlation: `[z, z]`; 0 for a channel that does not vary.
+      cells: number of latent cells.
+      mean, std, skewness, kurtosis: of each channel, equation (1); the kurtosis is
+        excess.
+      correlation: correlation of channels; 0 for a channel that does not vary.
       effective_channels: equation (2).
-      neighbours: 'time', 'height', 'width' to `[z]`, equation (3); NaN where a channel
+      neighbours: equation (3) along 'time', 'height' and 'width'; NaN where a channel
         does not vary or no latent has two cells along the axis.
     """
 
     cells: int
-    mean: np.ndarray
-    std: np.ndarray
-    skewness: np.ndarray
-    kurtosis: np.ndarray
-    correlation: np.ndarray
+    mean: Float[np.ndarray, "z"]
+    std: Float[np.ndarray, "z"]
+    skewness: Float[np.ndarray, "z"]
+    kurtosis: Float[np.ndarray, "z"]
+    correlation: Float[np.ndarray, "z z"]
     effective_channels: float
-    neighbours: dict[str, np.ndarray]
+    neighbours: dict[str, Float[np.ndarray, "z"]]
 
     @property
-    def variance_fraction(self) -> np.ndarray:
-        """Of the variance of all channels, `[z]`."""
+    def variance_fraction(self) -> Float[np.ndarray, "z"]:
+        """Each channel's fraction of the total variance."""
         variance = np.square(self.std)
         return _divide(variance, variance.sum())
 
@@ -81,12 +83,13 @@ def channel_statistics(latents: Iterable[Any]) -> ChannelStatistics:
 
 
 def _sums(x: np.ndarray) -> dict[str, Any]:
-    """What equations (1) to (3) need, as sums, so that parts add up."""
+    """The sums that equations (1) to (3) are made of; those of parts can be added."""
     flat = x.reshape(-1, x.shape[-1])
     sums: dict[str, Any] = {"cells": len(flat), "products": flat.T @ flat}
     for power in (1, 3, 4):
         sums[f"power{power}"] = (flat**power).sum(axis=0)
     for axis, name in enumerate(AXES, start=x.ndim - 4):
+        # a and b are all pairs of neighbours along the axis.
         last = x.shape[axis]
         a, b = x.take(range(last - 1), axis), x.take(range(1, last), axis)
         parts = (np.ones_like(a), a, b, a * a, b * b, a * b)

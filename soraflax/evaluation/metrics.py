@@ -21,27 +21,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+AnyArray = Array | np.ndarray
+
 RANGE = 2.0
 WINDOW = 11
 DEVIATION = 1.5
 
 
 def psnr(
-    a: Float[Array, "*batch T H W C"], b: Float[Array, "*batch T H W C"]
+    a: Float[AnyArray, "*batch T H W C"], b: Float[AnyArray, "..."]
 ) -> Float[Array, "*batch"]:
-    """Equation (1) over all frames of each video; infinite for equal videos."""
+    """Equation (1) over all frames of each video; infinite for equal videos.
+
+    Raises:
+      ValueError: videos of different shapes.
+    """
     _check_same(a, b)
     error = jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32))
     return 10.0 * jnp.log10(RANGE**2 / jnp.mean(error, axis=(-4, -3, -2, -1)))
 
 
 def ssim(
-    a: Float[Array, "*batch T H W C"], b: Float[Array, "*batch T H W C"]
+    a: Float[AnyArray, "*batch T H W C"], b: Float[AnyArray, "..."]
 ) -> Float[Array, "*batch"]:
     """Equation (2); 1 for equal videos.
 
     Raises:
-      ValueError: frames smaller than the window.
+      ValueError: videos of different shapes, or frames smaller than the window.
     """
     _check_same(a, b)
     if min(a.shape[-3:-1]) < WINDOW:
@@ -68,9 +74,9 @@ class Quality:
     is the mean over frames.
 
     Attributes:
-      frames: how many were added.
-      squared_error: sum of their mean squared errors.
-      similarity: sum of their SSIM; None if they are smaller than its window.
+      frames: number of frames.
+      squared_error: sum of the mean squared errors of frames.
+      similarity: sum of the SSIM of frames; None if they are smaller than its window.
     """
 
     frames: int = 0
@@ -120,7 +126,7 @@ def _check_same(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> None:
         raise ValueError(f"videos of different shapes: {a.shape} and {b.shape}")
 
 
-def _window_mean(x: jax.Array) -> jax.Array:
+def _window_mean(x: AnyArray) -> jax.Array:
     """The Gaussian mean around each pixel that a whole window fits around.
 
     Pixels and channels of a row lie side by side, which is what vector units want.
@@ -132,8 +138,10 @@ def _window_mean(x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
     flat = x.reshape(*x.shape[:-2], -1)
     rows, mean = jnp.zeros((), x.dtype), jnp.zeros((), x.dtype)
-    for at, weight in enumerate(weights):
-        rows += weight * flat[..., at : at + height, :]
-    for at, weight in enumerate(weights):
-        mean += weight * rows[..., at * channels : (at + width) * channels]
+    # The window is separable: first along the height, then along the width, where one
+    # pixel on is `channels` values on.
+    for row, weight in enumerate(weights):
+        rows += weight * flat[..., row : row + height, :]
+    for column, weight in enumerate(weights):
+        mean += weight * rows[..., column * channels : (column + width) * channels]
     return jnp.reshape(mean, (*x.shape[:-3], height, width, channels))

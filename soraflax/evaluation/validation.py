@@ -24,13 +24,13 @@ LossAt = Callable[[Any, packing.Packed, jax.Array, jax.Array], jax.Array]
 
 
 class ValidationLoss:
-    """Computes (1) of a model's parameters, on batches that stay the same.
+    """Equation (1) as a function of parameters, on fixed batches with fixed noise.
 
     Args:
       loss_at: `(params, packed, levels [B, S + 1], noise [B, N, P]) -> scalar`, pure.
-      batches: clean packed rows of held-out clips; read once and kept.
+      batches: clean packed rows of held-out clips; read once and held in memory.
       levels: t of equation (1).
-      seed: of the noise.
+      seed: PRNG seed of the noise.
 
     Raises:
       ValueError: no batches, or a level outside (0, 1].

@@ -8,10 +8,10 @@ read.
 """
 
 import contextlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -94,12 +94,14 @@ def check_array_target(path: str | os.PathLike[str]) -> None:
         raise common.MediaError(f"{os.fspath(path)}: name it {SUFFIX}")
 
 
-def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:
+def _write_header(out: io.BufferedIOBase, shape: tuple[int, ...]) -> None:
     header = {"descr": _PIXEL.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def _shape(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int, int, int]:
+def _shape(
+    file: io.BufferedIOBase, name: str, *, max_pixels: int
+) -> tuple[int, int, int]:
     """Frames, height and width from the header; leaves `file` at the first pixel."""
     try:
         version = np.lib.format.read_magic(file)
@@ -130,7 +132,7 @@ def _shape(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int, int, int
 
 
 def _frames(
-    file: BinaryIO, name: str, *, shape: tuple[int, int, int]
+    file: io.BufferedIOBase, name: str, *, shape: tuple[int, int, int]
 ) -> Iterator[np.ndarray]:
     frames, height, width = shape
     length = _PIXEL.itemsize * 3 * height * width

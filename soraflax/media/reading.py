@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int, UInt8
@@ -219,7 +219,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[io.BufferedIOBase]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
@@ -235,7 +235,7 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _stream(
-    file: BinaryIO, name: str, *, max_pixels: int, keep: bool = True
+    file: io.BufferedIOBase, name: str, *, max_pixels: int, keep: bool = True
 ) -> Iterator[_Stream]:
     """The first video stream, scanned; its packets stay in memory if `keep`.
 
@@ -257,7 +257,7 @@ def _stream(
 
 @contextlib.contextmanager
 def _container(
-    file: BinaryIO, name: str, *, max_pixels: int
+    file: io.BufferedIOBase, name: str, *, max_pixels: int
 ) -> Iterator[tuple[Any, Any]]:
     """Open a file, find its first video stream, and check its size."""
     pyav = common.pyav()
@@ -291,7 +291,7 @@ def _packets(container: Any, stream: Any, *, name: str) -> Iterator[Any]:
         raise common.MediaError(f"{name}: {common.cause(error)}") from error
 
 
-def _check_gif_end(file: BinaryIO, container: Any, *, name: str) -> None:
+def _check_gif_end(file: io.BufferedIOBase, container: Any, *, name: str) -> None:
     """Refuse a truncated gif: it declares no count, only a last byte marks its end."""
     if container.format.name != "gif":
         return

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -192,7 +192,10 @@ def _write_mp4(
 
 
 def _write_mkv(
-    path: Path | BinaryIO, frames: Iterator[np.ndarray], fps: float, comment: str
+    path: Path | io.BufferedIOBase,
+    frames: Iterator[np.ndarray],
+    fps: float,
+    comment: str,
 ) -> None:
     target = str(path) if isinstance(path, Path) else path
     with common.pyav().open(target, "w", format="matroska", options=_BITEXACT) as out:

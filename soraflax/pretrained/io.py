@@ -29,7 +29,7 @@ from flax import traverse_util
 CONFIG = "config.json"
 PARAMS = "params.safetensors"
 SEPARATOR = "/"
-SHOWN = 3
+LISTED = 3  # problems that a message lists; of the others it gives the number
 
 
 class ModelError(ValueError):
@@ -79,14 +79,14 @@ def save_model(
     config: Mapping[str, Any],
     files: Mapping[str, bytes | pathlib.Path] | None = None,
 ) -> str:
-    """Write a model; an older one in its place is replaced once all is written.
+    """Write a model; an older one at `directory` is replaced once all is written.
 
     Args:
-      directory: where; its parents are made.
+      directory: directory to write; missing parents are made.
       params: nested dict of arrays.
       config: JSON types only.
-      files: what else belongs to it, by name relative to `directory`: bytes, or a file
-        or directory to copy.
+      files: further files of the model, by name relative to `directory`: bytes, or a
+        file or directory to copy.
 
     Returns:
       The digest of the parameters.
@@ -114,7 +114,7 @@ def save_model(
         (draft / CONFIG).write_text(text)
         for name, source in (files or {}).items():
             _add(draft / name, source)
-        replace_directory(draft, directory, ours=is_model)
+        replace_directory(draft, directory, is_replaceable=is_model)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return header["digest"]
@@ -127,8 +127,8 @@ def load_model(
 
     Args:
       directory: the model's own directory, or one that holds it as `model/`.
-      like: the tree of arrays or ShapeDtypeStructs that the parameters must match,
-        where it is known.
+      like: tree of arrays or ShapeDtypeStructs that the parameters must match; None
+        accepts any.
 
     Returns:
       `(params, config)`; params as nested dicts of numpy arrays.
@@ -163,7 +163,7 @@ def model_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def model_digest(directory: str | os.PathLike[str]) -> str:
-    """The digest that a model says it has, without reading its parameters."""
+    """The digest in a model's `config.json`, without reading its parameters."""
     return _read_header(find_model(directory))["digest"]
 
 
@@ -208,7 +208,7 @@ def _model_in(directory: pathlib.Path) -> pathlib.Path | None:
 
 
 def flat_shapes(like: Any) -> dict[str, Any]:
-    """The leaves of a tree of anything with a shape, by their path."""
+    """The leaves of a tree by their path, 'a/b/c'."""
     return {
         SEPARATOR.join(str(getattr(k, "key", k)) for k in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(like)
@@ -229,7 +229,7 @@ def check_like(flat: Mapping[str, Any], like: Any, *, where: Any) -> None:
         for name, leaf in sorted(expected.items())
         if name in flat and tuple(flat[name].shape) != tuple(leaf.shape)
     ]
-    _refuse(missing + extra + shapes, where)
+    _raise_problems(missing + extra + shapes, where)
 
 
 def check_finite(flat: Mapping[str, np.ndarray], *, where: Any) -> None:
@@ -243,13 +243,13 @@ def check_finite(flat: Mapping[str, np.ndarray], *, where: Any) -> None:
         for name, array in flat.items()
         if jnp.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
     ]
-    _refuse(bad, where)
+    _raise_problems(bad, where)
 
 
-def _refuse(problems: list[str], where: Any) -> None:
+def _raise_problems(problems: list[str], where: Any) -> None:
     if problems:
-        rest = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ModelError(f"{where}: {'; '.join(problems[:SHOWN])}{rest}")
+        rest = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise ModelError(f"{where}: {'; '.join(problems[:LISTED])}{rest}")
 
 
 def _read_header(directory: pathlib.Path) -> dict[str, Any]:
@@ -287,22 +287,22 @@ def replace_directory(
     draft: pathlib.Path,
     directory: pathlib.Path,
     *,
-    ours: Callable[[pathlib.Path], bool],
+    is_replaceable: Callable[[pathlib.Path], bool],
 ) -> None:
-    """Put `draft` where `directory` is or will be.
+    """Rename `draft` to `directory`, which it replaces.
 
     Args:
-      draft: a complete directory beside it.
-      directory: missing, empty, or one that may be replaced.
-      ours: whether an existing directory may be.
+      draft: a complete directory, on the same file system.
+      directory: target; missing, empty, or a directory that may be replaced.
+      is_replaceable: whether an existing directory may be replaced.
 
     Raises:
-      ModelError: something else is there.
+      ModelError: `directory` holds something else.
     """
     if not directory.exists():
         draft.rename(directory)
         return
-    if any(directory.iterdir()) and not ours(directory):
+    if any(directory.iterdir()) and not is_replaceable(directory):
         raise ModelError(f"{directory}: exists and is not a model; choose another name")
     old = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     directory.rename(old)

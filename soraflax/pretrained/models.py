@@ -6,8 +6,8 @@
     VIDEO/model/    config.json  params.safetensors  vocabulary.model
                     autoencoder/ config.json  params.safetensors
 
-`model_io` defines the files; here is what their configurations say. Both are complete:
-nothing else is needed to encode, decode or generate.
+`pretrained.io` defines the files, this module their configurations. Each model but
+adapters is complete: nothing else is needed to encode, decode or generate.
 """
 
 import dataclasses
@@ -19,18 +19,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax.core import meta
-from jax.sharding import Mesh
 
 from soraflax import config as config_lib
-from soraflax import sharding, tokenizer
+from soraflax import tokenizer
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.nn import autoencoder, dit, experts, lora
 from soraflax.ops import batch_invariance, packing
+from soraflax.pretrained import abstract, migration
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import migration
 
 VOCABULARY = "vocabulary.model"
 AUTOENCODER = "autoencoder"
@@ -42,19 +39,19 @@ class VideoModelConfig:
     """Everything about a trained transformer but its parameters.
 
     Attributes:
-      transformer: its sizes.
-      statistics: of the latents it was trained on; its tokens are normalised by them.
-      autoencoder: digest of the encoder those latents are of (`encoder_digest`).
+      transformer: sizes of the transformer.
+      statistics: statistics of the latents in training, which normalise its tokens.
+      autoencoder: digest of the encoder of those latents (`encoder_digest`).
       row: capacity of a row in training; generation packs rows alike.
       text_length: most tokens of a caption, end-of-text included.
       reference_fps: frame rate at which positions count latent frames.
       process: a name in `diffusion.process.PROCESSES`.
-      prediction: what the transformer outputs.
-      shift: of noise levels by a segment's token count.
-      window: latent frames of the longest clips in training; 0 where that is not known.
-        Longer videos are made in windows of so many.
-      boundary: of two experts of `transformer`'s sizes (`nn.experts`), whose parameters
-        are `{"high": ..., "low": ...}`; None where there is one transformer.
+      prediction: prediction target of the transformer: 'velocity', 'noise' or 'data'.
+      shift: shift of noise levels by a segment's token count.
+      window: latent frames of the longest clips in training, and of the windows in
+        which longer videos are generated; 0 where that is not known.
+      boundary: noise level between two experts of `transformer`'s sizes (`nn.experts`),
+        whose parameters are `{"high": ..., "low": ...}`; None for one transformer.
     """
 
     transformer: dit.DiTConfig
@@ -87,10 +84,10 @@ class AutoencoderModel:
     """A trained autoencoder.
 
     Attributes:
-      config: its sizes.
-      params: its parameters.
-      digest: of its parameters.
-      statistics: of its latents; None if they were not measured.
+      config: sizes.
+      params: parameters.
+      digest: digest of the parameters.
+      statistics: statistics of its latents; None if they were not measured.
     """
 
     config: autoencoder.AutoencoderConfig
@@ -100,7 +97,7 @@ class AutoencoderModel:
 
     @functools.cached_property
     def encoder_digest(self) -> str:
-        """Of what makes the latents, which are stamped with it; see below."""
+        """Digest of the encoder, with which its latents are stamped."""
         return encoder_digest(self.params)
 
     @functools.cached_property
@@ -130,18 +127,18 @@ class AutoencoderModel:
 
     @functools.cached_property
     def on_device(self) -> Any:
-        """The parameters, where computation takes place."""
+        """The parameters on the default device."""
         return jax.device_put(self.params)
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerModel:
-    """A transformer by itself, whose text and latents come from elsewhere.
+    """A transformer by itself, without text encoder or autoencoder.
 
     Attributes:
-      config: its sizes.
-      params: its parameters.
-      digest: of its parameters.
+      config: sizes.
+      params: parameters.
+      digest: digest of the parameters.
     """
 
     config: dit.DiTConfig
@@ -154,11 +151,11 @@ class AdaptersModel:
     """Adapters of a transformer, apart from it (`nn.lora`).
 
     Attributes:
-      config: sizes of that transformer.
-      form: of the adapters.
-      params: theirs.
+      config: sizes of the transformer.
+      lora_config: rank, alpha and targets of the adapters.
+      params: parameters of the adapters.
       base: digest of the model that they were trained on.
-      digest: of their parameters.
+      digest: digest of `params`.
     """
 
     config: dit.DiTConfig
@@ -173,11 +170,11 @@ class VideoModel:
     """A trained transformer with all that it needs.
 
     Attributes:
-      config: what it is.
-      params: the transformer's parameters.
-      autoencoder: of its latents.
-      tokenizer: of its captions.
-      digest: of its parameters.
+      config: sizes, and everything else that sampling needs to know.
+      params: parameters of the transformer.
+      autoencoder: autoencoder of its latents.
+      tokenizer: tokenizer of its captions.
+      digest: digest of `params`.
     """
 
     config: VideoModelConfig
@@ -188,7 +185,7 @@ class VideoModel:
 
 
 def encoder_digest(params: Any) -> str:
-    """Digest of the parameters that make latents.
+    """Digest of the parameters of an autoencoder that its latents depend on.
 
     A decoder trained further on the same encoder leaves it, and with it the latents and
     the transformers trained on them, as they were.
@@ -206,13 +203,13 @@ def save_autoencoder(
     """Write a trained autoencoder.
 
     Args:
-      directory: where.
+      directory: directory to write; see `model_io.save_model`.
       params: nested dict of arrays.
-      config: its sizes.
-      facts: what else its configuration should say, such as how good it is.
+      config: sizes.
+      metadata: further entries of its `config.json`, such as its quality.
 
     Returns:
-      Its digest.
+      The digest of the parameters.
     """
     record = {"kind": "autoencoder", "model": config_lib.to_dict(config)}
     return model_io.save_model(directory, params, config=dict(metadata or {}) | record)
@@ -229,7 +226,9 @@ def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
     config = config_lib.to_dataclass(
         record, autoencoder.AutoencoderConfig, path="autoencoder"
     )
-    params, metadata = model_io.load_model(directory, like=autoencoder_shapes(config))
+    params, metadata = model_io.load_model(
+        directory, like=abstract.autoencoder_shapes(config)
+    )
     statistics = metadata.get("latents")
     if statistics is not None:
         statistics = config_lib.to_dataclass(
@@ -260,7 +259,7 @@ def load_transformer(directory: str | os.PathLike[str]) -> TransformerModel:
     """
     record = _config_of(directory, kind="transformer")
     config = config_lib.to_dataclass(record, dit.DiTConfig, path="transformer")
-    params, _ = model_io.load_model(directory, like=transformer_shapes(config))
+    params, _ = model_io.load_model(directory, like=abstract.transformer_shapes(config))
     return TransformerModel(config, params, model_io.model_digest(directory))
 
 
@@ -275,14 +274,14 @@ def save_adapters(
     """Write adapters by themselves.
 
     Args:
-      directory: where.
-      params: of `lora.init`.
-      form: of them.
+      directory: directory to write; see `model_io.save_model`.
+      params: parameters as of `lora.init`.
+      lora_config: rank, alpha and targets.
       config: sizes of the transformer that they adapt.
-      base: its digest.
+      base: digest of that transformer.
 
     Returns:
-      Their digest.
+      The digest of the parameters.
     """
     record = {"kind": "lora", "lora": config_lib.to_dict(lora_config), "base": base}
     record |= {"model": config_lib.to_dict(config)}
@@ -302,7 +301,7 @@ def load_adapters(directory: str | os.PathLike[str]) -> AdaptersModel:
     lora_config = config_lib.to_dataclass(
         record.get("lora", {}), lora.LoraConfig, path="lora"
     )
-    like = lora.shapes(transformer_shapes(config), lora_config)
+    like = lora.shapes(abstract.transformer_shapes(config), lora_config)
     params, _ = model_io.load_model(directory, like=like)
     digest = model_io.model_digest(directory)
     return AdaptersModel(config, lora_config, params, record.get("base", ""), digest)
@@ -317,6 +316,13 @@ def save_video_model(
     vocabulary: tokenizer.Tokenizer,
 ) -> str:
     """Write a trained transformer with its autoencoder and vocabulary.
+
+    Args:
+      directory: directory to write; see `model_io.save_model`.
+      params: parameters of the transformer; of two experts a dict by their names.
+      config: its configuration.
+      autoencoder_dir: directory of the autoencoder of its latents; it is copied.
+      vocabulary: tokenizer of its captions.
 
     Returns:
       The digest of its parameters.
@@ -343,7 +349,7 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
     codec = load_autoencoder(directory / AUTOENCODER)
     _check_encoder(directory / AUTOENCODER, codec, config=config)
-    shapes = transformer_shapes(config.transformer)
+    shapes = abstract.transformer_shapes(config.transformer)
     if config.boundary is not None:
         shapes = dict.fromkeys(experts.NAMES, shapes)
     params, _ = model_io.load_model(directory, like=shapes)
@@ -354,70 +360,6 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
         tokenizer=tokenizer.Tokenizer.load(directory / VOCABULARY),
         digest=model_io.model_digest(directory),
     )
-
-
-def example_row(config: dit.DiTConfig) -> packing.Packed:
-    """Two clips and an image of noise, with captions, packed in one row.
-
-    Enough to initialise a transformer and to see what packing is:
-
-        >>> module = dit.DiT(config)
-        >>> row = example_row(config)
-        >>> params = module.init(jax.random.key(0), row)["params"]
-        >>> prediction = module.apply({"params": params}, row)  # [1, N, P]
-
-    In `prediction` every segment has what it would have in a row of its own.
-    """
-    rng = np.random.default_rng(0)
-    segments = []
-    for grid in ((3, 2, 2), (1, 4, 4), (2, 3, 4)):
-        sizes = [n * size for n, size in zip(grid, config.patch, strict=True)]
-        latent = rng.normal(size=(*sizes, config.latent_channels)).astype(np.float32)
-        text = rng.integers(1, 100, size=4).astype(np.int32)
-        if config.text is None:
-            text = rng.normal(size=(4, config.text_width)).astype(np.float32)
-        segments.append(packing.Segment.from_latent(latent, text, patch=config.patch))
-    shape = packing.RowShape.fitting([segments], align=8)
-    packed = packing.assemble([segments], shape)
-    return packed.replace(levels=np.full_like(packed.levels, 0.5))
-
-
-def transformer_shapes(config: dit.DiTConfig) -> Any:
-    """ShapeDtypeStructs of a transformer's parameters."""
-    return meta.unbox(boxed_transformer(config))
-
-
-def boxed_transformer(config: dit.DiTConfig) -> Any:
-    """The same, boxed: with the logical names of their axes (`sharding.Named`)."""
-    module, row = dit.DiT(config), jax.tree.map(jnp.asarray, example_row(config))
-    return _boxed(lambda key: module.init(key, row)["params"])
-
-
-def transformer_shardings(
-    config: dit.DiTConfig,
-    mesh: Mesh,
-    *,
-    rules: sharding.AxisRules = sharding.DEFAULT_RULES,
-) -> Any:
-    """NamedSharding of every parameter of a transformer.
-
-    Raises:
-      ValueError: a size does not divide over its mesh axes.
-    """
-    return sharding.param_shardings(boxed_transformer(config), mesh, rules=rules)
-
-
-def autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:
-    """ShapeDtypeStructs of an autoencoder's parameters."""
-    module = autoencoder.Autoencoder(config)
-    frames, height, width = config.video_shape(2, 2, 2)
-    video = jnp.zeros((1, frames, height, width, 3))
-    return meta.unbox(_boxed(lambda key: module.init(key, video)["params"]))
-
-
-def _boxed(init: Any) -> Any:
-    with sharding.no_mesh():
-        return jax.eval_shape(lambda: init(jax.random.key(0)))
 
 
 def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:

@@ -1,7 +1,7 @@
 """Safetensors files of other projects; pickled checkpoints are named and refused.
 
-A large model is several files and an index, STEM.safetensors.index.json, that says
-which of them has which tensor. Tensors can be read from there part by part.
+A large model is several files, shards, and an index, STEM.safetensors.index.json, that
+maps each tensor to its file. Tensors can be read part by part.
 """
 
 import dataclasses
@@ -73,9 +73,9 @@ class Tensor:
     """A tensor that is still in its file.
 
     Attributes:
-      shape: of the whole.
-      dtype: that it has there.
-      source: what safetensors reads a part of it from.
+      shape: shape of the whole tensor.
+      dtype: dtype in the file.
+      source: array, or slice object of safetensors, that is indexed for a part.
     """
 
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class Tensor:
 
 
 def in_memory(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Tensors that are read already."""
+    """Arrays in memory as tensors."""
     return {name: Tensor(a.shape, a.dtype, a) for name, a in tensors.items()}
 
 
@@ -96,13 +96,13 @@ def open_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Every tensor at a path, by name; only headers are read.
 
     Args:
-      path: a safetensors file, or a directory of them. Where that has an index, the
-        files it names are the model.
+      path: a safetensors file, or a directory of them. If the directory has an index,
+        the model is the files that the index names.
 
     Raises:
       FileNotFoundError: nothing there, or a file of the index is missing.
-      ModelError: a damaged file, a tensor twice or of integers, an index that does not
-        say what its files hold, or only pickled files.
+      ModelError: a damaged file, a tensor twice or of integers, an index that differs
+        from the contents of its files, or only pickled files.
     """
     folder = pathlib.Path(path)
     indices = sorted(folder.glob(f"*{INDEX}")) if folder.is_dir() else []
@@ -151,7 +151,7 @@ def _open(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
-    """Which file, by its name beside the index, has which tensor."""
+    """The map from tensors to names of files in the folder of the index."""
     weight_map = read_config(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise model_io.ModelError(f"{path}: has no weight_map")
@@ -163,12 +163,12 @@ def _read_index(path: pathlib.Path) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is to be written.
+    """A tensor to write, computed when its file is written.
 
     Attributes:
-      name: of it.
+      name: name in the file.
       size: in bytes.
-      make: makes it; called once, when its file is written.
+      make: function that computes it; called once.
     """
 
     name: str
@@ -186,10 +186,10 @@ def write(
     """Write tensors to one file, or to several and an index.
 
     Args:
-      folder: where; it exists.
-      stem: of the files' names.
-      drafts: in the order in which they are made; only those of one file are held.
-      most: bytes of a file, unless one tensor is more.
+      folder: an existing folder.
+      stem: stem of the files' names.
+      tensors: tensors in order; those of one file are in memory at a time.
+      max_shard_bytes: most bytes of a file, unless one tensor is larger.
 
     Returns:
       The files, without the index.

@@ -64,7 +64,10 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
 
 
 def _positions() -> list[list[int]]:
-    """N of each convolution: two places each with its rectifier, one for a pool."""
+    """N of each convolution, stage by stage.
+
+    torchvision counts layers: a convolution and its rectifier are two, a pool is one.
+    """
     stages, index = [], 0
     for widths in perceptual.STAGES:
         stages.append([index + 2 * k for k in range(len(widths))])

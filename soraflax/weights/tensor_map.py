@@ -1,9 +1,8 @@
-"""How tensors of another project lie there, and how our parameters lie here.
+"""A map between the tensors of another project's checkpoint and our parameters.
 
-An `Entry` ties one of our parameters to one tensor there, or to one per layer where
-ours is the stack of them that a scan takes. A `TensorForm` turns one into the other.
-What a device does not hold is not read: from the part of a parameter that is wanted
-follows the part of each tensor that has it.
+An `Entry` ties one of our parameters to one of their tensors, or to one per layer where
+ours is stacked for a scan. A `TensorForm` converts between the two layouts. A device
+reads its shard alone: the slice of a parameter determines the slices of tensors.
 """
 
 import dataclasses
@@ -22,13 +21,13 @@ Index = tuple[slice, ...]
 
 @dataclasses.dataclass(frozen=True)
 class TensorForm:
-    """How a tensor lies there (`read` takes it) and here (`write` takes it).
+    """The conversion between their layout of a tensor and ours.
 
     Attributes:
-      read: theirs to ours.
-      write: ours to theirs.
-      axes: for every axis there the axis here that it is, so that a part can be read;
-        None for one that is read whole.
+      read: their layout to ours.
+      write: our layout to theirs.
+      axes: for each of their axes our axis that is the same, so that a slice of it can
+        be read; None for an axis that is read whole.
     """
 
     read: Callable[[np.ndarray], np.ndarray]
@@ -36,18 +35,21 @@ class TensorForm:
     axes: tuple[int | None, ...] = ()
 
     def read_part(self, tensor: files.Tensor, index: Index) -> np.ndarray:
-        """Our part at `index`, of as little of the tensor as has it."""
+        """The slice `index` of our parameter, read from as little of the tensor.
+
+        Axes in common are sliced in the file, the others after conversion.
+        """
         axes = self.axes or (None,) * len(tensor.shape)
         source_index = tuple(slice(None) if a is None else index[a] for a in axes)
         rest = tuple(slice(None) if a in axes else part for a, part in enumerate(index))
-        with np.errstate(over="ignore"):  # what is too large is found not finite
+        with np.errstate(over="ignore"):  # overflow to inf is refused by the caller
             return self.read(tensor.read(source_index))[rest].astype(
                 np.float32, copy=False
             )
 
 
 def einsum(theirs: str, ours: str) -> TensorForm:
-    """Letters name axes; each is read in part."""
+    """A permutation of axes, which letters name; every axis can be read in part."""
     return TensorForm(
         lambda a: np.einsum(f"{theirs}->{ours}", a),
         lambda a: np.einsum(f"{ours}->{theirs}", a),
@@ -56,7 +58,7 @@ def einsum(theirs: str, ours: str) -> TensorForm:
 
 
 def reshape(theirs: tuple[int, ...], ours: tuple[int, ...]) -> TensorForm:
-    """-1 stands for the channels, which are read in part; all else is 1."""
+    """A reshape in which -1 is the channels, read in part, and other axes are 1."""
     axes = tuple(ours.index(-1) if size == -1 else None for size in theirs)
     return TensorForm(lambda a: a.reshape(ours), lambda a: a.reshape(theirs), axes)
 
@@ -67,13 +69,13 @@ KERNEL = einsum("oi", "io")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter: our path, their name, and the form between them.
+    """One parameter: our path, their name, and the conversion.
 
     Attributes:
-      ours: path, 'a/b/kernel'.
-      theirs: name; where there is one of every layer, '{}' stands for its number.
-      form: of the tensor, or of that of one layer.
-      layers: how many our parameter stacks along its first axis; None for no such axis.
+      ours: our path, 'a/b/kernel'.
+      theirs: their name; '{}' is the number of a layer, if each has a tensor.
+      form: conversion of the tensor, or of the tensor of one layer.
+      layers: number of layers stacked along our first axis; None without such an axis.
     """
 
     ours: str
@@ -82,13 +84,13 @@ class Entry:
     layers: int | None = None
 
     def names(self) -> list[str]:
-        """Of the tensors there."""
+        """Names of their tensors."""
         if self.layers is None:
             return [self.theirs]
         return [self.theirs.format(layer) for layer in range(self.layers)]
 
     def write(self, parameter: Any) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-        """Names there and what makes each tensor; one layer at a time is fetched."""
+        """Their names, with functions that compute the tensors, a layer at a time."""
         if self.layers is None:
             yield self.theirs, lambda: self.form.write(_to_host(parameter))
             return
@@ -99,7 +101,7 @@ class Entry:
 def expected(
     entries: Sequence[Entry], shapes: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Something of the shape that every tensor should have there, by its name."""
+    """An array of the expected shape of each of their tensors, by its name."""
     templates = {}
     for entry in entries:
         shape = tuple(shapes[entry.ours].shape)
@@ -120,12 +122,12 @@ def read(
     """Our parameters by their path, float32, from tensors that are still in files.
 
     Args:
-      tensors: by their name there.
-      entries: of every parameter.
-      shapes: of every parameter.
-      where: what errors speak of.
-      shardings: where each parameter goes; none gives arrays of numpy. On the host then
-        never is more than one shard of one parameter, and one tensor of the file.
+      tensors: tensors by their names.
+      entries: entries of every parameter.
+      shapes: shapes of every parameter, by path.
+      where: name of the source in errors.
+      shardings: sharding of each parameter, by path; None gives arrays of numpy. With
+        shardings the host holds one shard of one parameter at a time.
 
     Raises:
       ModelError: a tensor is missing, unknown, of another shape or not finite.
@@ -150,7 +152,7 @@ def read(
 def _read_part(
     tensors: Mapping[str, files.Tensor], entry: Entry, *, index: Index, where: Any
 ) -> np.ndarray:
-    """The part at `index`, whose bounds are all given, layer by layer."""
+    """The slice `index`, with all bounds given, of a parameter, layer by layer."""
     part = np.empty([s.stop - s.start for s in index], np.float32)
     if entry.layers is None:
         part[...] = entry.form.read_part(tensors[entry.theirs], index)
@@ -167,7 +169,7 @@ def _read_part(
 
 
 def _finite(array: np.ndarray) -> bool:
-    """From the extremes: no array of flags as long as the parameter."""
+    """Whether all values are finite, by the extremes: `isfinite` would need memory."""
     with np.errstate(invalid="ignore"):
         return not array.size or bool(np.isfinite([array.min(), array.max()]).all())
 
@@ -175,7 +177,7 @@ def _finite(array: np.ndarray) -> bool:
 def _to_devices(
     part: Callable[[Index], np.ndarray], shape: tuple[int, ...], *, sharding: Sharding
 ) -> jax.Array:
-    """A sharded array; every distinct part is read once and given to its devices."""
+    """A sharded array; every distinct shard is read once and copied to its devices."""
     holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = [s.indices(n)[:2] for s, n in zip(index or (), shape, strict=True)]

@@ -8,6 +8,7 @@ import pytest
 
 from soraflax.autoencoding import previews
 from soraflax.nn import autoencoder
+from soraflax.pretrained import models
 from tests.generation import tiny
 
 R, S = 4, 8
@@ -24,7 +25,9 @@ def linear(mixing, offset, *, r=R, s=S):
         spatial_ratio=s,
         video_shape=functools.partial(_video_shape, r, s),
     )
-    return types.SimpleNamespace(config=config, encode=encode)
+    model = object.__new__(models.AutoencoderModel)
+    model.__dict__.update(config=config, encode=encode)
+    return model
 
 
 def _video_shape(r, s, t, h, w):
@@ -59,7 +62,7 @@ def test_what_only_a_hair_tells_is_not_blown_up():
         other = rng.normal(size=means.shape)
         return np.concatenate([other + 1e-4 * means, other], axis=-1)
 
-    model.encode = encode
+    model.__dict__["encode"] = encode
     assert np.abs(previews.Projection.fit(model).weights).max() < 10
 
 

@@ -10,8 +10,8 @@ import pytest
 from soraflax import sharding
 from soraflax.autoencoding import streaming, tiling
 from soraflax.nn import autoencoder
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from tests.generation import tiny
 
 SMALL = dataclasses.replace(autoencoder.VARIANTS["small"], width=16)
@@ -32,7 +32,7 @@ CONFIGS = {
 
 
 def model_of(config) -> models.AutoencoderModel:
-    shapes = models.autoencoder_shapes(config)
+    shapes = abstract.autoencoder_shapes(config)
     params = jax.tree.map(np.asarray, tiny.randomised(shapes, scale=0.15))
     return models.AutoencoderModel(config, params, model_io.digest(params))
 

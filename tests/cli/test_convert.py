@@ -9,6 +9,7 @@ import pytest
 from soraflax import flops
 from soraflax.cli import convert, main
 from soraflax.nn import autoencoder, dit, lora
+from soraflax.pretrained import abstract
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models as pretrained
 from soraflax.weights import wan
@@ -41,7 +42,7 @@ def test_there_and_back(capsys, tmp_path, family, measured):
     if not measured:
         values = {k: v for k, v in values.items() if not k.startswith("latents_")}
     config, statistics = wan_autoencoder.parse_config(values)
-    params = tiny.randomised(pretrained.autoencoder_shapes(config), scale=0.1)
+    params = tiny.randomised(abstract.autoencoder_shapes(config), scale=0.1)
     facts = {"latents": dataclasses.asdict(statistics)} if statistics else {}
     ours, theirs, again = (tmp_path / name for name in ("ours", "theirs", "again"))
     digest = pretrained.save_autoencoder(ours, params, config=config, metadata=facts)
@@ -66,7 +67,7 @@ def test_there_and_back(capsys, tmp_path, family, measured):
 def test_a_transformer_goes_there_and_back(capsys, tmp_path):
     """`config.json` says what it is, ours and theirs."""
     config = transformer.parse_config(transformers.SMALL["wan2.2"])
-    params = tiny.randomised(pretrained.transformer_shapes(config), scale=0.1)
+    params = tiny.randomised(abstract.transformer_shapes(config), scale=0.1)
     ours, theirs, again = (tmp_path / name for name in ("ours", "theirs", "again"))
     digest = pretrained.save_transformer(ours, params, config=config)
     for words in (
@@ -87,7 +88,7 @@ FORM = lora.LoraConfig(rank=2, alpha=3.0)
 
 
 def save_adapters(directory, config):
-    shapes = lora.shapes(pretrained.transformer_shapes(config), FORM)
+    shapes = lora.shapes(abstract.transformer_shapes(config), FORM)
     params = tiny.randomised(shapes, scale=0.1)
     pretrained.save_adapters(
         directory, params, lora_config=FORM, config=config, base="0" * 64

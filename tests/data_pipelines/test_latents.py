@@ -83,7 +83,9 @@ def test_random_windows_are_those_of_the_seed(clips):
         source = records.open_dataset(clips)
         return [
             w.start
-            for w in latents.plan_windows(source, grids.Grid(4, 8, (1, 2, 2)), config=config)
+            for w in latents.plan_windows(
+                source, grids.Grid(4, 8, (1, 2, 2)), config=config
+            )
         ]
 
     assert starts(0) == starts(0) != starts(1)

@@ -11,8 +11,8 @@ from soraflax import tokenizer
 from soraflax.diffusion import schedule
 from soraflax.nn import autoencoder, dit, text_encoder
 from soraflax.ops import packing
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 
 ROW = packing.RowShape(tokens=256, text=128, segments=8)
 
@@ -32,8 +32,8 @@ def model() -> models.VideoModel:
         text_encoder.VARIANTS["tiny"], vocabulary=vocabulary.vocab_size
     )
     transformer = dataclasses.replace(dit.VARIANTS["tiny"], text=text, depth=1)
-    params = randomised(models.transformer_shapes(transformer), scale=0.3)
-    ae_params = randomised(models.autoencoder_shapes(encoder), scale=0.2)
+    params = randomised(abstract.transformer_shapes(transformer), scale=0.3)
+    ae_params = randomised(abstract.autoencoder_shapes(encoder), scale=0.2)
     z = encoder.latent_channels
     config = models.VideoModelConfig(
         transformer=transformer,

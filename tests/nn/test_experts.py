@@ -10,7 +10,7 @@ import pytest
 from soraflax import flops, sharding
 from soraflax.nn import dit, experts
 from soraflax.ops import packing, patch
-from soraflax.pretrained import models
+from soraflax.pretrained import abstract
 
 SIZES = dataclasses.replace(
     dit.VARIANTS["tiny"], text=None, depth=1, attention_block=32
@@ -45,7 +45,7 @@ def rows(levels):
 @pytest.fixture(scope="module")
 def params():
     rng = np.random.default_rng(1)
-    shapes = models.transformer_shapes(SIZES)
+    shapes = abstract.transformer_shapes(SIZES)
     return {
         name: jax.tree.map(
             lambda a: (0.3 * rng.normal(size=a.shape)).astype(np.float32), shapes
@@ -109,7 +109,7 @@ def test_the_other_expert_does_not_run(predict, params, levels, used):
 def test_a_mesh_changes_nothing(predict, params):
     packed = rows([[0.9, 0.2, 0.7], [0.1, 0.5]])
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    shardings = dict.fromkeys(experts.NAMES, models.transformer_shardings(SIZES, mesh))
+    shardings = dict.fromkeys(experts.NAMES, abstract.transformer_shardings(SIZES, mesh))
     with jax.set_mesh(mesh):
         actual = predict(
             jax.device_put(params, shardings),

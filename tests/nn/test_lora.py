@@ -11,8 +11,8 @@ from flax.core import meta
 from soraflax import sharding
 from soraflax.nn import dit, lora
 from soraflax.ops import packing, patch
+from soraflax.pretrained import abstract
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 
 SIZES = dataclasses.replace(dit.VARIANTS["tiny"], text=None, attention_block=32)
 CONFIG = lora.LoraConfig(
@@ -119,7 +119,7 @@ def test_only_what_matches_is_adapted(boxed, adapters):
     actual = lora.targets(boxed, CONFIG)
     assert actual == lora.targets(meta.unbox(boxed), CONFIG)
     assert "head/out/kernel" in actual and "stack/blocks/mlp/up/kernel" in actual
-    with_text = models.transformer_shapes(dit.VARIANTS["tiny"])
+    with_text = abstract.transformer_shapes(dit.VARIANTS["tiny"])
     assert lora.targets(with_text, CONFIG) == actual
     assert not any("cross_attention" in path for path in actual)
     layers = {name.rpartition("/")[0] for name in model_io.flatten(adapters)}
@@ -132,7 +132,7 @@ def test_only_what_matches_is_adapted(boxed, adapters):
 @pytest.mark.parametrize("name", sorted(dit.VARIANTS))
 def test_every_variant_has_the_default_targets(name):
     config = dit.VARIANTS[name]
-    shapes = models.transformer_shapes(config)
+    shapes = abstract.transformer_shapes(config)
     actual = lora.targets(shapes, lora.LoraConfig())
     assert len(actual) == 8  # q, k, v, out of two attentions; layers are stacked
 

@@ -10,7 +10,7 @@ from diffusers import WanPipeline
 
 from soraflax.nn import dit, lora
 from soraflax.ops import packing, patch
-from soraflax.pretrained import models
+from soraflax.pretrained import abstract
 from soraflax.weights import files, wan
 from soraflax.weights.wan import transformer
 from tests.golden import wan_transformer as judge
@@ -33,7 +33,7 @@ def test_diffusers_computes_the_same_with_them(tmp_path, alpha):
     rng = np.random.default_rng(0)
     adapters = jax.tree.map(
         lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32),
-        lora.shapes(models.transformer_shapes(config), form),
+        lora.shapes(abstract.transformer_shapes(config), form),
     )
     plain = judge.run(theirs, CASE, SIZES)
     wan.save_lora(

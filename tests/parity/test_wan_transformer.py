@@ -11,8 +11,8 @@ from diffusers import WanTransformer3DModel
 
 from soraflax.nn import dit, experts
 from soraflax.ops import packing, patch
+from soraflax.pretrained import abstract
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import files, tensor_map, wan
 from soraflax.weights.wan import transformer
 from tests.golden import wan_transformer as judge
@@ -180,7 +180,7 @@ def test_full_size(name):
         theirs = WanTransformer3DModel(**judge.FULL[name])
     variant = dit.VARIANTS[name]
     assert transformer.parse_config(dict(theirs.config)) == variant
-    shapes = model_io.flat_shapes(models.transformer_shapes(variant))
+    shapes = model_io.flat_shapes(abstract.transformer_shapes(variant))
     like = tensor_map.expected(transformer.entries(variant), shapes)
     assert {k: tuple(t.shape) for k, t in theirs.state_dict().items()} == {
         k: a.shape for k, a in like.items()

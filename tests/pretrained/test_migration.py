@@ -8,8 +8,8 @@ import pytest
 
 from soraflax import config as config_lib
 from soraflax.nn import dit
+from soraflax.pretrained import abstract, migration, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import migration, models
 from soraflax.train import checkpoint
 
 # `config.json` of a transformer as version 0.1 wrote it.
@@ -43,7 +43,7 @@ CONFIG = dit.DiTConfig(
 
 
 def test_a_transformer_saved_with_the_old_keys_loads(tmp_path: pathlib.Path) -> None:
-    shapes = models.transformer_shapes(CONFIG)
+    shapes = abstract.transformer_shapes(CONFIG)
     params = jax.tree.map(lambda x: jax.numpy.ones(x.shape, x.dtype), shapes)
     model_io.save_model(tmp_path / "model", params, config=json.loads(SAVED))
     assert models.load_transformer(tmp_path).config == CONFIG

@@ -1,38 +1,102 @@
-"""The example row: what it shows about packing holds."""
+"""Models on disk: what is saved loads, and what does not fit together is refused."""
+
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
-from soraflax.nn import dit
-from soraflax.ops import packing
-from soraflax.pretrained import models
+from soraflax.nn import experts, lora
+from soraflax.pretrained import abstract, models
+from soraflax.pretrained import io as model_io
+from tests.generation import tiny
 
 
-@pytest.mark.parametrize("features", [False, True])
-def test_the_example_row_packs_clips_and_an_image(features: bool) -> None:
-    config = dit.VARIANTS["tiny"] if not features else dit.VARIANTS["wan2_1_t2v_1_3b"]
-    row = models.example_row(config)
-    assert np.bincount(row.segments[0]).tolist() == [4, 12, 16, 24]
-    assert row.text.ndim == (3 if features else 2)
-    assert set(row.positions[0, row.segments[0] == 2, 0]) == {0.0}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An autoencoder in `ae/model` and a video model in `video/model`."""
+    path = tmp_path_factory.mktemp("models")
+    tiny.save(path)
+    return path
 
 
-def test_the_example_row_computes_what_its_clips_compute_alone(key: jax.Array) -> None:
-    config = dit.VARIANTS["tiny"]
-    module, row = dit.DiT(config), models.example_row(config)
-    params = module.init(key, row)["params"]
-    params = jax.tree.map(lambda x: x + 0.02, params)
-    packed = module.apply({"params": params}, row)
-    tokens, text = row.segments[0] == 2, row.text_segments[0] == 2
-    alone = packing.Segment(
-        row.tokens[0, tokens],
-        row.positions[0, tokens],
-        np.zeros(int(tokens.sum()), bool),
-        row.text[0, text],
+def assert_equal(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("name", ["video", "video/model"])
+def test_a_video_model_is_complete(folder, name):
+    model, loaded = tiny.model(), models.load_video_model(folder / name)
+    assert loaded.config == model.config
+    assert loaded.tokenizer == model.tokenizer
+    assert loaded.digest == model_io.digest(model.params)
+    assert_equal(loaded.params, model.params)
+    assert_equal(loaded.autoencoder.params, model.autoencoder.params)
+
+
+def test_latents_are_stamped_with_the_encoder_alone(folder):
+    loaded = models.load_autoencoder(folder / "ae")
+    assert loaded.encoder_digest == tiny.model().config.autoencoder
+    decoder = jax.tree.map(lambda a: a + 1.0, loaded.params["decoder"])
+    assert models.encoder_digest(loaded.params | {"decoder": decoder}) == (
+        loaded.encoder_digest
     )
-    single = packing.assemble([[alone]], packing.RowShape.fitting([[alone]]))
-    single = single.replace(levels=np.full_like(single.levels, 0.5))
-    expected = module.apply({"params": params}, single)
-    np.testing.assert_allclose(packed[:, tokens], expected, atol=1e-4)
-    assert float(np.abs(expected).max()) > 0.01
+    encoder = jax.tree.map(lambda a: a + 1.0, loaded.params["encoder"])
+    assert models.encoder_digest(loaded.params | {"encoder": encoder}) != (
+        loaded.encoder_digest
+    )
+
+
+def test_models_of_another_kind_are_refused(folder):
+    with pytest.raises(model_io.ModelError, match="'autoencoder', not 'video'"):
+        models.load_video_model(folder / "ae")
+    with pytest.raises(model_io.ModelError, match="'video', not 'autoencoder'"):
+        models.load_autoencoder(folder / "video")
+    with pytest.raises(model_io.ModelError, match="'video', not 'lora'"):
+        models.load_adapters(folder / "video")
+    with pytest.raises(FileNotFoundError, match="no such directory"):
+        models.load_video_model(folder / "nowhere")
+
+
+def test_another_encoder_is_refused(folder, tmp_path):
+    model = tiny.model()
+    other = dataclasses.replace(model.config, autoencoder="0" * 64)
+    with pytest.raises(model_io.ModelError, match="trained on latents of 000000000000"):
+        models.save_video_model(
+            tmp_path / "other",
+            model.params,
+            config=other,
+            autoencoder_dir=folder / "ae",
+            vocabulary=model.tokenizer,
+        )
+    assert not (tmp_path / "other").exists()
+
+
+def test_two_experts_lie_in_one_file(folder, tmp_path):
+    model = tiny.model()
+    config = dataclasses.replace(model.config, boundary=0.5)
+    params = dict(zip(experts.NAMES, (model.params, model.params), strict=True))
+    models.save_video_model(
+        tmp_path / "two",
+        params,
+        config=config,
+        autoencoder_dir=folder / "ae",
+        vocabulary=model.tokenizer,
+    )
+    loaded = models.load_video_model(tmp_path / "two")
+    assert loaded.config == config and loaded.digest == model_io.digest(params)
+    assert_equal(loaded.params, params)
+
+
+def test_adapters_name_their_base(tmp_path):
+    model = tiny.model()
+    config, lora_config = model.config.transformer, lora.LoraConfig(2, 4.0)
+    shapes = lora.shapes(abstract.transformer_shapes(config), lora_config)
+    params = tiny.randomised(shapes, scale=0.1)
+    models.save_adapters(
+        tmp_path, params, lora_config=lora_config, config=config, base=model.digest
+    )
+    loaded = models.load_adapters(tmp_path)
+    assert (loaded.config, loaded.lora_config) == (config, lora_config)
+    assert loaded.base == model.digest and loaded.digest == model_io.digest(params)
+    assert_equal(loaded.params, params)

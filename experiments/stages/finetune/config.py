@@ -8,8 +8,8 @@ from experiments.stages import run_config
 from experiments.stages.video import config as video_config
 from soraflax import config as config_lib
 from soraflax.nn import lora as lora_lib
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.train import denoising, optimizer
 
 
@@ -67,7 +67,7 @@ def check_base(
                 f"config.{key} is {ours}, but the base was trained with {theirs}"
             )
     if config.lora is not None:
-        shapes = models.transformer_shapes(trained.transformer)
+        shapes = abstract.transformer_shapes(trained.transformer)
         try:
             lora_lib.targets(shapes, config.lora)
         except ValueError as error:

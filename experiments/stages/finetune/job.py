@@ -17,7 +17,7 @@ from experiments.stages.video import job as video_job
 from soraflax import config as config_lib
 from soraflax.nn import dit
 from soraflax.nn import lora as lora_lib
-from soraflax.pretrained import models
+from soraflax.pretrained import abstract, models
 from soraflax.train import denoising, loop, step
 
 
@@ -42,8 +42,8 @@ def init_params(
     config: stage_config.FinetuneRunConfig, base: models.VideoModel, *, mesh: Mesh
 ) -> TrainableParams:
     """Zero-initialised adapters of a frozen base, or the base to be trained."""
-    boxed = models.boxed_transformer(base.config.transformer)
-    shardings = models.transformer_shardings(base.config.transformer, mesh)
+    boxed = abstract.boxed_transformer(base.config.transformer)
+    shardings = abstract.transformer_shardings(base.config.transformer, mesh)
     params = jax.device_put(base.params, shardings)
     if config.lora is None:
         return TrainableParams(params, shardings, lambda params, _: params, {})

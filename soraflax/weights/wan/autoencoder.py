@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from soraflax.nn import autoencoder
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import files, tensor_map
 
 FAMILIES = ("wan2.1", "wan2.2")
@@ -34,9 +34,9 @@ IMAGE_NORM = tensor_map.reshape((-1, 1, 1), (-1,))
 
 
 def _patch_order(side: int) -> np.ndarray:
-    """For each of our patch channels (row, column, colour) the place it has there.
+    """For each of our patch channels, in order, the index of theirs.
 
-    There a patch is ordered by colour, column, row.
+    Our patches are ordered by row, column, colour, theirs by colour, column, row.
     """
     their_order = np.arange(COLOURS * side * side).reshape(COLOURS, side, side)
     return np.einsum("cwh->hwc", their_order).reshape(-1)
@@ -45,7 +45,7 @@ def _patch_order(side: int) -> np.ndarray:
 def _reordered(
     form: tensor_map.TensorForm, order: np.ndarray, *, axis: int
 ) -> tensor_map.TensorForm:
-    """A form whose `axis` here is ordered otherwise there."""
+    """A form with our `axis` permuted: our entry i is their entry `order[i]`."""
     back = np.argsort(order)
     return tensor_map.TensorForm(
         lambda a: np.take(form.read(a), order, axis=axis),
@@ -131,7 +131,7 @@ def _decoder_stages(
 def autoencoder_entries(
     config: autoencoder.AutoencoderConfig,
 ) -> list[tensor_map.Entry]:
-    """Every parameter of an autoencoder of Wan's form, and its tensor there."""
+    """Entries of every parameter of an autoencoder of Wan's form."""
     order = _patch_order(config.patch[1])
     entries: list[tensor_map.Entry] = []
     for half, stages in (("encoder", _encoder_stages), ("decoder", _decoder_stages)):
@@ -172,7 +172,7 @@ def autoencoder_from_tensors(
     Raises:
       ModelError: a tensor is missing, unknown, of another shape or not finite.
     """
-    shapes = model_io.flat_shapes(models.autoencoder_shapes(config))
+    shapes = model_io.flat_shapes(abstract.autoencoder_shapes(config))
     entries = autoencoder_entries(config)
     expected = {
         entry.theirs: entry.form.write(np.broadcast_to(0.0, shapes[entry.ours].shape))
@@ -201,10 +201,10 @@ def autoencoder_to_tensors(
 
 
 def family_of(config: autoencoder.AutoencoderConfig) -> str:
-    """Which family an autoencoder is of, whatever its widths.
+    """The family of an autoencoder, whatever its widths.
 
     Raises:
-      ModelError: it has what no autoencoder of Wan has; the first such field is named.
+      ModelError: a field that differs from all of Wan's autoencoders, the first named.
     """
     frames, side = config.patch
     wan = {
@@ -287,9 +287,10 @@ def format_config(
     config: autoencoder.AutoencoderConfig,
     statistics: autoencoder.LatentStatistics | None,
 ) -> dict[str, Any]:
-    """The inverse of `parse_config`; without statistics, those that change nothing.
+    """The inverse of `parse_config`.
 
-    (Where there are none, diffusers puts those of Wan 2.1.)
+    Without statistics, mean 0 and deviation 1 are written: diffusers would take those
+    of Wan 2.1 for missing ones.
     """
     side = config.patch[1]
     depth = COLOURS * side * side

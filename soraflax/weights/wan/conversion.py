@@ -1,6 +1,6 @@
 """Wan's models from diffusers' directories to ours and back.
 
-What a directory holds, its `config.json` says; what one of ours holds, its own.
+The kind of a model is read from `config.json`, both of their directories and of ours.
 """
 
 import os
@@ -61,9 +61,8 @@ def export(
     Args:
       checkpoint: our model's directory.
       out: the directory to write.
-      family: 'wan2.1' or 'wan2.2'; their transformers have one form, so of those
-        and of adapters it says nothing.
-      most: bytes of a file; a larger model is several and an index.
+      family: 'wan2.1' or 'wan2.2'; transformers and adapters have one form in both.
+      max_shard_bytes: most bytes of a file; a larger model is several and an index.
 
     Raises:
       FileNotFoundError, ModelError: no such model, one of another form, or `out` holds
@@ -86,14 +85,14 @@ def export(
             model = autoencoder.to_files(
                 source, draft, family=family, max_shard_bytes=max_shard_bytes
             )
-        model_io.replace_directory(draft, out, ours=_is_exported)
+        model_io.replace_directory(draft, out, is_replaceable=_is_exported)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return model
 
 
 def _check_readable(folder: pathlib.Path) -> None:
-    """Refuse where there is nothing; pickled files of Wan's own are explained."""
+    """Refuse a folder without weights, or with Wan's own pickled files."""
     try:
         files.find_files(folder)
     except model_io.ModelError as error:
@@ -105,7 +104,7 @@ def _check_readable(folder: pathlib.Path) -> None:
 
 
 def _check_apart(source: pathlib.Path, out: pathlib.Path) -> None:
-    """Refuse to write over, or around, what is read."""
+    """Refuse an output that is, or contains, the source."""
     source, out = source.resolve(), out.resolve()
     if out == source or out in source.parents:
         raise model_io.ModelError(f"{out}: holds {source}; choose another --out")

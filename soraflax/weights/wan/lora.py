@@ -22,8 +22,8 @@ import safetensors
 import safetensors.numpy
 
 from soraflax.nn import dit, lora
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import files, tensor_map
 from soraflax.weights.wan import transformer
 
@@ -60,7 +60,7 @@ _KNOWN = {
 
 
 def _layers(config: dit.DiTConfig) -> dict[str, tensor_map.Entry]:
-    """Entries of the kernels that are linear layers there, by our path."""
+    """Entries of the kernels that are linear layers in diffusers, by our path."""
     return {
         entry.ours: entry
         for entry in transformer.entries(config)
@@ -71,17 +71,17 @@ def _layers(config: dit.DiTConfig) -> dict[str, tensor_map.Entry]:
 def entries(
     config: dit.DiTConfig, lora_config: lora.LoraConfig, *, prefix: str = "transformer"
 ) -> list[tensor_map.Entry]:
-    """Every adapter of a transformer of Wan's form, and its tensors there.
+    """Entries of every adapter of a transformer of Wan's form.
 
     Raises:
       ModelError: the transformer is not of Wan's form, or a target is no linear layer
-        there.
+        in diffusers.
       ValueError: a target or a rank that the transformer does not have.
     """
     transformer.check_form(config)
     known = _layers(config)
     adapter_entries = []
-    for path in lora.targets(models.transformer_shapes(config), lora_config):
+    for path in lora.targets(abstract.transformer_shapes(config), lora_config):
         if path not in known:
             raise model_io.ModelError(
                 f"{path}: is a convolution there, which has no place in the file; "
@@ -113,13 +113,14 @@ def save_lora(
 
     Args:
       path: the file, conventionally `FILE`.
-      adapters: of `lora.init`.
+      adapters: parameters as of `lora.init`.
       config: sizes of the transformer.
-      form: of the adapters.
-      prefix: `transformer_2` for those of the second expert.
+      lora_config: rank, alpha and targets of the adapters.
+      prefix: `transformer_2` for the adapters of the second expert.
 
     Raises:
-      ModelError: not adapters of this form, or a transformer of another.
+      ModelError: adapters that do not match `lora_config`, or a transformer that is
+        not of Wan's form.
     """
     adapter_entries = entries(config, lora_config, prefix=prefix)
     leaves = model_io.flat_shapes(adapters)
@@ -146,9 +147,9 @@ def to_files(
     """Write `FILE` to `folder`, of the adapters at `checkpoint`.
 
     Raises:
-      FileNotFoundError, ModelError: no such adapters, or of a base that has what Wan's
-        form has not.
-      ConfigError: of another version of the transformer or of the adapters.
+      FileNotFoundError, ModelError: no such adapters, or their base is not of Wan's
+        form.
+      ConfigError: the configuration is of another version.
     """
     model = models.load_adapters(checkpoint)
     save_lora(
@@ -163,7 +164,7 @@ def load_lora(
     *,
     prefix: str = "transformer",
 ) -> tuple[lora.LoraConfig, dict[str, Any]]:
-    """The form and the adapters, of numpy, in a file as `save_lora` writes it.
+    """Configuration and parameters (numpy) of a file as `save_lora` writes it.
 
     Raises:
       FileNotFoundError: no such file.
@@ -224,10 +225,10 @@ def _single_file(path: pathlib.Path) -> pathlib.Path:
 
 
 def _of_prefix(values: Mapping[str, Any], prefix: str, *, where: Any) -> dict[str, Any]:
-    """What begins with `prefix`, under its whole name; the other expert's is left.
+    """The entries whose name begins with `prefix`; those of the other expert go.
 
     Raises:
-      ModelError: something begins with neither.
+      ModelError: a name that begins with neither.
     """
     for name in values:
         if name.partition(".")[0] not in PREFIXES:
@@ -255,7 +256,7 @@ def _peft_fields(path: pathlib.Path, prefix: str) -> dict[str, Any]:
 def _check_fields(
     fields: Mapping[str, Any], lora_config: lora.LoraConfig, *, where: str
 ) -> None:
-    """Refuse fields that contradict `form`, or that equation (1) does not have."""
+    """Refuse fields that contradict the tensors, or equation (1) of `nn.lora`."""
     if fields.get("r", lora_config.rank) != lora_config.rank:
         raise model_io.ModelError(
             f"{where}: r is {fields['r']}, but the tensors are of rank "
@@ -287,4 +288,4 @@ def _layer(name: str, prefix: str) -> str:
 
 
 def _shapes(config: dit.DiTConfig, lora_config: lora.LoraConfig) -> dict[str, Any]:
-    return lora.shapes(models.transformer_shapes(config), lora_config)
+    return lora.shapes(abstract.transformer_shapes(config), lora_config)

@@ -2,10 +2,10 @@
 
 Those of Wan 2.1 (arXiv:2503.20314) and Wan 2.2 have one form, that of `nn.dit` without
 its options. Diffusers calls the norm before cross-attention `norm2`, which is Wan's own
-`norm3`; the other two have no parameters. Its blocks are apart, ours one stack.
+`norm3`; the other two have no parameters. Its blocks are separate, ours are stacked.
 
-Weights are read part by part, straight to where they belong: a mesh holds a model that
-no host has room for twice.
+Weights are read shard by shard, straight to their devices: a mesh holds models that do
+not fit into a host's memory twice.
 """
 
 import json
@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from soraflax import sharding
 from soraflax.nn import dit, experts
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import files, tensor_map
 
 CLASS = "WanTransformer3DModel"
@@ -31,7 +31,7 @@ TABLE = tensor_map.TensorForm(lambda a: a[0], lambda a: a[None], (None, 0, 1))
 
 
 def _patches(config: dit.DiTConfig) -> tensor_map.TensorForm:
-    """A convolution over patches there, a matrix over flat ones here."""
+    """Their convolution over patches, our matrix over flattened patches."""
     shape = (*config.patch, config.latent_channels)
     return tensor_map.TensorForm(
         lambda a: np.einsum("dzthw->thwzd", a).reshape(-1, a.shape[0]),
@@ -77,7 +77,7 @@ def _block(layers: int) -> Iterator[tensor_map.Entry]:
 
 
 def entries(config: dit.DiTConfig) -> list[tensor_map.Entry]:
-    """Every parameter of a transformer of Wan's form, and its tensors there."""
+    """Entries of every parameter of a transformer of Wan's form."""
     embedder = "condition_embedder"
     mapped = [*_linear("patch_embedding", "patch_embedding", form=_patches(config))]
     for ours, theirs in (
@@ -94,10 +94,10 @@ def entries(config: dit.DiTConfig) -> list[tensor_map.Entry]:
 
 
 def check_form(config: dit.DiTConfig) -> None:
-    """Refuse a transformer that has what none of Wan's has.
+    """Refuse a transformer that is not of Wan's form.
 
     Raises:
-      ModelError: naming the first such field.
+      ModelError: the first field that differs from Wan's.
     """
     wan = {
         "text": (config.text, None),
@@ -115,7 +115,7 @@ def check_form(config: dit.DiTConfig) -> None:
 def parse_config(
     values: Mapping[str, Any], *, where: Any = "config.json"
 ) -> dit.DiTConfig:
-    """Sizes from diffusers' `config.json`; what it leaves out is as Wan 2.1 14B has it.
+    """Sizes from diffusers' `config.json`; missing ones are those of Wan 2.1 14B.
 
     Raises:
       ModelError: of another class, or a field that our module has no counterpart for.
@@ -182,7 +182,7 @@ def _patch(value: Any, where: Any) -> Sequence[int]:
     return value
 
 
-# Read by themselves, or without effect on what is computed.
+# Fields that are checked elsewhere, or have no effect on what is computed.
 _OTHERS = {"out_channels", "patch_size", "rope_max_seq_len"}
 _FIXED = {
     "cross_attn_norm": True,
@@ -223,20 +223,20 @@ def from_tensors(
     """Parameters, float32, from tensors under diffusers' names.
 
     Args:
-      tensors: still in their files.
+      tensors: tensors by name, still in their files.
       config: sizes.
-      mesh: where the parameters go; without one they are arrays of numpy.
+      mesh: mesh over which the parameters are sharded; None for arrays of numpy.
       rules: logical to mesh axes.
-      where: what errors speak of.
+      where: name of the source in errors.
 
     Raises:
       ModelError: a tensor is missing, unknown, of another shape or not finite.
       ValueError: a size does not divide over its mesh axes.
     """
-    shapes = model_io.flat_shapes(models.transformer_shapes(config))
+    shapes = model_io.flat_shapes(abstract.transformer_shapes(config))
     shardings = None
     if mesh is not None:
-        tree = models.transformer_shardings(config, mesh, rules=rules)
+        tree = abstract.transformer_shardings(config, mesh, rules=rules)
         shardings = model_io.flat_shapes(tree)
     flat = tensor_map.read(
         tensors, entries(config), shapes=shapes, where=where, shardings=shardings
@@ -253,9 +253,9 @@ def load_transformer(
     """Sizes and parameters of a transformer in diffusers' layout.
 
     Args:
-      directory: with `config.json` and safetensors, or a repository that has those in
-        `transformer/`.
-      mesh: where the parameters go, read part by part; without one, the host.
+      directory: directory of `config.json` and safetensors files, or a repository that
+        has those in `transformer/`.
+      mesh: mesh over which the parameters are sharded; None for arrays of numpy.
       rules: logical to mesh axes.
 
     Raises:
@@ -325,11 +325,11 @@ def save_transformer(
     """Write `config.json` and float32 safetensors as diffusers reads them.
 
     Args:
-      folder: where; it is made, or empty.
-      params: of numpy or of JAX; sharded ones are fetched one layer at a time.
+      folder: a new or empty folder.
+      params: arrays of numpy or JAX; sharded ones are fetched one layer at a time.
       config: sizes.
-      most: bytes of a file, and roughly what the host holds; a larger model is several
-        files and an index.
+      max_shard_bytes: most bytes of a file, and roughly of host memory; a larger model
+        is several files and an index.
 
     Raises:
       ModelError: the transformer is not of Wan's form, or `folder` is not empty.
@@ -338,7 +338,7 @@ def save_transformer(
     path = pathlib.Path(folder)
     if path.exists() and any(path.iterdir()):
         raise model_io.ModelError(f"{path}: is not empty; choose another name")
-    shapes = models.transformer_shapes(config)
+    shapes = abstract.transformer_shapes(config)
     leaves = model_io.flat_shapes(params)
     model_io.check_like(leaves, shapes, where="parameters")
     lazy_tensors = []

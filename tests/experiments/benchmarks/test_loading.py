@@ -8,7 +8,7 @@ import pytest
 
 from experiments.benchmarks import loading as benchmark
 from soraflax import flops
-from soraflax.pretrained import models
+from soraflax.pretrained import abstract
 from soraflax.weights import files, wan
 
 
@@ -16,7 +16,7 @@ from soraflax.weights import files, wan
 def test_everything_is_read_once(tmp_path, monkeypatch, where):
     wan_sizes = benchmark.sizes(2)
     config = dataclasses.replace(wan_sizes, width=64, heads=4, mlp=128, text_width=16)
-    shapes = models.transformer_shapes(config)
+    shapes = abstract.transformer_shapes(config)
     params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
     wan.save_transformer(tmp_path / "model", params, config=config)
     monkeypatch.setattr(files.Tensor, "read", files.Tensor.read)  # put back afterwards

@@ -12,7 +12,7 @@ from experiments.benchmarks import train_step as benchmark
 from experiments.benchmarks.peers import wan_clips
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.pretrained import models
+from soraflax.pretrained import abstract
 from soraflax.weights.wan import transformer
 
 
@@ -38,7 +38,7 @@ def test_a_step_learns():
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: (0.1 * rng.normal(size=a.shape)).astype(np.float32),
-        models.transformer_shapes(config),
+        abstract.transformer_shapes(config),
     )
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     segment = packing.Segment(
@@ -62,7 +62,7 @@ def test_packed_clips_are_what_they_are_alone():
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: (0.1 * rng.normal(size=a.shape)).astype(np.float32),
-        models.transformer_shapes(config),
+        abstract.transformer_shapes(config),
     )
 
     def loss(batches, *, pack):

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from soraflax.nn import autoencoder
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import wan
 from soraflax.weights.wan import autoencoder as wan_autoencoder
 from tests.golden import wan_autoencoder as judge
@@ -22,7 +22,7 @@ TENSORS = "diffusion_pytorch_model.safetensors"
 def _weights(family):
     """Sizes, and tensors under diffusers' names, at reduced width."""
     config, _ = wan_autoencoder.parse_config(judge.config(judge.SMALL[family]))
-    shapes = model_io.flat_shapes(models.autoencoder_shapes(config))
+    shapes = model_io.flat_shapes(abstract.autoencoder_shapes(config))
     named = {
         entry.theirs: entry.form.write(np.zeros(shapes[entry.ours].shape)).shape
         for entry in wan_autoencoder.autoencoder_entries(config)
@@ -80,7 +80,7 @@ def test_variants_are_the_published_ones(name):
     assert wan_autoencoder.format_config(config, None) == wan_autoencoder.format_config(
         variant, None
     )
-    shapes = models.autoencoder_shapes(variant)
+    shapes = abstract.autoencoder_shapes(variant)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count == {"wan2_1": 126_892_531, "wan2_2": 704_688_668}[name]
     expected = {"wan2_1": (4, 8, 16), "wan2_2": (4, 16, 48)}[name]

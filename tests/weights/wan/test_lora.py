@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 
 from soraflax.nn import dit, lora
+from soraflax.pretrained import abstract
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import wan
 from soraflax.weights.wan import lora as wan_lora
 from soraflax.weights.wan import transformer
@@ -26,7 +26,7 @@ FORM = lora.LoraConfig(
 
 def drawn(form=FORM, *, sizes=SIZES):
     rng = np.random.default_rng(0)
-    shapes = lora.shapes(models.transformer_shapes(sizes), form)
+    shapes = lora.shapes(abstract.transformer_shapes(sizes), form)
     return jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), shapes)
 
 
@@ -52,7 +52,7 @@ def test_what_is_written_is_read(tmp_path, prefix):
     wan.save_lora(path, adapters, config=SIZES, lora_config=FORM, prefix=prefix)
     form, again = wan.load_lora(path, SIZES, prefix=prefix)
     assert (form.rank, form.alpha) == (3, 5.0)
-    shapes = models.transformer_shapes(SIZES)
+    shapes = abstract.transformer_shapes(SIZES)
     assert lora.targets(shapes, form) == lora.targets(shapes, FORM)
     assert model_io.digest(again) == model_io.digest(adapters)
     other = {"transformer": "transformer_2", "transformer_2": "transformer"}[prefix]

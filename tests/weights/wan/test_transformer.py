@@ -14,8 +14,8 @@ import safetensors.numpy
 from soraflax import flops, sharding
 from soraflax.nn import dit, experts
 from soraflax.ops import packing, patch
+from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
 from soraflax.weights import files, tensor_map, wan
 from soraflax.weights.wan import transformer
 from tests.golden import wan_transformer as judge
@@ -34,7 +34,7 @@ def sizes_of(family):
 
 
 def shapes_of(config):
-    return model_io.flat_shapes(models.transformer_shapes(config))
+    return model_io.flat_shapes(abstract.transformer_shapes(config))
 
 
 def tensors_of(config, *, seed=judge.HIGH):
@@ -194,7 +194,7 @@ def test_a_mesh_holds_what_the_host_would(theirs, axes):
     mesh = sharding.make_mesh(**axes, devices=devices)
     config, whole = wan.load_transformer(theirs)
     _, params = wan.load_transformer(theirs, mesh=mesh)
-    places = models.transformer_shardings(config, mesh)
+    places = abstract.transformer_shardings(config, mesh)
     for leaf, place in zip(
         jax.tree.leaves(params), jax.tree.leaves(places), strict=True
     ):
