@@ -117,7 +117,7 @@ class Tokenizer:
         return ids
 
     def encode_prefix(self, text: str, *, max_length: int) -> Encoded:
-        """As `encode`, but a long text is cut; the result says how much was lost.
+        """`encode`, but a long text is cut; the result says how many tokens were lost.
 
         Raises:
           TokenizerError: `max_length` is below 1.

@@ -1,4 +1,4 @@
-"""How well the judge reads what the renderer truly drew.
+"""Accuracy of the judge on clips whose truth is known.
 
     python -m data_pipelines.worlds.measure --variant full --count 500 --blur 1
 

@@ -1,4 +1,4 @@
-"""What a rendered clip truly shows, computed from its geometry and never its pixels.
+"""Ground truth of a rendered clip, computed from its geometry, never its pixels.
 
 `visible` says of each attribute whether the pixels hold it. A frame is *clear* if in
 it every body is wholly seen (not occluded, not cut) and at least `GAP` pixels from

@@ -1,4 +1,4 @@
-"""Where in time a reconstruction is weak: its error frame by frame, and its flicker.
+"""Errors of a reconstruction over time: frame by frame, and as flicker.
 
 A causal autoencoder sees nothing before the first frame, so that frame is often the
 worst; and where r frames share one latent frame, error repeats with period r. On a
@@ -108,7 +108,7 @@ def static_scene(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Flicker:
-    """What an autoencoder does to static scenes, in 8-bit levels.
+    """Flicker of reconstructions of static scenes, in 8-bit levels.
 
     Attributes:
       steps: `[B, T - 1]`, equation (1).

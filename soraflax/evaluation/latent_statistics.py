@@ -1,4 +1,4 @@
-"""What a latent looks like to a transformer: its channels, and how rough it is.
+"""Statistics of latents that matter to a transformer: channels, and roughness.
 
 For a channel x over all cells of all clips, and its neighbour x' one cell on along an
 axis,
@@ -30,8 +30,8 @@ class ChannelStatistics:
 
     Attributes:
       cells: number of latent cells.
-      mean, std, skewness, kurtosis: of each channel, equation (1); the kurtosis is
-        excess.
+      mean, std: mean and standard deviation of each channel.
+      skewness, kurtosis: equation (1) of each channel; the kurtosis is excess.
       correlation: correlation of channels; 0 for a channel that does not vary.
       effective_channels: equation (2).
       neighbours: equation (3) along 'time', 'height' and 'width'; NaN where a channel
@@ -125,7 +125,7 @@ def _finish(total: dict[str, Any], shift: np.ndarray) -> ChannelStatistics:
 
 
 def _correlation(sums: np.ndarray) -> np.ndarray:
-    """Of pairs, from the sums of 1, a, b, a a, b b, a b; NaN where there is none."""
+    """Correlation of pairs by their sums of 1, a, b, aa, bb, ab; NaN without any."""
     count, a, b, aa, bb, ab = sums
     count = np.maximum(count, 1.0)
     a, b = a / count, b / count

@@ -96,7 +96,7 @@ def save_model(
     """
     directory = pathlib.Path(directory).absolute()
     flat = flatten(params)
-    check_finite(flat, where=directory)
+    check_finite(flat, origin=directory)
     for name in files or {}:
         if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
             raise ModelError(f"{name}: not a name inside the model directory")
@@ -148,8 +148,8 @@ def load_model(
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
     if like is not None:
-        check_like(flat, like, where=path)
-    check_finite(flat, where=path)
+        check_like(flat, like, origin=path)
+    check_finite(flat, origin=path)
     if _digest(flat) != header["digest"]:
         raise ModelError(
             f"{path}: does not match the digest in {CONFIG}; copy it again"
@@ -215,7 +215,7 @@ def flat_shapes(like: Any) -> dict[str, Any]:
     }
 
 
-def check_like(flat: Mapping[str, Any], like: Any, *, where: Any) -> None:
+def check_like(flat: Mapping[str, Any], like: Any, *, origin: Any) -> None:
     """Refuse parameters that are not exactly those of `like`.
 
     Raises:
@@ -229,10 +229,10 @@ def check_like(flat: Mapping[str, Any], like: Any, *, where: Any) -> None:
         for name, leaf in sorted(expected.items())
         if name in flat and tuple(flat[name].shape) != tuple(leaf.shape)
     ]
-    _raise_problems(missing + extra + shapes, where)
+    _raise_problems(missing + extra + shapes, origin)
 
 
-def check_finite(flat: Mapping[str, np.ndarray], *, where: Any) -> None:
+def check_finite(flat: Mapping[str, np.ndarray], *, origin: Any) -> None:
     """Refuse parameters that are not finite.
 
     Raises:
@@ -243,13 +243,13 @@ def check_finite(flat: Mapping[str, np.ndarray], *, where: Any) -> None:
         for name, array in flat.items()
         if jnp.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
     ]
-    _raise_problems(bad, where)
+    _raise_problems(bad, origin)
 
 
-def _raise_problems(problems: list[str], where: Any) -> None:
+def _raise_problems(problems: list[str], origin: Any) -> None:
     if problems:
         rest = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        raise ModelError(f"{where}: {'; '.join(problems[:LISTED])}{rest}")
+        raise ModelError(f"{origin}: {'; '.join(problems[:LISTED])}{rest}")
 
 
 def _read_header(directory: pathlib.Path) -> dict[str, Any]:

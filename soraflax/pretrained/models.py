@@ -293,7 +293,7 @@ def load_adapters(directory: str | os.PathLike[str]) -> AdaptersModel:
 
     Raises:
       FileNotFoundError, ModelError: see `model_io.load_model`.
-      ConfigError: of another version of the transformer or of the adapters.
+      ConfigError: the configuration is of another version.
     """
     sizes = _config_of(directory, kind="lora")
     config = config_lib.to_dataclass(sizes, dit.DiTConfig, path="model")

@@ -45,8 +45,8 @@ def load_lpips(path: str | os.PathLike[str]) -> Any:
             earlier = tensors.setdefault(name, tensor)
             if earlier is not tensor and not np.array_equal(earlier, tensor):
                 raise model_io.ModelError(f"{file}: {name} is given twice, and differs")
-    model_io.check_like(tensors, _expected(), where=path)
-    model_io.check_finite(tensors, where=path)
+    model_io.check_like(tensors, _expected(), origin=path)
+    model_io.check_finite(tensors, origin=path)
     stages = [
         [
             {
@@ -76,7 +76,7 @@ def _positions() -> list[list[int]]:
 
 
 def _expected() -> dict[str, jax.ShapeDtypeStruct]:
-    """What the files must hold, by the first of the names in the module docstring."""
+    """Shapes of all tensors, by the first of the names in the module docstring."""
 
     def leaf(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.float32)

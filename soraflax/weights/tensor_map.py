@@ -116,7 +116,7 @@ def read(
     entries: Sequence[Entry],
     *,
     shapes: Mapping[str, Any],
-    where: Any,
+    origin: Any,
     shardings: Mapping[str, Sharding] | None = None,
 ) -> dict[str, Any]:
     """Our parameters by their path, float32, from tensors that are still in files.
@@ -125,20 +125,20 @@ def read(
       tensors: tensors by their names.
       entries: entries of every parameter.
       shapes: shapes of every parameter, by path.
-      where: name of the source in errors.
+      origin: name of the source in errors.
       shardings: sharding of each parameter, by path; None gives arrays of numpy. With
         shardings the host holds one shard of one parameter at a time.
 
     Raises:
       ModelError: a tensor is missing, unknown, of another shape or not finite.
     """
-    model_io.check_like(tensors, expected(entries, shapes), where=where)
+    model_io.check_like(tensors, expected(entries, shapes), origin=origin)
     params: dict[str, Any] = {}
     for entry in entries:
         shape = tuple(shapes[entry.ours].shape)
 
         def part(index: Index, entry: Entry = entry) -> np.ndarray:
-            return _read_part(tensors, entry, index=index, where=where)
+            return _read_part(tensors, entry, index=index, origin=origin)
 
         if shardings is None:
             params[entry.ours] = part(tuple(slice(0, size) for size in shape))
@@ -150,7 +150,7 @@ def read(
 
 
 def _read_part(
-    tensors: Mapping[str, files.Tensor], entry: Entry, *, index: Index, where: Any
+    tensors: Mapping[str, files.Tensor], entry: Entry, *, index: Index, origin: Any
 ) -> np.ndarray:
     """The slice `index`, with all bounds given, of a parameter, layer by layer."""
     part = np.empty([s.stop - s.start for s in index], np.float32)
@@ -164,7 +164,7 @@ def _read_part(
     rows = [part] if entry.layers is None else part
     bad = (name for name, row in zip(names, rows, strict=True) if not _finite(row))
     if (name := next(bad, None)) is not None:
-        raise model_io.ModelError(f"{where}: {name} is not finite")
+        raise model_io.ModelError(f"{origin}: {name} is not finite")
     return part
 
 

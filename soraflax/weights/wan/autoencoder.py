@@ -165,7 +165,7 @@ def autoencoder_from_tensors(
     tensors: Mapping[str, np.ndarray],
     config: autoencoder.AutoencoderConfig,
     *,
-    where: Any = "weights",
+    origin: Any = "weights",
 ) -> dict[str, Any]:
     """Parameters, float32, from tensors under diffusers' names.
 
@@ -178,8 +178,8 @@ def autoencoder_from_tensors(
         entry.theirs: entry.form.write(np.broadcast_to(0.0, shapes[entry.ours].shape))
         for entry in entries
     }
-    model_io.check_like(tensors, expected, where=where)
-    model_io.check_finite(tensors, where=where)
+    model_io.check_like(tensors, expected, origin=origin)
+    model_io.check_finite(tensors, origin=origin)
     flat = {
         entry.ours: np.ascontiguousarray(
             entry.form.read(tensors[entry.theirs].astype(np.float32))
@@ -224,7 +224,7 @@ def family_of(config: autoencoder.AutoencoderConfig) -> str:
 
 
 def parse_config(
-    values: Mapping[str, Any], *, where: Any = "config.json"
+    values: Mapping[str, Any], *, origin: Any = "config.json"
 ) -> tuple[autoencoder.AutoencoderConfig, autoencoder.LatentStatistics | None]:
     """Sizes and latent statistics from diffusers' `config.json`.
 
@@ -233,16 +233,18 @@ def parse_config(
     """
     if values.get("_class_name", CLASS) != CLASS:
         raise model_io.ModelError(
-            f"{where}: of class {values['_class_name']}, not {CLASS}"
+            f"{origin}: of class {values['_class_name']}, not {CLASS}"
         )
     side = values.get("patch_size") or 1
     if not isinstance(side, int):
-        raise model_io.ModelError(f"{where}: patch_size is {side!r}, not a number")
+        raise model_io.ModelError(f"{origin}: patch_size is {side!r}, not a number")
     depth = COLOURS * side * side
     expected = {"attn_scales": [], "in_channels": depth, "out_channels": depth}
     for name, value in expected.items():
         if values.get(name, value) != value:
-            raise model_io.ModelError(f"{where}: {name} is {values[name]}, not {value}")
+            raise model_io.ModelError(
+                f"{origin}: {name} is {values[name]}, not {value}"
+            )
     try:
         multipliers = tuple(values.get("dim_mult", (1, 2, 4, 4)))
         config = autoencoder.AutoencoderConfig(
@@ -259,16 +261,16 @@ def parse_config(
             blocks=values.get("num_res_blocks", 2),
             shortcuts=values.get("is_residual", False),
         )
-        statistics = _statistics(values, config.latent_channels, where=where)
+        statistics = _statistics(values, config.latent_channels, origin=origin)
     except model_io.ModelError:
         raise
     except (TypeError, ValueError) as error:
-        raise model_io.ModelError(f"{where}: {error}") from None
+        raise model_io.ModelError(f"{origin}: {error}") from None
     return config, statistics
 
 
 def _statistics(
-    values: Mapping[str, Any], channels: int, *, where: Any
+    values: Mapping[str, Any], channels: int, *, origin: Any
 ) -> autoencoder.LatentStatistics | None:
     mean, std = values.get("latents_mean"), values.get("latents_std")
     if mean is None or std is None:
@@ -276,10 +278,11 @@ def _statistics(
     for name, numbers in (("latents_mean", mean), ("latents_std", std)):
         if len(numbers) != channels or not np.isfinite(numbers).all():
             raise model_io.ModelError(
-                f"{where}: {name} must be {channels} finite numbers, not {len(numbers)}"
+                f"{origin}: {name} must be {channels} finite numbers, not "
+                f"{len(numbers)}"
             )
     if min(std) <= 0:
-        raise model_io.ModelError(f"{where}: latents_std must be positive")
+        raise model_io.ModelError(f"{origin}: latents_std must be positive")
     return autoencoder.LatentStatistics(tuple(map(float, mean)), tuple(map(float, std)))
 
 
@@ -322,17 +325,17 @@ def from_files(
     *,
     out: str | os.PathLike[str],
     family: str,
-    where: pathlib.Path,
+    origin: pathlib.Path,
 ) -> models.AutoencoderModel:
     """Write our autoencoder to `out` from diffusers' `config.json` and tensors.
 
     Raises:
       ModelError: of another family, or a tensor that is not as it should be.
     """
-    config, statistics = parse_config(values, where=where)
-    _check_family(family_of(config), family, where=where)
+    config, statistics = parse_config(values, origin=origin)
+    _check_family(family_of(config), family, origin=origin)
     arrays = {name: tensor.read(()) for name, tensor in tensors.items()}
-    params = autoencoder_from_tensors(arrays, config, where=where.parent)
+    params = autoencoder_from_tensors(arrays, config, origin=origin.parent)
     metadata: dict[str, Any] = {"converted_from": family}
     if statistics is not None:
         metadata["latents"] = dataclasses.asdict(statistics)
@@ -353,7 +356,7 @@ def to_files(
       FileNotFoundError, ModelError: no such model, or one of another form or family.
     """
     model = models.load_autoencoder(checkpoint)
-    _check_family(family_of(model.config), family, where=checkpoint)
+    _check_family(family_of(model.config), family, origin=checkpoint)
     tensors = autoencoder_to_tensors(model.params, model.config)
     lazy_tensors = [
         files.LazyTensor(name, tensor.nbytes, lambda tensor=tensor: tensor)
@@ -365,8 +368,8 @@ def to_files(
     return model
 
 
-def _check_family(family: str, expected: str, *, where: Any) -> None:
+def _check_family(family: str, expected: str, *, origin: Any) -> None:
     if family != expected:
         raise model_io.ModelError(
-            f"{where}: an autoencoder of {family}, not {expected}"
+            f"{origin}: an autoencoder of {family}, not {expected}"
         )

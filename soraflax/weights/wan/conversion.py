@@ -38,15 +38,15 @@ def convert(
         folder = next(folders, folder)
     _check_readable(folder)
     _check_apart(folder, pathlib.Path(out))
-    where = (folder if folder.is_dir() else folder.parent) / "config.json"
-    values = files.read_config(where)
+    origin = (folder if folder.is_dir() else folder.parent) / "config.json"
+    values = files.read_config(origin)
     name = values.get("_class_name", autoencoder.CLASS)
     if name not in CLASSES:
         known = " or ".join(CLASSES)
-        raise model_io.ModelError(f"{where}: of class {name}, not {known}")
+        raise model_io.ModelError(f"{origin}: of class {name}, not {known}")
     module = transformer if name == transformer.CLASS else autoencoder
     tensors = files.open_tensors(folder)
-    return module.from_files(values, tensors, out=out, family=family, where=where)
+    return module.from_files(values, tensors, out=out, family=family, origin=origin)
 
 
 def export(

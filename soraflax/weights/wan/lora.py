@@ -124,7 +124,7 @@ def save_lora(
     """
     adapter_entries = entries(config, lora_config, prefix=prefix)
     leaves = model_io.flat_shapes(adapters)
-    model_io.check_like(leaves, _shapes(config, lora_config), where="adapters")
+    model_io.check_like(leaves, _shapes(config, lora_config), origin="adapters")
     tensors = {
         name: np.ascontiguousarray(make())
         for entry in adapter_entries
@@ -173,14 +173,14 @@ def load_lora(
         contradict the tensors or ask for more than equation (1) of `nn.lora`.
     """
     path = pathlib.Path(path)
-    tensors = _of_prefix(files.open_tensors(_single_file(path)), prefix, where=path)
+    tensors = _of_prefix(files.open_tensors(_single_file(path)), prefix, origin=path)
     if not tensors:
         raise model_io.ModelError(f"{path}: has no adapters of {prefix}")
     lora_config = _lora_config(path, tensors, config=config, prefix=prefix)
     shapes = model_io.flat_shapes(_shapes(config, lora_config))
     adapter_entries = entries(config, lora_config, prefix=prefix)
     return lora_config, model_io.unflatten(
-        tensor_map.read(tensors, adapter_entries, shapes=shapes, where=path)
+        tensor_map.read(tensors, adapter_entries, shapes=shapes, origin=path)
     )
 
 
@@ -211,7 +211,7 @@ def _lora_config(
         lora_config = lora.LoraConfig(rank, float(alpha), targets)
     except (TypeError, ValueError) as error:
         raise model_io.ModelError(f"{path}: {METADATA}: {error}") from None
-    _check_fields(fields, lora_config, where=f"{path}: {METADATA}")
+    _check_fields(fields, lora_config, origin=f"{path}: {METADATA}")
     return lora_config
 
 
@@ -224,7 +224,9 @@ def _single_file(path: pathlib.Path) -> pathlib.Path:
     return candidates[0]
 
 
-def _of_prefix(values: Mapping[str, Any], prefix: str, *, where: Any) -> dict[str, Any]:
+def _of_prefix(
+    values: Mapping[str, Any], prefix: str, *, origin: Any
+) -> dict[str, Any]:
     """The entries whose name begins with `prefix`; those of the other expert go.
 
     Raises:
@@ -233,7 +235,7 @@ def _of_prefix(values: Mapping[str, Any], prefix: str, *, where: Any) -> dict[st
     for name in values:
         if name.partition(".")[0] not in PREFIXES:
             raise model_io.ModelError(
-                f"{where}: {name} is of neither {' nor '.join(PREFIXES)}"
+                f"{origin}: {name} is of neither {' nor '.join(PREFIXES)}"
             )
     return {n: v for n, v in values.items() if n.startswith(f"{prefix}.")}
 
@@ -242,24 +244,24 @@ def _peft_fields(path: pathlib.Path, prefix: str) -> dict[str, Any]:
     """PEFT's fields about one transformer in a file's metadata."""
     with safetensors.safe_open(_single_file(path), "np") as source:
         text = (source.metadata() or {}).get(METADATA, "{}")
-    where = f"{path}: {METADATA}"
+    origin = f"{path}: {METADATA}"
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise model_io.ModelError(f"{where}: not JSON ({error})") from None
+        raise model_io.ModelError(f"{origin}: not JSON ({error})") from None
     if not isinstance(values, dict):
-        raise model_io.ModelError(f"{where}: not a JSON object")
-    selected = _of_prefix(values, prefix, where=where)
+        raise model_io.ModelError(f"{origin}: not a JSON object")
+    selected = _of_prefix(values, prefix, origin=origin)
     return {name.removeprefix(f"{prefix}."): value for name, value in selected.items()}
 
 
 def _check_fields(
-    fields: Mapping[str, Any], lora_config: lora.LoraConfig, *, where: str
+    fields: Mapping[str, Any], lora_config: lora.LoraConfig, *, origin: str
 ) -> None:
     """Refuse fields that contradict the tensors, or equation (1) of `nn.lora`."""
     if fields.get("r", lora_config.rank) != lora_config.rank:
         raise model_io.ModelError(
-            f"{where}: r is {fields['r']}, but the tensors are of rank "
+            f"{origin}: r is {fields['r']}, but the tensors are of rank "
             f"{lora_config.rank}"
         )
     for name, same in (
@@ -269,7 +271,7 @@ def _check_fields(
         pattern = fields.get(name) or {}
         if not isinstance(pattern, dict) or any(v != same for v in pattern.values()):
             raise model_io.ModelError(
-                f"{where}: {name} is {pattern!r}; use a file of one rank and one alpha"
+                f"{origin}: {name} is {pattern!r}; use a file of one rank and one alpha"
             )
     taken = {"r", "lora_alpha", "rank_pattern", "alpha_pattern"} | _RECORDS
     for name in sorted(fields.keys() - taken):
@@ -277,7 +279,7 @@ def _check_fields(
         off = value is None or value is False or value in ("", "none", [], {})
         if not off and value not in _KNOWN.get(name, ()):
             raise model_io.ModelError(
-                f"{where}: {name} is {value!r}, which is not computed here; merge the "
+                f"{origin}: {name} is {value!r}, which is not computed here; merge the "
                 "adapters where they were made"
             )
 

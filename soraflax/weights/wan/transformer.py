@@ -113,7 +113,7 @@ def check_form(config: dit.DiTConfig) -> None:
 
 
 def parse_config(
-    values: Mapping[str, Any], *, where: Any = "config.json"
+    values: Mapping[str, Any], *, origin: Any = "config.json"
 ) -> dit.DiTConfig:
     """Sizes from diffusers' `config.json`; missing ones are those of Wan 2.1 14B.
 
@@ -122,26 +122,26 @@ def parse_config(
     """
     if values.get("_class_name", CLASS) != CLASS:
         raise model_io.ModelError(
-            f"{where}: of class {values['_class_name']}, not {CLASS}"
+            f"{origin}: of class {values['_class_name']}, not {CLASS}"
         )
     known = _SIZES.keys() | _FIXED.keys() | _OTHERS
     for name in sorted(values.keys() - known):
         if not name.startswith("_") and values[name] is not None:
             raise model_io.ModelError(
-                f"{where}: {name} is {values[name]!r}, which no module here has"
+                f"{origin}: {name} is {values[name]!r}, which no module here has"
             )
     sizes = _SIZES | {name: values[name] for name in _SIZES if name in values}
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
-            raise model_io.ModelError(f"{where}: {name} is {size!r}, not a number")
+            raise model_io.ModelError(f"{origin}: {name} is {size!r}, not a number")
     channels = sizes["in_channels"]
     expected = _FIXED | {"out_channels": channels}
     for name, value in expected.items():
         if values.get(name, value) != value:
             raise model_io.ModelError(
-                f"{where}: {name} is {values[name]!r}, not {value!r}"
+                f"{origin}: {name} is {values[name]!r}, not {value!r}"
             )
-    patch_t, patch_h, patch_w = _patch(values.get("patch_size", (1, 2, 2)), where)
+    patch_t, patch_h, patch_w = _patch(values.get("patch_size", (1, 2, 2)), origin)
     try:
         return dit.DiTConfig(
             latent_channels=channels,
@@ -156,7 +156,7 @@ def parse_config(
             remat=dit.WAN2_1_T2V_14B.remat,
         )
     except (TypeError, ValueError) as error:
-        raise model_io.ModelError(f"{where}: {error}") from None
+        raise model_io.ModelError(f"{origin}: {error}") from None
 
 
 _SIZES = {
@@ -170,14 +170,14 @@ _SIZES = {
 }
 
 
-def _patch(value: Any, where: Any) -> Sequence[int]:
+def _patch(value: Any, origin: Any) -> Sequence[int]:
     if (
         not isinstance(value, list | tuple)
         or len(value) != 3
         or any(type(size) is not int for size in value)
     ):
         raise model_io.ModelError(
-            f"{where}: patch_size is {value!r}, not three whole numbers"
+            f"{origin}: patch_size is {value!r}, not three whole numbers"
         )
     return value
 
@@ -218,7 +218,7 @@ def from_tensors(
     *,
     mesh: Mesh | None = None,
     rules: sharding.AxisRules = sharding.DEFAULT_RULES,
-    where: Any = "weights",
+    origin: Any = "weights",
 ) -> dict[str, Any]:
     """Parameters, float32, from tensors under diffusers' names.
 
@@ -227,7 +227,7 @@ def from_tensors(
       config: sizes.
       mesh: mesh over which the parameters are sharded; None for arrays of numpy.
       rules: logical to mesh axes.
-      where: name of the source in errors.
+      origin: name of the source in errors.
 
     Raises:
       ModelError: a tensor is missing, unknown, of another shape or not finite.
@@ -239,7 +239,7 @@ def from_tensors(
         tree = abstract.transformer_shardings(config, mesh, rules=rules)
         shardings = model_io.flat_shapes(tree)
     flat = tensor_map.read(
-        tensors, entries(config), shapes=shapes, where=where, shardings=shardings
+        tensors, entries(config), shapes=shapes, origin=origin, shardings=shardings
     )
     return model_io.unflatten(flat)
 
@@ -264,10 +264,10 @@ def load_transformer(
     folder = pathlib.Path(directory)
     if not (folder / "config.json").is_file() and (folder / "transformer").is_dir():
         folder = folder / "transformer"
-    where = folder / "config.json"
-    config = parse_config(files.read_config(where), where=where)
+    origin = folder / "config.json"
+    config = parse_config(files.read_config(origin), origin=origin)
     tensors = files.open_tensors(folder)
-    params = from_tensors(tensors, config, mesh=mesh, rules=rules, where=folder)
+    params = from_tensors(tensors, config, mesh=mesh, rules=rules, origin=folder)
     return config, params
 
 
@@ -290,24 +290,24 @@ def load_experts(
         different sizes, or a boundary that is no noise level.
     """
     folder = pathlib.Path(repository)
-    where = folder / PIPELINE
-    boundary = files.read_config(where).get("boundary_ratio")
+    origin = folder / PIPELINE
+    boundary = files.read_config(origin).get("boundary_ratio")
     if not isinstance(boundary, float):
         raise model_io.ModelError(
-            f"{where}: boundary_ratio is {boundary!r}, not a number; this pipeline has "
-            "no experts"
+            f"{origin}: boundary_ratio is {boundary!r}, not a number; this pipeline "
+            "has no experts"
         )
     high, low = folder / "transformer", folder / "transformer_2"
     sizes = []
     for part in (high, low):
         config_path = part / "config.json"
-        sizes.append(parse_config(files.read_config(config_path), where=config_path))
+        sizes.append(parse_config(files.read_config(config_path), origin=config_path))
     if sizes[0] != sizes[1]:
         raise model_io.ModelError(f"{low}: not of the sizes of {high}")
     try:
         config = experts.ExpertsConfig(sizes[0], boundary)
     except ValueError as error:
-        raise model_io.ModelError(f"{where}: boundary_ratio: {error}") from None
+        raise model_io.ModelError(f"{origin}: boundary_ratio: {error}") from None
     params = {
         name: load_transformer(part, mesh=mesh, rules=rules)[1]
         for name, part in (("high", high), ("low", low))
@@ -340,7 +340,7 @@ def save_transformer(
         raise model_io.ModelError(f"{path}: is not empty; choose another name")
     shapes = abstract.transformer_shapes(config)
     leaves = model_io.flat_shapes(params)
-    model_io.check_like(leaves, shapes, where="parameters")
+    model_io.check_like(leaves, shapes, origin="parameters")
     lazy_tensors = []
     for entry in entries(config):
         leaf = leaves[entry.ours]
@@ -360,15 +360,15 @@ def from_files(
     *,
     out: str | os.PathLike[str],
     family: str,
-    where: pathlib.Path,
+    origin: pathlib.Path,
 ) -> models.TransformerModel:
     """Write our transformer to `out` from diffusers' `config.json` and tensors.
 
     Raises:
       ModelError: a tensor or a field is not as it should be.
     """
-    config = parse_config(values, where=where)
-    params = from_tensors(tensors, config, where=where.parent)
+    config = parse_config(values, origin=origin)
+    params = from_tensors(tensors, config, origin=origin.parent)
     metadata = {"converted_from": family}
     digest = models.save_transformer(out, params, config=config, metadata=metadata)
     return models.TransformerModel(config, params, digest)
