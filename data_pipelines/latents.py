@@ -199,9 +199,10 @@ def cache_latents(
     }
     bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
     with bar, records.publish(output, overwrite=overwrite) as root:
-        writer = _Encoding(encoder, config, bar=bar)
+        encoding = _Encoding(encoder, config, bar=bar)
         examples = {
-            name: writer.examples(clips, plans[name]) for name, clips in splits.items()
+            name: encoding.examples(clips, plans[name])
+            for name, clips in splits.items()
         }
         directory = builder.Latents(data_dir=root, examples=examples).write()
         metadata = {
@@ -209,7 +210,7 @@ def cache_latents(
             **_origin(dataset, info, encoder=encoder),
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
-            "shapes": sorted(writer.shapes),
+            "shapes": sorted(encoding.shapes),
             **_statistics(root / directory),
         }
         return records.write_metadata(

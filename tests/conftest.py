@@ -9,9 +9,17 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0"  # tests compile far longer than they run
 )
 
+import sys
+import types
+
+import beartype
 import jaxtyping
 
-# Every public array function of these rooms is checked against its shapes.
+# Annotations hold: the shapes of arrays, and all other types. As type checkers have it,
+# an int passes for a float (PEP 484). The hook takes the dotted name of a checker.
+checker = types.ModuleType("checker")
+checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+sys.modules["checker"] = checker
 jaxtyping.install_import_hook(
     [
         "soraflax.ops",
@@ -25,7 +33,7 @@ jaxtyping.install_import_hook(
         "soraflax.config",
         "data_pipelines",
     ],
-    "tests.typechecking.check",
+    "checker.check",
 )
 
 import jax  # noqa: E402
