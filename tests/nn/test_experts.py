@@ -109,7 +109,9 @@ def test_the_other_expert_does_not_run(predict, params, levels, used):
 def test_a_mesh_changes_nothing(predict, params):
     packed = rows([[0.9, 0.2, 0.7], [0.1, 0.5]])
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    shardings = dict.fromkeys(experts.NAMES, abstract.transformer_shardings(SIZES, mesh))
+    shardings = dict.fromkeys(
+        experts.NAMES, abstract.transformer_shardings(SIZES, mesh)
+    )
     with jax.set_mesh(mesh):
         actual = predict(
             jax.device_put(params, shardings),
