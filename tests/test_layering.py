@@ -79,6 +79,7 @@ FUNCTION_BUDGETS = {
     "soraflax.generation": 70,
     "soraflax.planning": 70,
     "soraflax.train": 70,
+    "data_pipelines.latents": 70,
     "data_pipelines.prepare": 70,
     "experiments": 70,
 }
