@@ -118,8 +118,6 @@ def plan_fit(
             f"limits of {config.max_tokens} tokens and {config.max_frames} frames "
             f"admit no clip: use at least 1 token and {grid.min_frames} frames"
         )
-    # Frames are given up one patch at a time, until the budget per patch in time
-    # leaves the shorter side `min_side`, or as much of it as the clip has by itself.
     rows, columns = grid.patch_sides
     # Frames are given up one patch at a time, until the budget per patch in time
     # leaves the shorter side `min_side`, or as much of it as the clip has by itself.
