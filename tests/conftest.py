@@ -1,19 +1,30 @@
 """Every test runs on eight fake CPU devices, with strict dtypes and checked shapes."""
 
 import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    + " --xla_backend_optimization_level=0"  # tests compile far longer than they run
-)
-
+import pathlib
 import sys
 import types
+from importlib import metadata
 
-import beartype
-import jaxtyping
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What one test compiled, no other compiles again: in this run (both workers, and the
+# processes that tests start) or in the next. Delete .pytest_cache to start cold.
+ROOT = pathlib.Path(__file__).parent.parent
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+FLAGS = [
+    "--xla_force_host_platform_device_count=8",
+    # Tests compile far longer than they run.
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if metadata.version("jaxlib").startswith("0.10."):  # 0.11 does not know it
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # half of compiling
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+
+import beartype  # noqa: E402
+import jaxtyping  # noqa: E402
 
 # Annotations hold: the shapes of arrays, and all other types. As type checkers have it,
 # an int passes for a float (PEP 484). The hook takes the dotted name of a checker.
@@ -40,6 +51,20 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what `slow.txt` names."""
+    lines = (TESTS / "slow.txt").read_text().splitlines()
+    slow = tuple(line for line in lines if not line.startswith("#"))
+    for item in items:
+        names = item.nodeid.split("::")[1:]
+        name = "::".join([str(item.path.relative_to(TESTS)), *names])
+        if name.startswith(slow):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

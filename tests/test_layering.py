@@ -4,6 +4,7 @@ import ast
 import io
 import pathlib
 import tokenize
+from collections.abc import Collection
 
 import pytest
 
@@ -117,6 +118,21 @@ STILL_TO_MEND: dict[str, int] = {
     "soraflax.generation.jobs": 2,
     "soraflax.generation.model": 8,
     "soraflax.nn.autoencoder": 1,
+}
+# Tests of what no one module holds. Every other tests/X/test_y.py is of a module X/y.
+NO_MODULE = {
+    "cli/test_tasks.py": "the commands that take clips and images, all alike",
+    "compiler/test_plan.py": "the planner with the compiler that `make plan` installs",
+    "experiments/test_two_processes.py": "every stage, in two processes",
+    "experiments/test_wan_configs.py": "the configs of one family",
+    "generation/test_batch_invariance.py": "the generator, all of it",
+    "ops/attention/test_packed.py": "every implementation",
+    "parity/": "others' code beside ours",
+    "test_layering.py": "the source",
+    "test_media_streams.py": "reading and writing, frame by frame",
+    "test_package.py": "the wheel",
+    "test_public.py": "the package",
+    "test_readme.py": "the README",
 }
 
 
@@ -334,6 +350,32 @@ def test_exceptions_are_of_this_house():
     }
     assert FIXED_CALLERS.keys() <= names
     assert STILL_TO_MEND.keys() | STILL_TO_SHAPE.keys() <= modules().keys()
+
+
+def unmatched(test: str, names: Collection[str]) -> bool:
+    """Whether a test, by its path in the folder of tests, mirrors none of `names`."""
+    path = pathlib.PurePath(test)
+    parts = [*path.parts[:-1], path.stem.removeprefix("test_")]
+    return not {".".join(parts), ".".join(["soraflax", *parts])} & set(names)
+
+
+def test_tests_mirror_the_tree():
+    folder = ROOT / "tests"
+    tests = {str(path.relative_to(folder)) for path in folder.rglob("test_*.py")}
+    alone = {test for test in tests if unmatched(test, modules())}
+    assert {t for t in alone if not t.startswith(tuple(NO_MODULE))} == set()
+    assert [r for r in NO_MODULE if not any(t.startswith(r) for t in alone)] == []
+    assert unmatched("nn/test_ops.py", ["soraflax.ops", "soraflax.nn.dit"])
+    assert not unmatched("nn/test_dit.py", ["soraflax.ops", "soraflax.nn.dit"])
+    assert not unmatched("stages/test_a.py", ["stages.a"])
+
+
+def test_what_is_slow_exists():
+    for line in (ROOT / "tests" / "slow.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            path, _, name = line.partition("::")
+            text = (ROOT / "tests" / path).read_text()
+            assert f"def {name.partition('[')[0]}" in text, line
 
 
 @pytest.mark.parametrize(

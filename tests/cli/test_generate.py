@@ -204,6 +204,7 @@ def room_for(size):
 
 @pytest.mark.parametrize("line", [SMALL, LONG])
 def test_a_full_disk_leaves_nothing(run, place, line):
+    assert run(f"{line} --out {place.parent / 'whole.mkv'}")[0] == 0  # compiles
     with room_for(512):
         status, paths, told = run(f"{line} --out deep/a.mkv")
     assert (status, paths) == (2, [])

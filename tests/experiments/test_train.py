@@ -14,7 +14,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from data_pipelines import prepare
 from experiments import configs
 from experiments.stages import runtime
 from experiments.stages.adversarial import stage as adversarial
@@ -28,6 +27,7 @@ from soraflax.nn import lora
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
 from soraflax.train import checkpoint, loop, metrics
+from tests.experiments import world
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 CONFIGS = pathlib.Path(configs.DIRECTORY)
@@ -50,9 +50,7 @@ def compile_quickly() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A few clips of the embedded world."""
-    path = tmp_path_factory.mktemp("data") / "dataset"
-    prepare.prepare_world("bodies", path, count=6, seed=0)
-    return path
+    return world.write(tmp_path_factory.mktemp("data") / "dataset", count=6)
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +292,7 @@ def test_video_stage_exports(
 def test_latents_of_other_clips_are_refused(
     train: Callable[[str], pathlib.Path], trained: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    other = tmp_path / "other"
-    prepare.prepare_world("bodies", other, count=2, seed=1)
+    other = world.write(tmp_path / "other", count=2, seed=1)
     message = r"data\.path .*other holds clips .* was made from .*dataset with clips"
     with pytest.raises(config_lib.ConfigError, match=message) as caught:
         video.run(_video(other, trained), train("video_small"))

@@ -9,19 +9,17 @@ import sys
 
 import pytest
 
-from data_pipelines import prepare
 from experiments import configs
 from soraflax.pretrained import io as model_io
 from soraflax.train import metrics
+from tests.experiments import world
 
 ROOT = pathlib.Path(configs.DIRECTORY).parents[1]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("data") / "dataset"
-    prepare.prepare_world("bodies", path, count=12, seed=0)
-    return path
+    return world.write(tmp_path_factory.mktemp("data") / "dataset", count=12)
 
 
 def _launch(words: list[str], *, job: int, rank: int) -> subprocess.Popen[str]:
@@ -31,8 +29,8 @@ def _launch(words: list[str], *, job: int, rank: int) -> subprocess.Popen[str]:
         "OMPI_COMM_WORLD_SIZE": "2",
         "OMPI_COMM_WORLD_RANK": str(rank),
         "OMPI_COMM_WORLD_LOCAL_RANK": "0",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + " --xla_force_host_platform_device_count=2",
     }
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *words],

@@ -61,6 +61,11 @@ def _gradients() -> Any:
     return jax.jit(run)
 
 
+@jax.jit
+def _penalty(params: Any, real: jax.Array) -> jax.Array:
+    return adversarial.gradient_penalty(_gan()[0].logits, params, real=real)
+
+
 def _at(number: int) -> Any:
     return _gradients()(_gan()[1], jnp.int32(number))
 
@@ -98,9 +103,16 @@ def test_the_discriminator_starts_when_it_should() -> None:
 def test_the_weight_is_the_ratio_of_gradients_at_the_pixels() -> None:
     gan, params, batch = _gan()
     x = batch["video"]
-    y = gan.autoencoder.apply({"params": params[adversarial.AUTOENCODER]}, x, KEY).video
-    pixels = jax.grad(lambda y: reconstruction.pixel_loss(y, x, config=PIXELS)[0])(y)
-    fooled = jax.grad(lambda y: -jnp.mean(gan.logits(params["discriminator"], y)))(y)
+
+    @jax.jit
+    def slopes(params: Any) -> tuple[jax.Array, jax.Array]:
+        own = {"params": params[adversarial.AUTOENCODER]}
+        y = gan.autoencoder.apply(own, x, KEY).video
+        pixels = jax.grad(lambda y: reconstruction.pixel_loss(y, x, config=PIXELS)[0])
+        logits = functools.partial(gan.logits, params[adversarial.DISCRIMINATOR])
+        return pixels(y), jax.grad(lambda y: -jnp.mean(logits(y)))(y)
+
+    pixels, fooled = slopes(params)
     ratio = np.linalg.norm(np.ravel(pixels)) / np.linalg.norm(np.ravel(fooled))
     for number, ramp in ((2, 0.0), (4, 0.5), (6, 1.0), (60, 1.0)):
         weight = _at(number)[1]["adversarial_weight"]
@@ -196,18 +208,15 @@ def test_penalty_is_what_finite_differences_say() -> None:
     slope = jax.grad(total)(x)
     ahead = 1e-2 * slope / jnp.linalg.norm(jnp.ravel(slope))
     steepest = (total(x + ahead) - total(x - ahead)) / 2e-2
-    found = adversarial.gradient_penalty(gan.logits, own, real=x)
+    found = _penalty(own, x)
     count = gan.logits(own, x).size
     np.testing.assert_allclose(found, steepest**2 / (2 * count), rtol=1e-2)
 
 
 def test_the_penalty_does_not_depend_on_the_size_of_the_clip() -> None:
-    gan, params, _ = _gan()
-    own = params[adversarial.DISCRIMINATOR]
+    own = _gan()[1][adversarial.DISCRIMINATOR]
     found = [
-        adversarial.gradient_penalty(
-            gan.logits, own, real=jax.random.normal(KEY, (1, 5, side, side, 3))
-        )
+        _penalty(own, jax.random.normal(KEY, (1, 5, side, side, 3)))
         for side in (32, 64)
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=0.2)

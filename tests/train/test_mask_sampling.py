@@ -40,7 +40,7 @@ def masks(drawn):
 
 
 def test_places(packed):
-    place, extent = mask_sampling.grid_indices(packed)
+    place, extent = jax.jit(mask_sampling.grid_indices)(packed)
     start = 0
     for t, h, w in GRIDS:
         n = t * h * w
