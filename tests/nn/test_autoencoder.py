@@ -38,17 +38,15 @@ CONFIGS = {"tiny": TINY, "wan": WAN, "small": SMALL}
 def _model(config, *, frames=9, size=(16, 24)):
     """A module with every parameter random: no convolution that starts at zero."""
     module = autoencoder.Autoencoder(config)
-    video = jax.random.uniform(
-        jax.random.key(1), (2, frames, *size, 3), minval=-1.0, maxval=1.0
-    )
+    rng = np.random.default_rng(0)
+    video = rng.uniform(-1.0, 1.0, (2, frames, *size, 3)).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), video[:1, :1])["params"]
-    leaves, tree = jax.tree.flatten(meta.unbox(shapes))
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    values = [
-        jax.random.normal(key, leaf.shape) / max(np.prod(leaf.shape[:-1]), 1) ** 0.5
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return module, jax.tree.unflatten(tree, values), video
+
+    def value(leaf):
+        scale = max(np.prod(leaf.shape[:-1]), 1) ** -0.5
+        return jnp.asarray(rng.normal(0.0, scale, leaf.shape), jnp.float32)
+
+    return module, jax.tree.map(value, meta.unbox(shapes)), jnp.asarray(video)
 
 
 @functools.partial(jax.jit, static_argnums=0)

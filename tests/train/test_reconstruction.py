@@ -112,13 +112,12 @@ def _streamed():
     )
     module = autoencoder.Autoencoder(sizes)
     params, _ = sharding.init(module, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [
-        leaf + 0.1 * jax.random.normal(k, leaf.shape)
-        for leaf, k in zip(leaves, keys, strict=True)
-    ]
-    return module, jax.tree.unflatten(tree, noisy)
+    rng = np.random.default_rng(7)
+
+    def noisy(leaf):
+        return leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    return module, jax.tree.map(noisy, jax.device_get(params))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "chunks", "after"))
