@@ -29,31 +29,15 @@ def run(words):
 
 
 def test_a_peak_stays_after_what_made_it_is_gone():
-<<<<<<< HEAD:tests/test_process_memory.py
-    before = process_memory.peak_bytes()
-    block = np.ones(before + 64 * MIB, np.uint8)
-    assert process_memory.peak_bytes() >= block.nbytes
-    del block
-    assert process_memory.peak_bytes() >= before + 64 * MIB
-=======
     before, peak, after = run(PEAK)
     assert peak >= before + 64 * MIB
     assert after >= before + 64 * MIB
->>>>>>> bbf2481 (Tests in tiers that compile less: what was compiled is kept, whole functions at once, few shapes; tests mirror the tree):tests/test_memory.py
 
 
 def test_a_child_does_not_report_its_parent_s():
     block = np.ones(256 * MIB, np.uint8)
-<<<<<<< HEAD:tests/test_process_memory.py
-    words = "from soraflax import process_memory; print(process_memory.peak_bytes())"
-    done = subprocess.run(
-        [sys.executable, "-c", words], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < block.nbytes
-=======
     words = "from soraflax import process_memory; print(process_memory.peak_bytes())"
     assert run(words)[0] < block.nbytes
->>>>>>> bbf2481 (Tests in tiers that compile less: what was compiled is kept, whole functions at once, few shapes; tests mirror the tree):tests/test_memory.py
 
 
 def test_without_the_record_it_asks_the_system(monkeypatch, tmp_path):
