@@ -20,6 +20,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        # Builders are called, never looked up by name: two worlds may share one.
+        super().__init_subclass__(skip_registration=True, **keywords)
+
     def __init__(self, *, data_dir: str | Path) -> None:
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 
