@@ -23,7 +23,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -119,6 +119,7 @@ def spelled(value: object) -> str:
     return str(value)
 
 
+@runtime_checkable
 class Command(Protocol):
     """A module with one command: what it reads, and what it does."""
 
