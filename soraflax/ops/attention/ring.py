@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from soraflax.ops.attention import kernel as kernels
 from soraflax.ops.attention import plan as planning
@@ -44,7 +44,7 @@ class Ring:
     width: int
 
     @property
-    def group(self) -> jax.Array:
+    def group(self) -> Int[Array, ""]:
         """Index of the group that this device is in."""
         return lax.axis_index(self.axis) // self.width
 
@@ -55,7 +55,7 @@ class Ring:
         return jax.tree.map(lambda x: lax.ppermute(x, self.axis, pairs), tree)
 
     def pair(
-        self, plan: planning.AttentionPlan, *, step: int | jax.Array
+        self, plan: planning.AttentionPlan, *, step: int | Int[Array, ""]
     ) -> planning.AttentionPlan:
         """The plan of this group's queries and the keys it holds at a step."""
         return plan.pair(self.group, (self.group + step) % self.groups)

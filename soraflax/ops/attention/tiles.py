@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Shaped
 
 from soraflax.ops.attention import plan as planning
 
@@ -48,7 +49,7 @@ class Side:
         """Tokens in the blocks of a row."""
         return self.blocks * self.block
 
-    def pad(self, x: jax.Array, *, axis: int = 1) -> jax.Array:
+    def pad(self, x: Shaped[Array, "..."], *, axis: int = 1) -> Shaped[Array, "..."]:
         """`x` with zeros after its N entries along `axis`, up to whole blocks."""
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, self.padded_length - self.length)
@@ -63,6 +64,6 @@ def sides(plan: planning.AttentionPlan) -> tuple[Side, Side]:
     )
 
 
-def same_segment(own: jax.Array, other: jax.Array) -> jax.Array:
-    """`[n, m]` bool, the token mask of a pair of blocks with ids `[n]` and `[m]`."""
+def same_segment(own: Int[Array, "n"], other: Int[Array, "m"]) -> Bool[Array, "n m"]:
+    """The token mask of a pair of blocks with segment ids `own` and `other`."""
     return (own[:, None] == other[None, :]) & (own > 0)[:, None]
