@@ -81,7 +81,7 @@ def error(sampler: solver.Sampler, steps: int) -> float:
 
 
 for sampler in (samplers.Euler(), Midpoint()):
-    errors = [error(sampler, steps) for steps in (8, 16)]
+    errors = [error(sampler, steps) for steps in (64, 128)]
     order = float(jnp.log2(errors[0] / errors[1]))
-    print(f"{sampler}: error {errors[1]:.1e} at 16 steps, order {order:.2f}")
+    print(f"{sampler}: error {errors[1]:.1e} at 128 steps, order {order:.2f}")
 # --8<-- [end:order]

@@ -120,7 +120,7 @@ def render(text: str, seed: int, *, size: tuple[int, int] = (SIDE, SIDE)) -> np.
 
 
 def commands() -> list[Command]:
-    """All of them, in the order of the README."""
+    """All of them, in the order of docs/tasks.md."""
     wide, tall, double = f"{WIDE}x{SIDE}", f"{SIDE}x{WIDE}", f"{2 * SIDE}x{2 * SIDE}"
     square = "a large blue square moves left on a tan background"
     triangle = "a large yellow triangle on a black background"
@@ -204,7 +204,7 @@ def draw(path: pathlib.Path, command: Command, *, given: Inputs, video: Video) -
 
 
 def table(shown: Sequence[Command], folder: str) -> str:
-    """The README's table in Markdown."""
+    """A table of the pictures, in Markdown."""
     lines = ["| command | meaning | picture |", "|---|---|---|"]
     for command in shown:
         picture = f"![{command.name}]({folder}/{command.name}.png)"

@@ -13,7 +13,7 @@ Result    82 minutes beside other work. Joins of extended, looped and connected 
           0.8 to 1.2 times the clip's own pace; image-to-video keeps colour and count in
           1.00 and shape in 0.64 of clips (0.92 for real ones, decoded); edits of colour
           with accuracy 0.8 and position within a diameter at strengths 0.4 to 0.8. The
-          README has the table.
+          table is in docs/benchmarks.md.
 
 It is `video_small.py` but for the rates of masks, windows that begin inside a clip,
 and the number of steps. `:tiny` is the size that tests train.

@@ -4,7 +4,7 @@ Claim     a step fits, and is bound by matrix products, on each of the pods belo
 Hardware  none was at hand; presets name a pod by its chips.
 Command   soraflax plan --config=wan2_1_t2v_14b:v5p-512 \\
               --topology v5p:8x8x8
-Result    see the README; `python -m experiments.benchmarks.pod_plans` makes the
+Result    in docs/planning.md; `python -m experiments.benchmarks.pod_plans` makes the
 figures.
 
 A row holds 131,072 tokens, four clips of 81 frames at 832 x 480 (32,760 tokens each,

@@ -4,7 +4,7 @@ Claim     a step fits on each of the slices below.
 Hardware  none was at hand; presets name a slice by its chips.
 Command   soraflax plan --config=wan2_1_t2v_1_3b:v6e-16 \\
               --topology v6e:4x4
-Result    see the README; `python -m experiments.benchmarks.pod_plans` makes the
+Result    in docs/planning.md; `python -m experiments.benchmarks.pod_plans` makes the
 figures.
 
 A row holds 32,768 tokens: one clip of 81 frames at 832 x 480, or many shorter ones.

@@ -4,7 +4,7 @@ Claim     a step fits on each of the slices below.
 Hardware  none was at hand; presets name a slice by its chips.
 Command   soraflax plan --config=wan2_2_ti2v_5b:v6e-64 \\
               --topology v6e:8x8
-Result    see the README; `python -m experiments.benchmarks.pod_plans` makes the
+Result    in docs/planning.md; `python -m experiments.benchmarks.pod_plans` makes the
 figures.
 
 Its autoencoder compresses 4 x 16 x 16, so a row of 65,536 tokens holds two clips of 121

@@ -80,7 +80,14 @@ def test_add_a_world(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["add_a_sampler", "attention_alone", "nnx_wrapper", "packed_transformer"]
+    "name",
+    [
+        "add_a_sampler",
+        "add_an_attention_kernel",
+        "attention_alone",
+        "nnx_wrapper",
+        "packed_transformer",
+    ],
 )
 def test_a_program_that_stands_alone(name, capsys):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
