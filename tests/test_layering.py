@@ -124,6 +124,8 @@ STILL_TO_MEND: dict[str, int] = {
 NO_MODULE = {
     "cli/test_tasks.py": "the commands that take clips and images, all alike",
     "compiler/test_plan.py": "the planner with the compiler that `make plan` installs",
+    "docs/": "the pages",
+    "examples/": "the examples",
     "experiments/test_two_processes.py": "every stage, in two processes",
     "experiments/test_wan_configs.py": "the configs of one family",
     "generation/test_batch_invariance.py": "the generator, all of it",
