@@ -96,7 +96,7 @@ ids = np.repeat(np.array([1, 2, 0], np.int32), (100, 80, 20))[None]
 plan = attention.make_plan(ids, ids)
 keys = jax.random.split(jax.random.key(0), 3)
 q, k, v = (jax.random.normal(key, (1, 200, 2, 32)) for key in keys)
-out = kernels.attend(q, k, v, plan, KERNEL, 32**-0.5)
+out = jnp.asarray(kernels.attend(q, k, v, plan, KERNEL, 32**-0.5))
 exact = attention.attention(q, k, v, plan=plan, implementation="reference")
 present = jnp.asarray(ids > 0)[..., None, None]
 error = jnp.max(jnp.where(present, jnp.abs(out - exact), 0))

@@ -79,16 +79,16 @@ def test_add_a_world(tmp_path):
     assert clips[1] == world.clip(0, 1) != records.open_dataset(out, "validation")[0]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "add_a_sampler",
-        "add_an_attention_kernel",
-        "attention_alone",
-        "nnx_wrapper",
-        "packed_transformer",
-    ],
-)
+ALONE = [
+    "add_a_sampler",
+    "add_an_attention_kernel",
+    "attention_alone",
+    "nnx_wrapper",
+    "packed_transformer",
+]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_a_program_that_stands_alone(name, capsys):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out
