@@ -257,7 +257,7 @@ def _check_source(
             "cannot be mixed: cache both with one"
         )
     for shape in source.shapes:
-        t, h, w = patch.grid_of(shape, config.patch)
+        t, h, w = patch.patch_grid(shape, config.patch)
         packing.check_fits(t * h * w, config.captions.max_length, shape=config.row)
 
 

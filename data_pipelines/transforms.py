@@ -329,7 +329,7 @@ class LatentTransform:
           ValueError: the latent is not a whole number of patches.
         """
         normal = (latent.astype(np.float32) - self.mean) / self.std
-        grid = patch.grid_of(normal.shape, self.patch)
+        grid = patch.patch_grid(normal.shape, self.patch)
         start, known = sample_window(grid[0], self.windows, rng=rng)
         normal = normal[start * self.patch[0] :]
         grid = (grid[0] - start, *grid[1:])

@@ -35,7 +35,7 @@ prediction = model.apply({"params": params}, row)  # [B, N, P], one for every to
 
 for number, latent in enumerate(latents, start=1):
     tokens = np.asarray(prediction)[row.segments == number]
-    grid = patches.grid_of(latent.shape, config.patch)
+    grid = patches.patch_grid(latent.shape, config.patch)
     predicted = patches.unpatchify(tokens, grid, patch=config.patch)
     print(f"clip {number}: {len(tokens)} tokens, prediction {predicted.shape}")
 # --8<-- [end:program]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import os
 
     from soraflax.generation import tasks as tasks
-    from soraflax.generation.generator import Job as Job
+    from soraflax.generation.conditioning import Job as Job
     from soraflax.generation.model import Model as Model
-    from soraflax.generation.model import Step as Step
+    from soraflax.generation.progress import Step as Step
     from soraflax.generation.sampling import SamplingConfig as SamplingConfig
     from soraflax.media import Video as Video
     from soraflax.media import read_video as read_video
@@ -41,13 +41,13 @@ _HOMES = {
     "AutoencoderConfig": "soraflax.nn.autoencoder",
     "DiT": "soraflax.nn.dit",
     "DiTConfig": "soraflax.nn.dit",
-    "Job": "soraflax.generation.generator",
+    "Job": "soraflax.generation.conditioning",
     "Model": "soraflax.generation.model",
     "Packed": "soraflax.ops.packing",
     "RowShape": "soraflax.ops.packing",
     "SamplingConfig": "soraflax.generation.sampling",
     "Segment": "soraflax.ops.packing",
-    "Step": "soraflax.generation.model",
+    "Step": "soraflax.generation.progress",
     "Video": "soraflax.media",
     "assemble": "soraflax.ops.packing",
     "make_mesh": "soraflax.sharding",

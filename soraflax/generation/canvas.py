@@ -118,8 +118,8 @@ def to_segment(
     """
     latent = statistics.normalize(canvas.latent).astype(np.float32)
     if canvas.strength == 1:
-        # What is not known starts from pure noise: alpha = 0 takes none of it along,
-        # but zeros keep the segment the same whatever stands there.
+        # What is not known starts from noise; the first level may be a little below 1
+        # (`process.start_level`), so zeros make what stands there not matter.
         latent = np.where(canvas.cond_mask[..., None], latent, np.float32(0))
     # One channel of a mask patchifies to `[n, cells of a patch]`.
     cells = patches.patchify(canvas.cond_mask[..., None], patch)
@@ -129,7 +129,8 @@ def to_segment(
     return packing.Segment(
         tokens=patches.patchify(latent, patch),
         positions=patches.positions(
-            patches.grid_of(latent.shape, patch), time_step=canvas.time_step * patch[0]
+            patches.patch_grid(latent.shape, patch),
+            time_step=canvas.time_step * patch[0],
         ),
         cond_mask=cond_mask,
         text=text,
@@ -144,7 +145,7 @@ def from_tokens(
     statistics: autoencoder.LatentStatistics,
 ) -> Float[np.ndarray, "t h w z"]:
     """The latent of a filled canvas; where it was known, the canvas's own."""
-    grid = patches.grid_of(canvas.latent.shape, patch)
+    grid = patches.patch_grid(canvas.latent.shape, patch)
     latent = patches.unpatchify(np.asarray(tokens, np.float32), grid, patch=patch)
     latent = statistics.denormalize(latent)
     return np.where(canvas.cond_mask[..., None], canvas.latent, latent)

@@ -48,8 +48,8 @@ class Conditioning:
         given.
       strength: as of `Canvas`.
       before, after: frames that come before and after what is made, untouched.
-      used: how many frames of what is made, from the start, are in the result; None
-        for all.
+      result_frames: how many frames of what is made, from the start, are in the
+        result; None for all.
       prepend: new frames of further pieces that are made before the result, one after
         the other, the one next to it first (`tasks.extend`, backward).
       prepend_context: frames of the result that each of those is shown, at most.
@@ -65,7 +65,7 @@ class Conditioning:
     strength: float = 1.0
     before: UInt8[np.ndarray, "T0 H W 3"] | None = None
     after: UInt8[np.ndarray, "T1 H W 3"] | None = None
-    used: int | None = None
+    result_frames: int | None = None
     prepend: tuple[int, ...] = ()
     prepend_context: int = 0
 
@@ -104,7 +104,7 @@ class Conditioning:
     def length(self) -> int:
         """Frames of the result, further pieces included."""
         given = sum(len(part) for part in (self.before, self.after) if part is not None)
-        made = self.frames if self.used is None else self.used
+        made = self.frames if self.result_frames is None else self.result_frames
         return given + made + sum(self.prepend)
 
     def paste(
@@ -120,7 +120,7 @@ class Conditioning:
 
     def assemble(self, video: UInt8[np.ndarray, "t H W 3"]) -> np.ndarray:
         """The result: the pasted video between its neighbours, without the pieces."""
-        parts = (self.before, video[: self.used], self.after)
+        parts = (self.before, video[: self.result_frames], self.after)
         return np.concatenate([part for part in parts if part is not None])
 
 

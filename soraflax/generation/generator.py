@@ -34,6 +34,7 @@ Job = conditioning.Job
 Progress = progress_lib.Progress
 SamplingConfig = sampling.SamplingConfig
 Step = progress_lib.Step
+WindowConfig = windows_lib.WindowConfig
 Video = UInt8[np.ndarray, "T H W 3"]
 # From the seed of a piece to that of the piece before it.
 _SEED_STEP = 7919
@@ -78,10 +79,9 @@ class Generator:
         return cls(models.load_video_model(directory))
 
     @property
-    def windows(self) -> windows_lib.WindowConfig:
+    def windows(self) -> WindowConfig:
         """Windows that suit the model's training: `WindowConfig.of_training`."""
-        length = self.model.config.window
-        return windows_lib.WindowConfig.of_training(length, self.grid.patch[0])
+        return WindowConfig.of_training(self.model.config.window, self.grid.patch[0])
 
     def prompt(
         self,
@@ -140,9 +140,9 @@ class Generator:
 
     def window_count(self, job: Job, config: SamplingConfig | None = None) -> int:
         """How many windows the canvas of a job is made in."""
-        how = (config or SamplingConfig()).windows or self.windows
+        windows = (config or SamplingConfig()).windows or self.windows
         frames = self.grid.latent_shape(*job.conditioning.shape)[0]
-        return len(windows_lib.spans(frames, how, patch=self.grid.patch[0]))
+        return len(windows_lib.spans(frames, windows, patch=self.grid.patch[0]))
 
     def __call__(
         self,
@@ -162,9 +162,7 @@ class Generator:
           ValueError: a size off the grid, a text too long, a seed out of range.
         """
         observer = progress_lib.Observer(progress, callback)
-        return _in_pieces(
-            self, jobs, config=config or SamplingConfig(), observer=observer
-        )
+        return _in_pieces(self, jobs, config=config, observer=observer)
 
     def frames(
         self,
@@ -186,7 +184,10 @@ class Generator:
         yield from given.before if given.before is not None else ()
         stream = self.stream([canvas], config, progress=progress, callback=callback)
         latents = (latent for _, latent in stream)
-        at, last = 0, given.frames if given.used is None else given.used
+        at, last = (
+            0,
+            given.frames if given.result_frames is None else given.result_frames,
+        )
         for chunk in decoding.decode_stream(self.model.autoencoder, latents):
             yield from given.paste(chunk, start=at)[: max(0, last - at)]
             at += len(chunk)
@@ -194,7 +195,7 @@ class Generator:
 
     def fill(
         self,
-        work: Sequence[canvases.Canvas],
+        to_fill: Sequence[canvases.Canvas],
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
@@ -202,7 +203,7 @@ class Generator:
     ) -> list[np.ndarray]:
         """Filled latents `[t, h, w, z]` of canvases; errors as of `__call__`."""
         config = config or SamplingConfig()
-        scheduler = self.schedule(work, config)
+        scheduler = self.schedule(to_fill, config)
         observer = progress_lib.Observer(progress, callback)
         for _ in _windows(self.denoiser, scheduler, config=config, observer=observer):
             pass
@@ -210,7 +211,7 @@ class Generator:
 
     def stream(
         self,
-        work: Sequence[canvases.Canvas],
+        to_fill: Sequence[canvases.Canvas],
         config: SamplingConfig | None = None,
         *,
         progress: Progress | None = None,
@@ -218,7 +219,7 @@ class Generator:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Latents as windows are finished: number of a canvas, its next frames."""
         config = config or SamplingConfig()
-        scheduler = self.schedule(work, config)
+        scheduler = self.schedule(to_fill, config)
         observer = progress_lib.Observer(progress, callback)
         for at in _windows(self.denoiser, scheduler, config=config, observer=observer):
             yield from scheduler.finished(at)
@@ -228,12 +229,12 @@ class Generator:
         return decoding.decode(self.model.autoencoder, latents, batch=batch)
 
     def schedule(
-        self, work: Sequence[canvases.Canvas], config: SamplingConfig
+        self, to_fill: Sequence[canvases.Canvas], config: SamplingConfig
     ) -> windows_lib.WindowScheduler:
         """Canvases in windows and tiles, checked; errors are those of `check`."""
         length = self.model.config.text_length
         return windows_lib.WindowScheduler(
-            work,
+            to_fill,
             config.windows or self.windows,
             grid=self.grid,
             statistics=self.model.config.statistics,
@@ -245,23 +246,25 @@ def _in_pieces(
     generator: Generator,
     jobs: Sequence[Job],
     *,
-    config: SamplingConfig,
+    config: SamplingConfig | None,
     observer: progress_lib.Observer,
 ) -> list[Video]:
     """Videos of jobs: all jobs, then the further pieces of those that have some."""
+    config = config or SamplingConfig()
+    # By the number of the job: what is still to be made, and what is made.
     left, videos = dict(enumerate(jobs)), {}
     latents: dict[int, np.ndarray] = {}
     pieces = 1 + max((len(job.conditioning.prepend) for job in jobs), default=0)
     for number in range(pieces):
         merge = functools.partial(_merged, latents, list(left))
-        made, filled = _complete(
+        piece_videos, piece_latents = _complete(
             generator,
             list(left.values()),
             config=config,
             observer=observer.part(number, pieces, merge=merge),
         )
-        videos |= zip(left, made, strict=True)
-        latents = dict(enumerate(merge(filled)))
+        videos |= zip(left, piece_videos, strict=True)
+        latents = dict(enumerate(merge(piece_latents)))
         if observer.stopped:
             break
         left = {

@@ -71,19 +71,19 @@ def clean(
 
 def _readable(text: str) -> tuple[str, list[str]]:
     """The text without what no model should see, and notes of what that was."""
-    kept, broken, control, direction = [], 0, [], []
+    readable, broken, control, direction = [], 0, [], []
     for character in text:
         if character in _WHITE:
-            kept.append(" ")
+            readable.append(" ")
         elif (category := unicodedata.category(character)) == "Cs":
             broken += 1
-            kept.append(_REPLACEMENT)
+            readable.append(_REPLACEMENT)
         elif category == "Cc":
             control.append(character)
         elif character in _DIRECTION:
             direction.append(character)
         else:
-            kept.append(character)
+            readable.append(character)
     notes = []
     if broken:
         notes.append(f"{broken:,} bytes or surrogates that are no text became U+FFFD")
@@ -91,7 +91,7 @@ def _readable(text: str) -> tuple[str, list[str]]:
         notes.append(f"control characters removed: {_names(control)}")
     if direction:
         notes.append(f"direction control characters removed: {_names(direction)}")
-    return " ".join("".join(kept).split()), notes
+    return " ".join("".join(readable).split()), notes
 
 
 def _names(characters: Iterable[str]) -> str:
@@ -113,33 +113,34 @@ def _fitting(
     because the decoded prefix of an encoding need not encode to itself: ids may end
     within a character, and vocabularies that normalise do not give a text back.
     """
-    total, most = len(vocabulary.encode(text)) - 1, text_length - 1
-    if total <= most:
+    total, limit = len(vocabulary.encode(text)) - 1, text_length - 1
+    if total <= limit:
         return text, total, total
 
     def tokens(end: int) -> int:
         return len(vocabulary.encode(text[:end].rstrip())) - 1
 
     words = [match.start() for match in re.finditer(" ", text)] + [len(text)]
-    whole = _last(words, lambda end: tokens(end) <= most)
-    end = words[whole] if whole is not None else 0
-    if 2 * tokens(end) < most:
-        letters = range(end + 1, words[0 if whole is None else whole + 1])
-        further = _last(letters, lambda end: tokens(end) <= most)
-        end = letters[further] if further is not None else end
+    word = _last(words, lambda end: tokens(end) <= limit)
+    end = words[word] if word is not None else 0
+    if 2 * tokens(end) < limit:
+        # Whole words fill less than half: go on into the next one, letter by letter.
+        letters = range(end + 1, words[0 if word is None else word + 1])
+        letter = _last(letters, lambda end: tokens(end) <= limit)
+        end = letters[letter] if letter is not None else end
     return text[:end].rstrip(), tokens(end), total
 
 
-def _last(places: Sequence[int], fits: Callable[[int], bool]) -> int | None:
-    """Index of a place that fits, near the first that does not; None if there is none.
+def _last(ends: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """Index of an end that fits, near the first that does not; None if there is none.
 
-    Doubles its steps and then halves them, so that no place far beyond is looked at.
+    Doubles its steps and then halves them, so that no end far beyond is looked at.
     """
     good, bad = -1, 1
-    while bad <= len(places) and fits(places[bad - 1]):
+    while bad <= len(ends) and fits(ends[bad - 1]):
         good, bad = bad - 1, 2 * bad
-    bad = min(bad - 1, len(places))
+    bad = min(bad - 1, len(ends))
     while bad - good > 1:
         middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(places[middle]) else (good, middle)
+        good, bad = (middle, bad) if fits(ends[middle]) else (good, middle)
     return good if good >= 0 else None

@@ -396,12 +396,12 @@ def step(
         output, residual = batch_invariance.map_rows(
             predict, (inputs, context.plans, state.residual)
         )
-        where: Any = {"x": x, "level": expand(level), "step": state.index}
-        how: Any = {"settings": guidance, "process": spec.process}
+        arguments: Any = {"settings": guidance, "process": spec.process, "x": x}
+        arguments |= {"level": expand(level), "step": state.index}
         if not spec.guided:
-            return guidance_lib.zero_init(output, **where, **how), residual
-        how["deviation"] = functools.partial(_deviation, conditional)
-        guided = guidance_lib.guide(output[:rows], output[rows:], **where, **how)
+            return guidance_lib.zero_init(output, **arguments), residual
+        arguments["deviation"] = functools.partial(_deviation, conditional)
+        guided = guidance_lib.guide(output[:rows], output[rows:], **arguments)
         return guided, residual
 
     def noise(_: Any) -> jax.Array:

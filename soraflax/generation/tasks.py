@@ -225,8 +225,8 @@ def loop(
         strength=strength,
     )
     before = 0 if between.before is None else len(between.before)
-    used = len(video) - before + frames
-    return dataclasses.replace(between, after=None, used=used)
+    own = len(video) - before + frames
+    return dataclasses.replace(between, after=None, result_frames=own)
 
 
 def connect(
@@ -285,9 +285,11 @@ def edit(
     Raises:
       ValueError: a size off the grid.
     """
-    used, video = len(video), _whole(grid, video)
+    own, video = len(video), _padded(grid, video)
     grid.latent_shape(*video.shape[:3])
-    return Conditioning(video, _none(video), fps, len(video), strength, used=used)
+    return Conditioning(
+        video, _none(video), fps, len(video), strength, result_frames=own
+    )
 
 
 def inpaint(
@@ -307,10 +309,10 @@ def inpaint(
         raise ValueError("the mask marks nothing: there is nothing to inpaint")
     if mask.all():
         raise ValueError("the mask marks everything: leave some of it, or generate")
-    used, video = len(video), _whole(grid, video)
+    own, video = len(video), _padded(grid, video)
     grid.latent_shape(*video.shape[:3])
-    kept = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - used, axis=0)])
-    return Conditioning(video, kept, fps, len(video), used=used)
+    keep_mask = ~np.concatenate([mask, np.repeat(mask[-1:], len(video) - own, axis=0)])
+    return Conditioning(video, keep_mask, fps, len(video), result_frames=own)
 
 
 def outpaint(
@@ -331,15 +333,15 @@ def outpaint(
       ValueError: a size off the grid, or a frame that the clip fills.
     """
     width, height = size
-    used, video = len(video), _whole(grid, video)
+    own, video = len(video), _padded(grid, video)
     frames = len(video)
     grid.latent_shape(frames, height, width)
     scale = min(1.0, width / video.shape[2], height / video.shape[1])
     inner = list(video.shape[1:3])
     if scale < 1:
         inner = [
-            min(side, max(cell, round(part * scale / cell) * cell))
-            for part, side, cell in zip(
+            min(side, max(step, round(part * scale / step) * step))
+            for part, side, step in zip(
                 inner, (height, width), grid.patch_sides, strict=True
             )
         ]
@@ -347,18 +349,18 @@ def outpaint(
         raise ValueError(
             f"a clip of {_size(video)} fills {width}x{height}: use a larger size"
         )
-    small = resize(_shaped(video, inner), (inner[1], inner[0]))
+    small = resize(_center_crop(video, inner), (inner[1], inner[0]))
     top, left = (
-        (side - part) // 2 // cell * cell
-        for side, part, cell in zip(
+        (side - part) // 2 // step * step  # whole patches, so that masks fit them
+        for side, part, step in zip(
             (height, width), inner, grid.patch_sides, strict=True
         )
     )
     canvas = np.zeros((frames, height, width, 3), np.uint8)
-    kept = _none(canvas)
-    place = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
-    canvas[place], kept[place] = small, True
-    return Conditioning(canvas, kept, fps, frames, used=used)
+    keep_mask = _none(canvas)
+    area = (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
+    canvas[area], keep_mask[area] = small, True
+    return Conditioning(canvas, keep_mask, fps, frames, result_frames=own)
 
 
 def upscale(
@@ -396,7 +398,7 @@ def resize(video: Video, size: tuple[int, int]) -> Video:
     )
 
 
-def _shaped(video: Video, sides: Sequence[int]) -> Video:
+def _center_crop(video: Video, sides: Sequence[int]) -> Video:
     """The middle of a clip, in the shape of a frame of (height, width)."""
     height, width = video.shape[1:3]
     scale = min(height / sides[0], width / sides[1])
@@ -411,14 +413,15 @@ def contexts(grid: grids.Grid, window: int) -> dict[str, Any]:
     `{task: (context, new)}` in frames of video; forward extension keeps half of a
     window, a loop and a connection leave half of it between two contexts.
     """
-    p, r = grid.patch[0], grid.temporal_ratio
-    whole = max(3, window // p if window else 5)
-    side = max(1, whole // 4)
-    half = whole // 2
+    p, step = grid.patch[0], grid.frame_step
+    # In patches along time: the window, half of it, and each end of a transition.
+    window = max(3, window // p if window else 5)
+    half, end = window // 2, max(1, window // 4)
+    # Frames at the start of a canvas are one patch's 1 + r (p - 1) and r p of others.
     return {
-        "forward": (grid.video_frames(p * (whole - half)), half * r * p),
-        "backward": ((whole - half) * r * p, grid.video_frames(p * half)),
-        "between": (side * r * p, (whole - 2 * side) * r * p),
+        "forward": (grid.video_frames(p * (window - half)), half * step),
+        "backward": ((window - half) * step, grid.video_frames(p * half)),
+        "between": (end * step, (window - 2 * end) * step),
     }
 
 
@@ -448,17 +451,15 @@ def _fit(video: Video, context: int, *, step: int, first: int) -> int:
     if not first <= context:
         raise ValueError(f"a context of {context} frames: use {first} or more")
     if context > len(video):
-        most = max(
-            grids.nearest_sizes(max(len(video), first), step, first=first)[0], first
-        )
+        longest = grids.nearest_sizes(len(video), step, first=first)[0]
         raise ValueError(
             f"a clip of {len(video)} frames, a context of {context}: use "
-            + (f"{most} or less" if most <= len(video) else "a longer clip")
+            + (f"{longest} or less" if longest <= len(video) else "a longer clip")
         )
     return grids.nearest_sizes(context, step, first=first)[0]
 
 
-def _whole(grid: grids.Grid, video: Video) -> Video:
+def _padded(grid: grids.Grid, video: Video) -> Video:
     """The clip, its last frame repeated up to the next legal number of frames."""
     missing = grid.frames_above(len(video)) - len(video)
     return np.concatenate([video, np.repeat(video[-1:], missing, axis=0)])

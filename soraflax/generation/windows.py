@@ -135,7 +135,7 @@ def tiles(
     Raises:
       ValueError: tiles that are no multiple of a patch, or would not get ahead.
     """
-    rows, columns = patches.grid_of(canvas.latent.shape, grid.patch)[1:]
+    rows, columns = patches.patch_grid(canvas.latent.shape, grid.patch)[1:]
     if config.tile is None:
         return tiling.tiles((rows, columns), None, overlap=0)
     for name, side, step in zip(
@@ -247,7 +247,7 @@ class WindowScheduler:
 
     def __init__(
         self,
-        work: Sequence[canvases.Canvas],
+        to_fill: Sequence[canvases.Canvas],
         config: WindowConfig,
         *,
         grid: grids.Grid,
@@ -257,7 +257,7 @@ class WindowScheduler:
         """Nothing is made yet.
 
         Args:
-          work: canvases to be filled.
+          to_fill: canvases to be filled.
           config: how to take them apart.
           grid: sizes that the model can make.
           statistics: of the latents that the transformer was trained on.
@@ -267,18 +267,19 @@ class WindowScheduler:
           ValueError: windows or tiles that cannot be, a text too long, or a tile of
             more than `grid.MAX_TOKENS` tokens.
         """
-        self._canvases, self._config = work, config
+        self._canvases, self._config = to_fill, config
         self._grid, self._statistics = grid, statistics
         self._spans = [
-            spans(len(canvas.latent), config, patch=grid.patch[0]) for canvas in work
+            spans(len(canvas.latent), config, patch=grid.patch[0]) for canvas in to_fill
         ]
-        self._tiles = [tiles(canvas, grid, config=config) for canvas in work]
-        self._texts = [(tokenize(c.text), tokenize(c.negative)) for c in work]
-        for canvas, windows, parts in zip(work, self._spans, self._tiles, strict=True):
+        self._tiles = [tiles(canvas, grid, config=config) for canvas in to_fill]
+        self._texts = [(tokenize(c.text), tokenize(c.negative)) for c in to_fill]
+        for index, canvas in enumerate(to_fill):
             # All windows of a canvas are of one size, and so are all tiles.
-            tile = crop(canvas.cut(*windows[0]), parts[0], patch=grid.patch)
+            window = canvas.cut(*self._spans[index][0])
+            tile = crop(window, self._tiles[index][0], patch=grid.patch)
             grid.check_tokens(tile.latent.shape)
-        self.latents = [np.zeros(c.latent.shape, np.float32) for c in work]
+        self.latents = [np.zeros(c.latent.shape, np.float32) for c in to_fill]
         self.count = max((len(windows) for windows in self._spans), default=0)
 
     def tiles(self, window: int) -> list[WindowTile]:
@@ -287,19 +288,18 @@ class WindowScheduler:
         Raises:
           ValueError: a mask that cuts through patches.
         """
-        found: list[WindowTile] = []
+        cut: list[WindowTile] = []
         for index in self._with_window(window):
             start, stop = self._spans[index][window]
-            whole = self._canvases[index]
             part = window_canvas(
-                whole,
+                self._canvases[index],
                 self.latents[index],
                 start=start,
                 stop=stop,
                 done=self._done(index, window),
             )
-            found += self._cut(index, part, window=window, number=len(found))
-        return found
+            cut += self._cut(index, part, window=window, number=len(cut))
+        return cut
 
     def _cut(
         self, index: int, part: canvases.Canvas, *, window: int, number: int
@@ -307,11 +307,11 @@ class WindowScheduler:
         """The tiles of a window, numbered from `number`."""
         patch = self._grid.patch
         text, negative = self._texts[index]
-        size = patches.grid_of(part.latent.shape, patch)
+        size = patches.patch_grid(part.latent.shape, patch)
         first = self._spans[index][window][0] // patch[0]
         positions = self._tiles[index]
         ramp = _tile_overlap(self._config, self._grid)
-        for place, position in enumerate(positions):
+        for offset, position in enumerate(positions):
             tile = crop(part, position, patch=patch)
             weights = None
             if len(positions) > 1:
@@ -327,7 +327,7 @@ class WindowScheduler:
                 canvas_index=index,
                 window=window,
                 position=position,
-                number=number + place,
+                number=number + offset,
             )
 
     def write(self, tile: WindowTile, tokens: Float[np.ndarray, "n P"]) -> None:
@@ -343,10 +343,9 @@ class WindowScheduler:
         start, stop = self._spans[tile.canvas_index][tile.window]
         # What windows share stays as the earlier one made it: equation (1).
         done = self._done(tile.canvas_index, tile.window)
-        whole = self.latents[tile.canvas_index]
-        whole[done:stop, rows.start : rows.stop, columns.start : columns.stop] = latent[
-            done - start :
-        ]
+        made = latent[done - start :]
+        area = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        self.latents[tile.canvas_index][done:stop, *area] = made
 
     def finished(self, window: int) -> Iterator[tuple[int, np.ndarray]]:
         """Number of a canvas and the latent frames that a window has added to it."""

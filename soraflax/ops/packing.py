@@ -223,7 +223,7 @@ class Segment:
         latent: Float[np.ndarray, "time height width z"],
         text: np.ndarray,
         *,
-        patch: patches.Grid,
+        patch: patches.Sizes,
         time_step: float = 1.0,
     ) -> "Segment":
         """A whole clip to be denoised, or an image (time 1).
@@ -239,7 +239,7 @@ class Segment:
           ValueError: a size of the latent is not a multiple of the patch.
         """
         tokens = np.asarray(patches.patchify(latent, patch), np.float32)
-        grid = patches.grid_of(latent.shape, patch)
+        grid = patches.patch_grid(latent.shape, patch)
         return cls(
             tokens=tokens,
             positions=patches.positions(grid, time_step=time_step * patch[0]),

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 A = TypeVar("A", np.ndarray, jax.Array)
-Grid = tuple[int, int, int]
+Sizes = tuple[int, int, int]
 
 
-def grid_of(latent_shape: tuple[int, ...], patch: Grid) -> Grid:
+def patch_grid(latent_shape: tuple[int, ...], patch: Sizes) -> Sizes:
     """Patches along time, height and width of a latent `[..., t, h, w, z]`.
 
     Raises:
@@ -39,14 +39,14 @@ def grid_of(latent_shape: tuple[int, ...], patch: Grid) -> Grid:
 
 
 def patchify(
-    latent: Shaped[A, "*batch time height width z"], patch: Grid
+    latent: Shaped[A, "*batch time height width z"], patch: Sizes
 ) -> Shaped[A, "*batch N P"]:
     """Equation (1).
 
     Raises:
       ValueError: a size of the latent is not a multiple of the patch.
     """
-    t, h, w = grid_of(latent.shape, patch)
+    t, h, w = patch_grid(latent.shape, patch)
     batch, z = latent.shape[:-4], latent.shape[-1]
     pt, ph, pw = patch
     x = latent.reshape(*batch, t, pt, h, ph, w, pw, z)
@@ -57,7 +57,7 @@ def patchify(
 
 
 def unpatchify(
-    tokens: Shaped[A, "*batch N P"], grid: Grid, *, patch: Grid
+    tokens: Shaped[A, "*batch N P"], grid: Sizes, *, patch: Sizes
 ) -> Shaped[A, "*batch time height width z"]:
     """The inverse of `patchify`; `grid` counts patches, not latent cells.
 
@@ -81,7 +81,7 @@ def unpatchify(
     )
 
 
-def positions(grid: Grid, *, time_step: float = 1.0) -> Float[np.ndarray, "N 3"]:
+def positions(grid: Sizes, *, time_step: float = 1.0) -> Float[np.ndarray, "N 3"]:
     """Time, height and width of every token of one clip.
 
     Args:

@@ -43,7 +43,7 @@ def plans(draw):
 def test_every_clip_gets_a_legal_size_within_the_limits(plan):
     grid, config, fit = plan
     latent = grid.latent_shape(fit.frames, fit.height, fit.width)
-    assert patch.grid_of(latent, grid.patch) == fit.grid
+    assert patch.patch_grid(latent, grid.patch) == fit.grid
     assert 1 <= fit.tokens <= max(config.max_tokens, 1)
     assert fit.frames <= config.max_frames
     assert (

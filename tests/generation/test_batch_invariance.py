@@ -76,11 +76,3 @@ def test_caching_does_not_depend_on_what_shares_the_rows(generator, jobs):
     for canvas, latent in zip(canvases, together, strict=True):
         (alone,) = generator.fill([canvas], config)
         np.testing.assert_array_equal(latent, alone)
-
-
-def test_decoding_does_not_depend_on_the_batch(generator):
-    rng = np.random.default_rng(0)
-    latents = [rng.normal(size=(3, 4, 6, 4)).astype(np.float32) for _ in range(5)]
-    together = generator.decode(latents, batch=4)
-    for latent, video in zip(latents, together, strict=True):
-        np.testing.assert_array_equal(generator.decode([latent])[0], video)

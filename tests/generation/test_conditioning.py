@@ -196,7 +196,7 @@ def test_pasted_and_assembled():
     kept = frames_kept(0, 1, 1, 0, 0, size=(2, 2))
     before, after, made = (clip(n, (2, 2), seed=n) for n in (3, 2, 5))
     given = givens.Conditioning(
-        clip(5, (2, 2)), kept, 8.0, 5, before=before, after=after, used=4
+        clip(5, (2, 2)), kept, 8.0, 5, before=before, after=after, result_frames=4
     )
     pasted = given.paste(made)
     np.testing.assert_array_equal(pasted[[0, 3, 4]], made[[0, 3, 4]])

@@ -130,7 +130,7 @@ def segment(case: Case, sizes: dict[str, Any]) -> packing.Segment:
     """The same as a segment of a row."""
     latent, text = inputs(case, sizes)
     cut = sizes.get("patch_size", (1, 2, 2))
-    grid = patch.grid_of(latent.shape, cut)
+    grid = patch.patch_grid(latent.shape, cut)
     positions = patch.positions(grid)
     known = positions[:, 0] < case.known
     return packing.Segment(patch.patchify(latent, cut), positions, known, text)

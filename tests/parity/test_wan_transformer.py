@@ -117,7 +117,7 @@ def test_gradients_equal_theirs(pair, sizes):
         times = times if case.known else times[:, 0]
         x = torch.from_numpy(np.einsum("thwz->zthw", latent)[None].copy())
         y = theirs(x, torch.from_numpy(times), torch.from_numpy(text[None])).sample[0]
-        grid = patch.grid_of(latent.shape, config.patch)
+        grid = patch.patch_grid(latent.shape, config.patch)
         w = patch.unpatchify(weight[0, place], grid, patch=config.patch)
         (y * torch.from_numpy(np.einsum("thwz->zthw", w).copy())).sum().backward()
     leaves = model_io.flat_shapes(found)

@@ -73,7 +73,7 @@ def rows(
 
 
 def _segments(batch: Batch, config: dit.DiTConfig) -> list[packing.Segment]:
-    grid = patch.grid_of(batch.latent.shape, config.patch)
+    grid = patch.patch_grid(batch.latent.shape, config.patch)
     positions, known = patch.positions(grid), np.zeros(int(np.prod(grid)), bool)
     return [
         packing.Segment(patch.patchify(x, config.patch), positions, known, y)

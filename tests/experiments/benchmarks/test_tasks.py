@@ -176,7 +176,7 @@ def test_seams_lie_where_given_and_made_frames_meet(bench):
             np.ones(0 if part is None else len(part), np.uint8)
             for part in (given.before, given.after)
         )
-        whole = np.concatenate([before, kept[: given.used], after])
+        whole = np.concatenate([before, kept[: given.result_frames], after])
         assert len(whole) == given.length
         for seam in case.seams:
             assert whole[seam.before] != whole[seam.after]
