@@ -248,8 +248,8 @@ def transformer_activation_bytes(
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolution:
-    """One convolution, or a norm (`kernel` 0).
+class ConvolutionSizes:
+    """Sizes of a convolution, or of a norm (`kernel` 0).
 
     Attributes:
       positions: positions of its output, in all frames.
@@ -276,29 +276,29 @@ class Convolution:
 Extent = tuple[int, int, int]  # frames, height, width
 
 
-def _norm(extent: Extent, c: int) -> Convolution:
-    return Convolution(math.prod(extent), 0, (c, c))
+def _norm(extent: Extent, c: int) -> ConvolutionSizes:
+    return ConvolutionSizes(math.prod(extent), 0, (c, c))
 
 
-def _residual(extent: Extent, a: int, *, b: int) -> Iterator[Convolution]:
+def _residual(extent: Extent, a: int, *, b: int) -> Iterator[ConvolutionSizes]:
     n = math.prod(extent)
     yield _norm(extent, a)
-    yield Convolution(n, 27, (a, b))
+    yield ConvolutionSizes(n, 27, (a, b))
     yield _norm(extent, b)
-    yield Convolution(n, 27, (b, b))
+    yield ConvolutionSizes(n, 27, (b, b))
     if a != b:
-        yield Convolution(n, 1, (a, b))
+        yield ConvolutionSizes(n, 1, (a, b))
 
 
 def _middle(
     config: AutoencoderSizes, extent: Extent, *, c: int
-) -> Iterator[Convolution]:
+) -> Iterator[ConvolutionSizes]:
     yield from _residual(extent, c, b=c)
     if config.attention:
         n = math.prod(extent)
         yield _norm(extent, c)
-        yield Convolution(n, 1, (c, 3 * c), pairs=n * extent[1] * extent[2])
-        yield Convolution(n, 1, (c, c))
+        yield ConvolutionSizes(n, 1, (c, 3 * c), pairs=n * extent[1] * extent[2])
+        yield ConvolutionSizes(n, 1, (c, c))
     yield from _residual(extent, c, b=c)
 
 
@@ -321,11 +321,13 @@ def _stage_extents(config: AutoencoderSizes, video: Extent) -> list[Extent]:
     return stages
 
 
-def encoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolution]:
+def encoder_layers(
+    config: AutoencoderSizes, video: Extent
+) -> Iterator[ConvolutionSizes]:
     """Every layer of the encoder for a video of `(frames, height, width)`."""
     stages = _stage_extents(config, video)
     block, taps = _ends(config)
-    yield Convolution(math.prod(stages[0]), taps, (block, config.width))
+    yield ConvolutionSizes(math.prod(stages[0]), taps, (block, config.width))
     c = config.width
     for at, (extent, width) in enumerate(zip(stages, config.stage_widths, strict=True)):
         for _ in range(config.blocks):
@@ -333,27 +335,29 @@ def encoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolut
             c = width
         if at + 1 < len(stages) and config.spatial_downsample[at]:
             halved = (extent[0], *stages[at + 1][1:])
-            yield Convolution(math.prod(halved), 9, (c, c))
+            yield ConvolutionSizes(math.prod(halved), 9, (c, c))
         if at + 1 < len(stages) and config.temporal_downsample[at]:
             # The first frame is copied, not convolved.
             later = (stages[at + 1][0] - 1, *stages[at + 1][1:])
-            yield Convolution(math.prod(later), 3, (c, c))
+            yield ConvolutionSizes(math.prod(later), 3, (c, c))
     n, z = math.prod(stages[-1]), config.latent_channels
     yield from _middle(config, stages[-1], c=c)
     yield _norm(stages[-1], c)
-    yield Convolution(n, 27, (c, 2 * z))
-    yield Convolution(n, 1, (2 * z, 2 * z))
+    yield ConvolutionSizes(n, 27, (c, 2 * z))
+    yield ConvolutionSizes(n, 1, (2 * z, 2 * z))
     if config.linear_path:
-        yield Convolution(n, 1, (_ratio_block(config), z))
+        yield ConvolutionSizes(n, 1, (_ratio_block(config), z))
 
 
-def decoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolution]:
+def decoder_layers(
+    config: AutoencoderSizes, video: Extent
+) -> Iterator[ConvolutionSizes]:
     """Every layer of the decoder for a video of `(frames, height, width)`."""
     stages = _stage_extents(config, video)[::-1]
     widths = config.decoder_widths
     z, c = config.latent_channels, widths[0]
-    yield Convolution(math.prod(stages[0]), 1, (z, z))
-    yield Convolution(math.prod(stages[0]), 27, (z, c))
+    yield ConvolutionSizes(math.prod(stages[0]), 1, (z, z))
+    yield ConvolutionSizes(math.prod(stages[0]), 27, (z, c))
     yield from _middle(config, stages[0], c=c)
     for at, (extent, width) in enumerate(zip(stages, widths, strict=True)):
         for _ in range(config.blocks + 1):
@@ -361,16 +365,16 @@ def decoder_layers(config: AutoencoderSizes, video: Extent) -> Iterator[Convolut
             c = width
         if at + 1 < len(stages) and config.temporal_downsample[::-1][at]:
             later = (extent[0] - 1, *extent[1:])
-            yield Convolution(math.prod(later), 3, (c, 2 * c))
+            yield ConvolutionSizes(math.prod(later), 3, (c, 2 * c))
         if at + 1 < len(stages) and config.spatial_downsample[::-1][at]:
             out = c if config.shortcuts else c // 2
-            yield Convolution(math.prod(stages[at + 1]), 9, (c, out))
+            yield ConvolutionSizes(math.prod(stages[at + 1]), 9, (c, out))
             c = out
     block, taps = _ends(config)
     yield _norm(stages[-1], c)
-    yield Convolution(math.prod(stages[-1]), taps, (c, block))
+    yield ConvolutionSizes(math.prod(stages[-1]), taps, (c, block))
     if config.linear_path:
-        yield Convolution(math.prod(stages[0]), 1, (z, _ratio_block(config)))
+        yield ConvolutionSizes(math.prod(stages[0]), 1, (z, _ratio_block(config)))
 
 
 def _ratio_block(config: AutoencoderSizes) -> int:
@@ -382,7 +386,7 @@ def _ratio_block(config: AutoencoderSizes) -> int:
 
 def _autoencoder_layers(
     config: AutoencoderSizes, video: Extent
-) -> Iterator[Convolution]:
+) -> Iterator[ConvolutionSizes]:
     yield from encoder_layers(config, video)
     yield from decoder_layers(config, video)
 

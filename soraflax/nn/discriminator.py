@@ -123,15 +123,17 @@ class Discriminator(nn.Module):
 
 def layers(
     config: DiscriminatorConfig, video: tuple[int, int, int]
-) -> Iterator[flops.Convolution]:
+) -> Iterator[flops.ConvolutionSizes]:
     """Every convolution, for a video of `(frames, height, width)`."""
     channels = 3
     sizes: tuple[int, ...] = video
     for width, strides in zip(config.widths, config.strides, strict=True):
         sizes = tuple(-(-n // s) for n, s in zip(sizes, strides, strict=True))
-        yield flops.Convolution(math.prod(sizes), math.prod(KERNEL), (channels, width))
+        yield flops.ConvolutionSizes(
+            math.prod(sizes), math.prod(KERNEL), (channels, width)
+        )
         channels = width
-    yield flops.Convolution(math.prod(sizes), math.prod(END), (channels, 1))
+    yield flops.ConvolutionSizes(math.prod(sizes), math.prod(END), (channels, 1))
 
 
 VARIANTS: dict[str, DiscriminatorConfig] = {
