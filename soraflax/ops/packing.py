@@ -221,7 +221,7 @@ class Segment:
     def from_latent(
         cls,
         latent: Float[np.ndarray, "time height width z"],
-        text: np.ndarray,
+        text: Int[np.ndarray, "m"] | Float[np.ndarray, "m E"],
         *,
         patch: patches.Sizes,
         time_step: float = 1.0,

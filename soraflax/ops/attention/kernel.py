@@ -35,7 +35,9 @@ MASK_VALUE = -1e30
 MIN_TOTAL = 1e-30  # least denominator of a softmax
 
 Partial = tuple[Float[Array, "B N H K"], Float[Array, "B H N"]]
-Gradients = tuple[Float[Array, "B N H K"], Float[Array, "B M H K"], Any]
+Gradients = tuple[
+    Float[Array, "B N H K"], Float[Array, "B M H K"], Float[Array, "B M H K"]
+]
 
 
 @functools.partial(
@@ -72,9 +74,9 @@ class Forward(Protocol):
 
     def __call__(
         self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
+        q: Float[Array, "B N H K"],
+        k: Float[Array, "B M H K"],
+        v: Float[Array, "B M H K"],
         *,
         plan: planning.AttentionPlan,
         scale: float,
@@ -85,7 +87,9 @@ class Forward(Protocol):
 class Backward(Protocol):
     """Equations (2) and (3) of a kernel."""
 
-    def __call__(self, residuals: Residuals, d_out: jax.Array) -> Gradients: ...
+    def __call__(
+        self, residuals: Residuals, d_out: Float[Array, "B N H K"]
+    ) -> Gradients: ...
 
 
 @dataclasses.dataclass(frozen=True)

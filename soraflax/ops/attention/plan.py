@@ -102,7 +102,9 @@ class AttentionPlan:
         """Block pairs that each row visits."""
         return jnp.sum(self.visited_by_shard, axis=(1, 2))
 
-    def pair(self, query: int | jax.Array, key: int | jax.Array) -> "AttentionPlan":
+    def pair(
+        self, query: int | Int[Array, ""], key: int | Int[Array, ""]
+    ) -> "AttentionPlan":
         """The plan of one shard of queries and one of keys, as rows that are not cut.
 
         Args:
