@@ -35,6 +35,9 @@ jaxtyping.install_import_hook(
     [
         "soraflax.ops",
         "soraflax.diffusion",
+        "soraflax.nn",
+        "soraflax.flops",
+        "soraflax.sharding",
         "soraflax.media",
         "soraflax.evaluation",
         "soraflax.autoencoding",
