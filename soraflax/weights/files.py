@@ -20,6 +20,7 @@ from soraflax.pretrained import io as model_io
 
 SAFE = ".safetensors"
 INDEX = ".safetensors.index.json"
+MAX_SHARD_BYTES = 5 * 2**30
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,

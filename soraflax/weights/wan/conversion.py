@@ -15,7 +15,6 @@ from soraflax.weights.wan import autoencoder, lora, transformer
 
 Converted = models.AutoencoderModel | models.TransformerModel
 Model = Converted | models.AdaptersModel
-MAX_SHARD_BYTES = 5 * 2**30
 PARTS = ("vae", "transformer")
 CLASSES = (autoencoder.CLASS, transformer.CLASS)
 
@@ -54,7 +53,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     family: str,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> Model:
     """Write our autoencoder, transformer or adapters as diffusers reads Wan's.
 

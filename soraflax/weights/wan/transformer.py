@@ -26,8 +26,27 @@ from soraflax.weights import files, tensor_map
 CLASS = "WanTransformer3DModel"
 STEM = "diffusion_pytorch_model"
 PIPELINE = "model_index.json"
-MAX_SHARD_BYTES = 5 * 2**30
 TABLE = tensor_map.TensorForm(lambda a: a[0], lambda a: a[None], (None, 0, 1))
+# Fields of `config.json`: sizes, with those of Wan 2.1 14B; fields that all models of
+# this form share; and fields that are checked by themselves, or change nothing.
+_SIZES = {
+    "in_channels": 16,
+    "num_attention_heads": 40,
+    "attention_head_dim": 128,
+    "num_layers": 40,
+    "ffn_dim": 13824,
+    "text_dim": 4096,
+    "freq_dim": 256,
+}
+_FIXED = {
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "image_dim": None,
+    "added_kv_proj_dim": None,
+    "pos_embed_seq_len": None,
+}
+_OTHERS = {"out_channels", "patch_size", "rope_max_seq_len"}
 
 
 def _patches(config: dit.DiTConfig) -> tensor_map.TensorForm:
@@ -141,7 +160,7 @@ def parse_config(
             raise model_io.ModelError(
                 f"{origin}: {name} is {values[name]!r}, not {value!r}"
             )
-    patch_t, patch_h, patch_w = _patch(values.get("patch_size", (1, 2, 2)), origin)
+    patch_t, patch_h, patch_w = _patch_size(values.get("patch_size", (1, 2, 2)), origin)
     try:
         return dit.DiTConfig(
             latent_channels=channels,
@@ -159,18 +178,7 @@ def parse_config(
         raise model_io.ModelError(f"{origin}: {error}") from None
 
 
-_SIZES = {
-    "in_channels": 16,
-    "num_attention_heads": 40,
-    "attention_head_dim": 128,
-    "num_layers": 40,
-    "ffn_dim": 13824,
-    "text_dim": 4096,
-    "freq_dim": 256,
-}
-
-
-def _patch(value: Any, origin: Any) -> Sequence[int]:
+def _patch_size(value: Any, origin: Any) -> Sequence[int]:
     if (
         not isinstance(value, list | tuple)
         or len(value) != 3
@@ -180,18 +188,6 @@ def _patch(value: Any, origin: Any) -> Sequence[int]:
             f"{origin}: patch_size is {value!r}, not three whole numbers"
         )
     return value
-
-
-# Fields that are checked elsewhere, or have no effect on what is computed.
-_OTHERS = {"out_channels", "patch_size", "rope_max_seq_len"}
-_FIXED = {
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-    "eps": 1e-6,
-    "image_dim": None,
-    "added_kv_proj_dim": None,
-    "pos_embed_seq_len": None,
-}
 
 
 def format_config(config: dit.DiTConfig) -> dict[str, Any]:
@@ -320,7 +316,7 @@ def save_transformer(
     params: Any,
     *,
     config: dit.DiTConfig,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
     """Write `config.json` and float32 safetensors as diffusers reads them.
 
