@@ -39,16 +39,16 @@ class Model:
 
     Arguments that the methods share, all of them keywords:
 
-      seed: PRNG seed of the noise, 0 to 2**32 - 1. One seed gives the same pixels
-        whatever else is made beside it.
-      negative: text that guidance leads away from.
-      config: how to sample (`SamplingConfig`): steps, guidance, sampler, cache.
-      progress: True shows a bar over the steps; or called with (steps done, steps in
-        all) after each.
-      callback: called after every step with a `Step`; where it returns True the model
-        stops and gives what it has made so far.
-      fps: frames per second; None for the model's reference rate. A clip has its own.
-      frames, seconds: how much is made, one of them; None for what suits the model.
+    - `seed`: PRNG seed of the noise, 0 to 2**32 - 1. One seed gives the same pixels
+      whatever else is made beside it.
+    - `negative`: text that guidance leads away from.
+    - `config`: how to sample (`SamplingConfig`): steps, guidance, sampler, cache.
+    - `progress`: True shows a bar over the steps; or called with (steps done, steps in
+      all) after each.
+    - `callback`: called after every step with a `Step`; where it returns True the model
+      stops and gives what it has made so far.
+    - `fps`: frames per second; None for the model's reference rate. A clip has its own.
+    - `frames`, `seconds`: how much is made, one of them; None for what suits the model.
 
     All methods return a `Video` (uint8 `[T, H, W, 3]`), and raise ValueError, in one
     line that names the nearest that can be made, for what cannot be.

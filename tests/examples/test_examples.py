@@ -129,6 +129,13 @@ def test_notebook_library_tour(folder, tmp_path, monkeypatch):
     assert names["deviations"] and (tmp_path / "tour.mp4").exists()
 
 
+def test_notebook_train_your_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"SIZE, COUNT, OUT": '"tiny", 12, pathlib.Path("trained")'}
+    made = notebook("train_your_own", **sizes)["made"]
+    assert isinstance(made, soraflax.Video) and made.frames.shape == (5, 64, 64, 3)
+
+
 def test_examples_use_public_names_only():
     """No name with an underscore, nor one imported from a test."""
     for path in EXAMPLES.rglob("*.py"):
