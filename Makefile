@@ -5,6 +5,7 @@ PYTHON := python3
 endif
 BIN := .venv/bin
 DEMO ?= demo
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
 .PHONY: help demo gallery trained test test-fast parity plan docs lint format \
@@ -32,11 +33,12 @@ trained:
 	@test -d $(CHECKPOINT) || { echo "no model in $(CHECKPOINT): run 'make demo' first," \
 	  "or name another: CHECKPOINT=DIR make gallery" >&2; exit 2; }
 
+# A file goes to one worker, which makes its fixtures; long files come before the end.
 test: .venv/installed ## every test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: .venv/installed ## the tests that take minutes, not a quarter of an hour
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # Against PyTorch and diffusers, which only this target installs.
 parity: .venv/parity ## hold the modules against PyTorch and diffusers
