@@ -1,10 +1,11 @@
 """Packed rows of canvases, denoised: compiled functions, and the loop that calls them.
 
-All three functions are compiled for a row of a certain capacity:
+All functions are compiled for a row of a certain capacity:
 
     encode    texts to features, attention plans                 once per batch of rows
     start     x = alpha clean + sigma noise at the first level                    (1)
     step      one step of the sampler (`diffusion.solver.step`)  once per level
+    average   tiles where they overlap (`batching.TileOverlap`)  once per level
 
     SamplingContext   what all steps of a batch share (`generation.batching`)
     SamplingState     what one step hands to the next
@@ -164,11 +165,17 @@ class Denoiser:
         )
         self._start = jax.jit(functools.partial(_start, self.process))
         self._step = jax.jit(step, static_argnames="spec")
+        self._average = jax.jit(batching.TileOverlap.average)
 
     @property
     def compiled(self) -> tuple[int, ...]:
         """How many programs each function has been compiled to."""
-        functions: tuple[Any, ...] = (self._encode, self._start, self._step)
+        functions: tuple[Any, ...] = (
+            self._encode,
+            self._start,
+            self._step,
+            self._average,
+        )
         return tuple(function._cache_size() for function in functions)
 
     def sample(
@@ -208,10 +215,14 @@ class Denoiser:
                 spec,
                 self._params,
                 state=state,
-                context=encoded[guided],
+                context=encoded[guided].replace(overlap=None),
                 levels=levels[index : index + 2],
                 guidance=config.guide.arrays(),
             )
+            if context.overlap is not None:
+                # A program of its own, so that a step rounds alike with and without.
+                x = self._average(context.overlap, state.solver.x)
+                state = state.replace(solver=state.solver.replace(x=x))
             was_guided = guided
             jax.block_until_ready(state.solver.x)
             yield state.solver
@@ -423,8 +434,6 @@ def step(
         noise=noise,
         cond_mask=conditional.cond_mask[..., None],
     )
-    if context.overlap is not None:
-        after = after.replace(x=context.overlap.average(after.x))
     return SamplingState(after, state.index + 1, residual)
 
 
