@@ -46,8 +46,8 @@ def shape_cover(
     shape: str,
     radius: float,
     *,
-    x: Float32[np.ndarray, "*#pixels"],
-    y: Float32[np.ndarray, "*#pixels"],
+    x: Float[np.ndarray, "*#pixels"],
+    y: Float[np.ndarray, "*#pixels"],
     angle: Float[np.ndarray, "*#pixels"],
 ) -> Float32[np.ndarray, "*pixels"]:
     """Equation (1) for a shape of `radius` pixels.

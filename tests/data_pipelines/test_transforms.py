@@ -31,17 +31,22 @@ def plans(draw):
     )
     native = draw(st.tuples(*[st.integers(1, n) for n in (400, 1500, 1500)]))
     fps = draw(st.sampled_from([1.0, 8.0, 29.97, 60.0]))
+    return grid, config, native, fps
+
+
+def plan_fit(grid, config, native, fps):
+    """Outside of the strategy: what checks types there draws at random."""
     frames, height, width = native
-    fit = transforms.plan_fit(
+    return transforms.plan_fit(
         frames, height, width=width, fps=fps, grid=grid, config=config
     )
-    return grid, config, fit
 
 
 @hypothesis.settings(deadline=None, max_examples=300)
 @hypothesis.given(plans())
 def test_every_clip_gets_a_legal_size_within_the_limits(plan):
-    grid, config, fit = plan
+    grid, config = plan[:2]
+    fit = plan_fit(*plan)
     latent = grid.latent_shape(fit.frames, fit.height, fit.width)
     assert patch.patch_grid(latent, grid.patch) == fit.grid
     assert 1 <= fit.tokens <= max(config.max_tokens, 1)
@@ -60,7 +65,7 @@ def test_every_clip_gets_a_legal_size_within_the_limits(plan):
 @hypothesis.settings(deadline=None, max_examples=300)
 @hypothesis.given(plans())
 def test_sides_are_within_a_grid_step_of_one_common_scale(plan):
-    grid, _, fit = plan
+    grid, fit = plan[0], plan_fit(*plan)
     _, height, width = fit.native
     # The scales at which each side is less than a grid step away, nothing enlarged
     # beyond the step that rounding may add.
