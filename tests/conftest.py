@@ -5,6 +5,7 @@ import pathlib
 import sys
 import types
 from importlib import metadata
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one test compiled, no other compiles again: in this run (both workers, and the
@@ -28,7 +29,7 @@ import jaxtyping  # noqa: E402
 
 # Annotations hold: the shapes of arrays, and all other types. As type checkers have it,
 # an int passes for a float (PEP 484). The hook takes the dotted name of a checker.
-checker = types.ModuleType("checker")
+checker: Any = types.ModuleType("checker")
 checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 sys.modules["checker"] = checker
 jaxtyping.install_import_hook(

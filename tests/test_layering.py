@@ -169,6 +169,7 @@ def import_violations(module: str, tree: ast.AST) -> list[str]:
             found.append(f"{module}: has no floor")
         elif (
             floor is not None
+            and own_floor is not None
             and floor > own_floor
             and not (module == FRONT and within(name, FRONT))
         ):
@@ -298,7 +299,7 @@ def size_violations(module: str, source: str, tree: ast.AST) -> list[str]:
             most = budget
         else:
             continue
-        length = node.end_lineno - node.lineno + 1
+        length = (node.end_lineno or node.lineno) - node.lineno + 1
         if length > most:
             found.append(f"{module}.{node.name}: {length} lines, at most {most}")
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)

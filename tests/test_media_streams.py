@@ -129,8 +129,9 @@ def test_hidden_vp8_packets_are_not_frames(tmp_path):
         for packet in stream.encode(None):
             out.mux(packet)
     data = bytearray(path.read_bytes())
-    with av.open(io.BytesIO(data)) as container:
-        payload = bytes(next(p for p in container.demux(video=0) if p.pts == 250))
+    with av.open(io.BytesIO(data), "r") as container:
+        packets = container.demux(video=0)
+        payload = bytes(next(packet for packet in packets if packet.pts == 250))
     data[data.index(payload)] &= ~0x10
     path.write_bytes(data)
     with media.open_frames(path) as stream:

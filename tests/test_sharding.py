@@ -1,5 +1,7 @@
 """Where arrays live: rules, meshes, refusals, and the same numbers everywhere."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -127,7 +129,8 @@ def test_sharded_init_and_gradients_equal_unsharded(sizes, key):
     assert jax.tree.map(lambda x: x.sharding.spec, params) == SPECS
 
     def loss(params, ids):
-        return jnp.sum(Net().apply({"params": params}, ids) ** 2)
+        values: Any = Net().apply({"params": params}, ids)
+        return jnp.sum(values**2)
 
     expected = jax.jit(jax.grad(loss))(plain, IDS)
     ids = jax.device_put(IDS, sharding.batch_sharding(mesh))

@@ -55,7 +55,7 @@ def compiled(sampler, name):
 def sampled(sampler, name, span, steps):
     """As many entries for all numbers of steps, so one program: the last ones wait."""
     levels = np.full(REFERENCE_STEPS + 1, span[1], np.float32)
-    levels[: steps + 1] = np.linspace(*span, steps + 1)
+    levels[: steps + 1] = np.linspace(span[0], span[1], steps + 1)
     return np.asarray(compiled(sampler, name)(levels))
 
 

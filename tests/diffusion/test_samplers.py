@@ -173,7 +173,7 @@ def test_a_trajectory_in_pieces_is_the_same(sampler, key):
     for pair in itertools.pairwise(levels):
         single, aux = step(single, pair)
         assert aux == pair[sampler.evaluations - 1]
-    assert step._cache_size() == 1
+    assert step._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
     for cut in (single, pieces(*range(7)), pieces(0, 2, 6)):
         for a, b in zip(*map(jax.tree.leaves, (cut, whole)), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)

@@ -63,7 +63,7 @@ def _train(name: str, workdir: pathlib.Path, *flags: str) -> str:
     return said[0]
 
 
-def _steps(workdir: pathlib.Path) -> list[int]:
+def _steps(workdir: pathlib.Path) -> list[float]:
     return [line["step"] for line in metrics.read(workdir) if "loss" in line]
 
 

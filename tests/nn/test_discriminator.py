@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,8 @@ def test_a_logit_depends_on_its_patch_alone(key):
     assert TINY.patch == (9, 18, 18)
 
     def middle(video):
-        return module.apply({"params": params}, video)[0, t // 2, h // 2, w // 2]
+        logits: Any = module.apply({"params": params}, video)
+        return logits[0, t // 2, h // 2, w // 2]
 
     slope = jax.jit(jax.grad(middle))(video)[0].any(axis=-1)
     for axis, seen in enumerate(TINY.patch):

@@ -1,5 +1,7 @@
 """The layers against their formulas, in both dtypes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax.core import meta
 from soraflax.nn import layers
 
 
-def run(module, x, key):
+def run(module, x, key) -> tuple[Any, Any]:
     params = meta.unbox(module.init(key, x)).get("params", {})
     return params, module.apply({"params": params}, x)
 
@@ -33,7 +35,7 @@ def test_linear_without_bias_has_none(key):
 
 def test_linear_names_its_axes(key):
     module = layers.Linear(6, axes=("heads", "embed"))
-    boxed = module.init(key, jnp.ones((1, 4)))["params"]
+    boxed: Any = module.init(key, jnp.ones((1, 4)))["params"]
     assert boxed["kernel"].names == ("heads", "embed")
     assert boxed["bias"].names == ("embed",)
 

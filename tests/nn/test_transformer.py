@@ -113,7 +113,7 @@ def test_scan_equals_one_block_after_another(inputs):
             )
         return x
 
-    scanned = stack.apply({"params": params}, x, **rest, plans=Plans(*plans))
+    scanned: Any = stack.apply({"params": params}, x, **rest, plans=Plans(*plans))
     np.testing.assert_allclose(scanned, unrolled(params, x), rtol=1e-4, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """Our transformer with Wan's weights against diffusers, both ways through the files."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,8 @@ def test_a_level_for_every_frame(pair, sizes):
     packed, slices = pack([case], sizes)
     ids = packed.positions[..., 0].astype(np.int32)
     packed = packed.replace(levels=jnp.asarray(LEVELS)[None], level_ids=ids)
-    found = dit.DiT(config).apply({"params": params}, packed)[0, slices[0]]
+    prediction: Any = dit.DiT(config).apply({"params": params}, packed)
+    found = prediction[0, slices[0]]
     latent, text = judge.inputs(case, sizes)
     x = torch.from_numpy(np.einsum("thwz->zthw", latent)[None].copy())
     times = torch.from_numpy(judge.TRAINED * LEVELS[ids[:, slices[0]]])

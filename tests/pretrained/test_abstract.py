@@ -1,5 +1,7 @@
 """The example row: what it shows about packing holds."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def test_the_example_row_computes_what_its_clips_compute_alone(key: jax.Array) -
     module, row = dit.DiT(config), abstract.example_row(config)
     params = module.init(key, row)["params"]
     params = jax.tree.map(lambda x: x + 0.02, params)
-    packed = module.apply({"params": params}, row)
+    packed: Any = module.apply({"params": params}, row)
     tokens, text = row.segments[0] == 2, row.text_segments[0] == 2
     alone = packing.Segment(
         row.tokens[0, tokens],
@@ -33,6 +35,6 @@ def test_the_example_row_computes_what_its_clips_compute_alone(key: jax.Array) -
     )
     single = packing.assemble([[alone]], packing.RowShape.fitting([[alone]]))
     single = single.replace(levels=np.full_like(single.levels, 0.5))
-    expected = module.apply({"params": params}, single)
+    expected: Any = module.apply({"params": params}, single)
     np.testing.assert_allclose(packed[:, tokens], expected, atol=1e-4)
     assert float(np.abs(expected).max()) > 0.01

@@ -107,7 +107,8 @@ def test_the_weight_is_the_ratio_of_gradients_at_the_pixels() -> None:
     @jax.jit
     def slopes(params: Any) -> tuple[jax.Array, jax.Array]:
         own = {"params": params[adversarial.AUTOENCODER]}
-        y = gan.autoencoder.apply(own, x, KEY).video
+        output: Any = gan.autoencoder.apply(own, x, KEY)
+        y = output.video
         pixels = jax.grad(lambda y: reconstruction.pixel_loss(y, x, config=PIXELS)[0])
         logits = functools.partial(gan.logits, params[adversarial.DISCRIMINATOR])
         return pixels(y), jax.grad(lambda y: -jnp.mean(logits(y)))(y)

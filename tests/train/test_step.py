@@ -133,6 +133,7 @@ def test_decay_spares_norms_and_biases() -> None:
     assert mask["RMSNorm_0"] == {"scale": False}
     chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
     still = jax.tree.map(jnp.zeros_like, params)
+    updates: Any
     updates, _ = chain.update(still, chain.init(params), params)
     assert optax.tree.norm(updates["Linear_0"]["kernel"]) > 0
     assert optax.tree.norm(updates["RMSNorm_0"]) == 0
@@ -148,6 +149,7 @@ def test_muon_makes_the_updates_of_scanned_kernels_orthogonal() -> None:
         "single": {"kernel": jax.random.normal(key, (4, 4)), "bias": jnp.ones((4,))},
     }
     chain = optimizer.make_optimizer(config, steps=10)
+    updates: Any
     updates, _ = chain.update(params, chain.init(params), params)
     kernel = np.asarray(updates["scanned"]["kernel"])
     for matrix in kernel:
@@ -241,6 +243,7 @@ def test_a_group_is_optimized_as_if_alone(name: str) -> None:
         for group, tree in grads.items()
     }
     together = optimizer.make_optimizer(GROUPS, steps=10)
+    updates: Any
     updates, _ = together.update(grads, together.init(params), params)
     alone = optimizer.make_optimizer(GROUPS[name], steps=10)
     expected, _ = alone.update(grads[name], alone.init(params[name]), params[name])
@@ -250,6 +253,7 @@ def test_a_group_is_optimized_as_if_alone(name: str) -> None:
 def test_sgd_is_the_gradient_times_the_rate() -> None:
     rule = optimizer.make_optimizer(GROUPS["third"], steps=10)
     grads = {"x": jnp.asarray([0.6, -0.8])}
+    updates: Any
     updates, _ = rule.update(grads, rule.init(grads), grads)
     np.testing.assert_allclose(updates["x"], [-0.15, 0.2], rtol=1e-6)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from soraflax import sharding
 from soraflax.ops import attention
-from soraflax.ops.attention import block_sparse
+from soraflax.ops.attention import tiles
 from tests.ops.attention import cases
 
 
@@ -175,7 +175,7 @@ def test_no_pair_that_touches_is_missed(segments):
     queries, keys = np.arange(10)[:, None], np.arange(6)
     for runs, pairs, blocks in (
         (plan.keys_of, touch, keys),
-        (plan.queries_of, touch.transpose(0, 2, 1), queries.T),
+        (plan.queries_of, np.swapaxes(touch, 1, 2), queries.T),
     ):
         start, stop = (
             np.asarray(runs.start)[:, 0, 0, :, None],
@@ -186,13 +186,13 @@ def test_no_pair_that_touches_is_missed(segments):
 
 def test_loops_run_once_per_visited_pair(monkeypatch):
     counted = []
-    mask = block_sparse._mask
+    mask = tiles.same_segment
 
     def counting(query_ids, key_ids):
         jax.debug.callback(lambda: counted.append(1))
         return mask(query_ids, key_ids)
 
-    monkeypatch.setattr(block_sparse, "_mask", counting)
+    monkeypatch.setattr(tiles, "same_segment", counting)
     rows = np.stack([cases.ids([(1, 6), (2, 2), (3, 5)], 16), cases.ids([(1, 4)], 16)])
     plan = attention.make_plan(rows, rows, block=4)
     q, k, v, _ = cases.inputs(16, 16)

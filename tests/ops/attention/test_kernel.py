@@ -1,5 +1,7 @@
 """Kernels of accelerators, interpreted, where test_packed.py does not take them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def test_many_blocks(implementation, size, monkeypatch):
 def test_tables_list_what_is_visited():
     row = cases.ids([(1, 6), (2, 2), (3, 5)], 16)[None]
     planned = attention.make_plan(row, row, block=4)
-    table = splash._table(planned.keys_of, 4)
+    table: Any = splash._table(planned.keys_of, 4)
     visits = [
         set(np.asarray(next_)[np.asarray(mask) > 0].tolist())
         for next_, mask in zip(
