@@ -2,10 +2,13 @@
 
 import argparse
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soraflax.cli import options
 from soraflax.cli import parser as cli
+
+if TYPE_CHECKING:
+    from soraflax.generation import generator
 
 
 def add_parser(subparsers: Any) -> cli.Parser:
@@ -19,12 +22,8 @@ def add_parser(subparsers: Any) -> cli.Parser:
     parser.add_argument("clip", type=pathlib.Path, help="the first")
     parser.add_argument("second", type=pathlib.Path, help="the second")
     options.add_prompt(parser, "what happens")
-    parser.add_argument(
-        "--fit",
-        default="refuse",
-        choices=("refuse", "resize"),
-        help="clips off the grid or of two sizes: an error, or resize them (default: "
-        "refuse)",
+    options.add_fit(
+        parser, "clips off the grid or of two sizes: an error, or resize them"
     )
     options.add_fps(parser, "the clips' own")
     options.add_new_frames(parser)
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     sampling.run(args, make_job, files=files, positional=("clip", "second", "prompt"))
 
 
-def make_job(args: argparse.Namespace, model: Any) -> Any:
+def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generator.Job":
     """The job (`generation.jobs`) of the arguments, for their first seed."""
     from soraflax.cli import inputs
     from soraflax.generation import jobs

@@ -1,10 +1,13 @@
 """`soraflax extend`: make what comes after a clip, or before it."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soraflax.cli import options
 from soraflax.cli import parser as cli
+
+if TYPE_CHECKING:
+    from soraflax.generation import generator
 
 
 def add_parser(subparsers: Any) -> cli.Parser:
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     sampling.run(args, make_job, files=files, positional=("clip", "prompt"))
 
 
-def make_job(args: argparse.Namespace, model: Any) -> Any:
+def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generator.Job":
     """The job (`generation.jobs`) of the arguments, for their first seed."""
     from soraflax.cli import inputs
     from soraflax.generation import jobs

@@ -1,10 +1,13 @@
 """`soraflax image`: make an image from a text prompt."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soraflax.cli import options
 from soraflax.cli import parser as cli
+
+if TYPE_CHECKING:
+    from soraflax.generation import generator
 
 
 def add_parser(subparsers: Any) -> cli.Parser:
@@ -29,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     sampling.run(args, make_job, positional=("prompt",))
 
 
-def make_job(args: argparse.Namespace, model: Any) -> Any:
+def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generator.Job":
     """The job (`generation.jobs`) of the arguments, for their first seed."""
     from soraflax.cli import inputs
     from soraflax.generation import jobs

@@ -38,12 +38,12 @@ def read_clip(
         try:
             frames = np.empty(shape, np.uint8)
         except MemoryError:
-            taken = f"{math.prod(shape) / 2**30:.1f} GiB of memory"
+            size = f"{math.prod(shape) / 2**30:.1f} GiB of memory"
             raise media.MediaError(
-                f"{stream.name}: {stream.frames} frames take {taken}: cut it"
+                f"{stream.name}: {stream.frames} frames take {size}: cut it"
             ) from None
-        for at, frame in enumerate(stream):
-            frames[at] = frame
+        for index, frame in enumerate(stream):
+            frames[index] = frame
         return media.Video(frames, stream.fps or 1.0)
 
 
@@ -88,9 +88,9 @@ def read_mask(
                 f"{stream.name}: the mask has {stream.frames} frames, the clip "
                 f"{frames}: give it as many, or 1 that holds for all"
             )
-        for at, frame in enumerate(stream):
-            here = slice(None) if stream.frames == 1 else at
-            mask[here] = frame.astype(np.int32) @ _LUMA >= 1000 * resizing.WHITE
+        for index, frame in enumerate(stream):
+            frames_of = slice(None) if stream.frames == 1 else index
+            mask[frames_of] = frame.astype(np.int32) @ _LUMA >= 1000 * resizing.WHITE
         if not mask.any():
             raise media.MediaError(
                 f"{stream.name}: nothing to inpaint: paint white what is to be new"

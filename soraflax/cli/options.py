@@ -46,17 +46,20 @@ def add_prompt(parser: argparse.ArgumentParser, meaning: str = "what it shows") 
     parser.add_argument("prompt", nargs="?", default="", help=text)
 
 
-def add_clip(parser: argparse.ArgumentParser) -> None:
+def add_clip(parser: argparse.ArgumentParser, *, resizable: bool = True) -> None:
     """The clip that a command works on, and what to do where it does not fit."""
     add = parser.add_argument
     add("clip", type=pathlib.Path, help="a video, or an image")
-    add(
-        "--fit",
-        default="refuse",
-        choices=("refuse", "resize"),
-        help="a clip off the grid: an error, or resize it (default: refuse)",
-    )
+    if resizable:
+        add_fit(parser, "a clip off the grid: an error, or resize it")
     add_fps(parser, "the clip's own")
+
+
+def add_fit(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """What to do with clips that do not fit."""
+    parser.add_argument(
+        "--fit", default="refuse", choices=("refuse", "resize"), help=meaning
+    )
 
 
 def add_fps(parser: argparse.ArgumentParser, default: str) -> None:

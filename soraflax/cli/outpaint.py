@@ -1,10 +1,13 @@
 """`soraflax outpaint`: make a larger or differently shaped frame around a clip."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soraflax.cli import options
 from soraflax.cli import parser as cli
+
+if TYPE_CHECKING:
+    from soraflax.generation import generator
 
 
 def add_parser(subparsers: Any) -> cli.Parser:
@@ -15,7 +18,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         example="outpaint clip.mp4 --size 64x96 --checkpoint demo/video --out out.mp4",
         details="A clip that does not fit the frame is first made small enough.",
     )
-    options.add_clip(parser)
+    options.add_clip(parser, resizable=False)
     options.add_prompt(parser)
     options.add_size(parser, required=True)
     options.add_sampling(parser)
@@ -30,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     sampling.run(args, make_job, files=files, positional=("clip", "prompt"))
 
 
-def make_job(args: argparse.Namespace, model: Any) -> Any:
+def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generator.Job":
     """The job (`generation.jobs`) of the arguments, for their first seed."""
     from soraflax.cli import inputs
     from soraflax.generation import jobs

@@ -1,6 +1,6 @@
 """What a command leaves on disk: results that say how they were made, and previews.
 
-A result is a video or an image, and beside it a sidecar of the same name in `.json`.
+A result is a video or an image, and beside it a sidecar, `out.mp4.json` of `out.mp4`.
 Both hold one record (`generation.provenance`), from which the result can be made again
 and by which it can be told from a recording. Both files appear, or neither.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from soraflax import media
+from soraflax.cli import parser as cli
 from soraflax.generation import provenance
 
 GENERATOR = provenance.GENERATOR
@@ -34,15 +35,15 @@ def result_paths(out: pathlib.Path, count: int) -> list[pathlib.Path]:
 
 def sidecar(path: pathlib.Path) -> pathlib.Path:
     """Where the record of a result is."""
-    return path.with_suffix(".json")
+    return path.with_name(f"{path.name}.json")
 
 
-def preview(path: pathlib.Path, *, frames: int) -> pathlib.Path:
+def preview_path(path: pathlib.Path, *, frames: int) -> pathlib.Path:
     """Where the preview of a result of so many (latent) frames is."""
     return path.with_name(f"{path.stem}.preview{'.png' if frames == 1 else '.gif'}")
 
 
-def check(
+def check_result(
     path: pathlib.Path,
     *,
     frames: int,
@@ -66,16 +67,11 @@ def check(
     media.check_target(path, frames=frames, fps=fps, size=(size[1], size[0]))
     beside = sidecar(path)
     for file in inputs:
-        for target in (path, beside, preview(path, frames=frames)):
+        for target in (path, beside, preview_path(path, frames=frames)):
             if target.exists() and file.exists() and os.path.samefile(target, file):
                 raise media.MediaError(
                     f"{path}: would replace the input {file}: choose another name"
                 )
-        if beside.exists() and sidecar(file).resolve() == beside.resolve():
-            raise media.MediaError(
-                f"{path}: its record would replace that of the input {file}: choose "
-                "another name"
-            )
     if beside.is_dir() or (beside.exists() and not _is_record(beside)):
         raise media.MediaError(
             f"{path}: its record would replace {beside}, which soraflax did not write: "
@@ -104,7 +100,7 @@ def write(
     media.write_frames(path, frames, fps=fps, metadata=record, sidecar=sidecar(path))
 
 
-def repeating(
+def repeat_command(
     args: argparse.Namespace, *, positional: Sequence[str] = (), seed: int
 ) -> list[str]:
     """The words of a command that makes one of its results again.
@@ -116,8 +112,8 @@ def repeating(
       seed: of that result.
     """
     values = {k: v for k, v in vars(args).items() if k not in _NOT_REPEATED}
-    first = [_word(values.pop(name)) for name in positional if values[name] is not None]
-    values = {k: v for k, v in values.items() if k not in positional}
+    given = [values.pop(name) for name in positional]
+    first = [cli.spelled(value) for value in given if value is not None]
     words = [GENERATOR, args.command]
     for name, value in (values | {"seed": seed}).items():
         flag = f"--{name.replace('_', '-')}"
@@ -125,12 +121,12 @@ def repeating(
             if each is True:
                 words.append(flag)
             elif each is not None and each is not False:
-                words.append(f"{flag}={_word(each)}")
+                words.append(f"{flag}={cli.spelled(each)}")
     # A text may begin with a dash.
     return [*words, *(["--"] if any(w.startswith("-") for w in first) else []), *first]
 
 
-def tell(command: str, notes: Iterable[str]) -> None:
+def print_notes(command: str, notes: Iterable[str]) -> None:
     """Print what was done to an input, a line each, where errors go."""
     for note in notes:
         print(f"{GENERATOR} {command}: {' '.join(note.split())}", file=sys.stderr)
@@ -187,7 +183,7 @@ class PreviewWriter:
             return False
         start = self._clock()
         frames = self._show(latent)
-        path = preview(self._out, frames=len(frames))
+        path = preview_path(self._out, frames=len(frames))
         if path.suffix == ".gif":
             # To the middle of 32 levels: a palette takes time by the colours there are.
             frames = frames & 0xF8 | 0x04
@@ -218,14 +214,7 @@ class PreviewWriter:
 def _is_record(path: pathlib.Path) -> bool:
     """Whether a file is a sidecar of ours."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.get("generator") == GENERATOR
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, tuple):
-        whole = all(isinstance(each, int) for each in value)
-        return ("x" if whole else ",").join(map(str, value))
-    return str(value)
+    return isinstance(record, dict) and record.get("generator") == GENERATOR

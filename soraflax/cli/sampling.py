@@ -1,7 +1,8 @@
-"""`soraflax generate` and every other command that makes videos.
+"""The work of every command that makes videos: read, check, sample, write, say how.
 
-A command's module turns its arguments into a job (`generation.jobs`). Here the job is
-sampled, once for each seed, and written, with a bar, previews, and a record of how.
+A command's module reads its files into a job (`generation.jobs`). Here the job is
+checked, sampled for every seed asked for, under a bar and with previews, and written
+with a record of how it was made.
 """
 
 import argparse
@@ -19,14 +20,15 @@ from soraflax.cli import devices, outputs
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, provenance
 
-Model = generator.Generator
+Generator = generator.Generator
+Job = generator.Job
 # Videos, and bytes of them, that are held in memory together.
-MOST_AT_ONCE, MOST_BYTES = 64, 2**30
+MAX_TOGETHER, MAX_TOGETHER_BYTES = 64, 2**30
 
 
 def run(
     args: argparse.Namespace,
-    make_job: Callable[[argparse.Namespace, Model], generator.Job],
+    make_job: Callable[[argparse.Namespace, Generator], Job],
     *,
     files: Mapping[str, pathlib.Path | None] | None = None,
     positional: Sequence[str],
@@ -34,18 +36,18 @@ def run(
     """Check everything, sample, write every video, and print where each is.
 
     Args:
-      args: of a command with the options of `options.add_sampling`.
-      make_job: reads what the arguments name; the job of the first seed.
-      files: what the result is made from, by the role of each.
-      positional: names of the arguments that are given without a flag, in order.
+      args: as parsed, with those of `options.add_sampling`.
+      make_job: reads the files of a command into a job, of the first seed.
+      files: what results are made from, by the role of each; None is left out.
+      positional: names of the arguments that stand without a flag, in order.
     """
     inputs = {role: path for role, path in (files or {}).items() if path is not None}
     with (
         devices.split_over(args.devices),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
-        model = Model.load(args.checkpoint)
-        config = sampling(args, model)
+        model = Generator.load(args.checkpoint)
+        config = sampling_config(args, model)
         first = make_job(args, model)
         jobs = [
             dataclasses.replace(first, seed=args.seed + number)
@@ -53,7 +55,7 @@ def run(
         ]
         paths = outputs.result_paths(args.out, args.num_videos)
         for path, job in zip(paths, jobs, strict=True):
-            outputs.check(
+            outputs.check_result(
                 path,
                 frames=job.conditioning.length,
                 fps=job.conditioning.fps,
@@ -61,18 +63,13 @@ def run(
                 inputs=inputs.values(),
             )
             model.check(job, config)
-        outputs.tell(args.command, first.notes)
-        commands = [
-            outputs.repeating(args, positional=positional, seed=job.seed)
-            for job in jobs
-        ]
-        records = [
-            provenance.record(
-                provenance.of_job(job, config, inputs=inputs, command=command),
-                model.model,
-            )
-            for job, command in zip(jobs, commands, strict=True)
-        ]
+        outputs.print_notes(args.command, first.notes)
+        records = []
+        for job in jobs:
+            words = outputs.repeat_command(args, positional=positional, seed=job.seed)
+            source = provenance.of_job(job, config, inputs=inputs, command=words)
+            records.append(provenance.record(source, model.model))
+
         written: list[pathlib.Path] = []
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
@@ -81,23 +78,25 @@ def run(
             written.append(paths[number])
             print(paths[number], flush=True)
 
-        previewed = paths if args.preview else []
         try:
-            _make(model, jobs, config=config, previewed=previewed, write=write)
+            previewed = paths if args.preview else []
+            sample(model, jobs, config=config, previewed=previewed, write=write)
         except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(_left(written, str(stop))) from None
+            raise KeyboardInterrupt(_left_behind(written, str(stop))) from None
 
 
-def _left(written: Sequence[pathlib.Path], preview: str) -> str:
+def _left_behind(written: Sequence[pathlib.Path], preview: str) -> str:
     """What Ctrl-C leaves on disk."""
-    whole = [f"{path} is whole" for path in written[-1:]]
+    results = [f"{path} is whole" for path in written[-1:]]
     if len(written) > 1:
-        whole = [f"{written[0]} to {written[-1]} are whole"]
-    return ", ".join(whole + [preview] * bool(preview)) or "nothing was written"
+        results = [f"{written[0]} to {written[-1]} are whole"]
+    return ", ".join(results + [preview] * bool(preview)) or "nothing was written"
 
 
-def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig:
-    """What the flags say of sampling.
+def sampling_config(
+    args: argparse.Namespace, model: Generator
+) -> generator.SamplingConfig:
+    """The sampling that the options of `options.add_sampling` ask for.
 
     Raises:
       ValueError: values that do not go together.
@@ -110,9 +109,9 @@ def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig
             f"--zero-init {args.zero_init} of {args.steps} steps leaves noise: use "
             f"{args.steps - 1} or less"
         )
-    how = model.windows
+    windows = model.windows
     if args.tile is not None:
-        how = dataclasses.replace(how, tile=(args.tile[1], args.tile[0]))
+        windows = dataclasses.replace(windows, tile=(args.tile[1], args.tile[0]))
     return generator.SamplingConfig(
         steps=args.steps,
         guidance=args.guidance,
@@ -121,55 +120,60 @@ def sampling(args: argparse.Namespace, model: Model) -> generator.SamplingConfig
         rescale=args.guidance_rescale,
         zero_init=args.zero_init,
         cache=cache,
-        windows=how,
+        windows=windows,
     )
 
 
-def _make(
-    model: Model,
-    jobs: Sequence[generator.Job],
+def sample(
+    model: Generator,
+    jobs: Sequence[Job],
     *,
     config: generator.SamplingConfig,
     previewed: Sequence[pathlib.Path],
     write: Callable[[int, Iterable[np.ndarray]], None],
 ) -> None:
-    """Short videos are sampled together; long ones one by one, as they are written."""
+    """Short videos are sampled together; long ones one by one, as they are written.
+
+    Args:
+      model: that samples.
+      jobs: of one task, alike but for their seeds.
+      config: how to sample.
+      previewed: paths of the results where they have previews; none otherwise.
+      write: takes the number of a job and the frames of its video.
+    """
     rate = jobs[0].conditioning.fps / model.grid.temporal_ratio
-    at_once = _at_once(model, jobs[0], config=config)
-    for start in range(0, len(jobs), at_once):
-        numbers = range(start, min(start + at_once, len(jobs)))
-        beside = [previewed[number] for number in numbers] if previewed else []
-        with Watch(model, beside, fps=rate) as watch:
-            if model.window_count(jobs[start], config) > 1:
-                write(start, model.frames(jobs[start], config, **watch.callbacks))
+    together = jobs_together(model, jobs[0], config=config)
+    for start in range(0, len(jobs), together):
+        numbers = range(start, min(start + together, len(jobs)))
+        paths = [previewed[number] for number in numbers] if previewed else []
+        with Watch(model, paths, fps=rate) as watch:
+            batch = [jobs[number] for number in numbers]
+            if model.window_count(batch[0], config) > 1:
+                write(start, model.frames(batch[0], config, callback=watch))
                 continue
-            videos = model([jobs[i] for i in numbers], config, **watch.callbacks)
-            for number, video in zip(numbers, videos, strict=True):
+            for number, video in zip(
+                numbers, model(batch, config, callback=watch), strict=True
+            ):
                 write(number, video)
 
 
-def _at_once(model: Model, job: generator.Job, *, config: Any) -> int:
-    """How many videos are sampled together: one that is long or in tiles, more of
-    others.
-    """
+def jobs_together(model: Generator, job: Job, *, config: Any) -> int:
+    """How many such jobs are sampled at once: one if long or in tiles, else more."""
     tiled = config.windows is not None and config.windows.tile is not None
-    pieces = job.conditioning.prepend
-    if tiled or pieces or model.window_count(job, config) > 1:
+    if tiled or job.conditioning.prepend or model.window_count(job, config) > 1:
         return 1
-    return max(
-        1, min(MOST_AT_ONCE, MOST_BYTES // (3 * math.prod(job.conditioning.shape)))
-    )
+    count = MAX_TOGETHER_BYTES // (3 * math.prod(job.conditioning.shape))
+    return max(1, min(MAX_TOGETHER, count))
 
 
 class Watch:
-    """A bar over the sampler's steps, and previews of what becomes of them."""
+    """A bar over the sampler's steps, and previews of what becomes of them.
+
+    It is the `callback` of a generator, and a context manager around its work.
+    """
 
     def __init__(
-        self,
-        model: Model,
-        paths: Sequence[pathlib.Path],
-        *,
-        fps: float,
+        self, model: Generator, paths: Sequence[pathlib.Path], *, fps: float
     ) -> None:
         """Nothing is shown yet.
 
@@ -195,20 +199,9 @@ class Watch:
             are = "previews are" if len(left) > 1 else "preview is"
             raise KeyboardInterrupt(f"the last {are} {', '.join(left)}") from None
 
-    def _step(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-    @property
-    def callbacks(self) -> dict[str, Any]:
-        """`progress` and `callback` of a generator."""
-        return {
-            "progress": self._step,
-            "callback": self._show if self._writers else None,
-        }
-
-    def _show(self, step: generator.Step) -> None:
-        if not any(writer.due for writer in self._writers):
-            return
-        for writer, latent in zip(self._writers, step.latents(), strict=True):
-            writer(latent)
+    def __call__(self, step: generator.Step) -> None:
+        self._bar.total = step.total
+        self._bar.update(step.done - self._bar.n)
+        if any(writer.due for writer in self._writers):
+            for writer, latent in zip(self._writers, step.latents(), strict=True):
+                writer(latent)

@@ -1,10 +1,13 @@
 """`soraflax upscale`: make a clip larger, noising and denoising it at its new size."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soraflax.cli import options
 from soraflax.cli import parser as cli
+
+if TYPE_CHECKING:
+    from soraflax.generation import generator
 
 
 def add_parser(subparsers: Any) -> cli.Parser:
@@ -15,7 +18,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         example="upscale clip.mp4 --size 192x128 --tile 96x64 --checkpoint demo/video "
         "--out out.mp4",
     )
-    options.add_clip(parser)
+    options.add_clip(parser, resizable=False)
     options.add_prompt(parser)
     options.add_size(parser, required=True)
     options.add_strength(parser, 0.3, meaning="of the noise; 0 only enlarges")
@@ -31,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     sampling.run(args, make_job, files=files, positional=("clip", "prompt"))
 
 
-def make_job(args: argparse.Namespace, model: Any) -> Any:
+def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generator.Job":
     """The job (`generation.jobs`) of the arguments, for their first seed."""
     from soraflax.cli import inputs
     from soraflax.generation import jobs

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def frames(path):
 
 
 def record(path):
-    return json.loads(pathlib.Path(path).with_suffix(".json").read_text())
+    return json.loads(pathlib.Path(f"{path}.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def record(path):
         (f"{SMALL} --out deep/a.gif --fps 4", (5, 16, 32, 3), 4),
         (SMALL, (5, 16, 32, 3), 8),
         ("generate a --size 32x16 --frames 1 --out a.png", (1, 16, 32, 3), 1),
-        ("generate a --size 32x16 --seconds 1.2 --out a.mkv", (9, 16, 32, 3), 8),
+        ("generate a --size 32x16 --seconds 1.125 --out a.mkv", (9, 16, 32, 3), 8),
         (f"{LONG} --out a.mkv", (33, 16, 32, 3), 8),
         ("image a --size 32x32", (1, 32, 32, 3), 1),
         ("image a --size 96x16 --tile 64x16 --out a.mp4", (1, 16, 96, 3), 1),
@@ -52,7 +53,7 @@ def test_what_is_asked_for_is_made(run, line, shape, fps):
     assert media.read_metadata(path) == record(path)
     assert record(path)["frames"] == shape[0]
     assert sorted(p.name for p in pathlib.Path(path).parent.iterdir()) == sorted(
-        [pathlib.Path(path).name, pathlib.Path(path).stem + ".json"]
+        [pathlib.Path(path).name, pathlib.Path(path).name + ".json"]
     )
 
 
@@ -112,7 +113,7 @@ def test_several_videos_have_seeds_of_their_own(run, monkeypatch):
     assert (frames(paths[0]) != frames(paths[1])).any()
     run(f"{SMALL} --seed 8 --out one.mkv")
     np.testing.assert_array_equal(frames("one.mkv"), frames(paths[1]))
-    monkeypatch.setattr(sampling, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(sampling, "MAX_TOGETHER", 2)
     status, again, _ = run(f"{line} --out b.mkv")
     for before, after in zip(paths, again, strict=True):
         np.testing.assert_array_equal(frames(before), frames(after))
@@ -122,11 +123,25 @@ def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
     model = load(checkpoint)
     job = generator.Job(tasks.image(model.grid, size=(32, 16)))
     config = generator.SamplingConfig()
-    assert sampling._at_once(model, job, config=config) == 64
-    monkeypatch.setattr(sampling, "MOST_BYTES", 3 * 3 * 32 * 16)
-    assert sampling._at_once(model, job, config=config) == 3
+    assert sampling.jobs_together(model, job, config=config) == 64
+    monkeypatch.setattr(sampling, "MAX_TOGETHER_BYTES", 3 * 3 * 32 * 16)
+    assert sampling.jobs_together(model, job, config=config) == 3
     long = tasks.generate(model.grid, size=(32, 16), frames=33, fps=8.0)
-    assert sampling._at_once(model, generator.Job(long), config=config) == 1
+    assert sampling.jobs_together(model, generator.Job(long), config=config) == 1
+
+
+def test_a_picture_and_a_video_of_one_name_have_records_of_their_own(run, place):
+    run("generate a --size 32x16 --frames 1 --out a.png")
+    run(f"{SMALL} --out a.mkv")
+    assert record("a.png")["frames"] == 1 and record("a.mkv")["frames"] == 5
+
+
+def test_seconds_are_said_as_they_are_made(run):
+    """To the nearest length that can be made."""
+    status, _, told = run("generate a --size 32x16 --seconds 1.2 --out a.mkv")
+    assert status == 0
+    assert len(told) == 1
+    assert "1.2 seconds become 1.12: 9 frames at 8 a second" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +166,7 @@ def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
         ("--out folder.mp4", "folder.mp4: is a directory"),
         ("--out . --num-videos 2", ".: is a directory"),
         ("--out file/deep/a.mp4", "file is a file, not a directory"),
-        ("--out notes.mp4", "would replace notes.json"),
+        ("--out notes.mp4", "would replace notes.mp4.json"),
         ("--seed -1", "seed -1: use one from 0 to 4294967295"),
         ("--seed 4294967295 --num-videos 2", "seed 4294967296: use one from 0 to"),
         ("--seed one", "invalid int value: 'one'"),
@@ -178,8 +193,8 @@ def test_how_many_videos_are_held_at_once(checkpoint, load, monkeypatch):
 def test_what_cannot_be_made_is_refused_at_once(run, place, monkeypatch, words, says):
     (place / "file").write_text("")
     (place / "folder.mp4").mkdir()
-    (place / "notes.json").write_text("{}")
-    monkeypatch.setattr(sampling, "_make", None)
+    (place / "notes.mp4.json").write_text("{}")
+    monkeypatch.setattr(sampling, "sample", None)
     before = sorted(place.rglob("*"))
     status, paths, told = run(f"generate 'a red circle' {words}")
     assert (status, paths) == (2, [])
@@ -215,15 +230,15 @@ def test_a_full_disk_leaves_nothing(run, place, line):
 
 def interrupt(monkeypatch, *, when):
     """Ctrl-C at the first step of which `when` (steps so far) is true."""
-    plain, steps = sampling.Watch._step, []
+    plain, steps = sampling.Watch.__call__, []
 
-    def step(self, done, total):
-        plain(self, done, total)
-        steps.append(done)
+    def call(self, step):
+        plain(self, step)
+        steps.append(step.done)
         if when(len(steps)):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sampling.Watch, "_step", step)
+    monkeypatch.setattr(sampling.Watch, "__call__", call)
 
 
 @pytest.mark.parametrize("line", [SMALL, LONG])
@@ -243,15 +258,15 @@ class Deaf:
 
 
 def test_ctrl_c_counts_where_python_ignores_it(run, place, monkeypatch):
-    plain = sampling.Watch._step
+    plain = sampling.Watch.__call__
 
-    def step(self, done, total):
-        plain(self, done, total)
+    def call(self, step):
+        plain(self, step)
         time.sleep(0.01)
-        if done == 1:
+        if step.done == 1:
             Deaf()
 
-    monkeypatch.setattr(sampling.Watch, "_step", step)
+    monkeypatch.setattr(sampling.Watch, "__call__", call)
     status, paths, told = run(f"{SMALL} --steps 5000")
     assert (status, paths) == (130, [])
     assert told == ["soraflax generate: stopped; nothing was written"]
@@ -265,7 +280,7 @@ def test_ctrl_c_leaves_the_videos_before(run, place, monkeypatch):
     whole = "a-0.mkv to a-1.mkv are whole"
     preview = "the last preview is a-2.preview.gif"
     assert told == [f"soraflax generate: stopped; {whole}, {preview}"]
-    names = ["a-0.json", "a-0.mkv", "a-1.json", "a-1.mkv", "a-2.preview.gif"]
+    names = ["a-0.mkv", "a-0.mkv.json", "a-1.mkv", "a-1.mkv.json", "a-2.preview.gif"]
     assert sorted(path.name for path in place.iterdir()) == names
     assert frames("a-1.mkv").shape == (33, 16, 32, 3)
 
@@ -309,18 +324,18 @@ def test_previews_go_once_the_videos_are_there(run, place, monkeypatch):
 def test_long_videos_are_written_while_they_are_made(run, monkeypatch):
     """Frames come window by window: no more steps are done than they need."""
     steps, drawn = [], []
-    plain = sampling.Watch._step
+    plain = sampling.Watch.__call__
 
-    def step(self, done, total):
-        plain(self, done, total)
-        steps.append((done, total))
+    def call(self, step):
+        plain(self, step)
+        steps.append((step.done, step.total))
 
     def write(path, frames, fps, *, record):
         for frame in frames:
             assert frame.shape == (16, 32, 3)
             drawn.append(len(steps))
 
-    monkeypatch.setattr(sampling.Watch, "_step", step)
+    monkeypatch.setattr(sampling.Watch, "__call__", call)
     monkeypatch.setattr(outputs, "write", write)
     assert run("generate a --size 32x16 --seconds 60 --out a.mkv")[0] == 0
     windows = steps[-1][1]
@@ -339,19 +354,14 @@ def test_videos_are_made_on_several_devices(run):
     assert np.abs(one - two).max() <= 1
 
 
-def test_a_bar_counts_all_parts(checkpoint, load, monkeypatch):
-    plain = sampling.tqdm.tqdm
+def test_a_bar_counts_steps(checkpoint, load, monkeypatch):
+    plain: Any = sampling.tqdm.tqdm
     shows = {"disable": False}  # though no one looks on
-    monkeypatch.setattr(sampling.tqdm, "tqdm", lambda **how: plain(**how | shows))
-    watch = sampling.Watch(load(checkpoint), [], fps=8.0, parts=3)
-    shown = []
-    for total in (4, 2, 2):
-        for done in range(1, total + 1):
-            watch.callbacks["progress"](done, total)
-            shown.append((watch._bar.n, watch._bar.total))
-    watch._bar.close()
-    assert [n for n, _ in shown] == list(range(1, 9))
-    assert shown[0] == (1, 12) and shown[-1] == (8, 8)
+    monkeypatch.setattr(sampling.tqdm, "tqdm", lambda **words: plain(**words | shows))
+    with sampling.Watch(load(checkpoint), [], fps=8.0) as watch:
+        for done in range(1, 5):
+            watch(generator.Step(done, 4, list))
+            assert (watch._bar.n, watch._bar.total) == (done, 4)
 
 
 def test_flags_know_what_the_library_has():

@@ -64,10 +64,10 @@ def test_the_record_is_in_the_file_and_beside_it(suffix, tmp_path):
     path = tmp_path / "new" / f"out{suffix}"
     write(path, record=record)
     assert media.read_metadata(path) == record
-    beside = path.with_suffix(".json").read_text(encoding="utf-8")
+    beside = outputs.sidecar(path).read_text(encoding="utf-8")
     assert json.loads(beside) == record
     assert "猫" in beside  # for people to read
-    assert {p.name for p in path.parent.iterdir()} == {path.name, "out.json"}
+    assert {p.name for p in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
 
 
 def test_a_record_says_what_made_it():
@@ -125,11 +125,11 @@ def crowded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("file").write_text("")
     pathlib.Path("folder.mp4").mkdir()
-    pathlib.Path("beside.json").mkdir()
-    pathlib.Path("notes.json").write_text('{"mine": 1}')
-    pathlib.Path("list.json").write_text("[1]")
-    pathlib.Path("binary.json").write_bytes(b"\xff\xfe")
-    pathlib.Path("deep.json").write_text("[" * 100_000)
+    pathlib.Path("beside.mp4.json").mkdir()
+    pathlib.Path("notes.mp4.json").write_text('{"mine": 1}')
+    pathlib.Path("list.mkv.json").write_text("[1]")
+    pathlib.Path("binary.mp4.json").write_bytes(b"\xff\xfe")
+    pathlib.Path("deep.mp4.json").write_text("[" * 100_000)
     write(pathlib.Path("earlier.mp4"))
     pathlib.Path("link.mp4").symlink_to("earlier.mp4")
     return tmp_path
@@ -143,11 +143,14 @@ def crowded(tmp_path, monkeypatch):
         ("out.png", "a png holds one frame, not 6: use .gif"),
         ("folder.mp4", r"folder\.mp4: is a directory"),
         ("file/out.mp4", "file is a file, not a directory"),
-        ("beside.mp4", r"would replace beside\.json, which soraflax did not write"),
-        ("notes.mp4", r"would replace notes\.json"),
-        ("list.mkv", r"would replace list\.json"),
-        ("binary.mp4", r"would replace binary\.json"),
-        ("deep.mp4", r"would replace deep\.json"),
+        (
+            "beside.mp4",
+            r"replace beside\.mp4\.json, which soraflax did not write",
+        ),
+        ("notes.mp4", r"would replace notes\.mp4\.json"),
+        ("list.mkv", r"would replace list\.mkv\.json"),
+        ("binary.mp4", r"would replace binary\.mp4\.json"),
+        ("deep.mp4", r"would replace deep\.mp4\.json"),
         ("earlier.mp4", r"would replace the input earlier\.mp4"),
         ("link.mp4", r"would replace the input earlier\.mp4"),
     ],
@@ -155,7 +158,7 @@ def crowded(tmp_path, monkeypatch):
 def test_bad_places_are_refused_before_the_work(name, says, crowded):
     before = below(crowded)
     with pytest.raises(media.MediaError, match=says) as error:
-        outputs.check(
+        outputs.check_result(
             pathlib.Path(name),
             frames=6,
             fps=8.0,
@@ -170,12 +173,12 @@ def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     for name in ("out.mp4", "new/deep/out.mp4"):
         with pytest.raises(media.MediaError, match="no permission to write to"):
-            outputs.check(tmp_path / name, frames=6, fps=8.0, size=(48, 32))
+            outputs.check_result(tmp_path / name, frames=6, fps=8.0, size=(48, 32))
 
 
 def test_an_earlier_result_may_be_replaced(crowded):
     path = pathlib.Path("earlier.mp4")
-    outputs.check(path, frames=6, fps=8.0, size=(48, 32))
+    outputs.check_result(path, frames=6, fps=8.0, size=(48, 32))
     record = provenance.record(made(), tiny.model())
     write(path, record=record)
     assert json.loads(outputs.sidecar(path).read_text()) == record
@@ -224,7 +227,7 @@ def test_both_files_appear_or_neither(earlier, error, at, tmp_path, monkeypatch)
     replace = os.replace
 
     def fails(source, target):
-        if os.fspath(target) in (str(path), str(path.with_suffix(".json"))):
+        if os.fspath(target) in (str(path), str(outputs.sidecar(path))):
             calls.append(target)
         if len(calls) == at + 1 and target == calls[-1]:
             raise error
@@ -311,7 +314,7 @@ def test_a_command_can_be_repeated(words):
     name, *words = words
     words = [name, "--num-videos=4", "--out=x.gif", *words]
     args = conftest.parsers()[0].parse_args(words)
-    again = outputs.repeating(args, positional=["prompt"], seed=7)
+    again = outputs.repeat_command(args, positional=["prompt"], seed=7)
     assert again[0] == "soraflax"
     parsed = conftest.parsers()[0].parse_args(shlex.split(shlex.join(again))[1:])
     expected = vars(args) | {"seed": 7, "num_videos": 1, "out": parsed.out}
@@ -323,13 +326,14 @@ def test_flags_are_repeated_as_they_were_given():
         command="edit", video=pathlib.Path("a.mp4"), prompt=None, fast=True, slow=False,
         mask=["a.png", "b.png"], size=(96, 64), preview=True, seed=0,
     )  # fmt: skip
-    words = outputs.repeating(args, positional=("video", "prompt"), seed=1)
+    words = outputs.repeat_command(args, positional=("video", "prompt"), seed=1)
     flags = ["--fast", "--mask=a.png", "--mask=b.png", "--size=96x64", "--seed=1"]
     assert words == ["soraflax", "edit", *flags, "a.mp4"]
 
 
 def test_notes_are_told_a_line_each(capsys):
-    outputs.tell("animate", ["a\nb.png: resized", "prompt of 99 tokens: 63 are used"])
+    notes = ["a\nb.png: resized", "prompt of 99 tokens: 63 are used"]
+    outputs.print_notes("animate", notes)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "soraflax animate: a b.png: resized",
@@ -376,7 +380,7 @@ def test_previews_come_at_most_so_often_and_go_with_the_result(frames, name, tmp
                 assert media.read_metadata(preview.path)["generated"] is True
         write(out)
     assert written == [0, 5, 10]
-    assert {p.name for p in tmp_path.iterdir()} == {"out.mp4", "out.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"out.mp4", "out.mp4.json"}
 
 
 def test_slow_previews_come_less_often(tmp_path):

@@ -50,7 +50,7 @@ def read(path):
 
 
 def record(path):
-    return json.loads(pathlib.Path(path).with_suffix(".json").read_text())
+    return json.loads(pathlib.Path(f"{path}.json").read_text())
 
 
 ALL = np.s_[:]
@@ -269,7 +269,7 @@ def awkward(files, clip, place):
 def test_what_cannot_be_done_is_refused_at_once(
     run, awkward, place, monkeypatch, line, says
 ):
-    monkeypatch.setattr(sampling, "_make", None)
+    monkeypatch.setattr(sampling, "sample", None)
     before = outputs_below(place)
     status, paths, told = run(line)
     assert (status, paths) == (2, [])
