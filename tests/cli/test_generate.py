@@ -150,7 +150,7 @@ def test_seconds_are_said_as_they_are_made(run):
         ("--frames 80", "80 frames: use 77 or 81"),
         ("--size 97x64", "97 pixels wide: use 96 or 112"),
         ("--size 64x97", "97 pixels high: use 96 or 112"),
-        ("--size 0x0", "0 pixels high: use 16"),
+        ("--size 0x0", "0x0 pixels: use 16x16"),
         ("--size 16000x64", "16000 pixels wide: use 8192 or less"),
         ("--size 8192x8192 --frames 1", "use 5792x5792 pixels or less, or tiles"),
         ("--seconds 1e6", "use at most 8192 seconds"),
