@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 
 from data_pipelines.worlds import palette, scenes
 
@@ -49,7 +49,7 @@ def shape_cover(
     x: Float[np.ndarray, "*#pixels"],
     y: Float[np.ndarray, "*#pixels"],
     angle: Float[np.ndarray, "*#pixels"],
-) -> Float32[np.ndarray, "*pixels"]:
+) -> Float[np.ndarray, "*pixels"]:
     """Equation (1) for a shape of `radius` pixels.
 
     Args:
