@@ -67,10 +67,7 @@ PARAMETERS = 8  # all but self; the fields of a dataclass are no parameters
 POSITIONAL = 2
 COMMENTS_IN_100_LINES = 10
 # Other budgets of lines, and why. The longest prefix of a module's name decides.
-FILE_BUDGETS = {
-    "experiments.train": 60,
-    "soraflax.media.reading": 520,  # packets, their times and frames go together
-}
+FILE_BUDGETS = {"experiments.train": 60}
 FUNCTION_BUDGETS = {
     "soraflax.train.loop": 120,  # one loop, in the order in which it runs
     "experiments.configs": 120,  # values, one a line

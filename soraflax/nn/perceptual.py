@@ -32,7 +32,7 @@ SCALE = (0.458, 0.448, 0.450)
 
 
 def distance(
-    a: Float[Array, "B T H W 3"], b: Float[Array, "B T H W 3"], *, params: Any
+    a: Float[Array, "B T H W 3"], b: Float[Array, "..."], *, params: Any
 ) -> Float[Array, "B"]:
     """Equation (1), mean over frames; float32.
 
