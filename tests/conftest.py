@@ -1,22 +1,17 @@
 """Every test runs on eight fake CPU devices, with strict dtypes and checked shapes."""
 
 import os
-import pathlib
 import sys
 import types
 from importlib import metadata
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What one test compiled, no other compiles again: in this run (both workers, and the
-# processes that tests start) or in the next. Delete .pytest_cache to start cold.
-ROOT = pathlib.Path(__file__).parent.parent
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
-    # Tests compile far longer than they run.
+    # Tests compile far longer than they run. What was compiled is not kept on disk:
+    # programs of several devices that a CPU loads from there can wait for each other
+    # forever, as their collectives come in another order (jax 0.10.2).
     "--xla_backend_optimization_level=0",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
@@ -32,7 +27,8 @@ import jaxtyping  # noqa: E402
 checker: Any = types.ModuleType("checker")
 checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 sys.modules["checker"] = checker
-# Not sharding and flops, whose tests pass meshes of no devices and wrong words.
+# Not sharding and flops, whose tests pass meshes of no devices and wrong words, nor
+# records: a sequence is checked by an entry drawn at random, which reads the disk.
 jaxtyping.install_import_hook(
     [
         "soraflax.ops",
@@ -45,7 +41,16 @@ jaxtyping.install_import_hook(
         "soraflax.pretrained",
         "soraflax.tokenizer",
         "soraflax.config",
-        "data_pipelines",
+        "data_pipelines.builders",
+        "data_pipelines.cropping",
+        "data_pipelines.latents",
+        "data_pipelines.packing",
+        "data_pipelines.pipeline",
+        "data_pipelines.prepare",
+        "data_pipelines.sources",
+        "data_pipelines.transforms",
+        "data_pipelines.vocabulary",
+        "data_pipelines.worlds",
     ],
     "checker.check",
 )
