@@ -1,6 +1,7 @@
 """Every test runs on eight fake CPU devices, with strict dtypes and checked shapes."""
 
 import os
+import pathlib
 import sys
 import types
 from importlib import metadata
@@ -59,7 +60,6 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
 
 TESTS = pathlib.Path(__file__).parent
 
