@@ -2,7 +2,7 @@
 
     import soraflax
 
-    model = soraflax.load("demo/video")
+    model = soraflax.load()  # the one that is shipped, or a folder's
     video = model.generate("a large red circle moves right", size=(96, 64), frames=17)
     video.save("out.mp4")
 
@@ -75,15 +75,16 @@ __all__ = [
 ]
 
 
-def load(folder: "str | os.PathLike[str]") -> "Model":
+def load(folder: "str | os.PathLike[str] | None" = None) -> "Model":
     """A trained video model.
 
     Args:
       folder: that training made (VIDEO, such as `demo/video`), its `model/`, or a
-        folder that holds just one of them.
+        folder that holds just one of them; None for the model shipped with the
+        package.
 
     Raises:
-      FileNotFoundError: no model there.
+      FileNotFoundError: no model there, or none was shipped.
       ValueError: a damaged model, or one of another kind.
     """
     from soraflax.generation import model

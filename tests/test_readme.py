@@ -86,7 +86,7 @@ def name(page: pathlib.Path) -> str:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
 def test_the_python_of_a_page_runs(page, dataset, monkeypatch):
     monkeypatch.chdir(dataset)
-    monkeypatch.setattr(soraflax, "load", lambda folder: stand_in())
+    monkeypatch.setattr(soraflax, "load", lambda folder=None: stand_in())
     names: dict[str, Any] = {"__name__": page.stem}
     for number, block in enumerate(blocks(page)):
         exec(compile(block, f"{page.name} block {number}", "exec"), names)

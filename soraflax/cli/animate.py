@@ -16,8 +16,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "animate",
         summary="make a video that begins with an image",
-        example='animate picture.png "a small red square moves right" '
-        "--checkpoint demo/video --out out.mp4",
+        example='animate picture.png "a small red square moves right" --out out.mp4',
         details="With --last-frame it ends with another.",
     )
     parser.add_argument("image", type=pathlib.Path, help="the first frame")

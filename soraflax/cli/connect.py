@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "connect",
         summary="make a transition between two clips",
-        example="connect first.mp4 second.mp4 --checkpoint demo/video --out out.mp4",
+        example="connect first.mp4 second.mp4 --out out.mp4",
         details="The clips may differ in subject and composition, not in size.",
     )
     parser.add_argument("clip", type=pathlib.Path, help="the first")

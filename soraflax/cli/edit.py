@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         "edit",
         summary="make a clip anew after another prompt (SDEdit)",
         example='edit clip.mp4 "a large blue circle moves right" '
-        "--checkpoint demo/video --strength 0.7 --out out.mp4",
+        "--strength 0.7 --out out.mp4",
     )
     options.add_clip(parser)
     parser.add_argument("prompt", help="what it shall show")

@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         "extend",
         summary="make what comes after a clip, or before it",
         example='extend clip.mp4 "a small red square moves right" '
-        "--checkpoint demo/video --direction backward --seconds 1 --out out.mp4",
+        "--direction backward --seconds 1 --out out.mp4",
         details="The clip is in the result unchanged. The result can be extended "
         "again.",
     )

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "generate",
         summary="make a video or an image from a text prompt",
-        example='generate "a large red circle moves right" --checkpoint demo/video '
+        example='generate "a large red circle moves right" '
         "--size 96x64 --frames 17 --seed 0 --out out.mp4",
         details="A video longer than the clips of training is made in windows that "
         "overlap, and written while it is made.",

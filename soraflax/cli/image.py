@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         "image",
         summary="make an image from a text prompt",
         example='image "a large red circle on a white background" '
-        "--checkpoint demo/video --size 96x96 --out out.png",
+        "--size 96x96 --out out.png",
         details="Any size on the grid; large ones in tiles (--tile) or over devices.",
     )
     parser.add_argument("prompt", help="what the image shows")

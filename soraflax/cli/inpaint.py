@@ -16,8 +16,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "inpaint",
         summary="make anew what a mask marks",
-        example="inpaint clip.mp4 --mask mask.png --checkpoint demo/video "
-        "--out out.mp4",
+        example="inpaint clip.mp4 --mask mask.png --out out.mp4",
         details="The mask is white where the clip shall be new: an image for all "
         "frames, or a video of as many.",
     )

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "loop",
         summary="add the piece that makes a clip repeat without a seam",
-        example="loop clip.mp4 --checkpoint demo/video --out out.gif",
+        example="loop clip.mp4 --out out.gif",
     )
     options.add_clip(parser)
     options.add_prompt(parser)

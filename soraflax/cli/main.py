@@ -1,12 +1,13 @@
-"""The command `soraflax`: what a user does with a trained checkpoint.
+"""The command `soraflax`: what a user does with the shipped model, or another.
 
+    soraflax generate "two small blue squares move up" --out out.mp4
     soraflax generate "a large red circle moves right" --checkpoint demo/video \\
         --size 96x64 --frames 17 --seed 0 --out out.mp4
     soraflax image | animate | extend | loop | connect | edit | inpaint | outpaint |
         upscale ...
-    soraflax reconstruct clip.mp4 --checkpoint demo/autoencoder --out out.mp4
+    soraflax reconstruct clip.mp4 --out out.mp4
     soraflax convert --from wan2.1 --weights wan/vae --out autoencoder
-    soraflax info demo/video
+    soraflax info
     soraflax plan --config=wan2_1_t2v_14b --topology v5p:8x8x8
 
 A command is a module with `add_parser` and `run` (`parser.Command`). Packages above the

@@ -30,14 +30,18 @@ def add_command(
         description=f"{summary[0].upper()}{summary[1:]}. {details}".strip(),
         epilog=f"example: soraflax {example}",
     )
+    add_checkpoint(parser, "a trained video model")
+    return parser
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Which model; by default the one of `pretrained.shipped`."""
     parser.add_argument(
         "--checkpoint",
-        required=True,
         type=pathlib.Path,
         metavar="DIR",
-        help="a trained video model",
+        help=f"{meaning} (default: the one shipped with soraflax, see `soraflax info`)",
     )
-    return parser
 
 
 def add_prompt(parser: argparse.ArgumentParser, meaning: str = "what it shows") -> None:

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "outpaint",
         summary="make a larger or differently shaped frame around a clip",
-        example="outpaint clip.mp4 --size 64x96 --checkpoint demo/video --out out.mp4",
+        example="outpaint clip.mp4 --size 64x96 --out out.mp4",
         details="A clip that does not fit the frame is first made small enough.",
     )
     options.add_clip(parser, resizable=False)

@@ -7,6 +7,7 @@ import pathlib
 import time
 from typing import Any
 
+from soraflax.cli import options
 from soraflax.cli import parser as cli
 
 _LESS_MEMORY = "--chunk 1, --tile 512x512, --devices N or --dtype bfloat16"
@@ -19,18 +20,11 @@ def add_parser(subparsers: Any) -> cli.Parser:
         description="Encode a video and decode it again, as a stream: memory does not "
         "grow with its length. Prints PSNR and SSIM of the two, before the output is "
         "rounded to 8 bits. An .npy file is float32 [T, H, W, 3] in [-1, 1].",
-        epilog="example: soraflax reconstruct clip.mp4 --checkpoint demo/autoencoder "
-        "--out out.mp4 --fit pad",
+        epilog="example: soraflax reconstruct clip.mp4 --out out.mp4 --fit pad",
     )
     add, number = parser.add_argument, cli.positive_int
     add("clip", type=pathlib.Path, help="a video, an image or an .npy file")
-    add(
-        "--checkpoint",
-        required=True,
-        type=pathlib.Path,
-        metavar="DIR",
-        help="an autoencoder, or a video model that has one",
-    )
+    options.add_checkpoint(parser, "an autoencoder, or a video model that has one")
     suffixes = ".mp4, .mkv, .gif, .png or .npy"
     add("--out", required=True, type=pathlib.Path, metavar="FILE", help=suffixes)
     add(
@@ -65,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from soraflax.autoencoding import padding, streaming
     from soraflax.cli import checkpoints, devices, reconstruction
     from soraflax.evaluation import metrics
+    from soraflax.pretrained import shipped
 
     tile = args.tile and (args.tile[1], args.tile[0])
     config = streaming.StreamConfig(chunk=args.chunk, tile=tile, overlap=args.overlap)
@@ -73,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
         if fps is None:
             fps = clip.fps or reconstruction.ARRAY_FPS
         reconstruction.check_out(args.out, args.clip, clip=clip, fps=fps)
-        model = checkpoints.load_autoencoder(args.checkpoint, dtype=args.dtype)
+        checkpoint = shipped.or_given(args.checkpoint)
+        model = checkpoints.load_autoencoder(checkpoint, dtype=args.dtype)
         size = (clip.frames, clip.height, clip.width)
         try:
             fit = padding.grid_padding(model.config, size, rule=args.fit)

@@ -19,6 +19,7 @@ from soraflax.autoencoding import previews
 from soraflax.cli import devices, outputs
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, provenance
+from soraflax.pretrained import shipped
 
 Generator = generator.Generator
 Job = generator.Job
@@ -46,7 +47,7 @@ def run(
         devices.split_over(args.devices),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
-        model = Generator.load(args.checkpoint)
+        model = Generator.load(shipped.or_given(args.checkpoint))
         config = sampling_config(args, model)
         first = make_job(args, model)
         jobs = [

@@ -15,8 +15,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "upscale",
         summary="make a clip larger, noising and denoising it at its new size",
-        example="upscale clip.mp4 --size 192x128 --tile 96x64 --checkpoint demo/video "
-        "--out out.mp4",
+        example="upscale clip.mp4 --size 192x128 --tile 96x64 --out out.mp4",
     )
     options.add_clip(parser, resizable=False)
     options.add_prompt(parser)

@@ -1,6 +1,6 @@
 """The front door: a trained model, and a method for every way of prompting it.
 
-    model = soraflax.load("demo/video")
+    model = soraflax.load()  # the one that is shipped, or a folder's
     video = model.generate("a large red circle moves right", size=(96, 64), frames=17)
     video.save("out.mp4")
 
@@ -21,6 +21,7 @@ from jaxtyping import Bool
 from soraflax import media
 from soraflax.generation import generator, jobs, provenance, tasks
 from soraflax.ops import grid as grids
+from soraflax.pretrained import shipped
 
 Path = str | os.PathLike[str]
 # What is given as a clip: a video, its file, or `[T, H, W, 3]` uint8 at the model's
@@ -61,14 +62,9 @@ class Model:
         self.generator = generator
 
     @classmethod
-    def load(cls, folder: Path) -> "Model":
-        """Read a trained video model: a VIDEO directory, or its `model/`.
-
-        Raises:
-          FileNotFoundError: no model there.
-          ValueError: a damaged model, or one of another kind.
-        """
-        return cls(generator.Generator.load(folder))
+    def load(cls, folder: Path | None = None) -> "Model":
+        """Read a trained video model; arguments and errors as of `soraflax.load`."""
+        return cls(generator.Generator.load(shipped.or_given(folder)))
 
     def __repr__(self) -> str:
         digest = self.generator.model.digest[:12]

@@ -5,8 +5,10 @@
     ...                  files the model cannot do without, such as its vocabulary
 
 The digest covers names, shapes, dtypes and values, so a flipped bit is noticed and a
-model can say which other model it was made with. A directory appears whole or not at
-all. Pickle is never read.
+model can say which other model it was made with. Parameters in bfloat16 are stored so,
+in half the space, and read back as float32; the digest is that of the float32 values,
+so it is one on disk and in memory. A directory appears whole or not at all. Pickle is
+never read.
 """
 
 import hashlib
@@ -59,17 +61,25 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(params: Any) -> str:
-    """SHA-256, in hexadecimal, of names, dtypes, shapes and values."""
+    """SHA-256, in hexadecimal, of names, dtypes, shapes and values.
+
+    Parameters in bfloat16 have the digest of the same values in float32.
+    """
     return _digest(flatten(params))
 
 
 def _digest(flat: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for name in sorted(flat):
-        array = np.ascontiguousarray(flat[name])
+        array = np.ascontiguousarray(_widened(flat[name]))
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Without loss, bfloat16 as float32; others as they are."""
+    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def save_model(
@@ -83,7 +93,7 @@ def save_model(
 
     Args:
       directory: directory to write; missing parents are made.
-      params: nested dict of arrays.
+      params: nested dict of arrays; those in bfloat16 are stored so.
       config: JSON types only.
       files: further files of the model, by name relative to `directory`: bytes, or a
         file or directory to copy.
@@ -131,7 +141,7 @@ def load_model(
         accepts any.
 
     Returns:
-      `(params, config)`; params as nested dicts of numpy arrays.
+      `(params, config)`; params as nested dicts of numpy arrays, none in bfloat16.
 
     Raises:
       FileNotFoundError: no model there.
@@ -142,11 +152,12 @@ def load_model(
     header = _read_header(directory)
     path = directory / PARAMS
     try:
-        flat = safetensors.numpy.load_file(path)
+        stored = safetensors.numpy.load_file(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing") from None
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+    flat = {name: _widened(array) for name, array in stored.items()}
     if like is not None:
         check_like(flat, like, origin=path)
     check_finite(flat, origin=path)
@@ -165,6 +176,12 @@ def model_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
 def model_digest(directory: str | os.PathLike[str]) -> str:
     """The digest in a model's `config.json`, without reading its parameters."""
     return _read_header(find_model(directory))["digest"]
+
+
+def stored_bytes(directory: str | os.PathLike[str]) -> int:
+    """Bytes of all files in a model's directory, of models inside it too."""
+    files = find_model(directory).rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def find_model(

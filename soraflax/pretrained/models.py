@@ -314,6 +314,8 @@ def save_video_model(
     config: VideoModelConfig,
     autoencoder_dir: str | os.PathLike[str],
     vocabulary: tokenizer.Tokenizer,
+    metadata: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes | pathlib.Path] | None = None,
 ) -> str:
     """Write a trained transformer with its autoencoder and vocabulary.
 
@@ -323,6 +325,8 @@ def save_video_model(
       config: its configuration.
       autoencoder_dir: directory of the autoencoder of its latents; it is copied.
       vocabulary: tokenizer of its captions.
+      metadata: further entries of its `config.json`.
+      files: further files beside it, by name, such as a card.
 
     Returns:
       The digest of its parameters.
@@ -333,8 +337,13 @@ def save_video_model(
     autoencoder_path = model_io.find_model(autoencoder_dir)
     _check_encoder(autoencoder_path, load_autoencoder(autoencoder_path), config=config)
     record = {"kind": "video", "model": config_lib.to_dict(config)}
-    files = {VOCABULARY: vocabulary.model, AUTOENCODER: autoencoder_path}
-    return model_io.save_model(directory, params, config=record, files=files)
+    own = {VOCABULARY: vocabulary.model, AUTOENCODER: autoencoder_path}
+    return model_io.save_model(
+        directory,
+        params,
+        config=dict(metadata or {}) | record,
+        files=dict(files or {}) | own,
+    )
 
 
 def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:

@@ -19,6 +19,8 @@ from soraflax import media
 from soraflax.cli import main, options, outputs, sampling
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, tasks
+from soraflax.pretrained import shipped
+from tests.generation import tiny
 
 SMALL = "generate 'a red circle' --size 32x16 --frames 5"
 LONG = "generate 'a red circle' --size 32x16 --frames 33"  # four windows
@@ -55,6 +57,18 @@ def test_what_is_asked_for_is_made(run, line, shape, fps):
     assert sorted(p.name for p in pathlib.Path(path).parent.iterdir()) == sorted(
         [pathlib.Path(path).name, pathlib.Path(path).name + ".json"]
     )
+
+
+def test_without_a_checkpoint_it_is_the_shipped_model(
+    capsys, place, checkpoint, monkeypatch
+):
+    monkeypatch.setattr(shipped, "FOLDER", checkpoint / "model")
+    for line in (f"{SMALL} --out a.mkv", "reconstruct a.mkv --out b.mkv"):
+        words = shlex.split(line) + ["--steps", "1"] * line.startswith("generate")
+        assert main.main(words) == 0, capsys.readouterr().err
+    again = shlex.split(record("a.mkv")["command"])[1:]
+    assert not any("checkpoint" in word for word in again)
+    assert record("a.mkv")["checkpoint"]["transformer"] == tiny.model().digest
 
 
 PROMPTS = {

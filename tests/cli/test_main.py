@@ -11,6 +11,7 @@ import pytest
 
 import soraflax
 from soraflax.cli import main
+from soraflax.pretrained import shipped
 from tests.cli import conftest
 
 
@@ -28,12 +29,14 @@ def run(capsys, *words):
         (["generate", "a", "--checkpoint", "nowhere"], "nowhere"),
         (["generate", "a", "--checkpoint", "x", "--size", "96"], "96x64"),
         (["generate", "a", "--checkpoint", "x", "--frames", "0"], "1 or more"),
-        (["generate", "a"], "--checkpoint"),
+        (["generate", "a"], "no model of its own: name the folder"),
+        (["info"], "no model of its own: name the folder"),
         (["info", "nowhere"], "nowhere"),
         (["paint"], "invalid choice"),
     ],
 )
-def test_bad_input_is_one_line(capsys, words, says):
+def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, says):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "none")
     status, output = run(capsys, *words)
     assert status == 2
     assert output.out == ""

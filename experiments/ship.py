@@ -1,0 +1,186 @@
+"""Make a trained video model the one that comes with the package, with its card.
+
+    python -m experiments.ship --checkpoint VIDEO --facts facts.json \\
+        --output soraflax/assets/bodies
+
+writes `pretrained.shipped`: parameters in bfloat16 (`pretrained.rounding`), and
+`card.md`. What no file of the model says comes from `facts.json`, the fields of
+`CardFacts`:
+
+    {"title": "...", "summary": "...", "data": "...", "training": ["COMMAND", ...],
+     "hardware": "...", "limits": ["...", ...],
+     "figures": [{"what": "...", "value": "...", "command": "..."}, ...]}
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+
+from soraflax import config as config_lib
+from soraflax.cli import parser as cli
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models, rounding, shipped
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A measured number.
+
+    Attributes:
+      what: was measured.
+      value: with its unit.
+      command: that measures it again.
+    """
+
+    what: str
+    value: str | float | int
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CardFacts:
+    """What a model's card says that its files do not.
+
+    Attributes:
+      title: of the card.
+      summary: what the model makes, in a paragraph.
+      data: what it was trained on, and whose it is.
+      training: commands that train it again, in order.
+      hardware: on what they ran, and for how long.
+      figures: how good it is; at least one.
+      limits: what it cannot do.
+      licence: of its parameters.
+    """
+
+    title: str
+    summary: str
+    data: str
+    training: tuple[str, ...]
+    hardware: str
+    figures: tuple[Figure, ...]
+    limits: tuple[str, ...]
+    licence: str = "Apache-2.0"
+
+    def __post_init__(self) -> None:
+        for name in ("training", "figures", "limits"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: give one or more")
+
+
+def read_facts(path: pathlib.Path) -> CardFacts:
+    """The facts in a JSON file.
+
+    Raises:
+      ConfigError: no JSON, or other fields, named.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise config_lib.ConfigError(f"{path}: not JSON ({error})") from error
+    return config_lib.to_dataclass(values, CardFacts, path=str(path))
+
+
+def card(facts: CardFacts, model: models.VideoModel) -> str:
+    """A model's card, in Markdown; `model` as it was before rounding."""
+    return "\n".join(
+        [
+            f"# {facts.title}",
+            f"\n{facts.summary}",
+            "\n## Model\n",
+            *_table([("", ""), *_sizes(model)]),
+            "\n## Training\n",
+            f"{facts.data}\n",
+            f"Hardware: {facts.hardware}\n",
+            "```bash",
+            *facts.training,
+            "```",
+            "\n## Figures\n",
+            *_table(
+                [("what", "value", "command")]
+                + [(f.what, str(f.value), f"`{f.command}`") for f in facts.figures]
+            ),
+            "\n## Limits\n",
+            *(f"- {limit}" for limit in facts.limits),
+            f"\n## Licence\n\n{facts.licence}\n",
+        ]
+    )
+
+
+def _sizes(model: models.VideoModel) -> list[tuple[str, str]]:
+    """What the model's own files say."""
+    config, encoder = model.config, model.autoencoder.config
+    transformer = config.transformer
+    counts = [
+        sum(leaf.size for leaf in model_io.flatten(params).values())
+        for params in (model.params, model.autoencoder.params)
+    ]
+    return [
+        ("transformer", f"{counts[0]:,} parameters, {transformer.depth} blocks"),
+        ("autoencoder", f"{counts[1]:,} parameters"),
+        (
+            "latent",
+            f"{encoder.latent_channels} channels; {encoder.temporal_ratio} frames and "
+            f"{encoder.spatial_ratio} x {encoder.spatial_ratio} pixels a cell",
+        ),
+        ("frame rate", f"{config.reference_fps:g} frames per second"),
+        ("window", f"{config.window} latent frames"),
+        ("text", f"{config.text_length} tokens of {model.tokenizer.vocab_size} pieces"),
+        ("stored in", "bfloat16, computed in float32 parameters"),
+        ("before rounding", f"transformer `{model.digest[:12]}`"),
+    ]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; the first row is its head."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def ship(checkpoint: pathlib.Path, output: pathlib.Path, *, facts: CardFacts) -> int:
+    """Write the model and its card; the bytes that it takes.
+
+    Raises:
+      ValueError: more bytes than a package may have; nothing is written.
+      FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`.
+    """
+    model = models.load_video_model(checkpoint)
+    text = card(facts, model).encode()
+    draft = output.with_name(f".{output.name}.draft")
+    try:
+        rounding.save_rounded(checkpoint, draft, files={shipped.CARD: text})
+        size = model_io.stored_bytes(draft)
+        if size > shipped.MAX_BYTES:
+            raise ValueError(
+                f"{checkpoint}: takes {size:,} bytes, and the package has room for "
+                f"{shipped.MAX_BYTES:,}: train a smaller model"
+            )
+        model_io.replace_directory(draft, output, is_replaceable=model_io.is_model)
+    finally:
+        if draft.exists():
+            shutil.rmtree(draft)
+    return size
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(
+        prog="python -m experiments.ship", description=(__doc__ or "").split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=pathlib.Path, help="a VIDEO directory")
+    add("--facts", required=True, type=pathlib.Path, help="JSON of what the card says")
+    add("--output", default=shipped.FOLDER, type=pathlib.Path, help="to write")
+    args = parser.parse_args(argv)
+
+    def run() -> None:
+        size = ship(args.checkpoint, args.output, facts=read_facts(args.facts))
+        print(f"{args.output}: {size:,} bytes of at most {shipped.MAX_BYTES:,}")
+
+    return cli.run_command(parser.prog, run, extra="train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The model that comes with the package, and its card.
+
+    soraflax/assets/bodies/  config.json  params.safetensors  vocabulary.model  card.md
+                             autoencoder/ config.json  params.safetensors
+
+`pretrained.models` defines these files and `python -m experiments.ship` writes them.
+"""
+
+import os
+import pathlib
+
+FOLDER = pathlib.Path(__file__).parents[1] / "assets" / "bodies"
+CARD = "card.md"
+MAX_BYTES = 20_000_000  # of all its files: a package is downloaded whole
+
+
+def folder() -> pathlib.Path:
+    """Where the shipped model is.
+
+    Raises:
+      FileNotFoundError: this build of the package has none.
+    """
+    if not (FOLDER / "config.json").is_file():
+        raise FileNotFoundError(
+            "this build of soraflax has no model of its own: name the folder of a "
+            "trained one (--checkpoint DIR, soraflax.load(DIR)), such as that of "
+            "`soraflax demo`"
+        )
+    return FOLDER
+
+
+def or_given(directory: str | os.PathLike[str] | None) -> pathlib.Path:
+    """`directory`, or where that is None the shipped model's; errors as of `folder`."""
+    return folder() if directory is None else pathlib.Path(directory)
+
+
+def card(directory: pathlib.Path) -> pathlib.Path | None:
+    """The card of the model in a directory; None where it has none."""
+    path = directory / CARD
+    return path if path.is_file() else None

@@ -1,0 +1,74 @@
+"""A trained model becomes the package's, with a card; or one line says why not."""
+
+import json
+
+import pytest
+
+import soraflax
+from experiments import ship
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import shipped
+from tests.generation import tiny
+
+FACTS = {
+    "title": "bodies",
+    "summary": "Makes clips of one or two bodies.",
+    "data": "The embedded world.",
+    "training": ["soraflax train --config=video_small --workdir=VIDEO"],
+    "hardware": "two cores, 82 minutes",
+    "figures": [{"what": "PSNR", "value": 30.5, "command": "a | b"}],
+    "limits": ["Knows the words of its world alone."],
+}
+
+
+def write(folder, **changes):
+    path = folder / "facts.json"
+    path.write_text(json.dumps(FACTS | changes))
+    return path
+
+
+def run(capsys, *words):
+    status = ship.main([str(word) for word in words])
+    return status, capsys.readouterr()
+
+
+def test_a_model_and_its_card(tmp_path, capsys, monkeypatch):
+    source, output = tiny.save(tmp_path), tmp_path / "bodies"
+    words = ("--checkpoint", source, "--facts", write(tmp_path), "--output", output)
+    for _ in range(2):  # the second time it is replaced
+        status, told = run(capsys, *words)
+        assert (status, told.err) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["ae", "bodies", "facts.json", "video"]
+    )
+    monkeypatch.setattr(shipped, "FOLDER", output)
+    assert soraflax.load().fps == tiny.model().config.reference_fps
+    card = (output / shipped.CARD).read_text()
+    assert "| PSNR | 30.5 | `a \\| b` |" in card
+    assert tiny.model().digest[:12] in card
+    assert "- Knows the words" in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"figures": []}, "figures is empty: give one or more"),
+        ({"figure": 1}, "unknown key; did you mean 'figures'?"),
+        ({"figures": [{"what": "PSNR"}]}, "value: missing"),
+    ],
+)
+def test_facts_that_are_none_are_refused(tmp_path, capsys, changes, says):
+    facts = write(tmp_path, **changes)
+    status, told = run(capsys, "--checkpoint", tmp_path, "--facts", facts)
+    assert status == 2 and says in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_model_too_large_for_the_package_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shipped, "MAX_BYTES", 1000)
+    source, output = tiny.save(tmp_path), tmp_path / "bodies"
+    words = ("--checkpoint", source, "--facts", write(tmp_path), "--output", output)
+    status, told = run(capsys, *words)
+    assert status == 2 and "has room for 1,000: train a smaller model" in told.err
+    assert not model_io.is_model(output)
+    assert len(list(tmp_path.iterdir())) == 3
