@@ -20,6 +20,7 @@ FLOORS = {
     "soraflax.sharding": 0,
     "soraflax.config": 0,
     "soraflax.media": 0,
+    "soraflax.compilation_cache": 0,
     "soraflax.process_memory": 0,
     "soraflax.tokenizer": 0,
     "soraflax.nn": 1,

@@ -20,18 +20,22 @@ def autoencoder_directory(checkpoint: pathlib.Path) -> pathlib.Path:
 
 
 def load_autoencoder(
-    checkpoint: pathlib.Path, *, dtype: str | None = None
+    checkpoint: pathlib.Path,
+    *,
+    dtype: str | None = None,
+    cache: pathlib.Path | None = None,
 ) -> models.AutoencoderModel:
     """The autoencoder at `checkpoint`, or of the video model there.
 
     Args:
       checkpoint: directory of either.
       dtype: to compute in; None is the checkpoint's own.
+      cache: as of `models.load_autoencoder`.
 
     Raises:
       FileNotFoundError, ModelError, ConfigError: see `pretrained.load_autoencoder`.
     """
-    model = models.load_autoencoder(autoencoder_directory(checkpoint))
+    model = models.load_autoencoder(autoencoder_directory(checkpoint), cache=cache)
     if dtype is None:
         return model
     config = dataclasses.replace(model.config, dtype=dtype)

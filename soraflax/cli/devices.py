@@ -1,12 +1,14 @@
 """On which devices a command runs, and what it says when they are too small."""
 
+import argparse
 import contextlib
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from soraflax import sharding
+from soraflax import compilation_cache, sharding
 
 
 @contextlib.contextmanager
@@ -18,6 +20,14 @@ def memory_errors(advice: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise ValueError(f"out of memory: try {advice}") from None
         raise
+
+
+def kept_programs(
+    args: argparse.Namespace,
+) -> contextlib.AbstractContextManager[pathlib.Path | None]:
+    """`compilation_cache.enabled` in its folder, unless the arguments forbid it."""
+    refused = args.no_compilation_cache
+    return compilation_cache.enabled(None if refused else compilation_cache.folder())
 
 
 def split_over(count: int) -> contextlib.AbstractContextManager[Any]:

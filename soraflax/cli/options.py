@@ -42,6 +42,11 @@ def add_checkpoint(parser: argparse.ArgumentParser, meaning: str) -> None:
         metavar="DIR",
         help=f"{meaning} (default: the one shipped with soraflax, see `soraflax info`)",
     )
+    parser.add_argument(
+        "--no-compilation-cache",
+        action="store_true",
+        help="compile anew, and keep nothing in ~/.cache/soraflax",
+    )
 
 
 def add_prompt(parser: argparse.ArgumentParser, meaning: str = "what it shows") -> None:

@@ -1,6 +1,7 @@
 """`soraflax reconstruct`: a video of any length through an autoencoder, as a stream."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -63,13 +64,16 @@ def run(args: argparse.Namespace) -> None:
 
     tile = args.tile and (args.tile[1], args.tile[0])
     config = streaming.StreamConfig(chunk=args.chunk, tile=tile, overlap=args.overlap)
-    with reconstruction.open_clip(args.clip) as clip:
+    with contextlib.ExitStack() as stack:
+        clip = stack.enter_context(reconstruction.open_clip(args.clip))
         fps = args.fps
         if fps is None:
             fps = clip.fps or reconstruction.ARRAY_FPS
         reconstruction.check_out(args.out, args.clip, clip=clip, fps=fps)
-        checkpoint = shipped.or_given(args.checkpoint)
-        model = checkpoints.load_autoencoder(checkpoint, dtype=args.dtype)
+        cache = stack.enter_context(devices.kept_programs(args))
+        model = checkpoints.load_autoencoder(
+            shipped.or_given(args.checkpoint), dtype=args.dtype, cache=cache
+        )
         size = (clip.frames, clip.height, clip.width)
         try:
             fit = padding.grid_padding(model.config, size, rule=args.fit)

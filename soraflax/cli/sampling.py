@@ -44,10 +44,11 @@ def run(
     """
     inputs = {role: path for role, path in (files or {}).items() if path is not None}
     with (
+        devices.kept_programs(args) as cache,
         devices.split_over(args.devices),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
-        model = Generator.load(shipped.or_given(args.checkpoint))
+        model = Generator.load(shipped.or_given(args.checkpoint), cache=cache)
         config = sampling_config(args, model)
         first = make_job(args, model)
         jobs = [

@@ -12,11 +12,11 @@ Jobs of any sizes and durations share packed rows and are denoised together.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -65,18 +65,12 @@ class Generator:
             transformer.patch,
             channels=transformer.latent_channels,
         )
-        params = jax.tree.map(jnp.asarray, model.params)
-        self.denoiser = sampling.Denoiser(model, params)
+        self.denoiser = sampling.Denoiser(model, jax.device_put(model.params))
 
     @classmethod
-    def load(cls, directory: Any) -> "Generator":
-        """Read a trained video model: a VIDEO directory, or its `model/`.
-
-        Raises:
-          FileNotFoundError: no model there.
-          ValueError: a damaged model, or one of another kind.
-        """
-        return cls(models.load_video_model(directory))
+    def load(cls, directory: Any, *, cache: pathlib.Path | None = None) -> "Generator":
+        """Read a trained video model; as `models.load_video_model`."""
+        return cls(models.load_video_model(directory, cache=cache))
 
     @property
     def windows(self) -> WindowConfig:

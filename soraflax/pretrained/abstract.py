@@ -1,20 +1,32 @@
 """Shapes and shardings of models' parameters, without a single parameter in memory.
 
 Flax's `init` is traced on a small input; what it returns has shapes, dtypes and, in
-boxes, the logical names of axes, from which the shardings on a mesh follow.
+boxes, the logical names of axes, from which the shardings on a mesh follow. Tracing
+takes the better part of a second, so shapes can be `remembered` on disk.
 """
 
-from typing import Any
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.core import meta
 from jax.sharding import Mesh
 
-from soraflax import sharding
+from soraflax import compilation_cache, sharding
+from soraflax import config as config_lib
 from soraflax.nn import autoencoder, dit
 from soraflax.ops import packing
+
+Config = TypeVar("Config")
+SHAPES, MAX_SHAPES = "shapes", 64  # folder in a cache, and files in it
 
 
 def example_row(config: dit.DiTConfig) -> packing.Packed:
@@ -50,8 +62,8 @@ def transformer_shapes(config: dit.DiTConfig) -> Any:
 
 def boxed_transformer(config: dit.DiTConfig) -> Any:
     """`transformer_shapes` in boxes that name the logical axes (`sharding.Named`)."""
-    module, row = dit.DiT(config), jax.tree.map(jnp.asarray, example_row(config))
-    return _boxed(lambda key: module.init(key, row)["params"])
+    module, row = dit.DiT(config), example_row(config)
+    return _boxed(lambda key, row: module.init(key, row)["params"], row)
 
 
 def transformer_shardings(
@@ -72,10 +84,60 @@ def autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:
     """ShapeDtypeStructs of an autoencoder's parameters."""
     module = autoencoder.Autoencoder(config)
     frames, height, width = config.video_shape(2, 2, 2)
-    video = jnp.zeros((1, frames, height, width, 3))
-    return meta.unbox(_boxed(lambda key: module.init(key, video)["params"]))
+    video = jax.ShapeDtypeStruct((1, frames, height, width, 3), jnp.float32)
+    return meta.unbox(_boxed(lambda key, x: module.init(key, x)["params"], video))
 
 
-def _boxed(init: Any) -> Any:
+def _boxed(init: Any, example: Any) -> Any:
     with sharding.no_mesh():
-        return jax.eval_shape(lambda: init(jax.random.key(0)))
+        return jax.eval_shape(lambda x: init(jax.random.key(0), x), example)
+
+
+def remembered(
+    shapes: Callable[[Config], Any], config: Config, *, cache: pathlib.Path | None
+) -> Any:
+    """`shapes(config)`, from `cache` if it was traced before by the same code.
+
+    Args:
+      shapes: `transformer_shapes` or `autoencoder_shapes`.
+      config: its argument.
+      cache: such as `compilation_cache.folder()`; None always traces.
+
+    Returns:
+      Nested dicts of ShapeDtypeStructs.
+    """
+    if cache is None:
+        return shapes(config)
+    path = cache / SHAPES / f"{_key(shapes.__name__, config)}.json"
+    flat = _read(path)
+    if flat is None:
+        tree = traverse_util.flatten_dict(shapes(config), sep="/")
+        flat = {k: [list(leaf.shape), leaf.dtype.name] for k, leaf in tree.items()}
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            text = json.dumps({"digest": config_lib.digest(flat), "shapes": flat})
+            compilation_cache.write_atomically(path, text)
+            files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)
+            for file in files[:-MAX_SHAPES]:
+                file.unlink(missing_ok=True)
+    structs = {k: jax.ShapeDtypeStruct(*entry) for k, entry in flat.items()}
+    return traverse_util.unflatten_dict(structs, sep="/")
+
+
+def _key(name: str, config: Any) -> str:
+    """Of a configuration, and of all code that parameters' shapes depend on."""
+    total = hashlib.sha256(f"{name} {jax.__version__} {flax.__version__}".encode())
+    total.update(config_lib.to_json(config).encode())
+    for path in sorted(pathlib.Path(dit.__file__).parent.glob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()[:32]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """Remembered shapes; None where there are none, or damaged ones."""
+    try:
+        record = json.loads(path.read_text())
+        same = config_lib.digest(record["shapes"]) == record["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record["shapes"] if same else None

@@ -120,8 +120,10 @@ def save_model(
     draft = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     try:
         draft.mkdir()
-        safetensors.numpy.save_file(flat, draft / PARAMS)
         (draft / CONFIG).write_text(text)
+        safetensors.numpy.save_file(flat, draft / PARAMS)
+        # As other files of this user, and not for the user alone.
+        (draft / PARAMS).chmod((draft / CONFIG).stat().st_mode)
         for name, source in (files or {}).items():
             _add(draft / name, source)
         replace_directory(draft, directory, is_replaceable=is_model)

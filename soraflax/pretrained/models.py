@@ -215,8 +215,14 @@ def save_autoencoder(
     return model_io.save_model(directory, params, config=dict(metadata or {}) | record)
 
 
-def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
+def load_autoencoder(
+    directory: str | os.PathLike[str], *, cache: pathlib.Path | None = None
+) -> AutoencoderModel:
     """Read what `save_autoencoder` wrote, there or in its `model/`.
+
+    Args:
+      directory: of the model.
+      cache: where shapes are `abstract.remembered`; None for nowhere.
 
     Raises:
       FileNotFoundError, ModelError: see `model_io.load_model`.
@@ -226,9 +232,8 @@ def load_autoencoder(directory: str | os.PathLike[str]) -> AutoencoderModel:
     config = config_lib.to_dataclass(
         record, autoencoder.AutoencoderConfig, path="autoencoder"
     )
-    params, metadata = model_io.load_model(
-        directory, like=abstract.autoencoder_shapes(config)
-    )
+    like = abstract.remembered(abstract.autoencoder_shapes, config, cache=cache)
+    params, metadata = model_io.load_model(directory, like=like)
     statistics = metadata.get("latents")
     if statistics is not None:
         statistics = config_lib.to_dataclass(
@@ -346,8 +351,14 @@ def save_video_model(
     )
 
 
-def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
+def load_video_model(
+    directory: str | os.PathLike[str], *, cache: pathlib.Path | None = None
+) -> VideoModel:
     """Read what `save_video_model` wrote, there or in its `model/`.
+
+    Args:
+      directory: of the model.
+      cache: where shapes are `abstract.remembered`; None for nowhere.
 
     Raises:
       FileNotFoundError, ModelError: see `model_io.load_model`.
@@ -356,9 +367,11 @@ def load_video_model(directory: str | os.PathLike[str]) -> VideoModel:
     directory = model_io.find_model(directory, kind="video")
     record = _config_of(directory, kind="video")
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
-    codec = load_autoencoder(directory / AUTOENCODER)
+    codec = load_autoencoder(directory / AUTOENCODER, cache=cache)
     _check_encoder(directory / AUTOENCODER, codec, config=config)
-    shapes = abstract.transformer_shapes(config.transformer)
+    shapes = abstract.remembered(
+        abstract.transformer_shapes, config.transformer, cache=cache
+    )
     if config.boundary is not None:
         shapes = dict.fromkeys(experts.NAMES, shapes)
     params, _ = model_io.load_model(directory, like=shapes)

@@ -39,7 +39,8 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def load():
     """`Generator.load` that shares what it has loaded and compiled."""
-    return functools.cache(generator.Generator.load)
+    once = functools.cache(generator.Generator.load)
+    return lambda directory, cache=None: once(directory)
 
 
 @pytest.fixture

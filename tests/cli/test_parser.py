@@ -1,6 +1,7 @@
 """The shared parser: one line on bad input, defaults in the help, exit statuses."""
 
 import argparse
+import gc
 import subprocess
 import sys
 
@@ -109,3 +110,10 @@ def test_a_reader_that_goes_away_is_no_error():
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+def test_garbage_is_looked_for_as_before_once_a_command_is_done():
+    before, seen = gc.get_threshold(), []
+    cli.run_command("example", lambda: seen.append(gc.get_threshold()))
+    assert seen == [(100 * before[0], *before[1:])]
+    assert gc.get_threshold() == before

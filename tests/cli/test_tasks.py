@@ -330,9 +330,7 @@ def test_help_has_an_example_that_works(run, clip, name):
     clip("second.mp4", seed=1)
     clip("picture.png", 1)
     media.write_video("mask.png", conftest.squares(1, seed=5), fps=8.0)
-    checkpoint = words.index("--checkpoint")
-    assert words[checkpoint + 1] == "demo/video"
-    del words[checkpoint : checkpoint + 2]
+    assert "--checkpoint" not in words  # the fixture adds one, of fewer steps
     status, paths, _ = run(words)
     assert status == 0
     assert paths == [words[words.index("--out") + 1]]

@@ -1,5 +1,6 @@
 """The example row: what it shows about packing holds."""
 
+import pathlib
 from typing import Any
 
 import jax
@@ -38,3 +39,37 @@ def test_the_example_row_computes_what_its_clips_compute_alone(key: jax.Array) -
     expected: Any = module.apply({"params": params}, single)
     np.testing.assert_allclose(packed[:, tokens], expected, atol=1e-4)
     assert float(np.abs(expected).max()) > 0.01
+
+
+@pytest.mark.parametrize("damage", [None, "", "{}", "flip"])
+def test_shapes_are_remembered_and_never_believed_if_damaged(
+    tmp_path: pathlib.Path, damage: str | None
+) -> None:
+    config, traced = dit.VARIANTS["tiny"], []
+
+    def shapes(config: dit.DiTConfig) -> Any:
+        traced.append(config)
+        return abstract.transformer_shapes(config)
+
+    for _ in range(2):
+        found = abstract.remembered(shapes, config, cache=tmp_path)
+        assert found == abstract.transformer_shapes(config)
+    assert traced == [config]
+    if damage is not None:
+        (path,) = (tmp_path / abstract.SHAPES).iterdir()
+        path.write_text(path.read_text().replace("32", "33") if damage else damage)
+        assert abstract.remembered(shapes, config, cache=tmp_path) == found
+        assert len(traced) == 2
+    abstract.remembered(shapes, dit.VARIANTS["small"], cache=tmp_path)
+    assert traced[-1] == dit.VARIANTS["small"]
+    abstract.remembered(shapes, config, cache=None)
+    assert traced[-1] == config
+
+
+def test_few_shapes_are_remembered(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(abstract, "MAX_SHAPES", 1)
+    for config in (dit.VARIANTS["tiny"], dit.VARIANTS["small"]):
+        abstract.remembered(abstract.transformer_shapes, config, cache=tmp_path)
+    assert len(list((tmp_path / abstract.SHAPES).iterdir())) == 1
