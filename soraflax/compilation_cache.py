@@ -61,7 +61,7 @@ def enabled(place: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
       `place`; None where there is no cache: on several CPU devices, where the folder
       cannot be written, or where JAX has a cache of the user's own already.
     """
-    if place is None or jax.config.jax_compilation_cache_dir or not is_safe():
+    if place is None or _setting("jax_compilation_cache_dir") or not is_safe():
         yield None
         return
     programs = place / PROGRAMS
@@ -73,7 +73,7 @@ def enabled(place: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
         yield None
         return
     settings = _SETTINGS | {"jax_compilation_cache_dir": str(programs)}
-    before = {name: getattr(jax.config, name) for name in settings}
+    before = {name: _setting(name) for name in settings}
     try:
         _configure(settings)
         with warnings.catch_warnings():
@@ -86,6 +86,10 @@ def enabled(place: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
         with contextlib.suppress(OSError):
             _evict(programs)
             _write_index(programs)
+
+
+def _setting(name: str) -> Any:
+    return getattr(jax.config, name)
 
 
 def _configure(settings: Mapping[str, Any]) -> None:

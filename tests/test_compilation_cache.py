@@ -93,7 +93,7 @@ def test_it_is_off_on_several_cpu_devices(tmp_path):
     assert not list(tmp_path.iterdir())
     assert jax.device_count() == 8 and not compilation_cache.is_safe()
     with compilation_cache.enabled(tmp_path) as place:
-        assert place is None and jax.config.jax_compilation_cache_dir is None
+        assert place is None
 
 
 def test_it_leaves_a_cache_of_the_users_own_alone(tmp_path):

@@ -111,7 +111,7 @@ def remembered(
     path = cache / SHAPES / f"{_key(shapes.__name__, config)}.json"
     flat = _read(path)
     if flat is None:
-        tree = traverse_util.flatten_dict(shapes(config), sep="/")
+        tree: Any = traverse_util.flatten_dict(shapes(config), sep="/")
         flat = {k: [list(leaf.shape), leaf.dtype.name] for k, leaf in tree.items()}
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, exist_ok=True)
