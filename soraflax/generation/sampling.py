@@ -166,7 +166,6 @@ class Denoiser:
         self._start = jax.jit(functools.partial(_start, self.process))
         self._step = jax.jit(step, static_argnames="spec")
         self._average = jax.jit(batching.TileOverlap.average)
-        self._levels = jax.jit(self._levels_of, static_argnames="steps")
 
     @property
     def compiled(self) -> tuple[int, ...]:
@@ -250,17 +249,13 @@ class Denoiser:
         self, context: batching.SamplingContext, steps: int
     ) -> Float[np.ndarray, "steps1 B S1"]:
         """Noise level of every segment at every step."""
-        counts = np.asarray(context.token_counts, np.float32)
-        return np.asarray(self._levels(steps, counts, strengths=context.strengths))
-
-    def _levels_of(
-        self, steps: int, counts: Float[Array, "B S1"], *, strengths: Any
-    ) -> Float[Array, "steps1 B S1"]:
-        return schedule.inference_levels(
-            steps,
-            self.model.config.shift(counts),
-            start=process_lib.start_level(self.process),
-            strength=strengths,
+        return np.asarray(
+            schedule.inference_levels(
+                steps,
+                self.model.config.shift(jnp.asarray(context.token_counts, jnp.float32)),
+                start=process_lib.start_level(self.process),
+                strength=jnp.asarray(context.strengths),
+            )
         )
 
     def skips(self, config: SamplingConfig) -> list[bool]:
