@@ -19,10 +19,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from data_pipelines import pipeline
+from experiments.stages.video import export
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models, rounding, shipped
+from soraflax.pretrained import models, rounding, shipped, training_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +85,19 @@ def read_facts(path: pathlib.Path) -> CardFacts:
     return config_lib.to_dataclass(values, CardFacts, path=str(path))
 
 
-def card(facts: CardFacts, model: models.VideoModel) -> str:
-    """A model's card, in Markdown; `model` as it was before rounding."""
+def card(
+    facts: CardFacts,
+    model: models.VideoModel,
+    *,
+    seen: training_data.TrainingData | None = None,
+) -> str:
+    """A model's card, in Markdown.
+
+    Args:
+      facts: that no file of the model says.
+      model: as it was before rounding.
+      seen: what it was trained on, if that is known.
+    """
     return "\n".join(
         [
             f"# {facts.title}",
@@ -93,6 +106,7 @@ def card(facts: CardFacts, model: models.VideoModel) -> str:
             *_table([("", ""), *_sizes(model)]),
             "\n## Training\n",
             f"{facts.data}\n",
+            *([] if seen is None else [*_table([("", ""), *_seen(seen)]), ""]),
             f"Hardware: {facts.hardware}\n",
             "```bash",
             *facts.training,
@@ -133,6 +147,17 @@ def _sizes(model: models.VideoModel) -> list[tuple[str, str]]:
     ]
 
 
+def _seen(seen: training_data.TrainingData) -> list[tuple[str, str]]:
+    """What the clips of training were."""
+    return [
+        ("sides", "{} to {} pixels".format(*seen.sides)),
+        ("width / height", "{:.3g} to {:.3g}".format(*seen.aspects)),
+        ("frames", "{} to {}".format(*seen.frames)),
+        ("frames per second", "{:g} to {:g}".format(*seen.fps)),
+        ("words", ", ".join(seen.words) or "not listed"),
+    ]
+
+
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table; the first row is its head."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
@@ -140,19 +165,39 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
-def ship(checkpoint: pathlib.Path, output: pathlib.Path, *, facts: CardFacts) -> int:
-    """Write the model and its card; the bytes that it takes.
+def ship(
+    checkpoint: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    facts: CardFacts,
+    latents: Sequence[str] = (),
+) -> int:
+    """Write the model and its card.
+
+    Args:
+      checkpoint: a VIDEO directory.
+      output: directory to write.
+      facts: what the card says.
+      latents: that it was trained on, for a model that does not say on what.
+
+    Returns:
+      The bytes that it takes in a package.
 
     Raises:
-      ValueError: more bytes than a package may have; nothing is written.
+      ValueError: more bytes than a package has room for; nothing is written.
       FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`.
     """
     model = models.load_video_model(checkpoint)
-    text = card(facts, model).encode()
+    seen = model.config.trained_on
+    if latents:
+        seen = export.measure_data(latents, pipeline.PackedDataConfig())
+    text = card(facts, model, seen=seen).encode()
     draft = output.with_name(f".{output.name}.draft")
     try:
-        rounding.save_rounded(checkpoint, draft, files={shipped.CARD: text})
-        size = model_io.stored_bytes(draft)
+        rounding.save_rounded(
+            checkpoint, draft, trained_on=seen, files={shipped.CARD: text}
+        )
+        size = shipped.packed_bytes(draft)
         if size > shipped.MAX_BYTES:
             raise ValueError(
                 f"{checkpoint}: takes {size:,} bytes, and the package has room for "
@@ -173,10 +218,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--checkpoint", required=True, type=pathlib.Path, help="a VIDEO directory")
     add("--facts", required=True, type=pathlib.Path, help="JSON of what the card says")
     add("--output", default=shipped.FOLDER, type=pathlib.Path, help="to write")
+    add(
+        "--latents",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="latents that it was trained on (default: what the model says of them)",
+    )
     args = parser.parse_args(argv)
 
     def run() -> None:
-        size = ship(args.checkpoint, args.output, facts=read_facts(args.facts))
+        facts = read_facts(args.facts)
+        size = ship(args.checkpoint, args.output, facts=facts, latents=args.latents)
         print(f"{args.output}: {size:,} bytes of at most {shipped.MAX_BYTES:,}")
 
     return cli.run_command(parser.prog, run, extra="train")

@@ -18,7 +18,7 @@ import tqdm
 from soraflax.autoencoding import previews
 from soraflax.cli import devices, outputs
 from soraflax.diffusion import samplers
-from soraflax.generation import caching, generator, provenance
+from soraflax.generation import caching, familiarity, generator, provenance
 from soraflax.pretrained import shipped
 
 Generator = generator.Generator
@@ -50,7 +50,9 @@ def run(
     ):
         model = Generator.load(shipped.or_given(args.checkpoint), cache=cache)
         config = sampling_config(args, model)
-        first = make_job(args, model)
+        first = familiarity.annotated(
+            make_job(args, model), model.model.config, sampling_config=config
+        )
         jobs = [
             dataclasses.replace(first, seed=args.seed + number)
             for number in range(args.num_videos)

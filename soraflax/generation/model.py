@@ -12,6 +12,7 @@ once, in shared rows, by `Model.run`.
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from soraflax import media
-from soraflax.generation import generator, jobs, provenance, tasks
+from soraflax.generation import familiarity, generator, jobs, provenance, tasks
 from soraflax.ops import grid as grids
 from soraflax.pretrained import shipped
 
@@ -50,6 +51,9 @@ class Model:
       stops and gives what it has made so far.
     - `fps`: frames per second; None for the model's reference rate. A clip has its own.
     - `frames`, `seconds`: how much is made, one of them; None for what suits the model.
+
+    A prompt, size or length far from what the model was trained on is a warning
+    (`familiarity.UnfamiliarWarning`), and stands among the `notes` of `Video.metadata`.
 
     All methods return a `Video` (uint8 `[T, H, W, 3]`), and raise ValueError, in one
     line that names the nearest that can be made, for what cannot be.
@@ -406,12 +410,20 @@ class Model:
           progress, callback: see `Model`.
         """
         config = config or SamplingConfig()
+        batch = [self._annotated(job, config) for job in batch]
         with _Bar(progress) as bar:
             frames = self.generator(batch, config, progress=bar.step, callback=callback)
         return [
             self._video(job, made, config=config, inputs=inputs or {})
             for job, made in zip(batch, frames, strict=True)
         ]
+
+    def _annotated(self, job: generator.Job, config: SamplingConfig) -> generator.Job:
+        """With notes of what is unlike training, each a warning too."""
+        model = self.generator.model
+        for note in familiarity.notes(job, model.config, sampling_config=config):
+            warnings.warn(note, familiarity.UnfamiliarWarning, stacklevel=3)
+        return familiarity.annotated(job, model.config, sampling_config=config)
 
     def _one(
         self, job: generator.Job, config: SamplingConfig | None, **watch: Any

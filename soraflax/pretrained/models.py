@@ -26,7 +26,7 @@ from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.nn import autoencoder, dit, experts, lora
 from soraflax.ops import batch_invariance, packing
-from soraflax.pretrained import abstract, migration
+from soraflax.pretrained import abstract, migration, training_data
 from soraflax.pretrained import io as model_io
 
 VOCABULARY = "vocabulary.model"
@@ -52,6 +52,8 @@ class VideoModelConfig:
         which longer videos are generated; 0 where that is not known.
       boundary: noise level between two experts of `transformer`'s sizes (`nn.experts`),
         whose parameters are `{"high": ..., "low": ...}`; None for one transformer.
+      trained_on: extremes and words of the clips of training; None where that is not
+        known, as of models of 0.1.0.
     """
 
     transformer: dit.DiTConfig
@@ -67,6 +69,7 @@ class VideoModelConfig:
     )
     window: int = 0
     boundary: float | None = None
+    trained_on: training_data.TrainingData | None = None
 
     def __post_init__(self) -> None:
         process_lib.make(self.process, self.prediction)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models
+from soraflax.pretrained import models, training_data
 
 
 def rounded(params: Any) -> Any:
@@ -37,6 +37,7 @@ def save_rounded(
     source: str | os.PathLike[str],
     directory: str | os.PathLike[str],
     *,
+    trained_on: training_data.TrainingData | None = None,
     files: Mapping[str, bytes | pathlib.Path] | None = None,
 ) -> str:
     """Write a video model with its parameters, and its autoencoder's, in bfloat16.
@@ -44,6 +45,7 @@ def save_rounded(
     Args:
       source: a VIDEO directory, or its `model/`.
       directory: directory to write; see `model_io.save_model`.
+      trained_on: for a model that does not say; None leaves it as it is.
       files: further files beside it, by name.
 
     Returns:
@@ -53,27 +55,25 @@ def save_rounded(
       FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`.
     """
     model = models.load_video_model(source)
-    codec = model.autoencoder
     path = model_io.find_model(source, kind="video") / models.AUTOENCODER
-    codec_params = rounded(codec.params)
-    encoder = models.encoder_digest(codec_params)
+    codec, codec_params = model.autoencoder, rounded(model.autoencoder.params)
+    config = dataclasses.replace(
+        model.config,
+        autoencoder=models.encoder_digest(codec_params),
+        trained_on=trained_on or model.config.trained_on,
+    )
+    origin = {"digest": codec.digest, "encoder": codec.encoder_digest}
     with tempfile.TemporaryDirectory() as place:
         models.save_autoencoder(
             place,
             codec_params,
             config=codec.config,
-            metadata=model_io.model_config(path)
-            | {
-                "rounded_from": {
-                    "digest": codec.digest,
-                    "encoder": codec.encoder_digest,
-                }
-            },
+            metadata=model_io.model_config(path) | {"rounded_from": origin},
         )
         return models.save_video_model(
             directory,
             rounded(model.params),
-            config=dataclasses.replace(model.config, autoencoder=encoder),
+            config=config,
             autoencoder_dir=place,
             vocabulary=model.tokenizer,
             metadata={"rounded_from": {"digest": model.digest}},

@@ -8,10 +8,11 @@
 
 import os
 import pathlib
+import zlib
 
 FOLDER = pathlib.Path(__file__).parents[1] / "assets" / "bodies"
 CARD = "card.md"
-MAX_BYTES = 20_000_000  # of all its files: a package is downloaded whole
+MAX_BYTES = 20_000_000  # that it takes in a wheel
 
 
 def folder() -> pathlib.Path:
@@ -32,6 +33,12 @@ def folder() -> pathlib.Path:
 def or_given(directory: str | os.PathLike[str] | None) -> pathlib.Path:
     """`directory`, or where that is None the shipped model's; errors as of `folder`."""
     return folder() if directory is None else pathlib.Path(directory)
+
+
+def packed_bytes(directory: pathlib.Path) -> int:
+    """Bytes that a directory's files take in a wheel, which deflates each."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return sum(len(zlib.compress(path.read_bytes())) for path in files)
 
 
 def card(directory: pathlib.Path) -> pathlib.Path | None:

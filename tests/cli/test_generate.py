@@ -1,6 +1,7 @@
 """`soraflax generate` and `image`, typed as a user would, the wrong ways too."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from soraflax import media
 from soraflax.cli import main, options, outputs, sampling
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, tasks
-from soraflax.pretrained import shipped
+from soraflax.pretrained import shipped, training_data
 from tests.generation import tiny
 
 SMALL = "generate 'a red circle' --size 32x16 --frames 5"
@@ -69,6 +70,22 @@ def test_without_a_checkpoint_it_is_the_shipped_model(
     again = shlex.split(record("a.mkv")["command"])[1:]
     assert not any("checkpoint" in word for word in again)
     assert record("a.mkv")["checkpoint"]["transformer"] == tiny.model().digest
+
+
+def test_what_is_far_from_training_is_said_in_a_line(
+    capsys, place, checkpoint, load, monkeypatch
+):
+    model = load(checkpoint).model
+    seen = training_data.TrainingData((16, 32), (0.5, 2.0), (1, 17), (8.0, 8.0), ("a",))
+    config = dataclasses.replace(model.config, trained_on=seen)
+    model = generator.Generator(dataclasses.replace(model, config=config))
+    monkeypatch.setattr(generator.Generator, "load", lambda _, cache: model)
+    words = ["--checkpoint", str(checkpoint), "--steps", "1", "--out", "a.mkv"]
+    assert main.main([*shlex.split(SMALL), *words]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    note = "the words 'red', 'circle' were never seen in training; known are 1 words"
+    assert line.startswith(f"soraflax generate: {note}")
+    assert record("a.mkv")["notes"] == [line.partition(": ")[2]]
 
 
 PROMPTS = {

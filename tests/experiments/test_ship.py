@@ -7,7 +7,7 @@ import pytest
 import soraflax
 from experiments import ship
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import shipped
+from soraflax.pretrained import models, shipped, training_data
 from tests.generation import tiny
 
 FACTS = {
@@ -47,6 +47,22 @@ def test_a_model_and_its_card(tmp_path, capsys, monkeypatch):
     assert "| PSNR | 30.5 | `a \\| b` |" in card
     assert tiny.model().digest[:12] in card
     assert "- Knows the words" in card
+
+
+def test_a_model_that_does_not_say_is_told_what_it_was_trained_on(
+    tmp_path, monkeypatch
+):
+    seen = training_data.measure([training_data.Clip(9, (48, 32), 8.0, ("A ball.",))])
+    asked = []
+    monkeypatch.setattr(
+        ship.export, "measure_data", lambda paths, data: asked.append(paths) or seen
+    )
+    facts, output = ship.read_facts(write(tmp_path)), tmp_path / "bodies"
+    ship.ship(tiny.save(tmp_path), output, facts=facts, latents=["LATENTS"])
+    assert asked == [["LATENTS"]]
+    assert models.load_video_model(output).config.trained_on == seen
+    card = (output / shipped.CARD).read_text()
+    assert "| words | a, ball |" in card and "| sides | 32 to 48 pixels |" in card
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,9 @@ def test_video_stage_exports(
     assert model_io.model_digest(
         path / "model" / "autoencoder"
     ) == model_io.model_digest(trained)
+    seen = models.load_video_model(path).config.trained_on
+    assert seen is not None and (seen.sides, seen.frames[1]) == ((32, 48), 9)
+    assert {"a", "moves"} <= set(seen.words)
 
 
 def test_latents_of_other_clips_are_refused(

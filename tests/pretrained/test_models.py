@@ -1,13 +1,15 @@
 """Models on disk: what is saved loads, and what does not fit together is refused."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from soraflax.nn import experts, lora
-from soraflax.pretrained import abstract, models
+from soraflax.pretrained import abstract, models, training_data
 from soraflax.pretrained import io as model_io
 from tests.generation import tiny
 
@@ -70,6 +72,26 @@ def test_another_encoder_is_refused(folder, tmp_path):
             vocabulary=model.tokenizer,
         )
     assert not (tmp_path / "other").exists()
+
+
+def test_what_it_was_trained_on_is_kept_and_old_models_do_not_say(folder, tmp_path):
+    model = tiny.model()
+    seen = training_data.TrainingData((16, 32), (0.5, 2.0), (1, 9), (8.0, 8.0), ("a",))
+    models.save_video_model(
+        tmp_path / "new",
+        model.params,
+        config=dataclasses.replace(model.config, trained_on=seen),
+        autoencoder_dir=folder / "ae",
+        vocabulary=model.tokenizer,
+    )
+    assert models.load_video_model(tmp_path / "new").config.trained_on == seen
+    path = folder / "video" / "model" / model_io.CONFIG
+    header = json.loads(path.read_text())
+    del header["config"]["model"]["trained_on"]  # as before there was such a field
+    (tmp_path / "old").mkdir()
+    shutil.copytree(folder / "video" / "model", tmp_path / "old", dirs_exist_ok=True)
+    (tmp_path / "old" / model_io.CONFIG).write_text(json.dumps(header))
+    assert models.load_video_model(tmp_path / "old").config.trained_on is None
 
 
 def test_two_experts_lie_in_one_file(folder, tmp_path):

@@ -3,7 +3,6 @@
 import pytest
 
 import soraflax
-from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, shipped
 from tests.generation import tiny
 
@@ -31,5 +30,5 @@ def test_what_is_shipped_loads_fits_and_has_a_card():
         return
     model = models.load_video_model(shipped.folder())
     assert model.config.autoencoder == model.autoencoder.encoder_digest
-    assert model_io.stored_bytes(shipped.folder()) <= shipped.MAX_BYTES
+    assert shipped.packed_bytes(shipped.folder()) <= shipped.MAX_BYTES
     assert "## Figures" in (shipped.folder() / shipped.CARD).read_text()

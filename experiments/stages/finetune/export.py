@@ -1,11 +1,14 @@
 """The fine-tuned video model, and its adapters."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
 import jax
 
+from data_pipelines import pipeline
 from experiments.stages.finetune import config as stage_config
+from experiments.stages.video import export as video_export
 from soraflax.nn import lora
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
@@ -15,6 +18,7 @@ def export(
     config: stage_config.FinetuneRunConfig,
     base: models.VideoModel,
     *,
+    data: pipeline.PackedDataConfig,
     params: Any,
     workdir: pathlib.Path,
 ) -> None:
@@ -30,10 +34,14 @@ def export(
             base=base.digest,
         )
         params = lora.merge(base.params, params, config=config.lora)
+    seen = base.config.trained_on
+    if seen is not None:
+        paths = (data.path, *data.also)
+        seen = seen.merged(video_export.measure_data(paths, data))
     models.save_video_model(
         workdir / "model",
         params,
-        config=base.config,
+        config=dataclasses.replace(base.config, trained_on=seen),
         autoencoder_dir=model_io.find_model(config.base) / models.AUTOENCODER,
         vocabulary=base.tokenizer,
     )

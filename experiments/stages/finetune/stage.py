@@ -58,7 +58,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         runtime.require_end(int(state.step), config.train.steps)
         result = train_job.evaluate(state.ema) if train_job.evaluate else {}
         export.export(
-            config, base, params=runtime.to_host(state.ema, mesh), workdir=path
+            config,
+            base,
+            data=data,
+            params=runtime.to_host(state.ema, mesh),
+            workdir=path,
         )
         runtime.write_json(path / "result.json", result)
         runtime.barrier("exported")

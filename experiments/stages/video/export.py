@@ -1,6 +1,8 @@
 """The video model that the stage leaves, complete for generation."""
 
+import functools
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +12,10 @@ from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
 from soraflax import tokenizer
 from soraflax.nn import autoencoder
-from soraflax.pretrained import models
+from soraflax.ops import grid as grids
+from soraflax.pretrained import models, training_data
+
+MAX_CLIPS = 20_000  # that are looked at for what a model's configuration says of them
 
 
 def export(
@@ -40,6 +45,7 @@ def export(
         prediction=config.loss.prediction,
         shift=config.loss.shift,
         window=max(shape[0] for shape in source.shapes),
+        trained_on=measure_data((data.path, *data.also), data),
     )
     models.save_video_model(
         workdir / "model",
@@ -47,4 +53,44 @@ def export(
         config=model_config,
         autoencoder_dir=encoder.directory,
         vocabulary=vocabulary,
+    )
+
+
+def measure_data(
+    paths: Iterable[str], data: pipeline.PackedDataConfig
+) -> training_data.TrainingData:
+    """What latents were made from.
+
+    Args:
+      paths: their directories; of one with more than `MAX_CLIPS` as many are looked at,
+        spread evenly, and no words are listed.
+      data: split, and choice of captions.
+    """
+    parts = []
+    for path in paths:
+        source = latents.open_latents(path, data.split)
+        ratios = (
+            source.info["grid"][name] for name in ("temporal_ratio", "spatial_ratio")
+        )
+        describe = functools.partial(
+            _clip, grid=grids.Grid(*ratios), names=data.captions.names
+        )
+        step = -(-len(source) // MAX_CLIPS)
+        clips = (describe(source[i]) for i in range(0, len(source), step))
+        parts.append(training_data.measure(clips, all_seen=step == 1))
+    return functools.reduce(training_data.TrainingData.merged, parts)
+
+
+def _clip(
+    record: latents.LatentRecord, *, grid: grids.Grid, names: Sequence[str]
+) -> training_data.Clip:
+    """The clip that a latent was made from, with the captions that training shows."""
+    time, height, width = record.latent.shape[:3]
+    frames, high, wide = grid.video_size(time, height, width)
+    chosen = [record.captions[name] for name in names if name in record.captions]
+    return training_data.Clip(
+        frames=frames,
+        size=(wide, high),
+        fps=record.fps,
+        captions=tuple(chosen or record.captions.values()),
     )
