@@ -222,15 +222,7 @@ def make_dataset(
     ]
     for source in latents:
         _check_source(source, latents[0], config=config)
-    transform = transforms.LatentTransform(
-        patch=config.patch,
-        mean=latents[0].mean,
-        std=token_deviation(latents[0].std, config.deviation),
-        reference_fps=config.reference_fps,
-        captions=config.captions,
-        encode=encode or embedded_encode(),
-        windows=config.windows,
-    )
+    transform = make_transform(config, latents[0], encode=encode)
     passes = config.passes or None
     segments = sources.stream(
         latents, seed=config.seed, weights=config.weights, passes=passes
@@ -245,6 +237,21 @@ def make_dataset(
         packing.pack_batch, shape=config.row, count=config.rows, shards=config.shards
     )
     return read_ahead(rows.batch(config.rows, batch_fn=pack), config.read)
+
+
+def make_transform(
+    config: PackedDataConfig, source: LatentSource, *, encode: Encode | None = None
+) -> transforms.LatentTransform:
+    """Stored latents to segments, normalised by the statistics of `source`."""
+    return transforms.LatentTransform(
+        patch=config.patch,
+        mean=source.mean,
+        std=token_deviation(source.std, config.deviation),
+        reference_fps=config.reference_fps,
+        captions=config.captions,
+        encode=encode or embedded_encode(),
+        windows=config.windows,
+    )
 
 
 def _check_source(

@@ -169,6 +169,19 @@ def prompts(
     )
 
 
+def word_kinds(config: WorldConfig) -> tuple[tuple[str, ...], ...]:
+    """The words of captions by kind: the name of each kind, then its words."""
+    moves = tuple(name for name in config.directions if name != "still")
+    kinds = (
+        ("colour", *config.colours),
+        ("shape", *config.shapes),
+        ("size", *config.object_sizes),
+        ("direction", *moves),
+        ("background", *config.backgrounds),
+    )
+    return tuple(kind for kind in kinds if len(kind) > 2)
+
+
 def is_held_out(
     colour: str, shape: str, *, direction: str | None, background: str
 ) -> bool:

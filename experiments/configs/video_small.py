@@ -23,6 +23,7 @@ for that of the velocity all learned more slowly.
 from ml_collections import config_dict
 
 from data_pipelines import latents, pipeline, transforms
+from data_pipelines.worlds import bodies
 from experiments.stages import run_config
 from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
@@ -69,7 +70,9 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
         "train": loop.TrainConfig(
             steps=1200, log_every=10, checkpoint_every=500, ema_decay=0.99
         ),
-        "evaluation": stage_config.VideoEvaluationConfig(),
+        "evaluation": stage_config.VideoEvaluationConfig(
+            words=bodies.word_kinds(bodies.VARIANTS["demo"])
+        ),
         "mesh": sharding.MeshConfig(),
     }
     config = run_config.to_config_dict("video", groups, autoencoder="")

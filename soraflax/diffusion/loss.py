@@ -16,8 +16,17 @@ equations (5) and (8) of `process`,
     lambda = g sigma^2 / alpha^2  on an epsilon prediction                      (5)
     lambda = g                    on an x0 prediction                           (6)
 
-where g = 1 is the error of x0 itself, and g = min(alpha^2 / sigma^2, gamma) is min-SNR
-(arXiv:2303.09556).
+where g = 1 is the error of x0 itself, g = min(alpha^2 / sigma^2, gamma) is min-SNR
+(arXiv:2303.09556), and g = 1 / max(sigma, floor)^2 is the error of the velocity that is
+implied: as (1) and (4) of `process` have it, at a known x_t the errors of velocity and
+x0 differ by the factor sigma (JiT, arXiv:2511.13720, predicts x0 with this weight).
+
+Much of a clip is often its plain background, which is soon learned. With `foreground` k
+
+    w_n <- w_n (1 + k min(d_n, 4)),    d_n = |x_n - x|^2 / mean_n |x_n - x|^2,      (7)
+
+x the mean token of a segment, what differs from the rest of its clip counts more (after
+MotiF, arXiv:2412.16153, which weighs motion).
 """
 
 import dataclasses
@@ -28,6 +37,7 @@ from jaxtyping import Array, Bool, Float
 
 from soraflax.diffusion import process as process_lib
 
+MAX_DISTANCE = 4.0  # of equation (7)
 WEIGHTINGS = ("segment", "token")
 
 
@@ -75,6 +85,23 @@ class MinSNR:
     ) -> Float[Array, "*shape"]:
         alpha2, sigma2 = _squares(process, t)
         return _on_prediction(jnp.minimum(alpha2 / sigma2, self.gamma), process, t=t)
+
+
+@dataclasses.dataclass(frozen=True)
+class VelocityError:
+    """Equations (4)-(6) with the error of the implied velocity.
+
+    Attributes:
+      floor: smallest sigma that is divided by.
+    """
+
+    floor: float = 0.1
+
+    def __call__(
+        self, process: process_lib.Process, t: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        sigma = jnp.maximum(process.sigma(t), self.floor)
+        return _on_prediction(1.0 / jnp.square(sigma), process, t=t)
 
 
 def _squares(
@@ -139,3 +166,17 @@ def weighted_mse(
     error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
     error = jnp.where(weights[..., None] > 0, error, 0.0)
     return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1))
+
+
+def foreground_weights(
+    distances: Float[Array, "B N"], segment_means: Float[Array, "B N"], *, k: float
+) -> Float[Array, "B N"]:
+    """The factor of equation (7).
+
+    Args:
+      distances: |x_n - x|^2 of every token.
+      segment_means: their mean over the token's own segment.
+      k: the strength; 0 weighs all alike.
+    """
+    relative = distances / jnp.maximum(segment_means, 1e-6)
+    return 1.0 + k * jnp.minimum(relative, MAX_DISTANCE)

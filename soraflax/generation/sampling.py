@@ -37,7 +37,7 @@ from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import samplers, schedule, solver
 from soraflax.generation import batching, caching
 from soraflax.generation import windows as windows_lib
-from soraflax.nn import dit, experts, text_encoder
+from soraflax.nn import dit, experts, layers, text_encoder
 from soraflax.ops import batch_invariance, packing
 from soraflax.pretrained import models
 
@@ -337,7 +337,9 @@ def _encode(
         )
     if boundary is not None:
         return packed, plans
-    encoder = text_encoder.TextEncoder(config.text, dit.DTYPES[config.dtype])
+    encoder = text_encoder.TextEncoder(
+        config.text, layers.compute_dtype(config.dtype)
+    )
 
     def features(parts: Any) -> Any:
         ids, segments, plan = parts

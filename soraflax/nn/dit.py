@@ -39,7 +39,7 @@ from soraflax import sharding
 from soraflax.nn import layers, text_encoder, transformer
 from soraflax.ops import attention, packing, rope
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = ("float32", "bfloat16")
 CACHE = "cache"
 ATTENTION: dict[str, str | None] = {
     "auto": None,
@@ -74,7 +74,8 @@ class DiTConfig:
         which pays in short training too.
       input_skip: whether the head adds equation (6).
       pooled_text: whether the modulation has equation (7).
-      dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
+      dtype: compute dtype, 'float32' or 'bfloat16' (on a CPU in products alone,
+        `layers.compute_dtype`); parameters are float32.
       remat: a name in `transformer.REMAT_POLICIES`.
       attention: 'auto', or an implementation of `attention.attention`.
       attention_block: tokens in a block of an attention plan.
@@ -329,7 +330,7 @@ class DiT(nn.Module):
           ValueError: tokens or text of another size than the configuration's.
         """
         c = self.config
-        dtype = DTYPES[c.dtype]
+        dtype = layers.compute_dtype(c.dtype)
         _check_tokens(packed, c)
         plans = make_plans(packed, c) if plans is None else plans
         packed = _zero_padding(packed)
@@ -388,7 +389,8 @@ class DiT(nn.Module):
                 "text is token ids, but the model has no text encoder: give features "
                 f"of width {c.text_width}"
             )
-        encoder = text_encoder.TextEncoder(c.text, DTYPES[c.dtype], name="text_encoder")
+        encoder = text_encoder.TextEncoder(
+            c.text, layers.compute_dtype(c.dtype), name="text_encoder")
         return encoder(packed.text, packed.text_segments, plan=plan)
 
 

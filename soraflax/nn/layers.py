@@ -13,12 +13,32 @@ from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import lora
-from soraflax.ops import norm
+from soraflax.ops import norm, product
 
 Initializer = Callable[..., Any]
 zeros = nn.initializers.zeros_init()
 lecun = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+ROUNDED = "rounded"
+"""As a layer's dtype: float32, but products of inputs rounded to bfloat16."""
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype that layers compute in on the target platform.
+
+    A CPU multiplies bfloat16 fast where results are float32, and does everything else
+    slowly in it: there 'bfloat16' is `ROUNDED`.
+    """
+    if name == "bfloat16" and sharding.platform() == "cpu":
+        return ROUNDED
+    return jnp.dtype(name)
+
+
+def activation_dtype(dtype: Any) -> Any:
+    """The dtype of what a layer of this dtype returns."""
+    return jnp.float32 if dtype == ROUNDED else dtype
 
 
 class Linear(nn.Module):
@@ -30,7 +50,8 @@ class Linear(nn.Module):
       features: size of the last axis of the result.
       axes: logical names of the kernel's two axes.
       use_bias: whether a bias is added.
-      dtype: compute dtype; the kernel is cast to it, the parameter stays float32.
+      dtype: compute dtype, or `ROUNDED`; the kernel is cast to it, the parameter stays
+        float32.
       kernel_init: initializer of the kernel.
       bias_init: initializer of the bias.
     """
@@ -50,10 +71,15 @@ class Linear(nn.Module):
             (x.shape[-1], self.features),
             jnp.float32,
         )
-        y = jnp.einsum("...d,df->...f", x.astype(self.dtype), kernel.astype(self.dtype))
+        dtype = activation_dtype(self.dtype)
+        x = x.astype(dtype)
+        if self.dtype == ROUNDED:
+            y = product.rounded_matmul(x, kernel)
+        else:
+            y = jnp.einsum("...d,df->...f", x, kernel.astype(dtype))
         if self.has_variable("params", lora.A):
             a, b = (self.get_variable("params", name) for name in (lora.A, lora.B))
-            y = y + lora.low_rank(x.astype(self.dtype), a, b=b)
+            y = y + lora.low_rank(x, a, b=b)
         if not self.use_bias:
             return y
         bias = self.param(
@@ -62,7 +88,7 @@ class Linear(nn.Module):
             (self.features,),
             jnp.float32,
         )
-        return y + bias.astype(self.dtype)
+        return y + bias.astype(dtype)
 
 
 class RMSNorm(nn.Module):
@@ -132,5 +158,6 @@ class Embed(nn.Module):
         )
         # The table is gathered first: a lookup in a sharded one would communicate the
         # activations instead, which are larger.
-        table = sharding.constrain(table.astype(self.dtype), None, None)
+        table = table.astype(activation_dtype(self.dtype))
+        table = sharding.constrain(table, None, None)
         return jnp.take(table, ids, axis=0)

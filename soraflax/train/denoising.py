@@ -39,9 +39,11 @@ class DenoisingConfig:
       levels: distribution of noise levels, before the shift.
       shift: shift of a segment's level by its token count.
       weighting: 'segment' or 'token': the unit that all have equal weight.
-      error: 'prediction' for the error of the model's output, 'x0' for that of the
-        clean tokens it implies.
+      error: 'prediction' for the error of the model's output, 'x0' or 'velocity' for
+        that of the clean tokens or of the velocity that it implies.
       min_snr: gamma of min-SNR weighting, which takes the place of `error`; 0 for none.
+      foreground: k of equation (7) of `diffusion.loss`, the weight of what differs from
+        the rest of its clip; 0 for none.
       mask_rates: rates of the kinds of conditioning masks.
     """
 
@@ -54,8 +56,9 @@ class DenoisingConfig:
         default_factory=schedule.TokenCountShift
     )
     weighting: str = "segment"
-    error: Literal["prediction", "x0"] = "prediction"
+    error: Literal["prediction", "x0", "velocity"] = "prediction"
     min_snr: float = 0.0
+    foreground: float = 0.0
     mask_rates: mask_sampling.MaskRates = dataclasses.field(
         default_factory=mask_sampling.MaskRates
     )
@@ -65,13 +68,19 @@ class DenoisingConfig:
         if self.weighting not in losses.WEIGHTINGS:
             known = ", ".join(losses.WEIGHTINGS)
             raise ValueError(f"unknown weighting {self.weighting!r}; known: {known}")
+        if self.foreground < 0:
+            raise ValueError(f"foreground {self.foreground}: use 0 or more")
 
     @property
     def level_weight(self) -> losses.LevelWeight:
         """lambda of equation (2)."""
         if self.min_snr:
             return losses.MinSNR(self.min_snr)
-        return losses.DataError() if self.error == "x0" else losses.Unweighted()
+        return {
+            "prediction": losses.Unweighted(),
+            "x0": losses.DataError(),
+            "velocity": losses.VelocityError(),
+        }[self.error]
 
 
 def loss(
@@ -129,17 +138,53 @@ def loss_at(
     noisy = corrupt(packed, levels=levels, noise=noise, process=process)
     t = noisy.noise_levels
     target = process_lib.target(process, packed.tokens, noise=noise, t=t[..., None])
-    unknown = (packed.segments > 0) & ~packed.cond_mask
-    counts = packing.segment_sum(
-        unknown.astype(jnp.float32), packed.segments, max_segments=packed.max_segments
-    )
-    weights = losses.token_weights(
-        unknown,
-        packing.segment_gather(counts, packed.segments),
-        weighting=config.weighting,
-    )
-    weights = weights * config.level_weight(process, t)
+    weights = token_weights(packed, config) * config.level_weight(process, t)
     return losses.weighted_mse(predict(params, noisy), target, weights=weights)
+
+
+def predict_x0(
+    params: Any,
+    packed: Packed,
+    *,
+    levels: Float[Array, "B S1"],
+    noise: Float[Array, "B N P"],
+    predict: Predict,
+    config: DenoisingConfig,
+) -> Float[Array, "B N P"]:
+    """The clean tokens that the model sees in equation (1), float32."""
+    process = process_lib.make(config.process, config.prediction)
+    noisy = corrupt(packed, levels=levels, noise=noise, process=process)
+    output = predict(params, noisy)
+    t = noisy.noise_levels[..., None]
+    return process_lib.to_x0(process, output, x_t=noisy.tokens, t=t)
+
+
+def token_weights(packed: Packed, config: DenoisingConfig) -> Float[Array, "B N"]:
+    """w of equation (2): 0 in padding and where tokens are known; they sum to 1."""
+    present = packed.segments > 0
+    unknown = present & ~packed.cond_mask
+
+    def total(values: Float[Array, "B N"]) -> Float[Array, "B N"]:
+        sums = packing.segment_sum(
+            values, packed.segments, max_segments=packed.max_segments
+        )
+        return packing.segment_gather(sums, packed.segments)
+
+    weights = losses.token_weights(
+        unknown, total(unknown.astype(jnp.float32)), weighting=config.weighting
+    )
+    if not config.foreground:
+        return weights
+    centres = packing.segment_mean(
+        packed.tokens, packed.segments, max_segments=packed.max_segments
+    )
+    offsets = packed.tokens - jnp.take_along_axis(
+        centres, packed.segments[..., None], axis=1
+    )
+    distances = jnp.where(present, jnp.sum(jnp.square(offsets), axis=-1), 0.0)
+    means = total(distances) / jnp.maximum(total(present.astype(jnp.float32)), 1.0)
+    weights *= losses.foreground_weights(distances, means, k=config.foreground)
+    return weights / jnp.maximum(jnp.sum(weights), 1e-6)
 
 
 def corrupt(

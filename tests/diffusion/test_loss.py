@@ -72,3 +72,39 @@ def test_the_same_error_weighs_alike_in_every_prediction(name, weight, key):
 def test_unweighted_is_one():
     t = jnp.linspace(0, 1, 5)
     assert (loss.Unweighted()(process_lib.RectifiedFlow(), t) == 1).all()
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "epsilon", "x0"])
+def test_the_velocity_error_of_any_prediction_is_one_error(key, prediction):
+    """Equations (4) to (6): whatever is predicted, lambda makes the same loss of it."""
+    velocity_process = process_lib.make("variance_preserving", "velocity")
+    process = process_lib.make("variance_preserving", prediction)
+    keys = jax.random.split(key, 3)
+    x0, noise, wrong = (jax.random.normal(k, (5, 3)) for k in keys)
+    t = jnp.asarray([0.1, 0.3, 0.5, 0.7, 0.9])[:, None]
+    x_t = process_lib.add_noise(process, x0, noise=noise, t=t)
+    target = process_lib.target(velocity_process, x0, noise=noise, t=t)
+    expected = jnp.square(target + wrong - target)
+
+    def convert(velocity):
+        return process_lib.convert(
+            process, velocity, x_t=x_t, t=t, source="velocity", destination=prediction
+        )
+
+    error = jnp.square(convert(target + wrong) - convert(target))
+    weight = loss.VelocityError(floor=0.1)(process, t)
+    np.testing.assert_allclose(weight * error, expected, rtol=1e-4)
+
+
+def test_the_velocity_error_stops_growing_at_the_floor():
+    process = process_lib.make("rectified_flow", "x0")
+    weight = loss.VelocityError(floor=0.1)(process, jnp.asarray([0.0, 0.05, 0.1, 0.5]))
+    np.testing.assert_allclose(weight, [100.0, 100.0, 100.0, 4.0], rtol=1e-5)
+
+
+def test_what_differs_from_its_clip_weighs_more_up_to_a_limit():
+    """Equation (7): distances of 0, 1 and 9 times the mean, with k = 2."""
+    factors = loss.foreground_weights(
+        jnp.asarray([[0.0, 3.0, 27.0, 0.0]]), jnp.asarray([[3.0, 3.0, 3.0, 0.0]]), k=2.0
+    )
+    np.testing.assert_allclose(factors, [[1.0, 3.0, 9.0, 1.0]])

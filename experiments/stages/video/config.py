@@ -15,17 +15,27 @@ from soraflax.train import denoising, mesh_checks, optimizer
 
 @dataclasses.dataclass(frozen=True)
 class VideoEvaluationConfig:
-    """Validation loss at fixed noise levels.
+    """Validation loss and caption gap at fixed noise levels.
 
     Attributes:
-      batches: greatest number of packed batches of held-out clips.
+      batches: greatest number of packed batches of held-out clips, for the loss.
+      clips: greatest number of held-out clips, for the caption gap.
+      words: kinds of words of which the caption gap is measured: the name of each, then
+        the words that take each other's place; empty for no caption gap.
     """
 
     batches: int = 2
+    clips: int = 64
+    words: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.batches < 1:
             raise ValueError(f"batches {self.batches}: use 1 or more")
+        if self.clips < 1:
+            raise ValueError(f"clips {self.clips}: use 1 or more")
+        for kind in self.words:
+            if len(kind) < 3:
+                raise ValueError(f"words {kind}: give a name and 2 words or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

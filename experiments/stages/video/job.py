@@ -1,4 +1,4 @@
-"""The stage `video` as a training job, and its validation loss."""
+"""The stage `video` as a training job, and what it is evaluated by."""
 
 import dataclasses
 import functools
@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines import pipeline, records
+from data_pipelines import pipeline, records, word_swaps
 from experiments.stages import run_config, runtime
 from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
 from soraflax import flops, sharding
-from soraflax.evaluation import validation
+from soraflax.evaluation import caption_gap, validation
 from soraflax.nn import dit
 from soraflax.ops import packing
 from soraflax.train import denoising, loop, metrics
@@ -57,13 +57,62 @@ def make_job(
         step_cost=functools.partial(step_cost, config.model),
         identity=config_lib.to_dict(config) | {"encoder": encoder_digest},
         mutable_keys=run_config.MUTABLE_KEYS,
-        evaluate=make_validation(config, data, predict=predict, mesh=mesh),
+        evaluate=make_evaluation(config, data, predict=predict, mesh=mesh),
     )
 
 
 def global_rows(data: pipeline.PackedDataConfig, mesh: Mesh) -> int:
     """Rows of a batch over all processes."""
     return data.rows * len(sharding.batch_shard_processes(mesh))
+
+
+def make_evaluation(
+    config: stage_config.VideoRunConfig,
+    data: pipeline.PackedDataConfig,
+    *,
+    predict: denoising.Predict,
+    mesh: Mesh,
+) -> loop.Evaluate | None:
+    """Validation loss and caption gap; None where the dataset has no held-out clips."""
+    validate = make_validation(config, data, predict=predict, mesh=mesh)
+    if validate is None or not config.evaluation.words:
+        return validate
+    gap = make_caption_gap(config, data, predict=predict, mesh=mesh)
+    return lambda params: validate(params) | gap(params)
+
+
+def make_caption_gap(
+    config: stage_config.VideoRunConfig,
+    data: pipeline.PackedDataConfig,
+    *,
+    predict: denoising.Predict,
+    mesh: Mesh,
+) -> caption_gap.CaptionGap:
+    """The caption gap of `config.evaluation.words` on held-out clips."""
+    held_out = dataclasses.replace(
+        data, split="validation", rows=global_rows(data, mesh)
+    )
+    swapped = word_swaps.make_swapped_rows(
+        held_out,
+        {name: words for name, *words in config.evaluation.words},
+        clips=config.evaluation.clips,
+    )
+
+    def denoise(
+        params: Any, packed: packing.Packed, levels: jax.Array, noise: jax.Array
+    ) -> jax.Array:
+        return denoising.predict_x0(
+            params,
+            packed,
+            levels=levels,
+            noise=noise,
+            predict=predict,
+            config=config.loss,
+        )
+
+    return caption_gap.CaptionGap(
+        denoise, rows=swapped.rows, replaced=swapped.replaced, seed=config.seed
+    )
 
 
 def make_validation(
