@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float32, Shaped, UInt8
 
 from soraflax import media, process_memory
 from soraflax.autoencoding import padding, streaming
+from soraflax.cli import progress
 from soraflax.evaluation import metrics
 from soraflax.media import arrays
 from soraflax.pretrained import models
@@ -139,17 +139,20 @@ def write(
     fps: float,
     quality: metrics.Quality,
 ) -> metrics.Quality:
-    """Reconstruct into a file, under a progress bar; PSNR and SSIM on the way."""
-    bar = tqdm.tqdm(total=clip.frames, desc="reconstructing", unit="frame", leave=False)
+    """Reconstruct into a file, under a line of progress; PSNR and SSIM on the way."""
+    line = progress.Progress("soraflax reconstruct")
 
     def frames() -> Iterator[np.ndarray]:
         nonlocal quality
+        done = 0
+        line.begin("compiling, and the first frames")
         for original, decoded in paired_chunks(clip, model, fit=fit, config=config):
             quality = quality.add(original, decoded)
-            bar.update(len(decoded))
+            done += len(decoded)
+            line.update(done, clip.frames, what="frame {} of {}")
             yield from decoded
 
-    with bar:
+    with line:
         if out.suffix.lower() == arrays.SUFFIX:
             media.write_array(out, frames(), count=clip.frames)
         else:

@@ -9,14 +9,13 @@ import argparse
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from soraflax.autoencoding import previews
-from soraflax.cli import devices, outputs
+from soraflax.cli import devices, outputs, progress
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, familiarity, generator, provenance
 from soraflax.pretrained import shipped
@@ -44,10 +43,12 @@ def run(
     """
     inputs = {role: path for role, path in (files or {}).items() if path is not None}
     with (
+        progress.Progress(f"{outputs.GENERATOR} {args.command}") as line,
         devices.kept_programs(args) as cache,
         devices.split_over(args.devices),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
+        line.begin("reading the model")
         model = Generator.load(shipped.or_given(args.checkpoint), cache=cache)
         config = sampling_config(args, model)
         first = familiarity.annotated(
@@ -67,7 +68,8 @@ def run(
                 inputs=inputs.values(),
             )
             model.check(job, config)
-        outputs.print_notes(args.command, first.notes)
+        with line.hidden():
+            outputs.print_notes(args.command, first.notes)
         records = []
         for job in jobs:
             words = outputs.repeat_command(args, positional=positional, seed=job.seed)
@@ -80,11 +82,12 @@ def run(
             fps = jobs[number].conditioning.fps
             outputs.write(paths[number], frames, fps=fps, record=records[number])
             written.append(paths[number])
-            print(paths[number], flush=True)
+            with line.hidden():
+                print(paths[number], flush=True)
 
         try:
-            previewed = paths if args.preview else []
-            sample(model, jobs, config=config, previewed=previewed, write=write)
+            shown: Any = {"line": line, "previewed": paths if args.preview else []}
+            sample(model, jobs, config=config, write=write, **shown)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(_left_behind(written, str(stop))) from None
 
@@ -133,6 +136,7 @@ def sample(
     jobs: Sequence[Job],
     *,
     config: generator.SamplingConfig,
+    line: progress.Progress,
     previewed: Sequence[pathlib.Path],
     write: Callable[[int, Iterable[np.ndarray]], None],
 ) -> None:
@@ -142,6 +146,7 @@ def sample(
       model: that samples.
       jobs: of one task, alike but for their seeds.
       config: how to sample.
+      line: says how far it is.
       previewed: paths of the results where they have previews; none otherwise.
       write: takes the number of a job and the frames of its video.
     """
@@ -150,10 +155,13 @@ def sample(
     for start in range(0, len(jobs), together):
         numbers = range(start, min(start + together, len(jobs)))
         paths = [previewed[number] for number in numbers] if previewed else []
-        with Watch(model, paths, fps=rate) as watch:
+        name = f"video {start + 1} of {len(jobs)}, " if len(jobs) > together else ""
+        with Watch(model, paths, fps=rate, line=line, name=name) as watch:
             batch = [jobs[number] for number in numbers]
             if model.window_count(batch[0], config) > 1:
-                write(start, model.frames(batch[0], config, callback=watch))
+                frames = model.frames(batch[0], config, callback=watch)
+                total = batch[0].conditioning.length
+                write(start, watch.counted(frames, total=total))
                 continue
             for number, video in zip(
                 numbers, model(batch, config, callback=watch), strict=True
@@ -171,23 +179,32 @@ def jobs_together(model: Generator, job: Job, *, config: Any) -> int:
 
 
 class Watch:
-    """A bar over the sampler's steps, and previews of what becomes of them.
+    """A count of the sampler's steps, and previews of what becomes of them.
 
     It is the `callback` of a generator, and a context manager around its work.
     """
 
     def __init__(
-        self, model: Generator, paths: Sequence[pathlib.Path], *, fps: float
+        self,
+        model: Generator,
+        paths: Sequence[pathlib.Path],
+        *,
+        fps: float,
+        line: progress.Progress,
+        name: str = "",
     ) -> None:
-        """Nothing is shown yet.
+        """Nothing is made yet.
 
         Args:
           model: that samples.
           paths: of results that have previews.
           fps: of previews.
+          line: that is shown.
+          name: of what is made, where that is not all.
         """
-        # Where no one looks on, standard error is for what went wrong.
-        self._bar = tqdm.tqdm(desc="sampling", unit="step", leave=False, disable=None)
+        self._line, self._name = line, name
+        self._sampled = False
+        line.begin(f"{name}compiling, and step 1")
         show = previews.Projection.fit(model.model.autoencoder) if paths else None
         self._writers = [outputs.PreviewWriter(p, show, fps=fps) for p in paths if show]
 
@@ -195,7 +212,6 @@ class Watch:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._bar.close()
         for writer in self._writers:
             writer.__exit__(kind, error, trace)
         left = [str(w.path) for w in self._writers if w.path is not None]
@@ -204,8 +220,21 @@ class Watch:
             raise KeyboardInterrupt(f"the last {are} {', '.join(left)}") from None
 
     def __call__(self, step: generator.Step) -> None:
-        self._bar.total = step.total
-        self._bar.update(step.done - self._bar.n)
+        what = f"{self._name}step {{}} of {{}}"
+        self._line.update(step.done, step.total, what=what)
+        self._sampled = step.done == step.total
+        if self._sampled:
+            self._line.begin(f"{self._name}decoding")
         if any(writer.due for writer in self._writers):
             for writer, latent in zip(self._writers, step.latents(), strict=True):
                 writer(latent)
+
+    def counted(
+        self, frames: Iterable[np.ndarray], *, total: int
+    ) -> Iterator[np.ndarray]:
+        """The frames of a video; those after the last step are counted as written."""
+        for number, frame in enumerate(frames, 1):
+            yield frame
+            if self._sampled:
+                what = f"{self._name}frame {{}} of {{}} written"
+                self._line.update(number, total, what=what)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from soraflax import media
-from soraflax.cli import main
+from soraflax.cli import main, progress
 from soraflax.cli import parser as cli
 from soraflax.generation import generator
 from soraflax.pretrained import models
@@ -45,7 +45,11 @@ def load():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, load):
-    """An empty working directory; loading a model twice costs nothing."""
+    """An empty working directory; loading a model twice costs nothing.
+
+    However slow the machine is, nothing is said of progress.
+    """
+    monkeypatch.setattr(progress, "FIRST", float("inf"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(generator.Generator, "load", load)
     return tmp_path

@@ -11,13 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 
 from soraflax import media
-from soraflax.cli import main, options, outputs, sampling
+from soraflax.cli import main, options, outputs, progress, sampling
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, generator, tasks
 from soraflax.pretrained import shipped, training_data
@@ -331,7 +330,7 @@ def test_ctrl_c_leaves_the_last_preview(place, checkpoint):
         out, err = process.communicate()
     assert (process.returncode, out) == (130, b"")
     says = b"soraflax generate: stopped; the last preview is out.preview.gif\n"
-    assert err == says
+    assert err.splitlines(keepends=True)[-1] == says  # after lines of progress
     assert list(place.iterdir()) == [preview]
     assert frames(preview).shape[1:] == (16, 32, 3)
     assert media.read_metadata(preview)["preview_of"] == "out.mp4"
@@ -385,14 +384,24 @@ def test_videos_are_made_on_several_devices(run):
     assert np.abs(one - two).max() <= 1
 
 
-def test_a_bar_counts_steps(checkpoint, load, monkeypatch):
-    plain: Any = sampling.tqdm.tqdm
-    shows = {"disable": False}  # though no one looks on
-    monkeypatch.setattr(sampling.tqdm, "tqdm", lambda **words: plain(**words | shows))
-    with sampling.Watch(load(checkpoint), [], fps=8.0) as watch:
-        for done in range(1, 5):
-            watch(generator.Step(done, 4, list))
-            assert (watch._bar.n, watch._bar.total) == (done, 4)
+def test_steps_and_frames_are_said_in_a_pipe(run, monkeypatch):
+    """Those of a video in windows too, whose last frames come after the steps."""
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "_TICK", 1e6)
+    status, _, told = run(f"{LONG} --out a.mkv --steps 2")
+    assert status == 0
+    told = [line.removeprefix("soraflax generate: ") for line in told]
+    assert told[0].startswith("reading the model (")
+    assert any(line.startswith("compiling, and step 1 (") for line in told)
+    steps = [line.partition(",")[0] for line in told if line.startswith("step ")]
+    assert steps == [f"step {number} of 8" for number in range(1, 9)]
+    at = told.index(next(line for line in told if line.startswith("step 8")))
+    assert told[at].endswith("0 s left")
+    assert told[at + 1].startswith("decoding (")
+    assert told[-1].startswith("frame 33 of 33 written")
+    _, _, told = run(f"{SMALL} --out b.mkv --num-videos 2 --steps 2")
+    assert [line for line in told if "step 2 of 2" in line]
 
 
 def test_flags_know_what_the_library_has():
