@@ -88,7 +88,9 @@ class CaptionGap:
                     continue
                 wrong = self._measure(params, others, level=level)
                 totals = [
-                    sum(float(e[mask].sum()) for e, mask in zip(x, changed, strict=True))
+                    sum(
+                        float(e[mask].sum()) for e, mask in zip(x, changed, strict=True)
+                    )
                     for x in (wrong, right)
                 ]
                 gap = totals[0] / max(totals[1], 1e-12) - 1.0

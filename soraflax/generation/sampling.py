@@ -337,9 +337,7 @@ def _encode(
         )
     if boundary is not None:
         return packed, plans
-    encoder = text_encoder.TextEncoder(
-        config.text, layers.compute_dtype(config.dtype)
-    )
+    encoder = text_encoder.TextEncoder(config.text, layers.compute_dtype(config.dtype))
 
     def features(parts: Any) -> Any:
         ids, segments, plan = parts

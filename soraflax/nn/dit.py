@@ -390,7 +390,8 @@ class DiT(nn.Module):
                 f"of width {c.text_width}"
             )
         encoder = text_encoder.TextEncoder(
-            c.text, layers.compute_dtype(c.dtype), name="text_encoder")
+            c.text, layers.compute_dtype(c.dtype), name="text_encoder"
+        )
         return encoder(packed.text, packed.text_segments, plan=plan)
 
 

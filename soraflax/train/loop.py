@@ -9,8 +9,7 @@ import dataclasses
 import pathlib
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -174,20 +173,23 @@ def train(
     with stop_signals() as should_stop:
         for number in range(start, steps):
             if number > start and _due(number, run.config.evaluate_every):
+                finish_steps(run, window)
                 evaluate(current, run)
             if number > start and _due(number, run.config.checkpoint_every):
+                finish_steps(run, window)
                 save(current, run)
-            start_time = time.perf_counter()
+            run.meter.start()
             batch, on_device = next_batch(run, number)
-            current, values = train_step(current, on_device, run.job.key)
-            # One step stays in flight while batches are read ahead. The first of each
-            # shape, mostly compilation, is waited for and not timed.
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-            timed = shapes in compiled_shapes
-            jax.block_until_ready(window[-1] if window and timed else values)
+            if shapes not in compiled_shapes:
+                # The first step of each shape, mostly compilation, is not timed.
+                finish_steps(run, window)
+            current, values = train_step(current, on_device, run.job.key)
+            run.meter.add(batch)
+            # One step stays in flight while batches are read ahead.
+            is_first = shapes not in compiled_shapes
+            jax.block_until_ready(values if is_first else window[-1:])
             compiled_shapes.add(shapes)
-            elapsed = time.perf_counter() - start_time
-            run.meter.add(batch, elapsed if timed else None)
             window.append(values)
             run.writer.advance()
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
@@ -199,6 +201,12 @@ def train(
     if int(current.step) == steps > start:
         evaluate(current, run)
     return current
+
+
+def finish_steps(run: TrainRun, window: Sequence[Any]) -> None:
+    """Wait for the step in flight, the window's last; what follows is not timed."""
+    jax.block_until_ready(window[-1:])
+    run.meter.stop()
 
 
 def evaluate(current: state.TrainState, run: TrainRun) -> None:
@@ -235,6 +243,7 @@ def log(number: int, run: TrainRun, *, window: list[dict[str, jax.Array]]) -> No
       DivergenceError: no step of the window was finite.
     """
     values = jax.device_get(window)
+    run.meter.stop()  # all its steps are done
     means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
     run.writer.write(number, means | run.meter.summary())
     run.meter.clear()

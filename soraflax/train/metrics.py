@@ -5,9 +5,13 @@ operations the mathematics needs, nothing recomputed counted twice, over what th
 devices could do in the same time:
 
     utilisation = model FLOPs per step / (seconds per step * peak FLOP/s)     (1)
+
+A device is handed a step while it computes the one before, so that the time of a call
+is none of a step's: `Meter` times spans that begin and end with nothing under way.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -75,13 +79,17 @@ def device_peak() -> PeakFlops:
                 total, f"data sheet, bfloat16, {jax.device_count()} x {kind}"
             )
     # Fake CPU devices share the same cores: one matmul fills them all.
-    total = _measured_flops() * jax.process_count()
-    return PeakFlops(total, f"float32 matmul of 1024, measured on {kind}")
+    measured = {d: _measured_flops(d) for d in ("float32", "bfloat16")}
+    dtype, flops = max(measured.items(), key=lambda item: item[1])
+    total = flops * jax.process_count()
+    return PeakFlops(total, f"{dtype} matmul of 1024, measured on {kind}")
 
 
-def _measured_flops(*, size: int = 1024, tries: int = 3) -> float:
-    a = jnp.ones((size, size), jnp.float32)
-    multiply = jax.jit(jnp.matmul)
+def _measured_flops(dtype: str, *, size: int = 1024, tries: int = 3) -> float:
+    a = jnp.ones((size, size), dtype)
+    multiply = jax.jit(
+        functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    )
     multiply(a, a).block_until_ready()
     best = float("inf")
     for _ in range(tries):
@@ -92,7 +100,13 @@ def _measured_flops(*, size: int = 1024, tries: int = 3) -> float:
 
 
 class Meter:
-    """Sums the costs and the times of steps, and turns them into rates."""
+    """Sums the costs of steps and the time of the spans they took; gives rates.
+
+    meter.start()         nothing is under way; the span begins
+    meter.add(batch)      a step of the span, perhaps still under way
+    meter.stop()          all its steps are done; the span ends
+    meter.add(batch)      outside of spans: counted, not timed, such as to compile
+    """
 
     def __init__(
         self,
@@ -100,46 +114,68 @@ class Meter:
         *,
         peak: PeakFlops,
         batch_shards: int,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Start empty.
+        """Start empty, outside of spans.
 
         Args:
           step_cost: cost of one process's rows of a batch.
           peak: peak FLOP/s of the devices.
           batch_shards: groups of processes with rows of their own; the costs of one
             stand for those of all.
+          clock: seconds.
         """
         self._step_cost = step_cost
         self._peak = peak
         self._batch_shards = batch_shards
+        self._clock = clock
         self._costs: list[StepCost] = []
-        self._timed: list[tuple[StepCost, float]] = []
+        self._timed: list[StepCost] = []
+        self._seconds = 0.0
+        self._began: float | None = None
+        self._in_span = 0
 
-    def add(self, batch: Any, seconds: float | None) -> None:
-        """Count a step; `seconds` is None where it was not timed."""
+    def start(self) -> None:
+        """A span begins, if none has."""
+        if self._began is None:
+            self._began, self._in_span = self._clock(), 0
+
+    def stop(self) -> None:
+        """The span ends: what was added in it is done. One without steps is none."""
+        if self._began is not None and self._in_span:
+            self._seconds += self._clock() - self._began
+        self._began = None
+
+    def add(self, batch: Any) -> None:
+        """Count a step, and time it where a span has begun."""
         cost = self._step_cost(batch)
         self._costs.append(cost)
-        if seconds is not None:
-            self._timed.append((cost, seconds))
+        if self._began is not None:
+            self._timed.append(cost)
+            self._in_span += 1
 
     def clear(self) -> None:
+        """Forget all but whether a span has begun."""
         self._costs.clear()
         self._timed.clear()
+        self._seconds = 0.0
 
     def summary(self) -> dict[str, float]:
-        """Since the last `clear`: packing, and rates where a step was timed."""
+        """Since the last `clear`: packing, and rates where a step was timed.
+
+        Call it outside of spans.
+        """
         tokens = sum(cost.tokens for cost in self._costs)
         capacity = sum(cost.capacity for cost in self._costs)
         packing = {"packing_efficiency": tokens / capacity}
         if not self._timed:
             return packing
-        seconds = sum(seconds for _, seconds in self._timed)
-        tokens = sum(cost.tokens for cost, _ in self._timed) * self._batch_shards
-        flops = sum(cost.flops for cost, _ in self._timed) * self._batch_shards
+        tokens = sum(cost.tokens for cost in self._timed) * self._batch_shards
+        flops = sum(cost.flops for cost in self._timed) * self._batch_shards
         return packing | {
-            "seconds_per_step": seconds / len(self._timed),
-            "useful_tokens_per_second": tokens / seconds,
-            "model_flops_utilisation": flops / (seconds * self._peak.flops),
+            "seconds_per_step": self._seconds / len(self._timed),
+            "useful_tokens_per_second": tokens / self._seconds,
+            "model_flops_utilisation": flops / (self._seconds * self._peak.flops),
         }
 
 
