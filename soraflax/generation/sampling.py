@@ -166,6 +166,7 @@ class Denoiser:
         self._start = jax.jit(functools.partial(_start, self.process))
         self._step = jax.jit(step, static_argnames="spec")
         self._average = jax.jit(batching.TileOverlap.average)
+        self._levels = jax.jit(self._levels_of, static_argnames="steps")
 
     @property
     def compiled(self) -> tuple[int, ...]:
@@ -188,10 +189,9 @@ class Denoiser:
           config: how to sample.
         """
         levels = self.levels(context, config.steps)
-        x = self._start(
+        state = self._start(
             context.conditional, levels[0], context.seeds, context.noise_ids
         )
-        state = SamplingState(solver.init(x, levels[0]), jnp.zeros((), jnp.int32))
         encoded: dict[bool, batching.SamplingContext] = {}
         was_guided = None
         for index, skipped in enumerate(self.skips(config)):
@@ -249,13 +249,17 @@ class Denoiser:
         self, context: batching.SamplingContext, steps: int
     ) -> Float[np.ndarray, "steps1 B S1"]:
         """Noise level of every segment at every step."""
-        return np.asarray(
-            schedule.inference_levels(
-                steps,
-                self.model.config.shift(jnp.asarray(context.token_counts, jnp.float32)),
-                start=process_lib.start_level(self.process),
-                strength=jnp.asarray(context.strengths),
-            )
+        counts = np.asarray(context.token_counts, np.float32)
+        return np.asarray(self._levels(steps, counts, strengths=context.strengths))
+
+    def _levels_of(
+        self, steps: int, counts: Float[Array, "B S1"], *, strengths: Any
+    ) -> Float[Array, "steps1 B S1"]:
+        return schedule.inference_levels(
+            steps,
+            self.model.config.shift(counts),
+            start=process_lib.start_level(self.process),
+            strength=strengths,
         )
 
     def skips(self, config: SamplingConfig) -> list[bool]:
@@ -357,8 +361,8 @@ def _start(
     levels: Float[Array, "B S1"],
     seeds: UInt32[Array, "B S1"],
     noise_ids: Int[Array, "B N"],
-) -> Float[Array, "B N P"]:
-    """Equation (1)."""
+) -> SamplingState:
+    """Equation (1), before the first step."""
     packed = packed.replace(levels=packing.level_table(levels))
     t = packed.noise_levels[..., None]
     noise = token_noise(
@@ -368,7 +372,8 @@ def _start(
         index=jnp.int32(0),
         size=packed.tokens.shape[-1],
     )
-    return process_lib.add_noise(process, packed.tokens, noise=noise, t=t)
+    x = process_lib.add_noise(process, packed.tokens, noise=noise, t=t)
+    return SamplingState(solver.init(x, levels), jnp.zeros((), jnp.int32))
 
 
 def step(
