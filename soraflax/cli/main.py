@@ -5,6 +5,7 @@
         --size 96x64 --frames 17 --seed 0 --out out.mp4
     soraflax image | animate | extend | loop | connect | edit | inpaint | outpaint |
         upscale ...
+    soraflax serve
     soraflax reconstruct clip.mp4 --out out.mp4
     soraflax convert --from wan2.1 --weights wan/vae --out autoencoder
     soraflax info
@@ -35,6 +36,7 @@ from soraflax.cli import (
     outpaint,
     plan,
     reconstruct,
+    serve,
     upscale,
 )
 from soraflax.cli import parser as cli
@@ -50,6 +52,7 @@ COMMANDS: tuple[cli.Command, ...] = (
     inpaint,
     outpaint,
     upscale,
+    serve,
     reconstruct,
     convert,
     info,

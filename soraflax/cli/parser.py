@@ -31,7 +31,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-# The extras of the package and what each adds to the one before.
+# The extras of the package, and what each adds to the one before, or to `BASES`.
 EXTRAS = {
     "media": ("PIL", "av", "sentencepiece", "tqdm"),
     "data": (
@@ -51,7 +51,9 @@ EXTRAS = {
         "tensorboardX",
     ),
     "plan": ("libtpu",),
+    "ui": ("gradio",),
 }
+BASES = {"data": "media", "train": "data", "plan": "train", "ui": "media"}
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -285,15 +287,20 @@ def interruptible() -> Iterator[None]:
 def _missing_modules(error: Exception, extra: str) -> str:
     """All modules of an extra that are missing, if one could not be imported."""
     module = (getattr(error, "name", None) or "").partition(".")[0]
-    order = list(EXTRAS)
-    sources = [name for name in order if module in EXTRAS[name]]
+    sources = [name for name in EXTRAS if module in EXTRAS[name]]
     if not sources:
         return ""
-    needed = max(extra, *sources, key=order.index)
-    modules = [m for name in order[: order.index(needed) + 1] for m in EXTRAS[name]]
+    needed = extra if module in modules_of(extra) else sources[0]
+    modules = modules_of(needed)
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     names = ", ".join(missing or [module])
     return f"{names} not installed: pip install 'soraflax[{needed}]'"
+
+
+def modules_of(extra: str) -> tuple[str, ...]:
+    """Everything that an extra installs, that of the extra in it first."""
+    inner = modules_of(BASES[extra]) if extra in BASES else ()
+    return (*inner, *EXTRAS[extra])
 
 
 def size(text: str) -> tuple[int, int]:
