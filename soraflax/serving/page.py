@@ -24,6 +24,8 @@ _STATIC = pathlib.Path(__file__).parent / "static"
 _POLL = 0.25  # seconds between two looks at a job
 _SYSTEM = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
+# Gradio puts the rules of a style sheet inside its container: this one is about it.
+_STYLE = "<style>.gradio-container { overflow: visible !important; }</style>"
 Updates = dict[Any, Any]
 
 
@@ -62,7 +64,7 @@ def opened(
                 max_file_size=place.settings.limits.upload_bytes,
                 theme=_theme(),
                 css_paths=[_STATIC / "page.css"],
-                head=f"<script>{(_STATIC / 'page.js').read_text()}</script>",
+                head=_STYLE + f"<script>{(_STATIC / 'page.js').read_text()}</script>",
             )
             shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
             yield f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

@@ -90,6 +90,8 @@ def progress_status(ticket: job_queue.Ticket) -> str:
     """How far a job is."""
     if ticket.is_cancelled:
         return _bar("Cancelling: it stops at the next step", None)
+    if ticket.state == "waiting" and not ticket.position:
+        return _bar("Starting", None)
     if ticket.state == "waiting":
         before = "next in the queue" if ticket.position < 2 else "in the queue"
         jobs = f"{ticket.position} job{'s' * (ticket.position > 1)} before it"
@@ -124,7 +126,8 @@ def result_status(result: studio.Result) -> str:
         if path is not None
     )
     return (
-        f'<p class="status done">{" · ".join(facts)}</p>'
+        f'<p class="status done" data-result="{result.record.parent.name}">'
+        f"{' · '.join(facts)}</p>"
         f'<p class="files"><span>Download</span>{files}</p>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )

@@ -74,6 +74,7 @@ def test_downloads_are_what_there_is():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
+        ({}, "Starting"),
         ({"position": 1}, "Waiting, next in the queue: 1 job before it"),
         ({"position": 3}, "Waiting, in the queue: 3 jobs before it"),
         ({"state": "running"}, "Preparing"),

@@ -19,6 +19,18 @@
     }
   });
 
+  // Gradio's radio buttons are groups of one each: arrow keys are up to us.
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const group = event.target.closest?.("#task, #direction");
+    if (!step || !group || event.target.type !== "radio") return;
+    event.preventDefault();
+    const all = [...group.querySelectorAll("input[type=radio]")];
+    const next = all[(all.indexOf(event.target) + step + all.length) % all.length];
+    next.click();
+    next.focus();
+  });
+
   // Called with the inputs of a job: the last of them becomes the mask that is painted.
   window.soraflaxInputs = (...inputs) => {
     const canvas = document.querySelector(".brush canvas");
@@ -49,13 +61,17 @@
   const line = (canvas, from, to) => {
     const context = canvas.getContext("2d");
     context.globalCompositeOperation = erases(canvas) ? "destination-out" : "source-over";
-    context.strokeStyle = COLOUR;
+    context.strokeStyle = context.fillStyle = COLOUR;
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = 2 * radius(canvas);
     context.beginPath();
     context.moveTo(...from);
     context.lineTo(...to);
     context.stroke();
+    // A line of no length is not drawn.
+    context.beginPath();
+    context.arc(...to, radius(canvas), 0, 2 * Math.PI);
+    context.fill();
     canvas.painted = true;
   };
 
