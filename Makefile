@@ -8,7 +8,7 @@ DEMO ?= demo
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: help demo gallery trained test test-fast parity plan docs lint format \
+.PHONY: help demo gallery trained test test-fast test-page parity plan docs lint format \
   constraints dist clean
 
 help: ## these lines
@@ -39,6 +39,15 @@ test: .venv/installed ## every test
 
 test-fast: .venv/installed ## the tests that take minutes, not a quarter of an hour
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+# Chromium comes from the system, such as `apt-get install chromium`. Gradio wants
+# another Pillow than constraints.txt names.
+test-page: .venv/page ## the page of `soraflax serve` in a headless browser
+	$(BIN)/python -m pytest tests/serving -rs
+
+.venv/page: .venv/installed
+	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --editable '.[page,dev]'
+	@touch $@
 
 # Against PyTorch and diffusers, which only this target installs.
 parity: .venv/parity ## hold the modules against PyTorch and diffusers

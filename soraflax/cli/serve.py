@@ -1,6 +1,8 @@
 """`soraflax serve`: a page in the browser for every way of prompting a model."""
 
 import argparse
+import contextlib
+import gc
 import sys
 import time
 from typing import Any
@@ -9,6 +11,7 @@ from soraflax.cli import options
 from soraflax.cli import parser as cli
 
 EXTRA = "ui"
+_COLLECTIONS = (700, 10, 10)  # Python's own `gc.get_threshold()`
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -17,7 +20,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         subparsers,
         "serve",
         summary="open a page in the browser for every way of prompting",
-        example="serve --checkpoint demo/video --size 96x64",
+        example="serve",
         details="One job runs at a time, others wait. The page needs no network; only "
         "this machine reaches it unless --host says otherwise.",
     )
@@ -32,8 +35,8 @@ def add_parser(subparsers: Any) -> cli.Parser:
     )
     options.add_size(
         parser,
-        default=(96, 64),
-        meaning="pixels that suit the model; clips are brought to about as many",
+        meaning="pixels that suit the model, to about which clips are brought "
+        "(default: those of its training)",
     )
     _add_limits(parser)
     return parser
@@ -88,7 +91,10 @@ def run(args: argparse.Namespace) -> None:
     # Before the model is read: it may be missing.
     from soraflax.serving import page  # isort: skip
 
-    import soraflax
+    from soraflax.cli import devices, progress
+    from soraflax.generation import generator
+    from soraflax.generation import model as models
+    from soraflax.pretrained import shipped
     from soraflax.serving import studio, uploads
 
     limits = uploads.Limits(
@@ -98,11 +104,17 @@ def run(args: argparse.Namespace) -> None:
         steps=args.max_steps,
     )
     settings = studio.Settings(limits=limits, queue=args.queue, size=args.size)
-    model = soraflax.load(args.checkpoint)
-    with (
-        studio.Studio(model, settings) as place,
-        page.opened(place, host=args.host, port=args.port) as url,
-    ):
+    with contextlib.ExitStack() as stack:
+        with progress.Progress("soraflax serve") as line:
+            line.begin("reading the model")
+            cache = stack.enter_context(devices.kept_programs(args))
+            folder = shipped.or_given(args.checkpoint)
+            model = models.Model(generator.Generator.load(folder, cache=cache))
+            place = stack.enter_context(studio.Studio(model, settings))
+            address: Any = {"host": args.host, "port": args.port}
+            url = stack.enter_context(page.opened(place, **address))
+        # Quick commands put it off; a server goes on and on.
+        gc.set_threshold(*_COLLECTIONS)
         if args.host not in LOOPBACK:
             print(
                 f"soraflax serve: listens on {args.host}: whoever reaches this machine "

@@ -4,8 +4,8 @@
     Job       checked, its files read and fitted   `requests`, `uploads`
     Ticket    its place in a bounded queue         `job_queue`
     Result    videos on disk and their record      `studio`
-    page      what the visitor sees (Gradio)       `page`, `panels`
+    page      what the visitor sees (Gradio)       `page`, `layout`, `panels`
 
-Only `page` knows Gradio (the `ui` extra); everything below it runs and is tested
+Only `page` and `layout` know Gradio (the `ui` extra); everything below it runs and is tested
 without.
 """

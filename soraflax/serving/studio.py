@@ -12,20 +12,22 @@ the oldest go first. Names are random: only who made a result knows where it is.
 import collections
 import dataclasses
 import json
+import math
 import pathlib
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from soraflax import media
 from soraflax.autoencoding import previews
+from soraflax.generation import familiarity, jobs, progress, resizing
 from soraflax.generation import model as models
-from soraflax.generation import progress, resizing
 from soraflax.serving import job_queue, requests, uploads
 
 PREVIEW_EVERY = 0.7  # seconds between two previews, at least
@@ -43,13 +45,13 @@ class Settings:
     Attributes:
       limits: of uploads and requests.
       queue: jobs that may wait while one runs.
-      size: width and height that suit the model; clips are brought to about as many
-        pixels.
+      size: width and height that suit the model, to about whose pixels clips are
+        brought; None for those of its training.
     """
 
     limits: uploads.Limits = dataclasses.field(default_factory=uploads.Limits)
     queue: int = 8
-    size: tuple[int, int] = (64, 64)
+    size: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +121,15 @@ class Studio:
     Attributes:
       model: that makes it.
       settings: what is allowed.
+      size: width and height that suit the model.
       folder: of the results; removed at the end.
       queue: of the jobs.
     """
 
     def __init__(self, model: models.Model, settings: Settings = Settings()) -> None:
-        model.grid.check_frame(settings.size)
         self.model, self.settings = model, settings
+        self.size = settings.size or trained_size(model)
+        model.grid.check_frame(self.size)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="soraflax-serve-"))
         self.queue = job_queue.JobQueue(settings.queue)
         self._results: collections.deque[pathlib.Path] = collections.deque()
@@ -161,7 +165,7 @@ class Studio:
         Raises:
           MediaError: what is wrong with it, in one line.
         """
-        width, height = self.settings.size
+        width, height = self.size
         clip, _ = uploads.read_clip(
             path,
             self.settings.limits,
@@ -177,9 +181,13 @@ class Studio:
 
     def sizes(self) -> list[tuple[str, tuple[int, int]]]:
         """Names and sizes of about the pixels that suit the model, its own first."""
-        own = self.settings.size
+        own = self.size
         area, found = own[0] * own[1], {own: _shape(own)}
+        seen = self.model.generator.model.config.trained_on
+        low, high = seen.aspects if seen else (0.0, math.inf)
         for name, ratio in SHAPES:
+            if not low <= ratio <= high:
+                continue
             wanted = (round((area * ratio) ** 0.5), round((area / ratio) ** 0.5))
             found.setdefault(resizing.nearest_size(self.model.grid, wanted), name)
         return [(name, size) for size, name in found.items()]
@@ -194,11 +202,11 @@ class Studio:
           clip: width and height of the clip, if there is one.
         """
         if clip is None or task not in ("outpaint", "upscale"):
-            return self.settings.size
+            return self.size
         width, height = clip
         wanted = (2 * width, 2 * height)
         if task == "outpaint":
-            own = uploads.Target(self.settings.size[0] * self.settings.size[1])
+            own = uploads.Target(self.size[0] * self.size[1])
             width, height = own.frame(clip)
             wanted = (width, 2 * height) if height > width else (2 * width, height)
         return resizing.nearest_size(self.model.grid, wanted)
@@ -210,21 +218,22 @@ class Studio:
             self._projection = previews.Projection.fit(autoencoder)
         rate = prepared.job.conditioning.fps / self.model.grid.temporal_ratio
         watch = Watch(ticket, self._projection, fps=rate)
-        (video,) = self.model.run(
-            [prepared.job],
-            prepared.config,
-            inputs=prepared.inputs,
-            progress=False,
-            callback=watch,
-        )
+        with warnings.catch_warnings():
+            # They are among the notes of the record, which the page shows.
+            warnings.simplefilter("ignore", familiarity.UnfamiliarWarning)
+            (video,) = self.model.run(
+                [prepared.job],
+                prepared.config,
+                inputs=prepared.inputs,
+                progress=False,
+                callback=watch,
+            )
         if ticket.is_cancelled:
             raise job_queue.CancelledError
         seconds = time.monotonic() - start
-        return self._save(video, notes=prepared.job.notes, seconds=seconds)
+        return self._save(video, seconds=seconds)
 
-    def _save(
-        self, video: media.Video, *, notes: Sequence[str], seconds: float
-    ) -> Result:
+    def _save(self, video: media.Video, *, seconds: float) -> Result:
         folder = self._new_folder()
         task = video.metadata.get("task", "video")
         stem = f"{task}-seed{video.metadata.get('seed', 0)}"
@@ -250,7 +259,7 @@ class Studio:
             size=video.size,
             frames=len(video),
             fps=video.fps,
-            notes=tuple(notes),
+            notes=tuple(video.metadata.get("notes", ())),
             seconds=seconds,
         )
 
@@ -288,6 +297,16 @@ class Watch:
         # To the middle of 32 levels: a palette takes time by the colours there are.
         frames = self._show(latent) & 0xF8 | 0x04
         return media.Video(frames, self._fps).encode(".gif")
+
+
+def trained_size(model: models.Model) -> tuple[int, int]:
+    """Width and height of wide frames of a model's training, on its grid."""
+    seen = model.generator.model.config.trained_on
+    if seen is None:
+        return resizing.nearest_size(model.grid, jobs.DEFAULT_SIZE)
+    width = seen.sides[1]
+    height = max(seen.sides[0], round(width / max(1.0, seen.aspects[1])))
+    return resizing.nearest_size(model.grid, (width, height))
 
 
 def _shape(size: tuple[int, int]) -> str:

@@ -1,5 +1,6 @@
 """A studio makes what is asked for, shows how far it is, and keeps a record of it."""
 
+import dataclasses
 import json
 import threading
 
@@ -9,6 +10,7 @@ import pytest
 import soraflax
 from soraflax import media
 from soraflax.generation import generator
+from soraflax.pretrained import training_data
 from soraflax.serving import job_queue, requests, studio, uploads
 from tests.generation import tiny
 
@@ -138,12 +140,33 @@ def test_an_upload_that_cannot_be_read_is_one_line(place):
 
 def test_suggested_sizes_are_on_the_grid_and_about_as_large(place):
     sizes = place.sizes()
-    assert sizes[0][1] == SETTINGS.size
+    assert sizes[0][1] == place.size == SETTINGS.size
     assert len({size for _, size in sizes}) == len(sizes)
     for _, size in sizes:
         place.model.grid.check_frame(size)
     with pytest.raises(ValueError, match="use 32 or 48"):
         studio.Studio(place.model, studio.Settings(size=(33, 16)))
+
+
+def trained(model, seen):
+    known = model.generator.model
+    config = dataclasses.replace(known.config, trained_on=seen)
+    return soraflax.Model(
+        generator.Generator(dataclasses.replace(known, config=config))
+    )
+
+
+def test_sizes_and_notes_follow_the_training(model):
+    seen = training_data.TrainingData(
+        sides=(32, 96), aspects=(1.0, 1.5), frames=(1, 17), fps=(8.0, 8.0), words=("a",)
+    )
+    with studio.Studio(trained(model, seen)) as place:
+        assert place.size == (96, 64)
+        assert [size for _, size in place.sizes()] == [(96, 64), (80, 80)]
+        ticket = place.submit(asked(size=(32, 32)))
+        assert ticket.wait(LONG) and ticket.state == "done", ticket.error
+        assert any("'circle' was never seen" in note for note in ticket.result.notes)
+    assert studio.trained_size(model) == (64, 64)
 
 
 @pytest.mark.parametrize(
