@@ -6,6 +6,6 @@
     Result    videos on disk and their record      `studio`
     page      what the visitor sees (Gradio)       `page`, `layout`, `panels`
 
-Only `page` and `layout` know Gradio (the `ui` extra); everything below it runs and is tested
+Only `page` and `layout` know Gradio (the `ui` extra); the rest runs, and is tested,
 without.
 """
