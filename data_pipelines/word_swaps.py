@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines import pipeline, transforms
 from data_pipelines import latents as stored
+from data_pipelines import pipeline, transforms
 from soraflax.ops import packing
 
 Words = Mapping[str, Sequence[str]]

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers
-from soraflax.ops import attention, norm, rope
+from soraflax.ops import attention, mlp, norm, rope
 
 _policies = jax.checkpoint_policies
 
@@ -230,32 +230,10 @@ def _ramp(value: float, heads: int) -> layers.Initializer:
     return init
 
 
-@jax.custom_vjp
-def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """GELU by tanh. Its backward pass keeps `x` alone, not five arrays of its size."""
-    return jax.nn.gelu(x, approximate=True)
-
-
-def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gelu(x), x
-
-
-def _gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    return jax.vjp(functools.partial(jax.nn.gelu, approximate=True), x)[1](g)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-def _hidden_gelu(x: jax.Array) -> jax.Array:
-    """`gelu`; where memory is dear, the next product keeps no copy of it either.
-
-    On a CPU it does: recomputed there, it would be fused into a transposition, and
-    evaluated in an order that is ten times slower.
-    """
-    if sharding.platform() == "cpu":
-        return gelu(x)
-    return jax.checkpoint(gelu, prevent_cse=False)(x)
+# Saves its input alone for the backward pass, not five arrays of the hidden size.
+_gelu = jax.checkpoint(
+    functools.partial(jax.nn.gelu, approximate=True), prevent_cse=False
+)
 
 
 class MLP(nn.Module):
@@ -271,13 +249,18 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        linear = functools.partial(
-            layers.Linear, dtype=self.dtype, kernel_init=layers.xavier
+        width = x.shape[-1]
+        parameters = functools.partial(
+            layers.LinearParameters, kernel_init=layers.xavier
         )
-        y = linear(self.hidden, axes=("embed", "mlp"), name="up")(x)
-        y = sharding.constrain(y, "batch", "tokens", "mlp")
-        y = _hidden_gelu(y)
-        return linear(x.shape[-1], axes=("mlp", "embed"), name="down")(y)
+        up = parameters(self.hidden, axes=("embed", "mlp"), name="up")(width)
+        down = parameters(width, axes=("mlp", "embed"), name="down")(self.hidden)
+        adapted = up.adapters is not None or down.adapters is not None
+        if self.dtype == layers.ROUNDED and not adapted:
+            return mlp.rounded_mlp(x, up.kernel, up.bias, down.kernel, down.bias)
+        y = layers.linear(x, up, dtype=self.dtype)
+        y = _gelu(sharding.constrain(y, "batch", "tokens", "mlp"))
+        return layers.linear(y, down, dtype=self.dtype)
 
 
 def _table_init(gate: float) -> layers.Initializer:

@@ -1,46 +1,63 @@
 """Matrix products whose inputs are rounded and whose results are not.
 
-    y = round(x) round(kernel),  dx = round(g) round(kernel)^T,  dk = x^T g         (1)
+    y = [x] [kernel],      dx = [g] [kernel]^T,      d kernel = x^T g              (1)
 
-with float32 sums and results. CPUs with bfloat16 tiles (AMX) multiply at three to five
-times the speed of float32 in this form only: asked for bfloat16 results, XLA takes a
-slow path, and so it does for the mixed products that JAX would derive for (1). The
-gradient of the kernel, a sum over all tokens, gains nothing there and stays float32.
+[.] rounds to bfloat16; sums and results are float32. CPUs with bfloat16 tiles (AMX)
+multiply at three to five times the speed of float32 in this form only: asked for
+bfloat16 results, XLA takes a slow path, and so it does for the mixed products that JAX
+would derive for (1). Products that sum over the first axis of both factors gain
+nothing, so the gradient of the kernel stays float32.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@jax.custom_vjp
 def rounded_matmul(
-    x: Float[Array, "*batch d"], kernel: Float[Array, "d f"], dtype: str = "bfloat16"
+    x: Float[Array, "*batch d"], kernel: Float[Array, "d f"]
 ) -> Float[Array, "*batch f"]:
-    """Equation (1): float32 `x @ kernel`, of inputs rounded to `dtype`."""
-    return _product(x, kernel, dtype, contract=(x.ndim - 1, 0))
+    """Equation (1): float32 `x @ kernel`, of inputs rounded to bfloat16."""
+    return rounded_dot(x, kernel, axes=(x.ndim - 1, 0))
 
 
-def _product(
-    a: jax.Array, b: jax.Array, dtype: str, *, contract: tuple[int, int]
-) -> jax.Array:
-    axes = (((contract[0],), (contract[1],)), ((), ()))
-    a, b = a.astype(dtype), b.astype(dtype)
-    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple:
+    return rounded_matmul(x, kernel), (x, kernel)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, dtype: str) -> tuple:
-    return rounded_matmul(x, kernel, dtype), (x, kernel)
-
-
-def _backward(dtype: str, residuals: tuple, g: jax.Array) -> tuple:
+def _backward(residuals: tuple, g: jax.Array) -> tuple:
     x, kernel = residuals
-    dx = _product(g, kernel, dtype, contract=(g.ndim - 1, 1))
     tokens = tuple(range(x.ndim - 1))
-    dk = jax.lax.dot_general(x, g, ((tokens, tokens), ((), ())))
-    return dx, dk
+    d_kernel = jax.lax.dot_general(x, g, ((tokens, tokens), ((), ())))
+    return rounded_dot(g, kernel, axes=(g.ndim - 1, 1)), d_kernel
 
 
 rounded_matmul.defvjp(_forward, _backward)
+
+
+def rounded_dot(
+    a: Float[Array, "..."], b: Float[Array, "..."], *, axes: tuple[int, int]
+) -> Float[Array, "..."]:
+    """The float32 product of two rounded arrays over an axis of each."""
+    contraction = (((axes[0],), (axes[1],)), ((), ()))
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jax.lax.dot_general(a, b, contraction, preferred_element_type=jnp.float32)
+
+
+def transposed(x: Float[Array, "n m"]) -> Float[Array, "m n"]:
+    """`x.T` as an array of its own.
+
+    The zero is not simplified away. Without it the transposition would become part of
+    a product, as an order of its inputs or its result that fast products do not take.
+    """
+    return x.T + 0.0 * x[:1, :1]
+
+
+def turned(kernel: Float[Array, "d f"]) -> Float[Array, "f d"]:
+    """`kernel.T`, rounded to bfloat16, by a product with the identity.
+
+    A plain transposition of parameters is always folded into the product that uses it.
+    """
+    identity = jnp.eye(kernel.shape[1], dtype=jnp.bfloat16)
+    return rounded_dot(identity, kernel, axes=(1, 1)).astype(jnp.bfloat16)

@@ -65,3 +65,22 @@ def test_embed_looks_up_rows(key):
     ids = jnp.array([[0, 3], [3, 1]])
     params, y = run(layers.Embed(4, 6), ids, key)
     np.testing.assert_array_equal(y, np.asarray(params["table"])[np.asarray(ids)])
+
+
+def test_bfloat16_on_a_cpu_is_in_products_alone(key):
+    assert layers.compute_dtype("bfloat16") == layers.ROUNDED
+    assert layers.compute_dtype("float32") == jnp.float32
+    x = jax.random.normal(key, (3, 8))
+    params, y = run(layers.Linear(5, dtype=layers.ROUNDED), x, key)
+    rounded = [
+        a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, params["kernel"])
+    ]
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, rounded[0] @ rounded[1], rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_alone_are_those_of_the_layer_of_that_name(key):
+    x = jax.random.normal(key, (3, 8))
+    whole = layers.Linear(5).init(key, x)
+    alone = layers.LinearParameters(5).init(key, 8)
+    jax.tree.map(np.testing.assert_array_equal, whole, alone)
