@@ -28,7 +28,9 @@ def generate(place, checkpoint, *words, count=1):
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "a.mkv\n", "")
+    assert (done.returncode, done.stdout) == (0, "a.mkv\n")
+    # A slow machine may say how far it is; nothing else may be said.
+    assert all(" s so far)" in line for line in done.stderr.splitlines())
     folder = place / "soraflax"
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder): path.stat().st_mtime_ns for path in files}
