@@ -69,7 +69,7 @@ def make_swapped_rows(
             captions = dict(record.captions)
             if kind:
                 captions = {k: swap(v, words[kind]) for k, v in captions.items()}
-            segments.append(_segment(transform, record, captions, seed=index))
+            segments.append(_segment(transform, record, captions=captions, seed=index))
     places = _places(list(variants.values()), config.row)
     batches = {
         kind: _assemble(segments, places, config=config)
@@ -88,8 +88,8 @@ def swap(text: str, words: Sequence[str]) -> str:
 def _segment(
     transform: transforms.LatentTransform,
     record: stored.LatentRecord,
-    captions: Mapping[str, str],
     *,
+    captions: Mapping[str, str],
     seed: int,
 ) -> packing.Segment:
     # The same random numbers for all variants: of several captions, the same is chosen.

@@ -130,9 +130,12 @@ def text_differs(first: packing.Packed, second: packing.Packed) -> np.ndarray:
     differs = np.zeros((rows, segments), bool)
     for row in range(rows):
         for segment in range(1, segments):
-            texts = [
-                np.asarray(p.text[row])[np.asarray(p.text_segments[row]) == segment]
-                for p in (first, second)
-            ]
-            differs[row, segment] = not np.array_equal(*texts)
+            before, after = (_text(p, row, segment=segment) for p in (first, second))
+            differs[row, segment] = not np.array_equal(before, after)
     return differs
+
+
+def _text(packed: packing.Packed, row: int, *, segment: int) -> np.ndarray:
+    """The text tokens of one segment."""
+    own = np.asarray(packed.text_segments[row]) == segment
+    return np.asarray(packed.text[row])[own]

@@ -39,7 +39,6 @@ from soraflax import sharding
 from soraflax.nn import layers, text_encoder, transformer
 from soraflax.ops import attention, packing, rope
 
-DTYPES = ("float32", "bfloat16")
 CACHE = "cache"
 ATTENTION: dict[str, str | None] = {
     "auto": None,
@@ -74,8 +73,7 @@ class DiTConfig:
         which pays in short training too.
       input_skip: whether the head adds equation (6).
       pooled_text: whether the modulation has equation (7).
-      dtype: compute dtype, 'float32' or 'bfloat16' (on a CPU in products alone,
-        `layers.compute_dtype`); parameters are float32.
+      dtype: 'float32' or 'bfloat16' (`layers.compute_dtype`); parameters are float32.
       remat: a name in `transformer.REMAT_POLICIES`.
       attention: 'auto', or an implementation of `attention.attention`.
       attention_block: tokens in a block of an attention plan.
@@ -102,7 +100,7 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         transformer.check_remat(self.remat)
-        _check_choice("dtype", self.dtype, known=DTYPES)
+        _check_choice("dtype", self.dtype, known=("float32", "bfloat16"))
         _check_choice("attention", self.attention, known=ATTENTION)
         for field in ("latent_channels", "width", "depth", "mlp", "text_width"):
             if getattr(self, field) < 1:
@@ -389,9 +387,8 @@ class DiT(nn.Module):
                 "text is token ids, but the model has no text encoder: give features "
                 f"of width {c.text_width}"
             )
-        encoder = text_encoder.TextEncoder(
-            c.text, layers.compute_dtype(c.dtype), name="text_encoder"
-        )
+        dtype = layers.compute_dtype(c.dtype)
+        encoder = text_encoder.TextEncoder(c.text, dtype, name="text_encoder")
         return encoder(packed.text, packed.text_segments, plan=plan)
 
 
