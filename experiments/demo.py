@@ -2,13 +2,15 @@
 
     python -m experiments.demo --output demo
 
-Renders the world `bodies` into a dataset, trains the autoencoder, caches latents,
-trains the packed transformer, generates from prompts that training never saw, and has
-the judge read the results. Each stage is the one that its own command runs; the sizes
-are those of `configs/autoencoder_small.py` and `configs/video_small.py`.
+Shows what the shipped model makes of prompts it never saw. Then, from nothing: renders
+the world `bodies` into a dataset, trains the autoencoder, caches latents, trains the
+packed transformer, generates from such prompts too, and has the judge read the results.
+Each stage is the one that its own command runs; the sizes are those of
+`configs/autoencoder_small.py` and `configs/video_small.py`.
 
-The output folder holds `report.json`, `contact_sheet.png`, `loss_curves.png`,
-`videos/`, and what the stages left: `dataset/`, `autoencoder/`, `latents/`, `video/`.
+The output folder holds `shipped/` with the sheet and the videos of the shipped model,
+`report.json`, `contact_sheet.png`, `loss_curves.png`, `caption_gap.png`, `videos/`, and
+what the stages left: `dataset/`, `autoencoder/`, `latents/`, `video/`.
 """
 
 import argparse
@@ -42,10 +44,11 @@ from soraflax import config as config_lib
 from soraflax import media
 from soraflax.cli import parser as cli
 from soraflax.generation import generator
-from soraflax.pretrained import models
+from soraflax.pretrained import models, shipped
 
 EXTRA = "train"
 REPORT = "report.json"
+SHEET = "contact_sheet.png"
 MARKER = ".soraflax-demo"
 HELD_OUT_SEED = 1_000_000
 FRAMES = 17
@@ -107,8 +110,10 @@ class Clock:
 def make_demo(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
     """The demo from data to report; returns the contents of `report.json`."""
     clock = Clock()
-    quality = train(output, config, clock=clock)
     world = bodies.VARIANTS["demo"]
+    with clock.stage("generate with the shipped model"):
+        show_shipped(output / "shipped", world, config=config)
+    quality = train(output, config, clock=clock)
     with clock.stage("generate"):
         model = generator.Generator.load(output / "video")
         samples = generate(model, world, folder=output / "videos", config=config)
@@ -132,6 +137,25 @@ def make_demo(output: pathlib.Path, config: DemoConfig) -> dict[str, Any]:
     }
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def show_shipped(
+    folder: pathlib.Path, world: bodies.WorldConfig, *, config: DemoConfig
+) -> None:
+    """Videos of the shipped model and their sheet, where the package has a model."""
+    try:
+        model = generator.Generator.load(shipped.folder())
+    except FileNotFoundError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return
+    few = dataclasses.replace(
+        config,
+        videos=min(config.videos, SHEET_VIDEOS),
+        images=min(config.images, SHEET_IMAGES),
+    )
+    folder.mkdir(exist_ok=True)
+    draw_sheet(folder, generate(model, world, folder=folder / "videos", config=few))
+    print(f"made by the shipped model: {folder / SHEET}", flush=True)
 
 
 def train(
@@ -275,17 +299,23 @@ def packing_efficiency(run: pathlib.Path) -> float:
 
 
 def draw(output: pathlib.Path, samples: Sequence[Sample]) -> None:
-    """The contact sheet and the loss curves."""
+    """The contact sheet, the loss curves and the caption gap."""
+    draw_sheet(output, samples)
+    runs = {name: output / name / "metrics.jsonl" for name in ("autoencoder", "video")}
+    figures.loss_curves(output / "loss_curves.png", runs)
+    figures.caption_gaps(output / "caption_gap.png", runs["video"])
+
+
+def draw_sheet(output: pathlib.Path, samples: Sequence[Sample]) -> None:
+    """The contact sheet of the first clips and images."""
     clips = [s for s in samples if len(s.video) > 1][:SHEET_VIDEOS]
     images = [s for s in samples if len(s.video) == 1][:SHEET_IMAGES]
     shown = clips + images
     figures.contact_sheet(
-        output / "contact_sheet.png",
+        output / SHEET,
         [s.video for s in shown],
         labels=[s.job.text for s in shown],
     )
-    runs = {name: output / name / "metrics.jsonl" for name in ("autoencoder", "video")}
-    figures.loss_curves(output / "loss_curves.png", runs)
 
 
 def start_afresh(output: pathlib.Path) -> None:
@@ -315,7 +345,7 @@ def summary(report: dict[str, Any], output: pathlib.Path) -> str:
             f"{name:12s} {score['accuracy']:8.2f} {score['chance']:7.2f} "
             f"{score['ceiling']:8.2f}"
         )
-    lines.append(f"videos: {output}/videos   sheet: {output}/contact_sheet.png")
+    lines.append(f"videos: {output}/videos   sheet: {output}/{SHEET}")
     lines.append(
         'try: .venv/bin/soraflax generate "a large red circle moves right" '
         f"--checkpoint {report['checkpoint']} --size 96x64 --frames 17 --out out.mp4"

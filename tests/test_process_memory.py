@@ -43,3 +43,23 @@ def test_a_child_does_not_report_its_parent_s():
 def test_without_the_record_it_asks_the_system(monkeypatch, tmp_path):
     monkeypatch.setattr(process_memory, "STATUS", tmp_path / "none")
     assert process_memory.peak_bytes() > MIB
+
+
+def test_freed_memory_is_kept():
+    """Arrays taken again and again fault their pages in once."""
+    code = """
+import resource
+import numpy as np
+from soraflax import process_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(1_000_000, np.float32)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if process_memory.keep_freed():
+    faults()
+    assert faults() < 500, faults()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,9 @@ Needs the extra `parity` (PyTorch and diffusers). The same weights and clips, th
 squared error of the prediction, gradients of all parameters, AdamW; times taken in
 turns in one run with the same threads, the least of `--repeats` each. PyTorch runs
 eagerly and under torch.compile; a ratio below 1 says that ours is faster. The first
-losses must agree: a line that says `"ok": false` exits with 1.
+losses must agree and the ratio must be within its target: a line that says
+`"ok": false` exits with 1. Run it with nothing beside it: on a busy machine the two
+suffer differently, and the ratio says nothing.
 
 With `--pack` the clips of all grids are one row of ours (26,624 tokens above). PyTorch
 then runs the clips of each grid as a batch of their own, one after another, gradients
@@ -134,19 +136,21 @@ def compare(
         ratio = seconds["soraflax"] / seconds[name]
         error = np.max(np.abs(np.subtract(losses["soraflax"], losses[name])))
         error = float(error / np.max(np.abs(losses[name])))
+        target_ratio = BOUNDS.get(jax.default_backend(), {}).get(name)
         lines.append(
             {
                 "figure": "train step",
                 "against": f"diffusers, {name}",
                 "seconds": {n: round(seconds[n], 3) for n in ("soraflax", name)},
                 "ratio": round(ratio, 3),
-                "target": BOUNDS.get(jax.default_backend(), {}).get(name),
+                "target": target_ratio,
                 "loss_error": error,
                 "teraflops_per_second": round(rate / 1e12, 3),
                 **utilisation(rate, kind=kind, dtype=config.dtype),
                 "tokens": sum(lengths),
                 "rows": target.shape[0],
-                "ok": error <= TOLERANCE[config.dtype],
+                "ok": error <= TOLERANCE[config.dtype]
+                and (target_ratio is None or ratio <= target_ratio),
             }
         )
     return lines

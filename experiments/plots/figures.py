@@ -1,7 +1,9 @@
 """Contact sheets of videos, and curves of a training log."""
 
+import collections
 import json
 import pathlib
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -115,4 +117,31 @@ def loss_curves(
         panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
         panel.grid(visible=True, which="both", linewidth=0.3)
         panel.legend()
+    figure.savefig(path, dpi=120)
+
+
+def caption_gaps(path: pathlib.Path, log: pathlib.Path) -> None:
+    """Write a PNG of the caption gap over training: a panel a level, a line a kind.
+
+    Args:
+      path: the PNG to write.
+      log: the run's `metrics.jsonl`; without gaps in it, nothing is written.
+    """
+    panels: dict[str, dict[str, list]] = collections.defaultdict(dict)
+    for record in read_log(log):
+        for key, value in record.items():
+            if match := re.fullmatch(r"validation/gap_(.+)_t([0-9.]+)", key):
+                line = panels[match[2]].setdefault(match[1], [])
+                line.append((record["step"], value))
+    if not panels:
+        return
+    figure = matplotlib.figure.Figure((4 * len(panels), 3.5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for panel, (level, lines) in zip(axes, sorted(panels.items()), strict=True):
+        for kind, points in lines.items():
+            panel.plot(*zip(*points, strict=True), marker=".", label=kind)
+        panel.set(title=f"t = {level}", xlabel="step", ylabel="caption gap")
+        panel.set_yscale("symlog", linthresh=0.01)
+        panel.grid(visible=True, which="both", linewidth=0.3)
+        panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)

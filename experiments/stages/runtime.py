@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from data_pipelines import pipeline
 from experiments.stages import run_config
 from soraflax import config as config_lib
-from soraflax import sharding
+from soraflax import process_memory, sharding
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
 
@@ -35,6 +35,8 @@ def start(values: Any, config_class: type[Config]) -> tuple[Config, Mesh]:
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if jax.default_backend() == "cpu":
+        process_memory.keep_freed()
     return config, config.mesh.make()
 
 
