@@ -7,8 +7,9 @@ import pytest
 
 from experiments import demo
 from experiments.plots import figures
-from experiments.reports import scoring
+from experiments.reports import obedience, scoring
 from soraflax import media
+from soraflax.generation import generator
 
 SMALL = demo.DemoConfig(
     clips=10, held_out_clips=2, videos=3, images=2, steps=2, size="tiny"
@@ -41,8 +42,19 @@ def test_videos_are_of_the_sizes_that_were_asked(report):
     clips = [media.read_video(v["path"]).frames for v in values["videos"]]
     assert {c.shape[1:3] for c in clips} == {(64, 64), (64, 96), (96, 64)}
     assert [len(c) for c in clips] == [17, 17, 17, 1, 1]
-    for name in ("contact_sheet.png", "loss_curves.png"):
+    for name in ("contact_sheet.png", "loss_curves.png", "caption_gap.png"):
         assert media.read_video(output / name).frames.std() > 0
+
+
+def test_obedience_is_read_over_seeds(report, tmp_path):
+    model = generator.Generator.load(report[0] / "video")
+    scores = obedience.measure(model, config=SMALL, seeds=2, output=tmp_path)
+    assert set(scores) == {"judge", "judge_images"}
+    colour = scores["judge"]["colour"]
+    assert set(colour) == {"accuracy", "least", "chance", "ceiling"}
+    assert colour["least"] <= colour["accuracy"]
+    for seed in ("seed0", "seed1"):
+        assert (tmp_path / seed / demo.SHEET).is_file()
 
 
 def test_only_a_demo_is_replaced(tmp_path):

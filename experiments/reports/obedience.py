@@ -1,0 +1,117 @@
+"""Does a model draw what it is told: the judge's reading of held-out prompts.
+
+    python -m experiments.reports.obedience [--checkpoint VIDEO] [--seeds 3]
+
+Makes clips and images from prompts of the demo's world whose combinations of attributes
+were never trained on, and has the judge read them back from pixels. Prints a JSON line
+for clips and one for images: each attribute's accuracy, mean and least over the seeds,
+with what chance and a perfect model would score (`reports.scoring`). `--output` holds
+the videos of the first seed and a sheet of them, to be looked at.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.worlds import bodies
+from experiments import demo
+from experiments.benchmarks import measurement
+from soraflax.cli import parser as cli
+from soraflax.generation import generator
+from soraflax.pretrained import shipped
+
+Scores = dict[str, dict[str, dict[str, float]]]
+
+
+def measure(
+    model: generator.Generator,
+    *,
+    config: demo.DemoConfig,
+    seeds: int,
+    output: pathlib.Path,
+) -> Scores:
+    """Scores of clips and images; the sheet and videos of the first seed in `output`.
+
+    Args:
+      model: the model.
+      config: numbers of clips and images, solver steps, guidance; the first seed.
+      seeds: number of seeds; each has its own noise for the same prompts.
+      output: directory to write.
+
+    Returns:
+      `judge` and `judge_images`: attribute to accuracy, least, chance and ceiling.
+    """
+    world = bodies.VARIANTS["demo"]
+    runs = []
+    for seed in range(seeds):
+        folder = output / f"seed{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        samples = demo.generate(
+            model,
+            world,
+            folder=folder / "videos",
+            config=dataclasses.replace(config, seed=config.seed + 1000 * seed),
+        )
+        demo.draw_sheet(folder, samples)
+        runs.append(demo.judge(model.model.autoencoder, samples, world=world))
+    return {name: _mean([run[name] for run in runs]) for name in runs[0]}
+
+
+def _mean(runs: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Each attribute's figures over the seeds."""
+    result: dict[str, dict[str, float]] = {}
+    for name in runs[0]:
+        accuracies = [run[name]["accuracy"] for run in runs]
+        result[name] = {
+            "accuracy": round(float(np.mean(accuracies)), 4),
+            "least": min(accuracies),
+            "chance": round(float(np.mean([run[name]["chance"] for run in runs])), 4),
+            "ceiling": runs[0][name]["ceiling"],
+        }
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(
+        prog="python -m experiments.reports.obedience", description=__doc__
+    )
+    defaults = demo.DemoConfig()
+    add = parser.add_argument
+    add("--checkpoint", type=pathlib.Path, help="VIDEO folder (default: the shipped)")
+    add("--output", type=pathlib.Path, default=pathlib.Path("obedience"))
+    add("--seeds", type=cli.positive_int, default=3, help="(default: 3)")
+    add("--videos", type=cli.positive_int, default=defaults.videos, help="clips")
+    add("--images", type=cli.positive_int, default=defaults.images, help="images")
+    add("--steps", type=cli.positive_int, default=defaults.steps, help="solver steps")
+    add("--guidance", type=float, default=defaults.guidance, help="guidance scale")
+    options = parser.parse_args(argv)
+    return cli.run_command("obedience", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    model = generator.Generator.load(shipped.or_given(options.checkpoint))
+    config = demo.DemoConfig(
+        videos=options.videos,
+        images=options.images,
+        steps=options.steps,
+        guidance=options.guidance,
+    )
+    scores: Any = measure(
+        model, config=config, seeds=options.seeds, output=options.output
+    )
+    for name, values in scores.items():
+        about = {"seeds": options.seeds, "guidance": options.guidance}
+        print(
+            json.dumps({"figure": name, **values, **about, **measurement.environment()})
+        )
+    print(f"sheet: {options.output / 'seed0' / demo.SHEET}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
