@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import gc
+import signal
 import sys
 import time
 from typing import Any
@@ -121,6 +122,8 @@ def run(args: argparse.Namespace) -> None:
                 "can use it, without a password",
                 file=sys.stderr,
             )
+        # As Ctrl-C, so that nothing is left behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f"{url} (Ctrl-C stops)", flush=True)
         try:
             while True:

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from soraflax.generation import progress
@@ -44,6 +44,7 @@ class Ticket:
       preview: what the work last showed of its result, for readers to understand.
       result: what the work returned; None until it is done.
       error: one line, if it failed.
+      notes: what was changed about what it is made from, a line each.
       started, sampling, ended: seconds of `time.monotonic` when it began to run, its
         first step was done, and it was over; None before.
     """
@@ -55,6 +56,7 @@ class Ticket:
     preview: Any = None
     result: Any = None
     error: str = ""
+    notes: Sequence[str] = ()
     started: float | None = None
     sampling: float | None = None
     ended: float | None = None
@@ -153,19 +155,20 @@ class JobQueue:
             self._sweep()
             return self._running is None and not self._jobs
 
-    def submit(self, work: Work) -> Ticket:
+    def submit(self, work: Work, *, notes: Sequence[str] = ()) -> Ticket:
         """Put work at the end of the queue.
 
         Args:
           work: takes its ticket, whose `step` it hands on as a callback; what it
             returns is the ticket's result.
+          notes: of the ticket.
 
         Raises:
           QueueFullError: as many wait as may, or the queue is closed.
         """
         with self._changed:
             self.check_room()
-            ticket = Ticket()
+            ticket = Ticket(notes=notes)
             self._jobs.append((ticket, work))
             self._number()
             self._changed.notify()

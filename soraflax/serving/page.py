@@ -62,6 +62,7 @@ def opened(
                 footer_links=[],
                 allowed_paths=[str(place.folder)],
                 max_file_size=place.settings.limits.upload_bytes,
+                favicon_path=_STATIC / "icon.svg",
                 theme=_theme(),
                 css_paths=[_STATIC / "page.css"],
                 head=_STYLE + f"<script>{(_STATIC / 'page.js').read_text()}</script>",

@@ -9,7 +9,7 @@ import html
 import json
 import pathlib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soraflax.serving import job_queue, studio
@@ -87,7 +87,11 @@ def cancelled_status() -> str:
 
 
 def progress_status(ticket: job_queue.Ticket) -> str:
-    """How far a job is."""
+    """How far a job is, and what was changed about it."""
+    return _progress(ticket) + _notes(ticket.notes)
+
+
+def _progress(ticket: job_queue.Ticket) -> str:
     if ticket.is_cancelled:
         return _bar("Cancelling: it stops at the next step", None)
     if ticket.state == "waiting" and not ticket.position:
@@ -116,7 +120,6 @@ def result_status(result: studio.Result) -> str:
     if result.frames > 1:
         facts.append(f"{result.frames} frames, {result.frames / result.fps:.3g} s")
     facts.append(f"made in {result.seconds:.1f} s")
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     links = [(result.video.suffix.lstrip("."), result.video), ("gif", result.gif)]
     links.append(("record", result.record))
     files = "".join(
@@ -129,7 +132,7 @@ def result_status(result: studio.Result) -> str:
         f'<p class="status done" data-result="{result.record.parent.name}">'
         f"{' · '.join(facts)}</p>"
         f'<p class="files"><span>Download</span>{files}</p>'
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+        f"{_notes(result.notes)}"
     )
 
 
@@ -196,6 +199,11 @@ def brush(seen: studio.Upload | None) -> str:
         '<button type="button" data-brush="invert">Invert</button>'
         '<button type="button" data-brush="clear">Clear</button></p></div>'
     )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    lines = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return f'<ul class="notes">{lines}</ul>' if lines else ""
 
 
 def _bar(words: str, share: float | None) -> str:

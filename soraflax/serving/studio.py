@@ -153,7 +153,12 @@ class Studio:
         prepared = requests.prepare(
             request, self.model.generator, limits=self.settings.limits
         )
-        return self.queue.submit(lambda ticket: self._make(prepared, ticket))
+        known: Any = {"sampling_config": prepared.config}
+        config = self.model.generator.model.config
+        notes = familiarity.annotated(prepared.job, config, **known).notes
+        return self.queue.submit(
+            lambda ticket: self._make(prepared, ticket), notes=notes
+        )
 
     def inspect(self, path: pathlib.Path, *, name: str) -> Upload:
         """Look at an upload, as soon as it is there.

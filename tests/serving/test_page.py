@@ -4,12 +4,11 @@ Headless Chromium at `soraflax serve` with an untrained model. `make test-page` 
 what this needs; without it these tests are skipped, and say what is missing.
 """
 
-import base64
 import importlib.util
 import os
-import pathlib
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -65,7 +64,7 @@ PHONE = {
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """Address of a server, which the command starts and Ctrl-C stops."""
+    """Address of a server, which the command starts and a signal stops."""
     checkpoint = tiny.save(tmp_path_factory.mktemp("model"))
     limits = "--queue 1 --max-upload 1 --max-seconds 10 --max-steps 2000"
     words = f"serve --checkpoint {checkpoint} --size 32x16 --port 0 {limits}".split()
@@ -85,7 +84,7 @@ def url(tmp_path_factory):
     said = lines.get(timeout=LONG / 1000)
     assert said.startswith("http://127.0.0.1:"), said
     yield said.split()[0]
-    server.send_signal(2)
+    server.send_signal(signal.SIGTERM)
     assert server.wait(60) == 130
     reader.join(10)
     server.stdout.close()
@@ -382,16 +381,3 @@ def test_the_server_itself_refuses_a_large_upload(url):
         urllib.request.urlopen(request)
     error.value.close()
     assert error.value.code == 413
-
-
-def test_pictures_of_the_page(tab, files):
-    """Kept in `SORAFLAX_PAGE_PICTURES`, a folder, for people to look at."""
-    folder = os.environ.get("SORAFLAX_PAGE_PICTURES")
-    for name, how in {"desktop": {}, "phone": PHONE}.items():
-        page = tab(**how)
-        choose(page, "inpaint")
-        drop(page, "clip", files / "clip.mp4")
-        picture = page.screenshot(full_page=True)
-        assert base64.b64encode(picture).startswith(b"iVBOR")
-        if folder:
-            (pathlib.Path(folder) / f"{name}.png").write_bytes(picture)

@@ -87,6 +87,11 @@ def test_progress_is_told_in_words_and_a_bar(values, says):
     assert says in status and "<progress" in status
 
 
+def test_notes_are_told_while_it_is_made():
+    status = panels.progress_status(job_queue.Ticket(notes=("clip: resized", EVIL)))
+    assert "<li>clip: resized</li>" in status and "<img src=x" not in status
+
+
 def test_a_cancelled_job_says_when_it_stops():
     ticket = job_queue.Ticket(state="running", done=3, total=25)
     ticket.cancel()

@@ -164,6 +164,7 @@ def test_sizes_and_notes_follow_the_training(model):
         assert place.size == (96, 64)
         assert [size for _, size in place.sizes()] == [(96, 64), (80, 80)]
         ticket = place.submit(asked(size=(32, 32)))
+        assert any("'circle' was never seen" in note for note in ticket.notes)
         assert ticket.wait(LONG) and ticket.state == "done", ticket.error
         assert any("'circle' was never seen" in note for note in ticket.result.notes)
     assert studio.trained_size(model) == (64, 64)
