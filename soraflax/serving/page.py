@@ -24,8 +24,14 @@ _STATIC = pathlib.Path(__file__).parent / "static"
 _POLL = 0.25  # seconds between two looks at a job
 _SYSTEM = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
-# Gradio puts the rules of a style sheet inside its container: this one is about it.
-_STYLE = "<style>.gradio-container { overflow: visible !important; }</style>"
+# Gradio puts the rules of a style sheet inside its container: these are about it.
+_STYLE = """<style>
+.gradio-container { overflow: visible !important; }
+.gradio-container .fillable { max-width: 1240px !important; }
+@media (max-width: 899px) {
+  .gradio-container .fillable { padding: 0.8rem !important; }
+}
+</style>"""
 Updates = dict[Any, Any]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from soraflax.serving import job_queue, studio
 
-_PAPER_HEIGHT = 22  # of what is painted on, at most, in line heights
+_PAPER_HEIGHT = 16  # of what is painted on, at most, in line heights
 _SMALLEST_CANVAS = 512  # pixels across of what is painted on
 _SHOWN = {
     "task": "task",
