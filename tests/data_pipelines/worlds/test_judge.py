@@ -26,7 +26,8 @@ def test_every_visible_attribute_is_read(variant, blur, noise):
     count = 150 if blur == 0 else 60
     result = measure.accuracy(config, seed=17, count=count, blur=blur, noise=noise)
     assert set(result) == ATTRIBUTES | {"milliseconds"}
-    for attribute in ATTRIBUTES:
+    moving = {"direction"} if variant == "images" else set()
+    for attribute in ATTRIBUTES - moving:
         assert result[attribute]["accuracy"] >= 0.98, (attribute, result)
         assert result[attribute]["visible"] >= 0.35, (attribute, result)
 
