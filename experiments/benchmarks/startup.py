@@ -25,7 +25,7 @@ from experiments.benchmarks import measurement
 from soraflax.cli import parser as cli
 
 BOUND = 4.0
-PROMPT = "two small blue squares move up"
+PROMPT = "a small blue square moves up"
 # Types the command in this process, and writes when each stage was over.
 PROGRAM = """
 import json, sys, time

@@ -1,6 +1,6 @@
 """The command `soraflax`: what a user does with the shipped model, or another.
 
-    soraflax generate "two small blue squares move up" --out out.mp4
+    soraflax generate "a small blue square moves up" --out out.mp4
     soraflax generate "a large red circle moves right" --checkpoint demo/video \\
         --size 96x64 --frames 17 --seed 0 --out out.mp4
     soraflax image | animate | extend | loop | connect | edit | inpaint | outpaint |
