@@ -67,6 +67,6 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     config.data.captions.max_length = 48
     config.cache.fit.max_tokens = 128
     config.train.update(
-        steps=6000, evaluate_every=500, checkpoint_every=500, ema_decay=0.998
+        steps=5000, evaluate_every=500, checkpoint_every=500, ema_decay=0.998
     )
     return config
