@@ -47,6 +47,9 @@ class TrainingData:
             )
             for name in ("sides", "aspects", "frames", "fps")
         }
+        for one, clips in ((self, other), (other, self)):
+            if one.frames == (1, 1):  # images have no rate of their own
+                extremes["fps"] = clips.fps
         known = self.words and other.words
         words = known_words({*self.words, *other.words}) if known else ()
         return TrainingData(**extremes, words=words)

@@ -15,7 +15,7 @@ from soraflax.nn import autoencoder
 from soraflax.ops import grid as grids
 from soraflax.pretrained import models, training_data
 
-MAX_CLIPS = 20_000  # that are looked at for what a model's configuration says of them
+MAX_CLIPS = 50_000  # that are looked at for what a model's configuration says of them
 
 
 def export(
