@@ -63,17 +63,23 @@ class CaptionGap:
         self._rows = list(rows)
         self._replaced = {kind: list(others) for kind, others in replaced.items()}
         self._changed = {
-            kind: [text_differs(a, b) for a, b in zip(rows, others, strict=True)]
+            kind: [
+                text_differs(a, b).astype(np.float32)
+                for a, b in zip(rows, others, strict=True)
+            ]
             for kind, others in self._replaced.items()
         }
+        self._kinds = [k for k, masks in self._changed.items() if np.any(masks)]
         self._levels = tuple(levels)
         self._seed = seed
 
-        def errors(params: Any, packed: Any, level: Any, key: Any) -> Any:
+        # One number for each mask: on a mesh of several processes, which every one of
+        # them can read.
+        def errors(params: Any, packed: Any, masks: Any, level: Any, key: Any) -> Any:
             shape = (packed.segments.shape[0], packed.max_segments + 1)
             noise = jax.random.normal(key, packed.tokens.shape, jnp.float32)
             x0 = denoise(params, packed, jnp.full(shape, level), noise)
-            return _segment_errors(x0, packed)
+            return jnp.einsum("bs,kbs->k", _segment_errors(x0, packed), masks)
 
         self._errors = jax.jit(errors)
 
@@ -81,34 +87,37 @@ class CaptionGap:
         """`validation/gap_KIND_tLEVEL` of each kind that a caption has, and level."""
         result: dict[str, float] = {}
         for level in self._levels:
-            right = self._measure(params, self._rows, level=level)
-            for kind, others in self._replaced.items():
-                changed = self._changed[kind]
-                if not any(mask.any() for mask in changed):
-                    continue
-                wrong = self._measure(params, others, level=level)
-                totals = [
-                    sum(
-                        float(e[mask].sum()) for e, mask in zip(x, changed, strict=True)
-                    )
-                    for x in (wrong, right)
-                ]
-                gap = totals[0] / max(totals[1], 1e-12) - 1.0
+            right = self._measure(params, self._rows, kinds=self._kinds, level=level)
+            for kind, expected in zip(self._kinds, right, strict=True):
+                others = self._replaced[kind]
+                wrong = self._measure(params, others, kinds=[kind], level=level)
+                gap = float(wrong[0]) / max(float(expected), 1e-12) - 1.0
                 result[f"validation/gap_{kind}_t{level:g}"] = gap
         return result
 
     def _measure(
-        self, params: Any, rows: Sequence[packing.Packed], *, level: float
-    ) -> list[np.ndarray]:
-        """e of every segment of every batch, `[B, S + 1]`."""
+        self,
+        params: Any,
+        rows: Sequence[packing.Packed],
+        *,
+        kinds: Sequence[str],
+        level: float,
+    ) -> np.ndarray:
+        """e of the segments whose caption has a word of each of `kinds`, `[K]`."""
+        if not kinds:
+            return np.zeros(0)
         key = jax.random.key(self._seed)
         errors = [
             self._errors(
-                params, batch, jnp.float32(level), jax.random.fold_in(key, index)
+                params,
+                batch,
+                np.stack([self._changed[kind][index] for kind in kinds]),
+                jnp.float32(level),
+                jax.random.fold_in(key, index),
             )
             for index, batch in enumerate(rows)
         ]
-        return jax.device_get(errors)
+        return np.sum(jax.device_get(errors), axis=0)
 
 
 def _segment_errors(

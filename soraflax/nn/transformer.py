@@ -35,7 +35,7 @@ from soraflax.ops import attention, mlp, norm, rope
 
 _policies = jax.checkpoint_policies
 
-UNROLLED = 8  # layers of a stack that is unrolled on a CPU
+UNROLLED = range(4, 9)  # layers of stacks that are unrolled on a CPU
 
 # Activations of a block that are saved for its backward pass; others are recomputed.
 # The names are those that ops/attention gives its outputs.
@@ -86,7 +86,7 @@ def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
         split_rngs={"params": True},
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=depth,
-        unroll=depth if depth <= UNROLLED and sharding.platform() == "cpu" else 1,
+        unroll=depth if depth in UNROLLED and sharding.platform() == "cpu" else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 

@@ -101,7 +101,8 @@ def test_train_on_your_clips(tmp_path, capsys):
         frames = np.full((9, 64, 64, 3), colour, np.uint8)
         soraflax.Video(frames, 8.0).save(clips / f"{index}.mkv")
         (clips / f"{index}.txt").write_text(f"grey {index}")
-    load("train_on_your_clips").main([str(clips), "--out", str(tmp_path / "trained")])
+    words = [str(clips), "--text", "grey", "--out", str(tmp_path / "trained")]
+    load("train_on_your_clips").main(words)
     assert (tmp_path / "trained" / "generated.mp4").exists()
     assert "5 frames of 64x64" in capsys.readouterr().out
 
