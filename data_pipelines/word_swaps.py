@@ -36,7 +36,6 @@ def make_swapped_rows(
     words: Words,
     *,
     clips: int,
-    digest: str | None = None,
     latents: pipeline.LatentSource | None = None,
 ) -> SwappedRows:
     """The first clips of a split, in rows.
@@ -46,14 +45,13 @@ def make_swapped_rows(
         enter whole.
       words: kind to the words that take each other's place.
       clips: greatest number of clips.
-      digest: digest of the encoder; latents of another are refused. None for any.
       latents: already open latents, instead of those at `config.path`.
 
     Raises:
-      ValueError: latents of another encoder, or a clip larger than a row.
+      ValueError: a clip larger than a row.
       FileNotFoundError: no dataset at `config.path`.
     """
-    source = latents or stored.open_latents(config.path, config.split, digest=digest)
+    source = latents or stored.open_latents(config.path, config.split)
     transform = pipeline.make_transform(
         dataclasses.replace(
             config,

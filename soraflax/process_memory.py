@@ -28,8 +28,8 @@ def keep_freed() -> bool:
     """Keep freed memory in the process instead of returning it to the system.
 
     A training step on a CPU frees and takes its activations anew, and glibc gives large
-    arrays back to the system each time: the page faults were a quarter of a step of the
-    shipped model. What is kept is at most what the process has held (`peak_bytes`).
+    arrays back to the system each time, to fault their pages in again. What is kept is
+    at most what the process has held (`peak_bytes`).
 
     Returns:
       Whether the C library took it; only glibc does.

@@ -25,12 +25,12 @@ Result    3,467 steps on one core in 39 minutes, the rest on two in 15, beside o
 
 What differs from `video_small.py`, and why:
 
-    prediction x0, error velocity   clean grounds, twice the caption gap of motion
+    prediction x0, error velocity   the target is the clip, not the noise
     deviation channel               shape is in channels that hardly vary
     foreground 1                    three quarters of a clip are plain background
     rows of 128 tokens              attention of a row is one block
-    width 128, bfloat16 products    a step takes a third of the time
-    images, clips of 9 frames       ten times the clips per token
+    width 128, bfloat16 products    more steps in the time
+    images, clips of 9 frames       more clips per token
 
 `:tiny` is the size that tests train.
 """

@@ -78,7 +78,7 @@ def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
     """`depth` copies of `module` in one scan; all inputs but the first are shared.
 
     On a CPU a short stack is unrolled: there what a scan keeps for its backward pass is
-    copied into stacked arrays and out again, a fifth of a step of small models.
+    copied into stacked arrays and out again.
     """
     return nn.scan(
         module,

@@ -9,7 +9,7 @@ bfloat16 (`ops.product`). In this layout the gradients of both kernels,
 
 sum over the last axis of one factor and the first of the other, as fast products want.
 With tokens first, XLA transposes h and du for them, and evaluates the GELU anew in the
-transposed order, which takes longer than all the products. What is kept for (2) is x,
+transposed order. What is kept for (2) is x,
 u and, rounded, h.
 """
 

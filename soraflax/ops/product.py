@@ -3,7 +3,7 @@
     y = [x] [kernel],      dx = [g] [kernel]^T,      d kernel = x^T g              (1)
 
 [.] rounds to bfloat16; sums and results are float32. CPUs with bfloat16 tiles (AMX)
-multiply at three to five times the speed of float32 in this form only: asked for
+multiply faster than in float32 in this form only: asked for
 bfloat16 results, XLA takes a slow path, and so it does for the mixed products that JAX
 would derive for (1). Products that sum over the first axis of both factors gain
 nothing, so the gradient of the kernel stays float32.
