@@ -64,7 +64,7 @@ def take(checkpoint: pathlib.Path | None, output: pathlib.Path) -> None:
       FileNotFoundError: no model, or no Chromium.
       ImportError: no Gradio, or no playwright.
     """
-    from playwright import sync_api
+    from playwright import sync_api  # pyright: ignore[reportMissingImports]
 
     from soraflax.serving import page as pages
 

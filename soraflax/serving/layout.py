@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from soraflax import media
 from soraflax.diffusion import samplers

@@ -14,8 +14,8 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import gradio as gr
-from gradio import themes
+import gradio as gr  # pyright: ignore[reportMissingImports]
+from gradio import themes  # pyright: ignore[reportMissingImports]
 
 from soraflax.serving import job_queue, layout, panels, requests, studio
 

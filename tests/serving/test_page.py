@@ -94,7 +94,7 @@ def url(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright import sync_api
+    from playwright import sync_api  # pyright: ignore[reportMissingImports]
 
     with sync_api.sync_playwright() as play:
         found = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

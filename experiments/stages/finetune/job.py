@@ -87,7 +87,7 @@ def make_job(
     dataset = pipeline.make_dataset(
         data, latents=open_latents(data), host=runtime.host(mesh)
     )
-    validate = video_job.make_validation(
+    validate = video_job.make_evaluation(
         scratch, data, predict=predict, mesh=mesh, open_latents=open_latents
     )
     evaluate = None

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ from soraflax.evaluation import caption_gap, validation
 from soraflax.nn import dit
 from soraflax.ops import packing
 from soraflax.train import denoising, loop, metrics
+
+OpenLatents = Callable[[pipeline.PackedDataConfig], Sequence[pipeline.LatentSource]]
 
 
 def make_job(
@@ -72,12 +74,23 @@ def make_evaluation(
     *,
     predict: denoising.Predict,
     mesh: Mesh,
+    open_latents: OpenLatents = lambda _: (),
 ) -> loop.Evaluate | None:
-    """Validation loss and caption gap; None where the dataset has no held-out clips."""
-    validate = make_validation(config, data, predict=predict, mesh=mesh)
+    """Validation loss and caption gap; None where the dataset has no held-out clips.
+
+    Args:
+      config: configuration of the run.
+      data: its training data.
+      predict: `(params, packed) -> [B, N, P]`.
+      mesh: mesh that rows are divided over.
+      open_latents: opens the latents of a split, where they are not just those at
+        their path.
+    """
+    made = {"predict": predict, "mesh": mesh, "open_latents": open_latents}
+    validate = make_validation(config, data, **made)
     if validate is None or not config.evaluation.words:
         return validate
-    gap = make_caption_gap(config, data, predict=predict, mesh=mesh)
+    gap = make_caption_gap(config, data, **made)
     return lambda params: validate(params) | gap(params)
 
 
@@ -87,15 +100,17 @@ def make_caption_gap(
     *,
     predict: denoising.Predict,
     mesh: Mesh,
+    open_latents: OpenLatents,
 ) -> caption_gap.CaptionGap:
     """The caption gap of `config.evaluation.words` on held-out clips."""
     held_out = dataclasses.replace(
-        data, split="validation", rows=global_rows(data, mesh)
+        data, split="validation", also=(), weights=(), rows=global_rows(data, mesh)
     )
     swapped = word_swaps.make_swapped_rows(
         held_out,
         {name: words for name, *words in config.evaluation.words},
         clips=config.evaluation.clips,
+        latents=next(iter(open_latents(held_out)), None),
     )
 
     def denoise(
@@ -121,18 +136,9 @@ def make_validation(
     *,
     predict: denoising.Predict,
     mesh: Mesh,
-    open_latents: Callable[[pipeline.PackedDataConfig], Any] = lambda _: (),
+    open_latents: OpenLatents,
 ) -> validation.ValidationLoss | None:
-    """Validation loss on held-out clips; None where the dataset has none.
-
-    Args:
-      config: configuration of the run.
-      data: its training data.
-      predict: `(params, packed) -> [B, N, P]`.
-      mesh: mesh that rows are divided over.
-      open_latents: opens the latents of a split, where they are not just those at
-        their path.
-    """
+    """Validation loss on held-out clips; None where the dataset has none."""
     if not records.read_info(data.path)["splits"].get("validation"):
         return None
     # Every process reads all rows: the loss is of the same batches on any mesh.

@@ -1,0 +1,30 @@
+"""The transformer that comes with the package, trained on from where it is.
+
+Claim     more steps on the same data go on from a model's weights, at a full rate.
+Hardware  two CPU cores with bfloat16 tiles (AMX); the same file runs on one GPU or a
+          TPU mesh.
+Command   soraflax train --config=bodies_longer --config.base=VIDEO
+              --config.data.path=SHORT/latents --config.data.also="('IMAGES/latents',)"
+              --config.data.weights="(0.6,0.4)" --workdir=LONGER
+Result    not measured yet.
+
+The sizes, the autoencoder and the statistics are those of the base; data, objective and
+rows those of `bodies.py`, which made it. All parameters are trained. `:tiny` is the
+size that tests train.
+"""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from experiments.configs import bodies
+
+
+def get_config(size: str = "small") -> config_dict.ConfigDict:
+    config: Any = bodies.get_config(size)
+    del config.model
+    del config.autoencoder
+    config.update({"stage": "finetune", "base": ""})
+    if size != "tiny":
+        config.train.update(steps=9000, evaluate_every=1000)
+    return config
