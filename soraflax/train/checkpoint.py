@@ -1,32 +1,29 @@
 """Checkpoints: the state, the data iterator, the configuration, and their digests.
 
-Orbax writes asynchronously and atomically, but restores a flipped bit without an error.
-So once a step is committed, the SHA-256 of every file in it is written to
-`digests.json` beside them; a step without that file counts as unfinished, and a step
-whose files do not match it is refused.
+Orbax writes asynchronously and commits a step by renaming it, but restores a flipped
+bit without an error. So the digests of all files (`train.digests`) are part of a step
+when it is committed; it is restored only if they agree, else the one before it is. What
+is kept always includes the last step that is known to be whole.
+
+Several processes agree on all of this: one lists the steps, each verifies a share.
 """
 
-import concurrent.futures
-import hashlib
+import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from soraflax import config as config_lib
 from soraflax.pretrained import migration
+from soraflax.train import digests, saved_steps
 from soraflax.train import state as train_state
 
-DIGESTS = "digests.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one line."""
+DIGESTS = digests.DIGESTS
+CheckpointError = digests.CheckpointError
 
 
 @runtime_checkable
@@ -43,27 +40,48 @@ class DataIterator(Protocol):
 
 
 class Checkpointer:
-    """Saves and restores one run in `directory/<step>/`.
+    """Saves and restores one run in `directory/<step>/`; all processes call it alike.
 
     Attributes:
       directory: parent of the steps.
+      saved: the steps in it.
     """
 
-    def __init__(self, directory: str | pathlib.Path, *, keep: int = 2) -> None:
-        """Open `directory`, making it if need be; the last `keep` steps are kept."""
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        *,
+        keep: int = 2,
+        say: Callable[[str], None] = saved_steps.say,
+    ) -> None:
+        """Open `directory`, making it if need be.
+
+        Args:
+          directory: parent of the steps.
+          keep: number of last steps that are kept, at least 2; the last one that is
+            known to be whole is kept beside them.
+          say: takes lines about steps that are passed over.
+        """
         self.directory = pathlib.Path(directory).absolute()
+        self._say = say
+        self.saved = saved_steps.SavedSteps(self.directory, keep=max(2, keep), say=say)
+        self._handler = _StateHandler()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=max(2, keep), cleanup_tmp_directories=True
+                preservation_policy=self.saved,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._handler.seal
+                ),
             ),
+            item_handlers={
+                "state": self._handler,
+                "iterator": ocp.JsonCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
         )
-        self._executor = concurrent.futures.ThreadPoolExecutor(1)
-        self._pending: concurrent.futures.Future[None] | None = None
-
-    def latest(self) -> int | None:
-        """The last finished step, or None."""
-        return max(_finished_steps(self.directory), default=None)
+        self._current: int | None = None  # what was saved or restored last
 
     def save(
         self,
@@ -75,21 +93,24 @@ class Checkpointer:
     ) -> None:
         """Start writing; returns once the state is copied off the device."""
         self.wait()
-        if step == self.latest():
+        if step == self._current:
             return
-        if step in self._manager.all_steps():
+        if step in self.saved.steps():
+            self._say(f"{self.directory / str(step)}: written again")
+            self._manager.reload()
             self._manager.delete(step)
-        positions = _allgather_text(json.dumps(iterator.get_state()))
+            self.saved.damaged.discard(step)
+        positions = saved_steps.allgather_text(json.dumps(iterator.get_state()))
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=_StateSave(state),
                 iterator=ocp.args.JsonSave({"positions": positions}),
                 config=ocp.args.JsonSave(config_lib.to_dict(config)),
             ),
             force=True,
         )
-        self._pending = self._executor.submit(self._finish, step)
+        self._current = step
 
     def restore(
         self,
@@ -99,7 +120,9 @@ class Checkpointer:
         config: Any,
         mutable_keys: Iterable[str] = (),
     ) -> train_state.TrainState:
-        """The last finished step in the shardings of `target`; moves `iterator` there.
+        """The last whole step in the shardings of `target`; moves `iterator` there.
+
+        A damaged step is passed over, and said.
 
         Args:
           target: shapes, dtypes and shardings (`state.abstract`); the mesh may be
@@ -109,14 +132,12 @@ class Checkpointer:
           mutable_keys: dotted keys of the configuration that need not agree.
 
         Raises:
-          CheckpointError: no finished step, a damaged file, another configuration, or
-            another number of processes.
+          CheckpointError: no whole step, another configuration, or another number of
+            processes.
         """
-        step = self.latest()
-        if step is None:
-            raise CheckpointError(f"{self.directory}: no finished checkpoint")
+        self.wait()
+        step = self.saved.last_whole()
         folder = self.directory / str(step)
-        verify_digests(folder)
         saved = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -131,21 +152,20 @@ class Checkpointer:
                 f"{jax.process_count()}; resume with {len(positions)}"
             )
         state = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            step, args=ocp.args.Composite(state=_StateRestore(target))
         )["state"]
         iterator.set_state(json.loads(positions[jax.process_index()]))
+        self._current = step
         return state
 
     def wait(self) -> None:
-        """Return once the last save is committed and its digests are written."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        """Return once the last save is committed, its digests with it."""
         self._manager.wait_until_finished()
+        if (self.directory / str(self._current) / DIGESTS).exists():
+            self.saved.whole.add(int(self._current or 0))
 
     def close(self) -> None:
         self.wait()
-        self._executor.shutdown()
         self._manager.close()
 
     def __enter__(self) -> "Checkpointer":
@@ -154,41 +174,53 @@ class Checkpointer:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _finish(self, step: int) -> None:
-        self._manager.wait_until_finished()
-        if jax.process_index() == 0:
-            write_digests(self.directory / str(step))
+
+class _StateHandler(ocp.StandardCheckpointHandler):
+    """Arrays, and digests of the files that each process wrote of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._step: pathlib.Path | None = None
+
+    async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
+        item = pathlib.Path(directory)
+        self._step = item.parent
+        futures = await super().async_save(directory, *args, **kwargs)
+        return [_Digested(futures or [], item)]
+
+    def seal(self) -> None:
+        """Complete the digests of the step, in the first process, before its commit."""
+        if self._step is not None:
+            digests.seal(self._step)
 
 
-def write_digests(folder: pathlib.Path) -> None:
-    """Write the SHA-256 of every file under `folder` to its `digests.json`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DIGESTS)
-    digests = {str(p.relative_to(folder)): _sha256(p) for p in files}
-    draft = folder / f"{DIGESTS}.tmp"
-    draft.write_text(json.dumps(digests, indent=1, sort_keys=True))
-    draft.replace(folder / DIGESTS)
+@dataclasses.dataclass
+class _Digested:
+    """The writing of arrays, and then of the digests of this process's files."""
+
+    futures: Sequence[Any]
+    item: pathlib.Path
+
+    def result(self, timeout: float | None = None) -> None:
+        for future in self.futures:
+            future.result(timeout=timeout)
+        digests.write_share(self.item, jax.process_index())
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
 
 
-def verify_digests(folder: pathlib.Path) -> None:
-    """Check every file under `folder` against `digests.json`.
+@ocp.args.register_with_handler(_StateHandler, for_save=True)
+@dataclasses.dataclass
+class _StateSave(ocp.args.StandardSave):
+    """As its parent, for `_StateHandler`."""
 
-    Raises:
-      CheckpointError: a file is missing or differs from what was written.
-    """
-    try:
-        digests = json.loads((folder / DIGESTS).read_text())
-        items = list(digests.items())
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / DIGESTS}: damaged or missing") from error
-    for name, expected in items:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing from the checkpoint")
-        if _sha256(path) != expected:
-            raise CheckpointError(
-                f"{path}: damaged (its SHA-256 is not the one written); "
-                f"remove {folder} to resume from an earlier step"
-            )
+
+@ocp.args.register_with_handler(_StateHandler, for_restore=True)
+@dataclasses.dataclass
+class _StateRestore(ocp.args.StandardRestore):
+    """As its parent, for `_StateHandler`."""
 
 
 def _check_config(
@@ -204,28 +236,3 @@ def _check_config(
             f"{folder}: trained with {key}={there!r}, this run has {here!r}; "
             f"use {there!r} or another workdir"
         )
-
-
-def _finished_steps(directory: pathlib.Path) -> list[int]:
-    folders = [p for p in directory.glob("*") if p.name.isdigit()]
-    return [int(p.name) for p in folders if (p / DIGESTS).exists()]
-
-
-def _allgather_text(text: str) -> list[str]:
-    """The text of every process, in order of process."""
-    if jax.process_count() == 1:
-        return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray([data.size]))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: data.size] = data
-    rows = multihost_utils.process_allgather(padded)
-    return [
-        bytes(row[:size]).decode()
-        for row, size in zip(rows, sizes.ravel(), strict=True)
-    ]
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -139,7 +139,7 @@ def fit(
         )
         stack.enter_context(checkpointer)
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
-        if checkpointer.latest() is not None:
+        if checkpointer.saved.steps():
             current = checkpointer.restore(
                 state.abstract(current, state_shardings),
                 iterator=data,

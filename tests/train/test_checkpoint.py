@@ -8,7 +8,7 @@ import chex
 import jax
 import pytest
 
-from soraflax.train import checkpoint, optimizer, state
+from soraflax.train import checkpoint, digests, optimizer, state
 from tests.train import toy
 
 
@@ -47,11 +47,11 @@ def test_another_mesh_reads_the_same_bits(tmp_path: pathlib.Path, count: int) ->
     assert len(got.params["Linear_0"]["kernel"].sharding.device_set) == count
 
 
-def test_a_flipped_bit_in_any_file_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_flipped_bit_in_any_file_is_found(tmp_path: pathlib.Path) -> None:
     _saved(tmp_path)
-    files = [p for p in (tmp_path / "3").rglob("*") if p.is_file()]
+    files = digests.files(tmp_path / "3")
     assert len(files) > 5
-    for path in files:
+    for path in [*files, tmp_path / "3" / digests.DIGESTS]:
         whole = path.read_bytes()
         if not whole:
             continue
@@ -60,35 +60,19 @@ def test_a_flipped_bit_in_any_file_is_refused(tmp_path: pathlib.Path) -> None:
             whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         )
         with pytest.raises(checkpoint.CheckpointError) as caught:
-            checkpoint.verify_digests(tmp_path / "3")
+            digests.verify(tmp_path / "3")
         assert "\n" not in str(caught.value)
         path.write_bytes(whole)
-    checkpoint.verify_digests(tmp_path / "3")
+    digests.verify(tmp_path / "3")
 
 
-def test_damage_stops_a_restore(tmp_path: pathlib.Path) -> None:
+def test_a_committed_step_has_its_digests(tmp_path: pathlib.Path) -> None:
     _saved(tmp_path)
-    path = max((tmp_path / "3").rglob("*"), key=lambda p: p.stat().st_size)
-    whole = bytearray(path.read_bytes())
-    whole[100] ^= 64
-    path.write_bytes(whole)
-    with pytest.raises(checkpoint.CheckpointError, match=r"damaged|missing"):
-        _restore(tmp_path)
-    path.unlink()
-    with pytest.raises(checkpoint.CheckpointError, match="missing"):
-        _restore(tmp_path)
-
-
-def test_a_step_without_digests_is_not_finished(tmp_path: pathlib.Path) -> None:
-    current = _saved(tmp_path)
-    with checkpoint.Checkpointer(tmp_path) as keeper:
-        keeper.save(5, current, iterator=toy.Data(position=5), config=toy.IDENTITY)
-    (tmp_path / "5" / checkpoint.DIGESTS).unlink()
-    with checkpoint.Checkpointer(tmp_path) as keeper:
-        assert keeper.latest() == 3
-        keeper.save(5, current, iterator=toy.Data(position=5), config=toy.IDENTITY)
-        keeper.wait()
-        assert keeper.latest() == 5
+    expected = digests.read(tmp_path / "3")
+    files = {str(p.relative_to(tmp_path / "3")) for p in digests.files(tmp_path / "3")}
+    assert set(expected) == files
+    assert any(name.startswith("state/ocdbt.process_0/") for name in expected)
+    assert all(len(digest) == 2 for digest in expected.values())
 
 
 def test_another_configuration_is_refused(tmp_path: pathlib.Path) -> None:

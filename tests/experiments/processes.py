@@ -1,0 +1,106 @@
+"""Scenarios that two processes run together, gloo between them.
+
+    python -m tests.experiments.processes SCENARIO RANK PORT FOLDER
+
+Each process has two devices, and prints what it found as one line of JSON.
+"""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(scenario: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """What both processes found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    words = [sys.executable, "-m", "tests.experiments.processes", scenario]
+    processes = [
+        subprocess.Popen(
+            [*words, str(rank), str(port), str(folder)],
+            cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, said, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+
+
+def checkpoints(folder: pathlib.Path) -> dict[str, Any]:
+    """Two steps are saved and the second is damaged; process 1 sees no listing."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    from soraflax import sharding
+    from soraflax.train import checkpoint, digests, optimizer, state
+    from tests.train import toy
+
+    mesh = sharding.make_mesh(fsdp=2, tensor=2)
+    job = toy.job(mesh)
+    chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
+    current, places = state.create(
+        job.params, chain, shardings=job.shardings, mesh=mesh
+    )
+    rank, said, verified = jax.process_index(), [], []
+    with checkpoint.Checkpointer(folder) as keeper:
+        for step in (10, 20):
+            data = toy.Data(position=step + rank)
+            keeper.save(step, current, iterator=data, config=toy.IDENTITY)
+    multihost_utils.sync_global_devices("saved")
+    files = {step: digests.read(folder / step) for step in ("10", "20")}
+    if rank == 0:
+        path = folder / "20" / max(files["20"], key=lambda name: files["20"][name][0])
+        path.write_bytes(path.read_bytes()[:-1])
+    multihost_utils.sync_global_devices("damaged")
+    problems = digests.problems
+
+    def recorded(step: pathlib.Path, expected: Any) -> list[str]:
+        verified.append([step.name, sorted(expected)])
+        return problems(step, expected)
+
+    digests.problems = recorded
+    keeper = checkpoint.Checkpointer(folder, say=said.append)
+    if rank == 1:
+        keeper.saved.committed = lambda: []
+    latest, data = keeper.saved.latest(), toy.Data()
+    target = state.abstract(current, places)
+    keeper.restore(target, iterator=data, config=toy.IDENTITY)
+    keeper.close()
+    return {
+        "files": {step: sorted(names) for step, names in files.items()},
+        "latest": latest,
+        "position": data.position,
+        "said": said,
+        "verified": dict(verified),
+    }
+
+
+def main(scenario: str, rank: str, port: str, folder: str) -> None:
+    import jax
+
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", num_processes=2, process_id=int(rank)
+    )
+    print(json.dumps(globals()[scenario](pathlib.Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

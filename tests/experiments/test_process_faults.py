@@ -1,0 +1,21 @@
+"""What two processes must agree on, under faults."""
+
+import pathlib
+
+from tests.experiments import processes
+
+
+def test_one_process_lists_steps_and_each_verifies_a_share(
+    tmp_path: pathlib.Path,
+) -> None:
+    first, second = processes.run("checkpoints", tmp_path)
+    for rank in (0, 1):  # each took the digests of what it wrote
+        assert any(f"ocdbt.process_{rank}/" in name for name in first["files"]["20"])
+    assert first["latest"] == second["latest"] == 20
+    assert (first["position"], second["position"]) == (10, 11)
+    assert first["said"] == second["said"]
+    assert first["said"][-1] == "resuming at step 10, not 20"
+    for step in ("10", "20"):
+        shares = first["verified"][step], second["verified"][step]
+        assert all(shares)
+        assert sorted(shares[0] + shares[1]) == first["files"][step]
