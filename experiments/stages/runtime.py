@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -62,7 +61,9 @@ def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
 
 @contextlib.contextmanager
 def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """The run's directory; bad input leaves none behind that was not there before.
+    """The run's directory; bad input leaves no empty one that was not there before.
+
+    What holds something stays: cached latents, checkpoints, a line of metrics.
 
     Raises:
       ValueError: `workdir` is a file.
@@ -75,9 +76,21 @@ def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield path
     except (ValueError, OSError):
-        if new and jax.process_index() == 0 and not any(path.glob("checkpoints/*")):
-            shutil.rmtree(path)
+        if new and jax.process_index() == 0:
+            remove_empty(path)
         raise
+
+
+def remove_empty(path: pathlib.Path) -> None:
+    """Remove what a run that recorded nothing left of its own, and `path` if empty."""
+    metrics = path / "metrics.jsonl"
+    if not metrics.exists() or metrics.stat().st_size == 0:
+        metrics.unlink(missing_ok=True)
+        for events in path.glob("tensorboard/events.out.tfevents.*"):
+            events.unlink()  # the header alone
+    for folder in (path / "checkpoints", path / "tensorboard", path):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def require_end(step: int, steps: int) -> None:
