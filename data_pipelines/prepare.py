@@ -22,11 +22,13 @@ from typing import Any
 import tqdm
 
 from data_pipelines import records
-from data_pipelines.builders import folder, world
+from data_pipelines.builders import captions as caption_files
+from data_pipelines.builders import files, folder, world
 from data_pipelines.worlds import bodies
 from soraflax import media
 from soraflax.cli import parser as cli
 
+_TOLD = 10  # inputs of a kind that the summary names
 _EXAMPLES = """examples:
   a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):
     python -m data_pipelines.prepare --input CLIPS --captions captions.jsonl \\
@@ -94,7 +96,7 @@ def prepare_folder(
     Args:
       source: the folder; searched with all its subfolders.
       output: the DATASET directory; it appears whole or not at all.
-      captions: captions file or folder; see `folder.read_captions`.
+      captions: captions file or folder; see `captions.read_captions`.
       validation: size of the validation split.
       seed: seed of the choice of validation clips.
       keep_uncaptioned: keep clips without a caption (for an autoencoder).
@@ -137,22 +139,23 @@ def _usable(
         raise records.DatasetError(f"{source}: is a file, not a folder of clips")
     if not source.is_dir():
         raise records.DatasetError(f"{source}: no such folder of clips")
-    if not folder.clip_files(source):
+    found = files.find_files(source)
+    if not found.clips:
+        first = f"; first: {_told(found.unusable[0])}" if found.unusable else ""
         raise records.DatasetError(
-            f"{source}: no video or image files in it ({' '.join(media.SUFFIXES)})"
+            f"{source}: no video or image files in it "
+            f"({' '.join(media.SUFFIXES)}){first}"
         )
-    known_captions = folder.read_captions(source, captions, needed=not keep_uncaptioned)
+    texts = caption_files.read_captions(found, captions, needed=not keep_uncaptioned)
     clips, report = folder.probe_clips(
-        source,
-        known_captions,
+        found,
+        texts,
         keep_uncaptioned=keep_uncaptioned,
         progress=functools.partial(tqdm.tqdm, desc="probing"),
     )
     failed = [line for line in report if line["outcome"] == "failed"]
     if not clips or (strict and failed):
-        reason = (
-            f"{failed[0]['input']}: {failed[0]['reason']}" if failed else "no clips"
-        )
+        reason = _told(failed[0]) if failed else "no clips"
         problem = (
             "no clip can be used" if not clips else f"{len(failed)} failed (strict)"
         )
@@ -303,14 +306,28 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _summary(output: Path, info: Mapping[str, Any]) -> str:
-    """Counts, and the first inputs that failed."""
+    """Counts, the first inputs that failed, and the first captions changed."""
     splits = ", ".join(f"{count} {name}" for name, count in info["splits"].items())
     lines = [f"{output}: {sum(info['splits'].values())} clips ({splits})"]
-    failed = [r for r in records.read_report(output) if r["outcome"] != "kept"]
-    lines += [f"  {r['outcome']}: {r['input']}: {r['reason']}" for r in failed[:10]]
-    if len(failed) > 10:
-        lines.append(f"  and {len(failed) - 10} more in {output / records.REPORT}")
-    return "\n".join(lines)
+    report = records.read_report(output)
+    failed = [line for line in report if line["outcome"] != "kept"]
+    told = [f"  {line['outcome']}: {_told(line)}" for line in failed]
+    changed = [line for line in report if line.get("notes")]
+    told_changes = [
+        f"  changed: {_told(line | {'reason': '; '.join(line['notes'])})}"
+        for line in changed
+    ]
+    for all_of_a_kind in (told, told_changes):
+        lines += all_of_a_kind[:_TOLD]
+        if len(all_of_a_kind) > _TOLD:
+            more = len(all_of_a_kind) - _TOLD
+            lines.append(f"  and {more:,} more in {output / records.REPORT}")
+    return "\n".join(map(files.printable, lines))
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    """An input and what became of it."""
+    return f"{line['input']}: {line['reason']}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

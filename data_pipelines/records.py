@@ -263,7 +263,9 @@ def write_metadata(
     full_info = {"format": FORMAT, "directory": directory, "splits": splits, **info}
     _write_json(root / MANIFEST, {"shards": shards})
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in report]
-    (root / REPORT).write_text("".join(lines), encoding="utf-8")
+    # Unpaired surrogates, as of file names, become JSON's escapes of them.
+    text = "".join(lines).encode("utf-8", "backslashreplace")
+    (root / REPORT).write_bytes(text)
     _write_json(root / INFO, full_info)
     return full_info
 
@@ -294,6 +296,8 @@ def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 def check_output(output: str | Path, *, overwrite: bool = False) -> None:
     """Refuse an output that cannot be written, before any work; errors of `publish`."""
     output = Path(output)
+    if any("\ud800" <= character <= "\udfff" for character in str(output.absolute())):
+        raise DatasetError(f"{output}: its name is not UTF-8; choose another")
     for parent in output.parents:
         if parent.exists() and not parent.is_dir():
             raise DatasetError(f"{output}: {parent} is a file, not a directory")

@@ -230,6 +230,8 @@ def run_command(
         return EXIT_BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
         message = _missing_modules(error, extra) or " ".join(str(error).split())
+        # Names of files may hold bytes that are no text.
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
         print(f"{name}: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as stop:

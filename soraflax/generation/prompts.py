@@ -54,7 +54,7 @@ def clean(
       text_length: most ids of a text, end-of-text included, at least 1.
       name: what the notes call the text.
     """
-    changed, notes = _readable(text)
+    changed, notes = readable(text)
     if text and not changed:
         notes.append("nothing to read in it, so it counts as empty")
     cut, tokens, total = _fitting(changed, vocabulary, text_length=text_length)
@@ -69,21 +69,25 @@ def clean(
     return Cleaned(cut, tokens, total - tokens, tuple(lines))
 
 
-def _readable(text: str) -> tuple[str, list[str]]:
-    """The text without what no model should see, and notes of what that was."""
-    readable, broken, control, direction = [], 0, [], []
+def readable(text: str) -> tuple[str, list[str]]:
+    """The text without what no model should see, and notes of what that was.
+
+    Captions are read so too (`data_pipelines`): what a model learns from is what it can
+    be asked for. A text that was read so does not change again.
+    """
+    kept, broken, control, direction = [], 0, [], []
     for character in text:
         if character in _WHITE:
-            readable.append(" ")
+            kept.append(" ")
         elif (category := unicodedata.category(character)) == "Cs":
             broken += 1
-            readable.append(_REPLACEMENT)
+            kept.append(_REPLACEMENT)
         elif category == "Cc":
             control.append(character)
         elif character in _DIRECTION:
             direction.append(character)
         else:
-            readable.append(character)
+            kept.append(character)
     notes = []
     if broken:
         notes.append(f"{broken:,} bytes or surrogates that are no text became U+FFFD")
@@ -91,7 +95,7 @@ def _readable(text: str) -> tuple[str, list[str]]:
         notes.append(f"control characters removed: {_names(control)}")
     if direction:
         notes.append(f"direction control characters removed: {_names(direction)}")
-    return " ".join("".join(readable).split()), notes
+    return " ".join("".join(kept).split()), notes
 
 
 def _names(characters: Iterable[str]) -> str:

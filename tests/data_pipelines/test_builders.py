@@ -1,6 +1,5 @@
-"""Builders: captions in three forms, worlds that do not depend on workers."""
+"""Builders: folders of clips, and worlds that do not depend on workers."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.builders import folder, world
+from data_pipelines.builders import captions, files, folder, world
 from data_pipelines.worlds import bodies
 from soraflax import media
 
@@ -25,95 +24,6 @@ def clips(tmp_path: Path) -> Path:
     return root
 
 
-def _by_name(root: Path, captions: folder.Captions) -> dict[str, dict[str, str]]:
-    root = root.resolve()
-    return {
-        path.relative_to(root).as_posix(): dict(texts)
-        for path, texts in captions.texts.items()
-    }
-
-
-def test_captions_from_jsonl(clips: Path) -> None:
-    lines = [
-        {"file": "a.png", "caption": " a\n  circle ", "detailed": "", "likes": 3},
-        {"file": "sub/b.MKV", "caption": "bars", "own words": "a test card"},
-    ]
-    (clips / "captions.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
-    found = folder.read_captions(clips)
-    assert _by_name(clips, found) == {
-        "a.png": {"caption": "a circle"},
-        "sub/b.MKV": {"caption": "bars", "own words": "a test card"},
-    }
-    assert not found.failed
-
-
-def test_captions_from_csv(clips: Path, tmp_path: Path) -> None:
-    path = tmp_path / "words.csv"
-    path.write_text(
-        '\ufefffile,caption,detailed\na.png,"a circle, red",\nsub/b.MKV,bars,"a\nb"\n',
-        encoding="utf-8",
-    )
-    assert _by_name(clips, folder.read_captions(clips, path)) == {
-        "a.png": {"caption": "a circle, red"},
-        "sub/b.MKV": {"caption": "bars", "detailed": "a b"},
-    }
-
-
-@pytest.mark.parametrize("beside", [True, False])
-def test_captions_from_text_files(clips: Path, tmp_path: Path, beside: bool) -> None:
-    texts = clips if beside else tmp_path / "texts"
-    (texts / "sub").mkdir(parents=True, exist_ok=True)
-    (texts / "a.txt").write_text("a circle\n")
-    (texts / "sub" / "b.txt").write_text("bars\n")
-    found = folder.read_captions(clips, None if beside else texts)
-    assert _by_name(clips, found) == {
-        "a.png": {"caption": "a circle"},
-        "sub/b.MKV": {"caption": "bars"},
-    }
-
-
-def test_caption_lines_that_fail_are_named(clips: Path) -> None:
-    lines = [
-        '{"file": "a.png", "caption": "first"}',
-        '{"file": "a.png", "caption": "second"}',
-        '{"file": "gone.mp4", "caption": "x"}',
-        '{"caption": "x"}',
-        "[1]",
-        "{not json",
-    ]
-    (clips / "captions.jsonl").write_text("\n".join(lines))
-    found = folder.read_captions(clips)
-    assert _by_name(clips, found) == {"a.png": {"caption": "first"}}
-    reasons = {line["input"]: line["reason"] for line in found.failed}
-    assert list(reasons) == [f"captions.jsonl:{n}" for n in (2, 3, 4, 5, 6)]
-    assert reasons["captions.jsonl:2"] == "file captioned before: a.png"
-    assert reasons["captions.jsonl:3"] == "caption names a missing file: gone.mp4"
-    assert "without a `file`" in reasons["captions.jsonl:4"]
-    assert "not JSON" in reasons["captions.jsonl:6"]
-
-
-def test_captions_given_by_name_are_found_beside_the_clips(clips: Path) -> None:
-    (clips / "words.jsonl").write_text('{"file": "a.png", "caption": "first"}\n')
-    found = folder.read_captions(clips, Path("words.jsonl"))
-    assert _by_name(clips, found) == {"a.png": {"caption": "first"}}
-
-
-def test_captions_that_name_nothing_are_refused(clips: Path, tmp_path: Path) -> None:
-    with pytest.raises(records.DatasetError, match=r"no captions\.jsonl"):
-        folder.read_captions(clips)
-    with pytest.raises(records.DatasetError, match="no such captions file"):
-        folder.read_captions(clips, tmp_path / "gone.jsonl")
-    with pytest.raises(records.DatasetError, match=r"come as \.jsonl, \.csv"):
-        folder.read_captions(clips, tmp_path / "words.xml")
-    path = tmp_path / "other.jsonl"
-    path.write_text('{"file": "x.mp4", "caption": "x"}\n{"file": "y.mp4"}\n')
-    with pytest.raises(records.DatasetError, match=r"none of its 2 lines.*x\.mp4"):
-        folder.read_captions(clips, path)
-    path.write_text("")
-    with pytest.raises(records.DatasetError, match="none of its 0 lines"):
-        folder.read_captions(clips, path)
-
-
 def test_every_file_is_accounted_for(clips: Path) -> None:
     (clips / "bad.mp4").write_bytes(b"nothing like a video")
     (clips / "mute.gif").write_bytes(media.read_bytes(CLIPS / "movi_a_2.gif"))
@@ -122,8 +32,9 @@ def test_every_file_is_accounted_for(clips: Path) -> None:
         '{"file": "a.png", "caption": "x"}\n{"file": "bad.mp4", "caption": "x"}\n'
         '{"file": "sub/b.MKV", "caption": "x"}\n{"file": "gone.avi", "caption": "x"}\n'
     )
-    captions = folder.read_captions(clips)
-    good, report = folder.probe_clips(clips, captions)
+    found = files.find_files(clips)
+    texts = captions.read_captions(found)
+    good, report = folder.probe_clips(found, texts)
     assert [clip.id for clip in good] == ["a.png", "sub/b.MKV"]
     assert {line["input"]: line.get("reason") for line in report} == {
         "captions.jsonl:4": "caption names a missing file: gone.avi",
@@ -133,13 +44,14 @@ def test_every_file_is_accounted_for(clips: Path) -> None:
         "sub/b.MKV": None,
         "notes.md": "not a video or image suffix: .md",
     }
-    good, _ = folder.probe_clips(clips, captions, keep_uncaptioned=True)
+    good, _ = folder.probe_clips(found, texts, keep_uncaptioned=True)
     assert [clip.id for clip in good] == ["a.png", "mute.gif", "sub/b.MKV"]
 
 
 def test_files_keep_their_bytes(clips: Path, tmp_path: Path) -> None:
     (clips / "a.txt").write_text("a circle")
-    good, _ = folder.probe_clips(clips, folder.read_captions(clips))
+    found = files.find_files(clips)
+    good, _ = folder.probe_clips(found, captions.read_captions(found))
     builder = folder.FolderClips(data_dir=tmp_path / "out", clips={"train": good})
     directory = builder.write()
     info = {"kind": "clips", "name": "folder"}
@@ -167,6 +79,24 @@ def test_the_held_out_clips_depend_on_the_seed_alone() -> None:
         c.id for c in one["validation"]
     }
     assert folder.split(clips, validation=5, seed=1) != one
+
+
+def test_clips_that_are_one_file_are_held_out_together(tmp_path: Path) -> None:
+    info = media.VideoInfo(1, 8, 8, 1.0, "", "")
+    clips = []
+    for number in range(10):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(b"")
+        for name in (path.name, f"link{number}.png"):
+            link = tmp_path / name
+            if not link.exists():
+                link.symlink_to(path)
+            clips.append(folder.ClipFile(name, link, info, {}))
+    for seed in range(5):
+        parts = folder.split(clips, validation=5, seed=seed)
+        held, kept = ({c.path.resolve() for c in part} for part in parts.values())
+        assert not held & kept
+        assert len(parts["validation"]) == 4
 
 
 def test_a_world_is_the_same_whatever_the_workers() -> None:

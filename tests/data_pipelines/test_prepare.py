@@ -1,6 +1,7 @@
 """The command, as users call it: folders and worlds in, datasets out."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,49 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
         _run("--help")
     out = capsys.readouterr().out
     assert "--world bodies --variant demo" in out and "--captions" in out
+
+
+def test_what_people_have_on_their_disks(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links, names that are not UTF-8 and captions with controls, beside good clips."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(CLIPS / "shapes.png", elsewhere / "far.png")
+    (clips / "linked").symlink_to(elsewhere)
+    (clips / "round").symlink_to(clips)
+    (clips / "same.png").symlink_to(clips / "shapes.png")
+    shutil.copy(
+        CLIPS / "shapes.png",
+        os.path.join(os.fsencode(clips), b"caf\xe9.png").decode(
+            "utf-8", "surrogateescape"
+        ),
+    )
+    with (clips / "captions.jsonl").open("a") as file:
+        for name in ("linked/far.png", "same.png"):
+            line = {"file": name, "caption": "smile \ud83d\x07"}
+            file.write(json.dumps(line) + "\n")
+    output = tmp_path / "data"
+    assert _run("--input", clips, "--output", output) == 0
+    report = {line["input"]: line for line in records.read_report(output)}
+    assert report["caf\\xe9.png"]["outcome"] == "failed"
+    assert report["round"]["outcome"] == "ignored"
+    kept = {name for name, line in report.items() if line["outcome"] == "kept"}
+    assert {"linked/far.png", "same.png", "shapes.png"} < kept
+    clip = {c.id: c for c in records.open_dataset(output)} | {
+        c.id: c for c in records.open_dataset(output, "validation")
+    }
+    assert clip["same.png"].captions == {"caption": "smile \ufffd"}
+    assert clip["shapes.png"].captions != clip["same.png"].captions
+    out = capsys.readouterr().out
+    assert "failed: caf\\xe9.png: its name is not UTF-8: rename it" in out
+    assert "changed: same.png: caption: 1 bytes or surrogates" in out
+
+
+def test_an_output_whose_name_is_not_utf8_is_refused_first(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = os.fsdecode(os.fsencode(tmp_path) + b"/data\xff")
+    assert _run("--input", clips, "--output", output) == 2
+    assert "its name is not UTF-8" in _error(capsys)
+    assert not os.path.exists(output)

@@ -1,0 +1,294 @@
+"""Captions of the files of a folder: jsonl, csv, or a text file for each.
+
+A text is read as a prompt is (`generation.prompts`): what a model must not see is taken
+out, and said. A line or file that cannot be used is reported, and the others are used.
+"""
+
+import collections
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import records
+from data_pipelines.builders import files
+from soraflax.generation import prompts
+
+_NAMES = ("captions.jsonl", "captions.csv")
+_QUOTES = "close every quote, and double those inside a text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """Captions by file, and the caption lines that are not used.
+
+    Attributes:
+      source: the captions file or folder.
+      texts: name of a file to its captions, source name to text.
+      paths: name of a file to its path; names are those of `files.FolderFiles.find`.
+      notes: name of a file to what was changed in its captions, a line each.
+      unused: report lines of caption lines and files that could not be used.
+    """
+
+    source: Path
+    texts: Mapping[str, Mapping[str, str]]
+    paths: Mapping[str, Path]
+    notes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    unused: Sequence[Mapping[str, str]] = ()
+
+
+def read_captions(
+    clips: files.FolderFiles, path: Path | None = None, *, needed: bool = True
+) -> Captions:
+    """Read the captions of a folder of clips.
+
+    Args:
+      clips: the folder, to which file names in the captions are relative.
+      path: a jsonl or csv file, or a folder of .txt files; a relative path that is not
+        there is looked for in the folder. By default captions.jsonl or captions.csv in
+        the folder, else a .txt beside each clip.
+      needed: refuse a folder without any .txt.
+
+    Raises:
+      DatasetError: there is no captions file, it cannot be read, or none of its lines
+        names a file that exists.
+    """
+    defaults = [clips.root / n for n in _NAMES if (clips.root / n).is_file()]
+    source = path or (defaults[0] if defaults else clips.root)
+    if not source.exists() and (clips.root / source).exists():
+        source = clips.root / source
+    if source.is_dir():
+        return _from_text_files(clips, source, needed=needed)
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+    if source.suffix.lower() not in readers:
+        raise records.DatasetError(
+            f"{source}: captions come as .jsonl, .csv, or a folder of .txt files"
+        )
+    # Bytes that are not UTF-8 fail their line, not the file.
+    options: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+    try:
+        with source.open(**options, newline="") as file:
+            lines = list(readers[source.suffix.lower()](list(file)))
+    except FileNotFoundError as error:
+        raise records.DatasetError(
+            f"{source}: no such captions file, nor one in {clips.root}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise records.DatasetError(f"{source}: {error}") from error
+    return _from_lines(clips, source, lines=lines)
+
+
+def _read_jsonl(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Number of each line, and what it holds or, as text, why it cannot be read."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if not _is_unicode(line):
+            yield number, "not UTF-8"
+            continue
+        try:
+            yield number, json.loads(line, object_pairs_hook=_unique)
+        except json.JSONDecodeError as error:
+            yield number, f"not JSON: {error.msg}"
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON: {error}"
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return values
+
+
+def _read_csv(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """As `_read_jsonl`; a row is numbered by the line on which it begins.
+
+    Raises:
+      ValueError: a header without `file`, or with a name twice.
+    """
+    rows = _csv_rows(lines)
+    _, header = next(rows, (1, []))
+    if isinstance(header, str):
+        raise ValueError(f"its header is {header}")
+    names = [prompts.readable(name)[0] for name in header]
+    if header and "file" not in names:
+        raise ValueError(f"no column `file`; columns: {', '.join(names)}")
+    if len(set(filter(None, names))) < len(list(filter(None, names))):
+        raise ValueError(f"a column is there twice: {', '.join(names)}")
+    for number, row in rows:
+        if isinstance(row, str):
+            yield number, row
+            continue
+        named = names + [""] * (len(row) - len(names))
+        if any(
+            cell.strip() and not name for name, cell in zip(named, row, strict=False)
+        ):
+            yield (
+                number,
+                f"{len(row)} cells under {len(header)} columns: put a text with commas "
+                "in quotes",
+            )
+            continue
+        yield number, {n: c for n, c in zip(named, row, strict=False) if n}
+
+
+def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Cells of each row; after one that is broken, reading goes on with the next line.
+
+    A quote that is not closed would otherwise take the lines below it for its text.
+    """
+    at = 0
+    while at < len(lines):
+        left = (lines[index] for index in range(at, len(lines)))
+        reader = csv.reader(left, strict=True, skipinitialspace=True)
+        number = at + 1
+        try:
+            row: Any = next(reader)
+            at += reader.line_num
+        except csv.Error as error:
+            row, at = f"not CSV: {error}: {_QUOTES}", at + 1
+        if not all(map(_is_unicode, lines[number - 1 : at])):
+            row = "not UTF-8"
+        if row:
+            yield number, row
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _from_lines(
+    clips: files.FolderFiles, source: Path, *, lines: Sequence[tuple[int, Any]]
+) -> Captions:
+    """Captions of the file that each line names; other lines go to the report."""
+    texts, paths, notes, unused = {}, {}, {}, []
+    for number, row in lines:
+        try:
+            name, path = _named_file(clips, row, taken=texts)
+        except LookupError as error:
+            unused.append(_unused(f"{source.name}:{number}", str(error)))
+            continue
+        paths[name] = path
+        texts[name], changed = _cleaned({n: t for n, t in row.items() if n != "file"})
+        if changed:
+            notes[name] = changed
+    if not texts:
+        first = f" (first: {unused[0]['reason']})" if unused else ""
+        raise records.DatasetError(
+            f"{source}: none of its {len(lines)} lines names a file in "
+            f"{clips.root}{first}"
+        )
+    unused += _left_out(clips, source)
+    return Captions(source, texts, paths, notes, unused)
+
+
+def _named_file(
+    clips: files.FolderFiles, row: Any, *, taken: Collection[str]
+) -> tuple[str, Path]:
+    """The file of a line; the message of LookupError says why there is none."""
+    if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+        raise LookupError(
+            row if isinstance(row, str) else "caption line without a `file`"
+        )
+    name, path = clips.find(row["file"])
+    if name in taken:
+        raise LookupError(f"file captioned before: {row['file']}")
+    return name, path
+
+
+def _cleaned(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The texts of a row as a model may read them, and what was changed."""
+    texts, notes = {}, []
+    for name, value in row.items():
+        if not isinstance(value, str) or not value.strip():
+            continue
+        source = prompts.readable(name)[0]
+        text, changed = prompts.readable(value)
+        notes += [f"{source}: {note}" for note in changed]
+        if text:
+            texts[source] = text
+    return texts, notes
+
+
+def _left_out(clips: files.FolderFiles, source: Path) -> list[dict[str, str]]:
+    """Text files beside clips that a captions file speaks for."""
+    stems = {files.similar_name(_stem(name)) for name in clips.clips}
+    reason = f"not read: captions come from {source.name}"
+    return [
+        _unused(name, reason, outcome="ignored")
+        for name, path in clips.paths.items()
+        if _is_text(path) and files.similar_name(_stem(name)) in stems
+    ]
+
+
+def _from_text_files(
+    clips: files.FolderFiles, source: Path, *, needed: bool
+) -> Captions:
+    """The caption of each clip from the .txt of its name."""
+    beside = source.resolve() == clips.root.resolve()
+    listed = clips if beside else files.find_files(source)
+    by_stem, by_similar = collections.defaultdict(list), collections.defaultdict(list)
+    for name in clips.clips:
+        by_stem[_stem(name)].append(name)
+        by_similar[files.similar_name(_stem(name))].append(name)
+    exact = {
+        n: by_stem.get(_stem(n), []) for n, p in listed.paths.items() if _is_text(p)
+    }
+    spoken_for = {clip for captioned in exact.values() for clip in captioned}
+    texts, notes, unused = {}, {}, []
+    # First those of exactly the clips' names, so that others take what is left.
+    for text_name, own in sorted(exact.items(), key=lambda item: not item[1]):
+        captioned = own or [
+            clip
+            for clip in by_similar[files.similar_name(_stem(text_name))]
+            if clip not in spoken_for and clip not in texts
+        ]
+        try:
+            text, changed = _read_text(listed.paths[text_name], captioned)
+        except LookupError as error:
+            outcome = "failed" if captioned else "ignored"
+            unused.append(_unused(text_name, str(error), outcome=outcome))
+            continue
+        texts |= {clip: {"caption": text} for clip in captioned}
+        notes |= {clip: changed for clip in captioned if changed}
+    if needed and not texts:
+        raise records.DatasetError(
+            f"{clips.root}: no captions.jsonl, captions.csv or .txt beside a clip; "
+            "name a captions file with --captions"
+        )
+    unused += [] if beside else map(dict, listed.unusable)
+    paths = {name: clips.paths[name] for name in texts}
+    return Captions(source, texts, paths, notes, unused)
+
+
+def _read_text(path: Path, captioned: Sequence[str]) -> tuple[str, list[str]]:
+    """The caption in a file; the message of LookupError says why there is none."""
+    if not captioned:
+        raise LookupError("text of no clip, or of one that has another")
+    try:
+        text, changed = prompts.readable(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise LookupError("not UTF-8") from error
+    except OSError as error:
+        raise LookupError(error.strerror or str(error)) from error
+    if not text:
+        raise LookupError("holds no caption")
+    return text, [f"caption: {note}" for note in changed]
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() == ".txt"
+
+
+def _unused(name: str, reason: str, *, outcome: str = "failed") -> dict[str, str]:
+    return {"input": name, "outcome": outcome, "reason": reason}
