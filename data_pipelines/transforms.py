@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from soraflax import media
+from soraflax.generation import prompts
 from soraflax.ops import grid as grids
 from soraflax.ops import packing, patch
 
@@ -280,18 +281,23 @@ class CaptionConfig:
 def choose_caption(
     captions: Mapping[str, str], config: CaptionConfig, *, rng: np.random.Generator
 ) -> str:
-    """One caption of a clip, or the empty one."""
+    """One caption of a clip, read as a prompt is, or the empty one."""
     if rng.random() < config.dropout or not captions:
         return ""
     weights = config.weights or (1.0,) * len(config.names)
-    candidates = {
-        n: w for n, w in zip(config.names, weights, strict=True) if n in captions
-    }
-    if not candidates:
-        candidates = dict.fromkeys(sorted(captions), 1.0)
-    odds = np.array(list(candidates.values()))
+    weight_of = dict(zip(config.names, weights, strict=True))
+    candidates = shown_captions(captions, config)
+    odds = np.array([weight_of.get(name, 1.0) for name in candidates])
     name = list(candidates)[int(rng.choice(len(candidates), p=odds / odds.sum()))]
-    return captions[name]
+    return prompts.readable(candidates[name])[0]
+
+
+def shown_captions(
+    captions: Mapping[str, str], config: CaptionConfig
+) -> dict[str, str]:
+    """Those of a clip's captions that training may show, by source."""
+    chosen = {name: captions[name] for name in config.names if name in captions}
+    return chosen or {name: captions[name] for name in sorted(captions)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -107,6 +108,13 @@ def to_host(params: Any, mesh: Mesh) -> Any:
     """A full copy of sharded parameters in this process's memory."""
     gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
     return jax.device_get(gather(params))
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Print notes, a line each, where errors go, from the first process alone."""
+    if jax.process_index() == 0:
+        for note in notes:
+            print(note, file=sys.stderr, flush=True)
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

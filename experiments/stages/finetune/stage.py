@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
-from data_pipelines import records
+from data_pipelines import caption_notes, records
 from experiments.stages import runtime
 from experiments.stages.finetune import config as config_lib
+from experiments.stages.finetune import data as data_lib
 from experiments.stages.finetune import export, job
 from experiments.stages.video import config as video_config
 from experiments.stages.video import data as video_data
@@ -40,6 +41,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             config.data,
             path=str(video_data.find_latents(scratch, encoder, workdir=path)),
             shards=attention.ring_shards(scratch.model.heads),
+        )
+        runtime.tell(
+            caption_notes.caption_notes(
+                data_lib.open_latents(base, data), data.captions
+            )
         )
         train_job = job.make_job(
             config,

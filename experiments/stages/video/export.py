@@ -2,12 +2,12 @@
 
 import functools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 
-from data_pipelines import latents, pipeline
+from data_pipelines import latents, pipeline, transforms
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
 from soraflax import tokenizer
@@ -73,7 +73,7 @@ def measure_data(
             source.info["grid"][name] for name in ("temporal_ratio", "spatial_ratio")
         )
         describe = functools.partial(
-            _clip, grid=grids.Grid(*ratios), names=data.captions.names
+            _clip, grid=grids.Grid(*ratios), captions=data.captions
         )
         step = -(-len(source) // MAX_CLIPS)
         clips = (describe(source[i]) for i in range(0, len(source), step))
@@ -82,15 +82,17 @@ def measure_data(
 
 
 def _clip(
-    record: latents.LatentRecord, *, grid: grids.Grid, names: Sequence[str]
+    record: latents.LatentRecord,
+    *,
+    grid: grids.Grid,
+    captions: transforms.CaptionConfig,
 ) -> training_data.Clip:
     """The clip that a latent was made from, with the captions that training shows."""
     time, height, width = record.latent.shape[:3]
     frames, high, wide = grid.video_size(time, height, width)
-    chosen = [record.captions[name] for name in names if name in record.captions]
     return training_data.Clip(
         frames=frames,
         size=(wide, high),
         fps=record.fps,
-        captions=tuple(chosen or record.captions.values()),
+        captions=tuple(transforms.shown_captions(record.captions, captions).values()),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from data_pipelines import records
+from data_pipelines import caption_notes, latents, records
 from experiments.stages import runtime
 from experiments.stages.video import config as config_lib
 from experiments.stages.video import data as data_lib
@@ -39,6 +39,15 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             config.data,
             path=str(data_lib.find_latents(config, encoder, workdir=path)),
             shards=attention.ring_shards(config.model.heads),
+        )
+        runtime.tell(
+            caption_notes.caption_notes(
+                [
+                    latents.open_latents(source, data.split)
+                    for source in (data.path, *data.also)
+                ],
+                data.captions,
+            )
         )
         train_job = job.make_job(
             config, data, encoder_digest=encoder.model.encoder_digest, mesh=mesh
