@@ -27,6 +27,9 @@ def decode(
       model: the autoencoder.
       latents: in its own units.
       batch: largest number of them decoded at once.
+
+    Raises:
+      ValueError: pixels that are not finite.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, latent in enumerate(latents):
@@ -50,7 +53,7 @@ def decode(
 def decode_stream(
     model: models.AutoencoderModel, latents: Iterable[Float[np.ndarray, "_t h w z"]]
 ) -> Iterator[UInt8[np.ndarray, "_T H W 3"]]:
-    """The video of a latent that comes in parts, chunk by chunk."""
+    """The video of a latent that comes in parts, chunk by chunk; errors of `decode`."""
     stream = iter(latents)
     first = next(stream)
 
@@ -60,6 +63,8 @@ def decode_stream(
 
     config = streaming.StreamConfig(tile=_tile(model, first.shape))
     for chunk in streaming.decode(model, parts(), config=config):
+        if not np.isfinite(chunk).all():
+            raise ValueError(models.NOT_FINITE)
         yield np.round(np.clip((chunk + 1.0) * 127.5, 0, 255)).astype(np.uint8)
 
 

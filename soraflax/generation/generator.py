@@ -38,6 +38,8 @@ WindowConfig = windows_lib.WindowConfig
 Video = UInt8[np.ndarray, "T H W 3"]
 # From the seed of a piece to that of the piece before it.
 _SEED_STEP = 7919
+# Of a latent in training, whose deviation is 1; what is larger has left all pictures.
+_MAX_DEVIATIONS = 1e4
 
 
 class Generator:
@@ -365,7 +367,9 @@ def _windows(
         # As if all windows to come took as many batches.
         total = done + len(batches) * config.steps * (scheduler.count - window)
         for rows in batches:
-            write = functools.partial(_write, scheduler, rows, shape)
+            write = functools.partial(
+                _write, scheduler, rows, shape=shape, guidance=config.guidance
+            )
             context = batching.make_context(rows, shape)
             for state in denoiser.sample(context, config):
                 done += 1
@@ -381,10 +385,23 @@ def _windows(
 def _write(
     scheduler: windows_lib.WindowScheduler,
     rows: Sequence[batching.Row],
-    shape: packing.RowShape,
     tokens: jax.Array,
+    *,
+    shape: packing.RowShape,
+    guidance: float,
 ) -> list[np.ndarray]:
-    """Hand the tokens of a batch to the scheduler; returns all latents as they are."""
+    """Hand the tokens of a batch to the scheduler; returns all latents as they are.
+
+    Raises:
+      ValueError: a token that is not finite, or so large that there is no picture.
+    """
     for tile, part in batching.unpack(np.asarray(tokens), rows, shape=shape):
+        largest = float(np.abs(part).max())
+        if not largest <= _MAX_DEVIATIONS:
+            raise ValueError(
+                f"sampling with guidance {guidance:g} ended at latents of {largest:g} "
+                f"standard deviations, which is no picture: use less guidance, such as "
+                f"{SamplingConfig.guidance:g}, or look at the model's parameters"
+            )
         scheduler.write(tile, part)
     return [latent.copy() for latent in scheduler.latents]

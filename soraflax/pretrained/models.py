@@ -32,6 +32,10 @@ from soraflax.pretrained import io as model_io
 VOCABULARY = "vocabulary.model"
 AUTOENCODER = "autoencoder"
 ENCODER = ("encoder", "moments", "linear_in")
+NOT_FINITE = (
+    "decoded pixels are not finite: the latent is too large (use less guidance), or "
+    "the autoencoder's parameters are broken"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,18 +119,28 @@ class AutoencoderModel:
 
     @functools.cached_property
     def decode(self) -> Any:
-        """Compiled: latent `[B, t, h, w, z]` to uint8 video `[B, T, H, W, 3]`."""
+        """Compiled: latent `[B, t, h, w, z]` to uint8 video `[B, T, H, W, 3]`.
+
+        It raises ValueError where a pixel is not a number, which would become black.
+        """
         module = autoencoder.Autoencoder(self.config)
 
+        @jax.jit
         def decode(params: Any, latent: Any) -> Any:
             video: Any = batch_invariance.map_rows(
                 lambda part: module.apply({"params": params}, part, method="decode"),
                 latent,
             )
-            video = jnp.clip((video + 1.0) * 127.5, 0.0, 255.0)
-            return jnp.round(video).astype(jnp.uint8)
+            levels = jnp.clip((video + 1.0) * 127.5, 0.0, 255.0)
+            return jnp.round(levels).astype(jnp.uint8), jnp.isfinite(video).all()
 
-        return functools.partial(jax.jit(decode), self.on_device)
+        def checked(latent: Any) -> Any:
+            video, finite = decode(self.on_device, latent)
+            if not finite:
+                raise ValueError(NOT_FINITE)
+            return video
+
+        return checked
 
     @functools.cached_property
     def on_device(self) -> Any:

@@ -32,3 +32,13 @@ def test_a_latent_in_parts_is_the_video_of_the_whole(model):
     parts = decoding.decode_stream(model, [latent[:2], latent[2:]])
     video = np.concatenate(list(parts)).astype(int)
     assert np.abs(video - decoding.decode(model, [latent])[0]).max() <= 1
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_what_is_no_number_never_becomes_a_pixel(model, strange):
+    (latent,) = draw(1, (3, 2, 2, 4))
+    latent[1, 0, 0, 0] = strange
+    with pytest.raises(ValueError, match="pixels are not finite"):
+        decoding.decode(model, [*draw(1, (3, 2, 2, 4)), latent])
+    with pytest.raises(ValueError, match="pixels are not finite"):
+        list(decoding.decode_stream(model, [latent]))

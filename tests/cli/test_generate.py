@@ -87,6 +87,18 @@ def test_what_is_far_from_training_is_said_in_a_line(
     assert record("a.mkv")["notes"] == [line.partition(": ")[2]]
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("frames", [5, 33])
+def test_what_leaves_the_finite_numbers_is_one_line_and_no_file(
+    run, place, steps, frames
+):
+    line = f"{SMALL} --frames {frames} --steps {steps} --guidance 1e20 --out a.mkv"
+    status, _, told = run(shlex.split(line))
+    assert status == 2
+    assert len(told) == 1 and "no picture: use less guidance" in told[0]
+    assert not list(place.iterdir())
+
+
 PROMPTS = {
     "empty": ("", "", ["the prompt is empty: what is made is left to chance"]),
     "long": ("x" * 100_000, "x" * 30, ["of 100,001 tokens: the first 31 are used"]),

@@ -272,6 +272,19 @@ def test_impossible_settings_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_latents_that_are_no_numbers_are_refused(generator, strange, monkeypatch):
+    job, sampled = prompt(generator), generator.denoiser.sample
+
+    def broken(*args):
+        for state in sampled(*args):
+            yield state.replace(x=state.x.at[:, 0].set(strange))
+
+    monkeypatch.setattr(generator.denoiser, "sample", broken)
+    with pytest.raises(ValueError, match="standard deviations, which is no picture"):
+        generator([job], FAST)
+
+
 def tiles(generator, count, **change):
     canvas = generator.canvas(prompt(generator, **change))
     return generator.schedule([canvas] * count, FAST).tiles(0)
