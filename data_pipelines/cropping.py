@@ -8,7 +8,8 @@ stretched.
 
 A clip that is smaller or shorter than the shape is passed over for another one drawn
 from the same stream; where a few draws find none that is large enough, the clip is
-enlarged until it covers the crop and played back and forth until it is long enough.
+enlarged until it covers the crop and played back and forth until it is long enough. One
+that cannot be decoded is replaced in the same way, said once, and too many end the run.
 """
 
 import dataclasses
@@ -20,10 +21,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from data_pipelines import records, transforms
+from data_pipelines import records, sources, transforms
 from soraflax import media
 
 Shape = tuple[int, int, int]
+MAX_REPLACED = 16  # clips in a row that cannot be decoded, before the run ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,7 @@ class CropBatches:
       seed: PRNG seed of shapes, windows and crops.
       host: index of this host and number of hosts; all draw the same shape.
       frames: cache of decoded clips.
+      damaged: clips that could not be decoded.
     """
 
     clips: Any
@@ -81,9 +84,12 @@ class CropBatches:
     seed: int
     host: tuple[int, int] = (0, 1)
     frames: "FrameCache" = dataclasses.field(init=False)
+    damaged: sources.DamageCount = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", FrameCache(self.config))
+        count = sources.DamageCount(sources.max_damaged(self.draws))
+        object.__setattr__(self, "damaged", count)
 
     def __len__(self) -> int:
         return len(self.clips) // (self.batch * self.host[1])
@@ -105,15 +111,29 @@ class CropBatches:
         return self.config.shapes[int(chosen)]
 
     def _crop(self, position: int, shape: Shape) -> np.ndarray:
+        """The crop of a place in the stream; of another clip where one is damaged."""
         rng = np.random.default_rng((self.seed, position, 2))
-        original = clip = self.clips[position]
+        clip, failure = self.clips[position], None
+        for _ in range(MAX_REPLACED):
+            clip = self._covering(clip, shape, rng=rng)
+            try:
+                return random_crop(clip, shape, frames=self.frames, rng=rng)
+            except media.MediaError as error:
+                self.damaged.add(clip.id, error)
+                failure = error
+            clip = self.clips[int(rng.integers(self.draws))]
+        raise records.DatasetError(f"{MAX_REPLACED} clips in a row: {failure}")
+
+    def _covering(
+        self, original: records.ClipRecord, shape: Shape, *, rng: np.random.Generator
+    ) -> records.ClipRecord:
+        """The clip, or another that covers the shape if a few draws find one."""
+        clip = original
         for _ in range(self.config.tries):
             if covers(clip, shape, config=self.config):
-                break
+                return clip
             clip = self.clips[int(rng.integers(self.draws))]
-        else:
-            clip = original
-        return random_crop(clip, shape, frames=self.frames, rng=rng)
+        return original
 
 
 def reduced_size(clip: records.ClipRecord, config: CropConfig) -> Shape:

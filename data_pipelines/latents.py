@@ -11,6 +11,7 @@ encoder than the one it is asked for.
 
 import collections
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,8 +130,14 @@ class LatentDataset(records.RecordDataset[LatentRecord]):
       shapes: the distinct `(t, h, w, z)` of all splits.
     """
 
-    def __init__(self, source: Any, info: Mapping[str, Any]) -> None:
-        super().__init__(source, info, parse=LatentRecord.from_example)
+    def __init__(
+        self,
+        source: Any,
+        info: Mapping[str, Any],
+        *,
+        reopen: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__(source, info, parse=LatentRecord.from_example, reopen=reopen)
         self.digest: str = info["encoder"]["digest"]
         self.mean = np.array(info["mean"], np.float32)
         self.std = np.array(info["std"], np.float32)
@@ -159,7 +166,11 @@ def open_latents(
             f"{path}: latents of encoder {stored[:12]}, but {digest[:12]} is in use; "
             "cache them again with this encoder"
         )
-    return LatentDataset(records.open_source(path, split), info)
+    return LatentDataset(
+        records.open_source(path, split),
+        info,
+        reopen=functools.partial(records.reopen_source, path, split),
+    )
 
 
 def cache_latents(

@@ -6,15 +6,18 @@
     DATASET/NAME/VERSION/    the TFDS directory with the ArrayRecord shards
 
 A truncated ArrayRecord file opens as one without records, so opening a dataset always
-holds sizes and counts against the manifest; `verify=True` holds the digests too.
+holds sizes and counts against the manifest; `verify=True` holds the digests too. A read
+that fails is tried again from a newly opened file, after `RETRY_SECONDS`.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +28,16 @@ from array_record.python import (
 
 FORMAT = 1
 INFO, MANIFEST, REPORT = "dataset.json", "manifest.json", "report.jsonl"
+RETRY_SECONDS = (0.2, 1.0, 5.0)  # waits before a failed read is tried again
 Record = TypeVar("Record")
 
 
 class DatasetError(ValueError):
     """A dataset that is missing, damaged, empty or in the way; one line."""
+
+
+class DamagedRecordError(DatasetError):
+    """One record that cannot be read, however often it is tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,25 +94,52 @@ class RecordDataset(Sequence[Record]):
     """
 
     def __init__(
-        self, source: Any, info: Mapping[str, Any], *, parse: Callable[[Any], Record]
+        self,
+        source: Any,
+        info: Mapping[str, Any],
+        *,
+        parse: Callable[[Any], Record],
+        reopen: Callable[[], Any] | None = None,
     ) -> None:
-        self._source, self._parse = source, parse
+        """Give the records of an open source.
+
+        Args:
+          source: random access to examples (`open_source`).
+          info: contents of dataset.json.
+          parse: example to record.
+          reopen: opens the source anew, where a read failed; None keeps it.
+        """
+        self._source, self._parse, self._reopen = source, parse, reopen
         self.info = info
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: Any) -> Any:
+        """A record, or those of a slice.
+
+        Raises:
+          IndexError: there is no such record.
+          DamagedRecordError: it cannot be read.
+        """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"record {index} of {size}")
-        try:
-            return self._parse(self._source[int(index) % size])
-        except (RuntimeError, ValueError) as error:
-            name = self.info.get("name")
-            raise DatasetError(f"{name}: record {index} is damaged") from error
+        for seconds in (*RETRY_SECONDS, None):
+            try:
+                return self._parse(self._source[int(index) % size])
+            except (RuntimeError, ValueError, OSError) as error:
+                if seconds is None:
+                    name = self.info.get("name")
+                    raise DamagedRecordError(
+                        f"{name}: record {index} is damaged"
+                    ) from error
+                time.sleep(seconds)
+                if self._reopen is not None:
+                    with contextlib.suppress(RuntimeError, ValueError, OSError):
+                        self._source = self._reopen()
 
 
 def open_dataset(
@@ -115,7 +150,12 @@ def open_dataset(
     if info.get("kind") != "clips":
         raise DatasetError(f"{path}: holds {info.get('kind')}, not clips")
     source = open_source(path, split, verify=verify)
-    return RecordDataset(source, info, parse=ClipRecord.from_example)
+    return RecordDataset(
+        source,
+        info,
+        parse=ClipRecord.from_example,
+        reopen=functools.partial(reopen_source, path, split),
+    )
 
 
 def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
@@ -129,8 +169,6 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
     Raises:
       DatasetError: no dataset there, no such split, or shards missing or damaged.
     """
-    import tensorflow_datasets as tfds
-
     path, info = Path(path), read_info(path)
     splits = info["splits"]
     if not splits.get(split):
@@ -141,8 +179,7 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
     shards = [s for s in _read_json(path / MANIFEST)["shards"] if s["split"] == split]
     for shard in shards:
         check_shard(path, shard, verify=verify)
-    builder = tfds.builder_from_directory(str(path / info["directory"]))
-    source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
+    source = reopen_source(path, split)
     counts = (splits[split], sum(s["records"] for s in shards), len(source))
     if len(set(counts)) > 1:
         raise DatasetError(
@@ -150,6 +187,15 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
             f"says {counts[1]}, its shards hold {counts[2]}"
         )
     return source
+
+
+def reopen_source(path: str | Path, split: str) -> Any:
+    """As `open_source`, of a dataset that it has checked before."""
+    import tensorflow_datasets as tfds
+
+    directory = Path(path) / read_info(path)["directory"]
+    builder = tfds.builder_from_directory(str(directory))
+    return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
 
 
 def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:

@@ -6,17 +6,23 @@ them is random-access too: element k is a pure function of (seed, k), each pass 
 source is shuffled anew, and host i of n takes elements i, i + n, i + 2 n, ... So the
 elements drawn do not depend on how many hosts, threads or workers draw them, and a
 position in the stream is one integer.
+
+An element that cannot be read is replaced by the next one of the same pass, which its
+place in the stream decides as well. Each is said once; too many end the run.
 """
 
 import dataclasses
 import functools
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import grain
 import numpy as np
 from jaxtyping import UInt16
+
+from data_pipelines import records
 
 T = TypeVar("T", covariant=True)
 
@@ -67,6 +73,55 @@ def stream(
     return grain.MapDataset.mix(shuffled, list(weights) or None)
 
 
+class DamageCount:
+    """The elements of a source that could not be read, in this process.
+
+    Attributes:
+      limit: most of them before the run ends.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._found: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:  # every worker process counts for itself
+        return DamageCount, (self.limit,)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, element: Any) -> bool:
+        return element in self._found
+
+    def add(self, element: Any, error: Exception) -> None:
+        """Count an element, and say so the first time.
+
+        Raises:
+          DatasetError: there are more than `limit`.
+        """
+        with self._lock:
+            if element in self._found:
+                return
+            self._found.add(element)
+            count = len(self._found)
+        if count > self.limit:
+            raise records.DatasetError(
+                f"{error}: more than {self.limit} cannot be read; make the dataset "
+                "again"
+            ) from error
+        print(
+            f"{error}; another takes its place ({count} of at most {self.limit})",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def max_damaged(size: int) -> int:
+    """Most elements of a source of `size` that may be replaced: one in 100, or one."""
+    return max(1, size // 100)
+
+
 @dataclasses.dataclass(frozen=True)
 class ShuffledPasses(Generic[T]):
     """A source repeated, each pass in another order.
@@ -75,11 +130,17 @@ class ShuffledPasses(Generic[T]):
       source: the dataset.
       seed: PRNG seed of the orders.
       passes: number of passes; None for endless.
+      damaged: elements that could not be read.
     """
 
     source: Source[T]
     seed: int
     passes: int | None = None
+    damaged: DamageCount = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        count = DamageCount(max_damaged(len(self.source)))
+        object.__setattr__(self, "damaged", count)
 
     def __len__(self) -> int:
         return sys.maxsize if self.passes is None else len(self.source) * self.passes
@@ -87,9 +148,16 @@ class ShuffledPasses(Generic[T]):
     def __getitem__(self, index: int) -> T:
         size = len(self.source)
         number, position = divmod(index, size)
-        return self.source[
-            shuffled_index(position, size, seed=_fold(self.seed, number))
-        ]
+        seed = _fold(self.seed, number)
+        for attempt in range(size):
+            element = shuffled_index((position + attempt) % size, size, seed=seed)
+            if element in self.damaged:
+                continue
+            try:
+                return self.source[element]
+            except records.DamagedRecordError as error:
+                self.damaged.add(element, error)
+        raise records.DatasetError(f"none of {size} records can be read")
 
 
 def shuffled_index(position: int, size: int, *, seed: int) -> int:
