@@ -327,7 +327,7 @@ def publish(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     output = Path(output).absolute()
     check_output(output, overwrite=overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".draft-", dir=output.parent))
     try:
         staging = temporary / "new"
         staging.mkdir()

@@ -40,7 +40,7 @@ def sidecar(path: pathlib.Path) -> pathlib.Path:
 
 def preview_path(path: pathlib.Path, *, frames: int) -> pathlib.Path:
     """Where the preview of a result of so many (latent) frames is."""
-    return path.with_name(f"{path.stem}.preview{'.png' if frames == 1 else '.gif'}")
+    return path.with_name(f"{path.name}.preview{'.png' if frames == 1 else '.gif'}")
 
 
 def check_result(
@@ -50,6 +50,7 @@ def check_result(
     fps: float,
     size: tuple[int, int],
     inputs: Iterable[pathlib.Path] = (),
+    previewed: bool = False,
 ) -> None:
     """Refuse a result that could not be written; ask before long work.
 
@@ -59,24 +60,37 @@ def check_result(
       fps: frames per second.
       size: its width and height in pixels.
       inputs: files it is made from, none of which it may replace.
+      previewed: whether there are previews of it.
 
     Raises:
-      MediaError: as `media.check_target`; or it, its sidecar or its preview would
-        replace an input, or a `.json` file that no result of ours left there.
+      MediaError: as `media.check_target`, of it, its sidecar or its preview; or one of
+        them would replace an input, or a file that no result of ours left there.
     """
     media.check_target(path, frames=frames, fps=fps, size=(size[1], size[0]))
-    beside = sidecar(path)
+    beside, preview = sidecar(path), preview_path(path, frames=frames)
     for file in inputs:
-        for target in (path, beside, preview_path(path, frames=frames)):
-            if target.exists() and file.exists() and os.path.samefile(target, file):
+        for target in (path, beside, *[preview] * previewed):
+            if (
+                os.path.exists(target)
+                and os.path.exists(file)
+                and os.path.samefile(target, file)
+            ):
                 raise media.MediaError(
                     f"{path}: would replace the input {file}: choose another name"
                 )
-    if beside.is_dir() or (beside.exists() and not _is_record(beside)):
+    if os.path.isdir(beside) or (os.path.exists(beside) and not _is_record(beside)):
         raise media.MediaError(
             f"{path}: its record would replace {beside}, which soraflax did not write: "
             "choose another name"
         )
+    media.check_writable(beside)
+    if previewed:
+        media.check_writable(preview)
+        if preview.exists() and not _is_preview(preview):
+            raise media.MediaError(
+                f"{path}: its preview would replace {preview}, which is none: choose "
+                "another name"
+            )
 
 
 def write(
@@ -90,7 +104,7 @@ def write(
 
     Args:
       path: `.mp4`, `.mkv`, `.gif` or `.png`.
-      frames: uint8 `[H, W, 3]`, drawn one at a time and not kept, but for a gif's.
+      frames: uint8 `[H, W, 3]`, drawn one at a time and not kept.
       fps: frames per second.
       record: goes into the file's metadata and into the sidecar.
 
@@ -139,9 +153,10 @@ class PreviewWriter:
             for latent in steps: preview(latent)
             outputs.write(out, ...)
 
-    The file is `OUT.preview.gif`, `OUT.preview.png` of an image, and always whole. Once
-    the block ends it is removed; it stays if the block raises, Ctrl-C included. A disk
-    that refuses it ends the previews, with one line on standard error, not the work.
+    The file is `out.mp4.preview.gif`, of an image `out.png.preview.png`, and always
+    whole. Once the block ends it is removed; it stays if the block raises, Ctrl-C
+    included. A disk that refuses it ends the previews, with one line on standard error,
+    not the work.
     Previews take a tenth of the time at most.
 
     Attributes:
@@ -218,3 +233,11 @@ def _is_record(path: pathlib.Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and record.get("generator") == GENERATOR
+
+
+def _is_preview(path: pathlib.Path) -> bool:
+    """Whether a file is a preview of ours, left by work that stopped."""
+    try:
+        return "preview_of" in media.read_metadata(path)
+    except media.MediaError:
+        return False

@@ -66,6 +66,7 @@ def run(
                 fps=job.conditioning.fps,
                 size=job.conditioning.size,
                 inputs=inputs.values(),
+                previewed=args.preview,
             )
             model.check(job, config)
         with line.hidden():

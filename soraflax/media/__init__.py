@@ -22,6 +22,7 @@ from soraflax.media.common import (
     FrameStream,
     MediaError,
     VideoInfo,
+    check_writable,
 )
 from soraflax.media.reading import (
     decode,
@@ -49,6 +50,7 @@ __all__ = [
     "VideoInfo",
     "check_array_target",
     "check_target",
+    "check_writable",
     "decode",
     "encode_lossless",
     "open_array",

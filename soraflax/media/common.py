@@ -16,6 +16,9 @@ except ImportError:  # pragma: no cover
     av = None
 
 MAX_PIXELS = 2**26
+# Bytes that file systems take: of a name, of a path (NAME_MAX, PATH_MAX of Linux).
+MAX_NAME, MAX_PATH = 255, 4095
+_DRAFT_ROOM = 40  # bytes of a path, for the folder in which a file is written first
 MAX_SIDE = 2**13  # of frames that are streamed into a model; 8K video is 7,680 wide
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".png", ".jpg", ".jpeg")
 
@@ -109,9 +112,10 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
     Raises:
       MediaError: a directory, a path below a file, or below a directory that may not be
-        written to.
+        written to; a name that is too long, or not UTF-8.
     """
     path = Path(path)
+    _check_name(path)
     if path.is_dir():
         raise MediaError(f"{path}: is a directory; name a file")
     ancestor = next((parent for parent in path.parents if parent.exists()), None)
@@ -119,6 +123,23 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise MediaError(f"{path}: {ancestor} is a file, not a directory")
     if ancestor is not None and not os.access(ancestor, os.W_OK | os.X_OK):
         raise MediaError(f"{path}: no permission to write to {ancestor.absolute()}")
+
+
+def _check_name(path: Path) -> None:
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        text = os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise MediaError(f"{text}: the name is not UTF-8: choose another") from None
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > MAX_NAME:
+        raise MediaError(
+            f"{path}: a name of {longest} bytes: use {MAX_NAME} or fewer, and as many "
+            "less as what is written beside it adds to its name"
+        )
+    length = len(os.fsencode(path.absolute())) + _DRAFT_ROOM
+    if length > MAX_PATH:
+        raise MediaError(f"{path}: a path {length - MAX_PATH} bytes too long")
 
 
 @contextlib.contextmanager
@@ -147,13 +168,18 @@ def atomic_files(path: Path, *siblings: Path) -> Iterator[tuple[Path, ...]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".write-", dir=path.parent) as folder:
-            parts = tuple(Path(folder) / target.name for target in targets)
+            # Short names, whatever those of the targets: none may be too long.
+            parts = tuple(
+                Path(folder) / f"{number}{target.suffix}"
+                for number, target in enumerate(targets)
+            )
             yield parts
             with contextlib.ExitStack() as undo:
                 for part, target in zip(parts, targets, strict=True):
+                    old = part.with_name(f"old-{part.name}")
                     # One rename is atomic by itself; several need backups to undo.
                     if siblings:
-                        _back_up(target, Path(folder) / f"old-{target.name}", undo=undo)
+                        _back_up(target, old, undo=undo)
                     os.replace(part, target)
                 undo.pop_all()
     except BaseException as error:

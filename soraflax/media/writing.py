@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +22,7 @@ WRITABLE = (".gif", ".mkv", ".mp4", ".png")
 _LIMITED_RANGE = 1
 # Frames per second; viewers slow a gif of shorter delays than two hundredths down.
 _SLOWEST, _FASTEST, _FASTEST_GIF = 0.01, 1000.0, 50.0
-# A gif is held in memory until it is whole, a byte a pixel.
+# Of all frames: a gif takes up to a byte for each, and viewers hold it in memory.
 MAX_GIF_PIXELS = 2**30
 
 
@@ -70,8 +71,8 @@ def write_frames(
     """Write frames as they come; the file appears whole or not at all.
 
     Formats and arguments are those of `write_video`, and so are the bytes written;
-    frames are drawn one at a time and, but for a gif's, not held in memory. An
-    exception of the iterable is raised here and leaves no file.
+    frames are drawn one at a time and not held in memory. An exception of the iterable
+    is raised here and leaves no file.
 
     Args:
       path: target file.
@@ -247,21 +248,46 @@ def _encode(
 def _write_gif(
     path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
 ) -> None:
-    from PIL import Image
+    """Frame by frame, each with a palette of its own.
 
-    none = Image.Dither.NONE
-    images = [Image.fromarray(f).quantize(256, dither=none) for f in frames]
-    # A gif counts hundredths of a second: round the times, not each gap.
-    ends = np.round(np.arange(len(images) + 1) * 100 / fps).astype(int)
-    images[0].save(
-        path,
-        save_all=True,
-        append_images=images[1:],
-        duration=[max(2, int(d)) * 10 for d in np.diff(ends)],
-        loop=0,
-        comment=comment.encode(),
-        disposal=1,
-    )
+    Pillow makes one long frame of frames that are equal; here each is one, though of a
+    single pixel, so that as many come back as were written.
+    """
+    from PIL import GifImagePlugin, Image, ImageChops
+
+    before, end = None, 0
+    with open(path, "wb") as out:
+        for number, pixels in enumerate(frames, start=1):
+            image = Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)
+            shown, box = image.convert("RGB"), (0, 0, *image.size)
+            if before is None:
+                out.write(_gif_header(image.size, comment))
+            else:
+                box = ImageChops.difference(shown, before).getbbox() or (0, 0, 1, 1)
+            # A gif counts hundredths of a second: round the times, not each gap.
+            start, end = end, round(number * 100 / fps)
+            out.writelines(
+                GifImagePlugin.getdata(
+                    image.crop(box),
+                    box[:2],
+                    duration=max(2, end - start) * 10,
+                    disposal=1,
+                    include_color_table=True,
+                )
+            )
+            before = shown
+        out.write(b";")
+
+
+def _gif_header(size: tuple[int, int], comment: str) -> bytes:
+    """GIF89a: size, no palette for all frames, endless repetition, a comment."""
+    header = b"GIF89a" + struct.pack("<HHBBB", *size, 0, 0, 0)
+    header += b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00!\xfe"
+    text = comment.encode()
+    for start in range(0, len(text), 255):
+        block = text[start : start + 255]
+        header += bytes([len(block)]) + block
+    return header + b"\x00"
 
 
 def _write_png(

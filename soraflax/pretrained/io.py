@@ -117,7 +117,7 @@ def save_model(
     }
     text = json.dumps(header, indent=2, sort_keys=True) + "\n"
     directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    draft = directory.with_name(f".draft.{secrets.token_hex(8)}")
     try:
         draft.mkdir()
         (draft / CONFIG).write_text(text)
@@ -323,7 +323,7 @@ def replace_directory(
         return
     if any(directory.iterdir()) and not is_replaceable(directory):
         raise ModelError(f"{directory}: exists and is not a model; choose another name")
-    old = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    old = directory.with_name(f".draft.{secrets.token_hex(8)}")
     directory.rename(old)
     draft.rename(directory)
     shutil.rmtree(old)

@@ -252,7 +252,7 @@ class Studio:
                 gif = video.save(folder / f"{stem}.gif")
             except media.MediaError:  # too many pixels, or too fast
                 gif = None
-        record = folder / f"{stem}.json"
+        record = folder / f"{shown.name}.json"  # as beside a command's results
         text = json.dumps(video.metadata, indent=2, ensure_ascii=False)
         record.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         return Result(

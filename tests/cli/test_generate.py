@@ -320,9 +320,15 @@ def test_ctrl_c_leaves_the_videos_before(run, place, monkeypatch):
     status, paths, told = run(f"{LONG} --num-videos 3 --out a.mkv --preview")
     assert (status, paths) == (130, ["a-0.mkv", "a-1.mkv"])
     whole = "a-0.mkv to a-1.mkv are whole"
-    preview = "the last preview is a-2.preview.gif"
+    preview = "the last preview is a-2.mkv.preview.gif"
     assert told == [f"soraflax generate: stopped; {whole}, {preview}"]
-    names = ["a-0.mkv", "a-0.mkv.json", "a-1.mkv", "a-1.mkv.json", "a-2.preview.gif"]
+    names = [
+        "a-0.mkv",
+        "a-0.mkv.json",
+        "a-1.mkv",
+        "a-1.mkv.json",
+        "a-2.mkv.preview.gif",
+    ]
     assert sorted(path.name for path in place.iterdir()) == names
     assert frames("a-1.mkv").shape == (33, 16, 32, 3)
 
@@ -333,7 +339,7 @@ def test_ctrl_c_leaves_the_last_preview(place, checkpoint):
     command = [sys.executable, "-m", "soraflax.cli.main", *words]
     root = str(pathlib.Path(main.__file__).parents[2])
     env = os.environ | {"PYTHONPATH": root}
-    preview = place / "out.preview.gif"
+    preview = place / "out.mp4.preview.gif"
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe) as process:
         while not preview.exists() and process.poll() is None:
@@ -341,7 +347,7 @@ def test_ctrl_c_leaves_the_last_preview(place, checkpoint):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert (process.returncode, out) == (130, b"")
-    says = b"soraflax generate: stopped; the last preview is out.preview.gif\n"
+    says = b"soraflax generate: stopped; the last preview is out.mp4.preview.gif\n"
     assert err.splitlines(keepends=True)[-1] == says  # after lines of progress
     assert list(place.iterdir()) == [preview]
     assert frames(preview).shape[1:] == (16, 32, 3)
@@ -359,7 +365,7 @@ def test_previews_go_once_the_videos_are_there(run, place, monkeypatch):
     monkeypatch.setattr(outputs.PreviewWriter, "__call__", call)
     status, _, _ = run(f"{SMALL} --num-videos 2 --preview --out a.mkv")
     assert status == 0
-    assert seen == ["a-0.preview.gif", "a-1.preview.gif"]
+    assert seen == ["a-0.mkv.preview.gif", "a-1.mkv.preview.gif"]
     assert len(list(place.iterdir())) == 4
 
 

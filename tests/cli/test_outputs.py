@@ -119,6 +119,80 @@ def test_places_are_numbered_where_there_are_several():
     assert len({outputs.sidecar(path) for path in outputs.result_paths(out, 3)}) == 3
 
 
+def test_results_of_one_stem_share_no_name():
+    paths = [pathlib.Path(f"a{suffix}") for suffix in SUFFIXES]
+    paths += outputs.result_paths(pathlib.Path("a-0.mp4"), 2)
+    paths += outputs.result_paths(pathlib.Path("a.mp4"), 2)
+    derived = [
+        {path, outputs.sidecar(path)}
+        | {outputs.preview_path(path, frames=frames) for frames in (1, 2)}
+        for path in paths
+    ]
+    assert len(set.union(*derived)) == sum(map(len, derived))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_longest_name_can_be_written_twice(suffix, tmp_path):
+    longest = common.MAX_NAME - len(".json")
+    path = tmp_path / ("é" * 100 + "x" * (longest - 200 - len(suffix)) + suffix)
+    frames = 1 if suffix == ".png" else 6
+    for seed in (1, 2):
+        outputs.check_result(path, frames=frames, fps=8.0, size=(48, 32))
+        write(path, record={"generator": "soraflax", "seed": seed})
+        assert json.loads(outputs.sidecar(path).read_text())["seed"] == seed
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("length", "previewed", "says"),
+    [
+        (255, False, "a name of 260 bytes: use 255 or fewer"),
+        (251, False, "a name of 256 bytes"),
+        (260, False, "a name of 260 bytes"),
+        (244, True, "a name of 256 bytes"),
+        (243, True, None),
+        (250, False, None),
+    ],
+)
+def test_every_name_is_checked_before_the_work(length, previewed, says, tmp_path):
+    path = tmp_path / "deep" / ("x" * (length - 4) + ".mp4")
+    refused = pytest.raises(media.MediaError, match=says)
+    with refused if says else contextlib.nullcontext():
+        outputs.check_result(
+            path, frames=6, fps=8.0, size=(48, 32), previewed=previewed
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path):
+    deep = tmp_path.joinpath(*["x" * 200] * 21)
+    with pytest.raises(media.MediaError, match=r"a path [0-9]+ bytes too long"):
+        outputs.check_result(deep / "a.mp4", frames=6, fps=8.0, size=(48, 32))
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    path = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
+    with pytest.raises(media.MediaError, match="name is not UTF-8") as error:
+        outputs.check_result(path, frames=6, fps=8.0, size=(48, 32))
+    str(error.value).encode("utf-8")
+
+
+def test_a_preview_replaces_nothing_but_a_preview(tmp_path):
+    path = tmp_path / "out.mp4"
+    preview = outputs.preview_path(path, frames=6)
+    about: dict = {"frames": 6, "fps": 8.0, "size": (48, 32)}
+    media.write_video(preview, moving(), fps=8.0)
+    outputs.check_result(path, **about)
+    with pytest.raises(
+        media.MediaError, match=r"preview would replace .*which is none"
+    ):
+        outputs.check_result(path, **about, previewed=True)
+    with pytest.raises(ValueError), outputs.PreviewWriter(path, shown, fps=2.0) as show:
+        show(ramp(4))
+        raise ValueError
+    outputs.check_result(path, **about, previewed=True)
+
+
 @pytest.fixture
 def crowded(tmp_path, monkeypatch):
     """A directory in which much is in the way."""
@@ -242,12 +316,12 @@ def test_both_files_appear_or_neither(earlier, error, at, tmp_path, monkeypatch)
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif"])
 def test_frames_are_not_kept(suffix, tmp_path):
     """Minutes of video pass through in the memory of a few frames."""
-    frame = moving(1, 64, 64)[0]
+    frame = moving(1, 96, 128)[0]
     drawn = (frame.copy() for _ in range(200))
-    outputs.write(tmp_path / f"warm{suffix}", [frame], fps=8.0, record={})
+    outputs.write(tmp_path / f"warm{suffix}", [frame] * 2, fps=8.0, record={})
     tracemalloc.start()
     outputs.write(tmp_path / f"out{suffix}", drawn, fps=8.0, record={})
     peak = tracemalloc.get_traced_memory()[1]
@@ -361,7 +435,7 @@ def shown(latent):
 
 
 @pytest.mark.parametrize(
-    ("frames", "name"), [(1, "out.preview.png"), (4, "out.preview.gif")]
+    ("frames", "name"), [(1, "out.mp4.preview.png"), (4, "out.mp4.preview.gif")]
 )
 def test_previews_come_at_most_so_often_and_go_with_the_result(frames, name, tmp_path):
     clock = Clock()
@@ -409,7 +483,8 @@ def test_the_last_preview_stays_when_the_work_stops(error, tmp_path):
     ):
         preview(ramp(4))
         raise error
-    assert media.read_video(tmp_path / "out.preview.gif").frames.shape == (4, 8, 8, 3)
+    preview_path = tmp_path / "out.mp4.preview.gif"
+    assert media.read_video(preview_path).frames.shape == (4, 8, 8, 3)
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -193,7 +193,7 @@ def awkward(files, clip, place):
     (place / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     (place / "bad.mp4").write_bytes(b"\0\1junk" * 99)
     (place / "empty.mp4").write_bytes(b"")
-    clip("out.preview.gif", 9)
+    clip("out.mp4.preview.gif", 9)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def awkward(files, clip, place):
         ("extend gone.mkv", "gone.mkv: no such file"),
         ("extend .", ".: is a directory"),
         ("extend c.mkv --out c.mkv", "would replace the input c.mkv"),
-        ("extend out.preview.gif --preview", "would replace the input out.preview.gif"),
+        ("extend out.mp4.preview.gif --preview", "would replace the input out.mp4.pre"),
         ("extend fast.mkv --out a.png", "a png holds one frame, not 17"),
         ("loop c.mkv --frames 3", "3 new frames: use 4"),
         ("loop c.mkv --frames 99999999999", "use 65536 or less"),

@@ -73,7 +73,7 @@ def export(
     out = pathlib.Path(out).absolute()
     _check_apart(source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    draft = out.with_name(f".draft.{secrets.token_hex(8)}")
     try:
         draft.mkdir()
         if kind == "transformer":
