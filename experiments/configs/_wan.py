@@ -82,7 +82,11 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
             learning_rate=recipe.learning_rate, warmup=1000, weight_decay=0.1
         ),
         "train": loop.TrainConfig(
-            steps=100_000, checkpoint_every=1000, ema_decay=0.9999
+            steps=100_000,
+            checkpoint_every=1000,
+            checkpoint_minutes=12,  # about sqrt(2 x 10 s to save x 8 h to a failure)
+            keep_period=10_000,
+            ema_decay=0.9999,
         ),
         "evaluation": stage_config.VideoEvaluationConfig(batches=8),
         "mesh": preset.mesh,

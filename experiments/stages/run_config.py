@@ -25,8 +25,10 @@ MUTABLE_KEYS = (
     "loss.lpips_path",
     "mesh",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.evaluate_every",
     "train.keep",
+    "train.keep_period",
     "train.log_every",
     "train.steps",
 )

@@ -15,12 +15,12 @@ from data_pipelines import pipeline
 from experiments.stages import run_config
 from soraflax import config as config_lib
 from soraflax import process_memory, sharding
+from soraflax.train import stopping
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop by a signal, and saved its state."""
+Interrupted = stopping.Interrupted
 
 
 def start(values: Any, config_class: type[Config]) -> tuple[Config, Mesh]:
@@ -64,10 +64,12 @@ def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
 def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """The run's directory; bad input leaves no empty one that was not there before.
 
-    What holds something stays: cached latents, checkpoints, a line of metrics.
+    What holds something stays: cached latents, checkpoints, a line of metrics. SIGTERM
+    ends the block, where training does not heed it: in caching and in exporting.
 
     Raises:
       ValueError: `workdir` is a file.
+      Interrupted: SIGTERM, outside of training.
     """
     path = pathlib.Path(workdir)
     if path.exists() and not path.is_dir():
@@ -75,7 +77,8 @@ def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
     new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
-        yield path
+        with stopping.raised():
+            yield path
     except (ValueError, OSError):
         if new and jax.process_index() == 0:
             remove_empty(path)

@@ -83,12 +83,20 @@ class CaptionGap:
 
         self._errors = jax.jit(errors)
 
-    def __call__(self, params: Any) -> dict[str, float]:
-        """`validation/gap_KIND_tLEVEL` of each kind that a caption has, and level."""
+    def __call__(
+        self, params: Any, *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """`validation/gap_KIND_tLEVEL` of each kind that a caption has, and level.
+
+        Args:
+          params: parameters, as `denoise` takes them.
+          check: called between measurements; may raise to stop.
+        """
         result: dict[str, float] = {}
         for level in self._levels:
             right = self._measure(params, self._rows, kinds=self._kinds, level=level)
             for kind, expected in zip(self._kinds, right, strict=True):
+                check()
                 others = self._replaced[kind]
                 wrong = self._measure(params, others, kinds=[kind], level=level)
                 gap = float(wrong[0]) / max(float(expected), 1e-12) - 1.0

@@ -60,11 +60,19 @@ class ValidationLoss:
 
         self._at = jax.jit(at)
 
-    def __call__(self, params: Any) -> dict[str, float]:
-        """`validation/loss_t0.1` and so on, and their mean, `validation/loss`."""
+    def __call__(
+        self, params: Any, *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """`validation/loss_t0.1` and so on, and their mean, `validation/loss`.
+
+        Args:
+          params: parameters, as `loss_at` takes them.
+          check: called between levels; may raise to stop.
+        """
         counts = [int(np.max(b.segments, axis=1).sum()) for b in self._batches]
         result = {}
         for level in self._levels:
+            check()
             values = [
                 self._at(
                     params,

@@ -11,6 +11,7 @@ Several processes agree on all of this: one lists the steps, each verifies a sha
 import dataclasses
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,6 +53,7 @@ class Checkpointer:
         directory: str | pathlib.Path,
         *,
         keep: int = 2,
+        keep_period: int = 0,
         say: Callable[[str], None] = saved_steps.say,
     ) -> None:
         """Open `directory`, making it if need be.
@@ -60,11 +62,14 @@ class Checkpointer:
           directory: parent of the steps.
           keep: number of last steps that are kept, at least 2; the last one that is
             known to be whole is kept beside them.
+          keep_period: steps that it divides are kept beside them; 0 for none.
           say: takes lines about steps that are passed over.
         """
         self.directory = pathlib.Path(directory).absolute()
         self._say = say
-        self.saved = saved_steps.SavedSteps(self.directory, keep=max(2, keep), say=say)
+        self.saved = saved_steps.SavedSteps(
+            self.directory, keep=max(2, keep), keep_period=keep_period, say=say
+        )
         self._handler = _StateHandler()
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -82,6 +87,11 @@ class Checkpointer:
             },
         )
         self._current: int | None = None  # what was saved or restored last
+        self._since = time.monotonic()
+
+    def age(self) -> float:
+        """Seconds since the last save began, or since this was opened."""
+        return time.monotonic() - self._since
 
     def save(
         self,
@@ -110,7 +120,7 @@ class Checkpointer:
             ),
             force=True,
         )
-        self._current = step
+        self._current, self._since = step, time.monotonic()
 
     def restore(
         self,

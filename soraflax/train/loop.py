@@ -7,20 +7,32 @@ live, resumes what its workdir holds, and calls `train`, which is the loop itsel
 import contextlib
 import dataclasses
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from soraflax import sharding
-from soraflax.train import checkpoint, metrics, optimizer, prefetch, state, step
+from soraflax.train import (
+    checkpoint,
+    metrics,
+    optimizer,
+    prefetch,
+    saved_steps,
+    state,
+    step,
+    stopping,
+)
 
-Evaluate = Callable[[Any], dict[str, float]]
+
+class Evaluate(Protocol):
+    """Averaged parameters to metrics; calls `check`, which may raise, now and then."""
+
+    def __call__(
+        self, params: Any, *, check: Callable[[], None] = ...
+    ) -> dict[str, float]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +44,11 @@ class TrainConfig:
       log_every: steps between two lines of metrics.
       evaluate_every: steps between evaluations; 0 evaluates only at the end.
       checkpoint_every: steps between checkpoints; 0 saves only at the end.
+      checkpoint_minutes: minutes after which one is saved at the next log line; 0 for
+        no such limit.
       keep: number of checkpoints kept, at least 2.
+      keep_period: checkpoints of steps that it divides are kept beside them; 0 for
+        none.
       ema_decay: decay of the averaged parameters that inference uses, in [0, 1).
       accumulate: number of microbatches that a batch is split into.
     """
@@ -41,13 +57,17 @@ class TrainConfig:
     log_every: int = 20
     evaluate_every: int = 0
     checkpoint_every: int = 500
+    checkpoint_minutes: float = 0.0
     keep: int = 2
+    keep_period: int = 0
     ema_decay: float = 0.999
     accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.log_every < 1 or self.accumulate < 1:
             raise ValueError("steps, log_every and accumulate: use 1 or more")
+        if self.checkpoint_minutes < 0 or self.keep_period < 0:
+            raise ValueError("checkpoint_minutes and keep_period: use 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay {self.ema_decay}: use one in [0, 1)")
 
@@ -73,7 +93,7 @@ class TrainJob:
       identity: the configuration saved in checkpoints; one of another configuration
         is refused.
       mutable_keys: dotted keys of `identity` that may change when a run is resumed.
-      evaluate: averaged parameters to metrics; None for no evaluation.
+      evaluate: measures averaged parameters; None for no evaluation.
     """
 
     name: str
@@ -135,7 +155,7 @@ def fit(
             accumulate=config.accumulate,
         )
         checkpointer = checkpoint.Checkpointer(
-            workdir / "checkpoints", keep=config.keep
+            workdir / "checkpoints", keep=config.keep, keep_period=config.keep_period
         )
         stack.enter_context(checkpointer)
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
@@ -165,17 +185,19 @@ def train(
     """Train until `config.steps`, SIGTERM or Ctrl-C; saves where it stops.
 
     Raises:
+      Interrupted: stopped in the evaluation after the last step, which is saved.
       DivergenceError: no step of a whole log window was finite.
       ValueError: the data ended early, or a batch does not divide over the mesh.
     """
     start, steps = int(current.step), run.config.steps
     window, compiled_shapes = [], set()
-    with stop_signals() as should_stop:
+    with stopping.deferred() as stop:
         for number in range(start, steps):
             if number > start and _due(number, run.config.evaluate_every):
                 finish_steps(run, window)
-                evaluate(current, run)
-            if number > start and _due(number, run.config.checkpoint_every):
+                if not evaluate(current, run, stop=stop):
+                    break
+            if number > start and checkpoint_due(number, run):
                 finish_steps(run, window)
                 save(current, run)
             run.meter.start()
@@ -195,11 +217,12 @@ def train(
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
                 log(number + 1, run, window=window)
                 window.clear()
-            if should_stop(number):
+            if stop():
                 break
-    save(current, run)
-    if int(current.step) == steps > start:
-        evaluate(current, run)
+        save(current, run)
+        ended = int(current.step) == steps > start
+        if ended and not evaluate(current, run, stop=stop):
+            raise stopping.Interrupted(f"step {steps} is saved; the same command ends")
     return current
 
 
@@ -209,10 +232,33 @@ def finish_steps(run: TrainRun, window: Sequence[Any]) -> None:
     run.meter.stop()
 
 
-def evaluate(current: state.TrainState, run: TrainRun) -> None:
-    """Write the metrics of the averaged parameters, where the job has some."""
-    if run.job.evaluate is not None:
-        run.writer.write(int(current.step), run.job.evaluate(current.ema))
+def evaluate(
+    current: state.TrainState, run: TrainRun, *, stop: stopping.StopSignals
+) -> bool:
+    """Write the metrics of the averaged parameters, where the job has some.
+
+    Returns:
+      Whether that was done; False if the run is to stop.
+    """
+    if run.job.evaluate is None:
+        return True
+    try:
+        values = run.job.evaluate(current.ema, check=stop.check)
+    except stopping.Interrupted:
+        return False
+    run.writer.write(int(current.step), values)
+    return True
+
+
+def checkpoint_due(number: int, run: TrainRun) -> bool:
+    """Whether to save before step `number`, by steps or by time; alike in processes."""
+    if _due(number, run.config.checkpoint_every):
+        return True
+    minutes = run.config.checkpoint_minutes
+    if not minutes or not _due(number, run.config.log_every):
+        return False
+    seconds = saved_steps.from_first(lambda: str(run.checkpointer.age()))
+    return float(seconds) >= 60 * minutes
 
 
 def save(current: state.TrainState, run: TrainRun) -> None:
@@ -237,14 +283,16 @@ def next_batch(run: TrainRun, number: int) -> tuple[Any, Any]:
 
 
 def log(number: int, run: TrainRun, *, window: list[dict[str, jax.Array]]) -> None:
-    """Write the means over the last steps, and the rates.
+    """Write the means over the last steps that were not skipped, and the rates.
 
     Raises:
       DivergenceError: no step of the window was finite.
     """
     values = jax.device_get(window)
     run.meter.stop()  # all its steps are done
-    means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
+    counted = [v for v in values if not v["skipped"]] or values
+    means = {k: float(np.mean([v[k] for v in counted])) for k in values[0]}
+    means["skipped"] = float(np.mean([v["skipped"] for v in values]))
     run.writer.write(number, means | run.meter.summary())
     run.meter.clear()
     if means["skipped"] == 1.0:
@@ -252,38 +300,6 @@ def log(number: int, run: TrainRun, *, window: list[dict[str, jax.Array]]) -> No
             f"loss or gradient not finite in steps {number - len(window) + 1} to "
             f"{number}; lower optimizer.learning_rate or optimizer.clip_norm"
         )
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Defers SIGTERM and Ctrl-C to the yielded `should_stop(step)`.
-
-    A second Ctrl-C interrupts as usual. Several processes stop at the same step, by
-    JAX's preemption service.
-    """
-    requested = threading.Event()
-
-    def request(signum: int, _: Any) -> None:
-        if requested.is_set() and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        requested.set()
-
-    def should_stop(number: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(number)
-        return requested.is_set()
-
-    # Python lets only the main thread handle signals; with several processes the
-    # preemption service has the handlers.
-    main = threading.current_thread() is threading.main_thread()
-    handled = main and jax.process_count() == 1
-    signals = (signal.SIGINT, signal.SIGTERM) if handled else ()
-    handlers = {number: signal.signal(number, request) for number in signals}
-    try:
-        yield should_stop
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _due(number: int, every: int) -> bool:

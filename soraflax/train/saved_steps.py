@@ -37,24 +37,30 @@ class SavedSteps:
     """
 
     def __init__(
-        self, directory: pathlib.Path, *, keep: int, say: Callable[[str], None]
+        self,
+        directory: pathlib.Path,
+        *,
+        keep: int,
+        keep_period: int = 0,
+        say: Callable[[str], None] = say,
     ) -> None:
         """Nothing is read yet.
 
         Args:
           directory: parent of the steps.
           keep: number of last steps that are kept, of those not known to be damaged.
+          keep_period: steps that it divides are kept beside them; 0 for none.
           say: takes lines about steps that are passed over.
         """
         self._directory = directory
-        self._keep = keep
+        self._keep, self._period = keep, keep_period
         self._say = say
         self.whole: set[int] = set()
         self.damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """All committed steps, damaged ones too, in ascending order."""
-        return json.loads(_from_first(lambda: json.dumps(self.committed())))
+        return json.loads(from_first(lambda: json.dumps(self.committed())))
 
     def latest(self) -> int | None:
         """The last committed step that has digests, or None."""
@@ -92,7 +98,7 @@ class SavedSteps:
         if step in self.whole:
             return None
         folder = self._directory / str(step)
-        lines = json.loads(_from_first(lambda: _read_digests(folder)))
+        lines = json.loads(from_first(lambda: _read_digests(folder)))
         expected, found = lines["files"], lines["problems"]
         if not found:
             mine = digests.share(
@@ -113,8 +119,9 @@ class SavedSteps:
         """Whether each of orbax's checkpoints is kept: the last, the last whole one."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
-        last = sorted(set(steps) - self.damaged)[-self._keep :]
-        kept = {*last, max(self.whole & set(steps), default=None)}
+        sound = sorted(set(steps) - self.damaged)
+        kept = {*sound[-self._keep :], max(self.whole & set(steps), default=None)}
+        kept |= {s for s in sound if self._period and s % self._period == 0}
         return [step in kept for step in steps]
 
     def committed(self) -> list[int]:
@@ -130,7 +137,7 @@ class SavedSteps:
             paths = ((s, self._directory / str(s) / DIGESTS) for s in self.committed())
             return json.dumps([step for step, path in paths if path.exists()])
 
-        return json.loads(_from_first(found))
+        return json.loads(from_first(found))
 
 
 def _read_digests(folder: pathlib.Path) -> str:
@@ -141,7 +148,7 @@ def _read_digests(folder: pathlib.Path) -> str:
         return json.dumps({"files": {}, "problems": [str(error)]})
 
 
-def _from_first(text: Callable[[], str]) -> str:
+def from_first(text: Callable[[], str]) -> str:
     """A text of the first process, which alone computes it, in all."""
     mine = text() if jax.process_index() == 0 else ""
     return allgather_text(mine)[0]

@@ -93,6 +93,36 @@ def checkpoints(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def stopping(folder: pathlib.Path) -> dict[str, Any]:
+    """Process 1 alone gets SIGTERM, in an evaluation after step 2."""
+    import signal
+    import time
+
+    from soraflax import sharding
+    from soraflax.train import checkpoint
+    from tests.train import toy
+
+    asked: list[int] = []
+
+    def evaluate(params: Any, *, check: Any) -> dict[str, float]:
+        import jax
+
+        if jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        for batch in range(600):
+            asked.append(batch)
+            check()
+            time.sleep(0.02)
+        return {}
+
+    mesh = sharding.make_mesh(fsdp=4)
+    job = toy.job(mesh, toy.Data(rows=4), evaluate=evaluate)
+    stopped = toy.fit(job, folder, steps=6, evaluate_every=2)
+    with checkpoint.Checkpointer(folder / "checkpoints") as keeper:
+        latest = keeper.saved.latest()
+    return {"step": int(stopped.step), "asked": len(asked), "latest": latest}
+
+
 def main(scenario: str, rank: str, port: str, folder: str) -> None:
     import jax
 

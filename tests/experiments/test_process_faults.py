@@ -5,6 +5,13 @@ import pathlib
 from tests.experiments import processes
 
 
+def test_a_signal_to_one_stops_all_at_the_same_place(tmp_path: pathlib.Path) -> None:
+    first, second = processes.run("stopping", tmp_path)
+    assert first == second
+    assert first["step"] == first["latest"] == 2
+    assert first["asked"] < 600
+
+
 def test_one_process_lists_steps_and_each_verifies_a_share(
     tmp_path: pathlib.Path,
 ) -> None:

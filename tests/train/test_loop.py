@@ -73,7 +73,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: pathlib.Path) -> None:
 def test_order_and_records(tmp_path: pathlib.Path) -> None:
     seen = []
 
-    def evaluate(params: Any) -> dict[str, float]:
+    def evaluate(params: Any, *, check: Any) -> dict[str, float]:
+        check()
         seen.append(params)
         return {"validation_loss": 1.5}
 

@@ -8,7 +8,7 @@ statistics, cached latents, transformers trained on them. `WORKDIR/model` and
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,9 +44,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
         batches = clips.held_out()
 
-        def evaluate(groups: Mapping[str, Any]) -> dict[str, float]:
-            params = {**frozen, **groups[adversarial.AUTOENCODER]}
-            return evaluation.quality(module, params, batches=batches)
+        def evaluate(
+            params: Mapping[str, Any], *, check: Callable[[], None] = lambda: None
+        ) -> dict[str, float]:
+            merged = {**frozen, **params[adversarial.AUTOENCODER]}
+            return evaluation.quality(module, merged, batches=batches, check=check)
 
         state = loop.fit(
             dataclasses.replace(train_job, evaluate=evaluate),

@@ -1,7 +1,7 @@
 """Reconstruction quality and latent statistics of an autoencoder."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ def quality(
     params: Any,
     *,
     batches: Sequence[tuple[np.ndarray, int]],
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Mean PSNR (dB) and SSIM over clips, decoded from the posterior's mean.
 
@@ -27,9 +28,11 @@ def quality(
       module: the autoencoder.
       params: its parameters.
       batches: uint8 videos `[B, T, H, W, 3]`, each with the number of real ones.
+      check: called between batches; may raise to stop.
     """
     values: dict[str, list[float]] = {"psnr_db": [], "ssim": []}
     for videos, real in batches:
+        check()
         scores = jax.device_get(_scores(module, params, videos=videos))
         for name, column in values.items():
             column += [float(value) for value in scores[name][:real]]

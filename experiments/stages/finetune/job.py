@@ -90,9 +90,13 @@ def make_job(
     validate = video_job.make_evaluation(
         scratch, data, predict=predict, mesh=mesh, open_latents=open_latents
     )
-    evaluate = None
-    if validate is not None:
-        evaluate = lambda params: validate(trainable.merge(params, trainable.base))  # noqa: E731
+
+    def evaluate(
+        params: Any, *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        assert validate is not None
+        return validate(trainable.merge(params, trainable.base), check=check)
+
     return loop.TrainJob(
         name="finetune",
         loss=step.LossWithContext(loss, trainable.base),
@@ -104,5 +108,5 @@ def make_job(
         step_cost=functools.partial(video_job.step_cost, scratch.model),
         identity=config_lib.to_dict(config) | {"base": base.digest},
         mutable_keys=run_config.MUTABLE_KEYS,
-        evaluate=evaluate,
+        evaluate=evaluate if validate else None,
     )

@@ -91,7 +91,13 @@ def make_evaluation(
     if validate is None or not config.evaluation.words:
         return validate
     gap = make_caption_gap(config, data, **made)
-    return lambda params: validate(params) | gap(params)
+
+    def evaluate(
+        params: Any, *, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        return validate(params, check=check) | gap(params, check=check)
+
+    return evaluate
 
 
 def make_caption_gap(

@@ -1,0 +1,129 @@
+"""SIGTERM while caching, validating, exporting; checkpoints by time; skipped steps."""
+
+import os
+import pathlib
+import signal
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines import records
+from experiments.stages import runtime
+from soraflax.pretrained import io as model_io
+from soraflax.train import checkpoint, metrics, saved_steps
+from tests.train import toy
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_in_an_evaluation_the_step_is_saved(tmp_path: pathlib.Path) -> None:
+    seen: list[int] = []
+
+    def evaluate(params: Any, *, check: Any) -> dict[str, float]:
+        for batch in range(3):
+            check()
+            seen.append(batch)
+            if len(seen) == 2:
+                _terminate()
+        return {"validation/loss": 1.0}
+
+    job = toy.job(toy.mesh(1), evaluate=evaluate)
+    stopped = toy.fit(job, tmp_path / "part", steps=6, evaluate_every=3)
+    assert int(stopped.step) == 3
+    assert seen == [0, 1]  # the rest of the evaluation is left out
+    resumed = toy.fit(job, tmp_path / "part", steps=6, evaluate_every=3)
+    whole = toy.fit(toy.job(toy.mesh(1)), tmp_path / "whole", steps=6)
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(resumed))
+
+
+def test_in_the_last_evaluation_the_last_step_is_saved(tmp_path: pathlib.Path) -> None:
+    def evaluate(params: Any, *, check: Any) -> dict[str, float]:
+        _terminate()
+        check()
+        return {}
+
+    with pytest.raises(runtime.Interrupted, match="step 4 is saved"):
+        toy.fit(toy.job(toy.mesh(1), evaluate=evaluate), tmp_path, steps=4)
+    with checkpoint.Checkpointer(tmp_path / "checkpoints") as keeper:
+        assert keeper.saved.latest() == 4
+
+
+def test_caching_leaves_no_draft(tmp_path: pathlib.Path) -> None:
+    with (
+        pytest.raises(runtime.Interrupted),
+        runtime.run_directory(tmp_path / "run") as path,
+        records.publish(path / "latents") as draft,
+    ):
+        (draft / "shard").write_bytes(b"half")
+        _terminate()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_exporting_leaves_the_model_before(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"kernel": np.ones(3, np.float32)}
+    with runtime.run_directory(tmp_path / "run") as path:
+        before = model_io.save_model(path / "model", params, config={})
+    monkeypatch.setattr(model_io, "_add", lambda *_: _terminate())
+    with (
+        pytest.raises(runtime.Interrupted),
+        runtime.run_directory(tmp_path / "run") as path,
+    ):
+        params = {"kernel": np.zeros(3, np.float32)}
+        model_io.save_model(path / "model", params, config={}, files={"card": b""})
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["model"]
+    assert model_io.model_digest(tmp_path / "run") == before
+
+
+def test_a_checkpoint_is_due_by_time_too(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = checkpoint.Checkpointer.save
+
+    def recorded(self: Any, step: int, *rest: Any, **keywords: Any) -> None:
+        saved.append(step)
+        save(self, step, *rest, **keywords)
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "save", recorded)
+    course = {"steps": 12, "checkpoint_every": 0, "checkpoint_minutes": 1.0}
+    monkeypatch.setattr(checkpoint.Checkpointer, "age", lambda self: 59.0)
+    toy.fit(toy.job(toy.mesh(1)), tmp_path / "soon", **course)
+    monkeypatch.setattr(checkpoint.Checkpointer, "age", lambda self: 60.0)
+    timed = toy.fit(toy.job(toy.mesh(1)), tmp_path / "late", log_every=4, **course)
+    assert saved == [12, 4, 8, 12]
+    plain = toy.fit(toy.job(toy.mesh(1)), tmp_path / "plain", steps=12)
+    chex.assert_trees_all_equal(jax.device_get(plain), jax.device_get(timed))
+
+
+def test_steps_of_a_period_are_kept(tmp_path: pathlib.Path) -> None:
+    course = {"checkpoint_every": 1, "keep": 2, "keep_period": 3}
+    toy.fit(toy.job(toy.mesh(1)), tmp_path, steps=8, **course)
+    found = saved_steps.SavedSteps(tmp_path / "checkpoints", keep=2)
+    assert found.steps() == [3, 6, 7, 8]
+
+
+def test_a_skipped_step_does_not_hide_the_others(tmp_path: pathlib.Path) -> None:
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
+        value, extra = toy.loss(params, batch, key)
+        bad = batch["x"][0, 0] > 1e6
+        return jnp.where(bad, jnp.nan, value), extra
+
+    class Spoiled(toy.Data):
+        def __next__(self) -> Any:
+            batch = super().__next__()
+            if self.position == 2:
+                batch["x"][0, 0] = 1e9
+            return batch
+
+    toy.fit(toy.job(toy.mesh(1), Spoiled(), loss=loss), tmp_path, steps=4, log_every=4)
+    (line,) = metrics.read(tmp_path)
+    assert line["skipped"] == 0.25
+    assert np.isfinite([line["loss"], line["gradient_norm"], line["largest"]]).all()
