@@ -143,7 +143,7 @@ def loss(
     weights = gan.reconstruction
     merged = {**context.constants.get("frozen", {}), **params[AUTOENCODER]}
     result = reconstruction.reconstruct(
-        gan.autoencoder, merged, video=video, key=key, chunks=weights.chunks
+        gan.autoencoder, merged, video=video, key=key, config=weights
     )
     fake = jax.lax.stop_gradient(result.video)
     value, gradient, scalars = pixel_loss(

@@ -15,6 +15,13 @@ taken over scales and over time). LPIPS does need one (`nn.perceptual`).
 A clip may go through in chunks, as a stream does (`nn.convolution`). The causal cache
 carried from one chunk to the next has no gradient: truncated back-propagation. The
 result is that of the clip at once; activations are recomputed, one chunk at a time.
+
+With `noise` the decoder sees latents that a generator makes, not those of an encoder:
+
+    z' = z + a s n,   a ~ U(0, noise) for each clip,   n ~ N(0, 1),               (5)
+
+with s the standard deviation of each channel over the batch, and learns to clean what
+they err by (noise-augmented decoding, arXiv:2510.11690, section 4.3).
 """
 
 import dataclasses
@@ -46,6 +53,7 @@ class ReconstructionConfig:
       gradient_scales: sides s of the pools of equation (4), in pixels.
       lpips: weight of the perceptual distance.
       lpips_path: file or directory of its parameters (`weights.lpips`).
+      noise: greatest a of equation (5), in deviations of a channel; 0 for none.
       chunks: chunk lengths in latent frames; every step draws one of them. Empty
         encodes a clip at once.
     """
@@ -57,6 +65,7 @@ class ReconstructionConfig:
     gradient_scales: tuple[int, ...] = (1, 2, 4)
     lpips: float = 0.0
     lpips_path: str = ""
+    noise: float = 0.0
     chunks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,6 +73,8 @@ class ReconstructionConfig:
             raise ValueError(
                 f"lpips {self.lpips} has no weights: give lpips_path=FILE, or use 0"
             )
+        if self.noise < 0:
+            raise ValueError(f"noise {self.noise}: use 0 or more")
         if min(self.chunks, default=1) < 1:
             raise ValueError(f"chunks {self.chunks}: use 1 latent frame or more")
 
@@ -80,11 +91,12 @@ def loss(
     """Equation (1) of a batch.
 
     Args:
-      params: parameters of `module`.
+      params: trained parameters of `module`.
       batch: `video`, `[B, T, H, W, 3]`: uint8, or float in [-1, 1].
-      key: PRNG key of the posterior's sample and of the chunk length.
-      context: where there is an LPIPS term, `lpips` in its constants are the parameters
-        of `nn.perceptual`.
+      key: PRNG key of the posterior's sample, of the noise and of the chunk length.
+      context: `frozen` in its constants is the rest of the module's parameters, where
+        not all are trained; `lpips` the parameters of `nn.perceptual`, where there is
+        an LPIPS term.
       module: the autoencoder.
       config: weights of the terms.
 
@@ -93,8 +105,9 @@ def loss(
       it has a weight.
     """
     video = as_float(batch["video"])
-    result = reconstruct(module, params, video=video, key=key, chunks=config.chunks)
     constants = context.constants if context else {}
+    params = {**constants.get("frozen", {}), **params}
+    result = reconstruct(module, params, video=video, key=key, config=config)
     error, scalars = pixel_loss(
         result.video, video, config=config, lpips=constants.get("lpips")
     )
@@ -136,20 +149,25 @@ def reconstruct(
     *,
     video: Float[Array, "B T H W 3"],
     key: jax.Array,
-    chunks: tuple[int, ...] = (),
+    config: ReconstructionConfig,
 ) -> autoencoder.Reconstruction:
     """Encode, sample the posterior, decode; in chunks if there are lengths to draw.
+
+    Of `config`, its `chunks` and its `noise` are used.
 
     One program serves all lengths: its chunks have their greatest common divisor, and
     the cache keeps its gradient between two chunks of one drawn length. (In a branch of
     a conditional, XLA's CPU backend ran convolutions 30 times slower.)
     """
-    sizes = module.config
+    sizes, chunks = module.config, config.chunks
     t, h, w = sizes.latent_grid(*video.shape[1:4])
-    if not chunks or t == 1:
-        result: Any = module.apply({"params": params}, video, key)
-        return result
     noise = jax.random.normal(key, (len(video), t, h, w, sizes.latent_channels))
+    added = _added_noise(key, noise.shape, config.noise)
+    if not chunks or t == 1:
+        mean, log_variance = _apply(module, params, "encode", video)
+        latent = _sample(mean, log_variance, noise=noise, added=added)
+        decoded = _apply(module, params, "decode", latent)
+        return autoencoder.Reconstruction(decoded, mean, log_variance)
     draw = jax.random.fold_in(key, 1)
     length = jax.random.choice(draw, jnp.asarray(chunks, jnp.int32))
     stride = math.gcd(*chunks)
@@ -164,7 +182,12 @@ def reconstruct(
         caches = _stop_gradient_if((start - 1) % length == 0, caches)
         part, caches = jax.checkpoint(
             functools.partial(_chunk, module, first=start == 0)
-        )(params, video=video[:, first:last], noise=noise[:, start:stop], caches=caches)
+        )(
+            params,
+            video=video[:, first:last],
+            noise=(noise[:, start:stop], added[:, start:stop]),
+            caches=caches,
+        )
         parts.append(part)
     return jax.tree.map(lambda *chunks: jnp.concatenate(chunks, axis=1), *parts)
 
@@ -181,11 +204,14 @@ def _chunk(
     params: Any,
     *,
     video: jax.Array,
-    noise: jax.Array,
+    noise: tuple[jax.Array, jax.Array],
     caches: tuple[Any, Any],
     first: bool,
 ) -> tuple[autoencoder.Reconstruction, tuple[Any, Any]]:
-    """One chunk, and the causal caches of encoder and decoder for the next."""
+    """One chunk, and the causal caches of encoder and decoder for the next.
+
+    `noise` is that of the posterior and that of equation (5).
+    """
 
     def apply(method: str, x: jax.Array, *, cache: Any) -> Any:
         y, updated = module.apply(
@@ -198,9 +224,36 @@ def _chunk(
         return y, updated.get(convolution.STREAM, {})
 
     (mean, log_variance), encoder = apply("encode", video, cache=caches[0])
-    latent = mean + jnp.exp(0.5 * log_variance) * noise
+    latent = _sample(mean, log_variance, noise=noise[0], added=noise[1])
     decoded, decoder = apply("decode", latent, cache=caches[1])
     return autoencoder.Reconstruction(decoded, mean, log_variance), (encoder, decoder)
+
+
+def _apply(module: autoencoder.Autoencoder, params: Any, method: str, x: Any) -> Any:
+    return module.apply({"params": params}, x, method=method)
+
+
+def _added_noise(
+    key: jax.Array, shape: tuple[int, ...], greatest: float
+) -> Float[Array, "B t h w z"]:
+    """a n of equation (5)."""
+    if not greatest:
+        return jnp.zeros(shape)
+    level_key, noise_key = jax.random.split(jax.random.fold_in(key, 2))
+    level = jax.random.uniform(level_key, (shape[0], 1, 1, 1, 1), maxval=greatest)
+    return level * jax.random.normal(noise_key, shape)
+
+
+def _sample(
+    mean: Float[Array, "B t h w z"],
+    log_variance: Float[Array, "B t h w z"],
+    *,
+    noise: Float[Array, "B t h w z"],
+    added: Float[Array, "B t h w z"],
+) -> Float[Array, "B t h w z"]:
+    """The posterior's sample, and equation (5)."""
+    deviation = jax.lax.stop_gradient(jnp.std(mean, axis=(0, 1, 2, 3)))
+    return mean + jnp.exp(0.5 * log_variance) * noise + deviation * added
 
 
 def mean_psnr(

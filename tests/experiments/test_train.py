@@ -66,7 +66,10 @@ def train(
         if "autoencoder" in values:
             values.autoencoder = str(run("autoencoder_small"))
         if "base" in values:
-            values.base = str(run("video_small"))
+            trains_decoder = values.stage == "autoencoder"
+            values.base = str(
+                run("autoencoder_small" if trains_decoder else "video_small")
+            )
         STAGES[values.stage].run(values, folder / name)
         return folder / name
 
@@ -127,6 +130,17 @@ def test_autoencoder_stage(trained: pathlib.Path) -> None:
     assert [line["step"] for line in steps] == [1, 2]
     assert steps[-1]["model_flops_utilisation"] > 0
     assert (trained / "result.json").exists()
+
+
+def test_a_base_of_other_sizes_is_refused(
+    dataset: pathlib.Path, trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = _shrunk("autoencoder_decoder", dataset)
+    config.base = str(trained)
+    config.model.width *= 2
+    with pytest.raises(config_lib.ConfigError, match="has other sizes"):
+        autoencoder.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def _resumed(
@@ -193,10 +207,11 @@ def test_adversarial_stage_resumes_bit_for_bit(
         adversarial.run(config, parts)
 
 
-def test_adversarial_stage_trains_the_decoder_alone(
-    train: Callable[[str], pathlib.Path], trained: pathlib.Path
+@pytest.mark.parametrize("config", ["autoencoder_adversarial", "autoencoder_decoder"])
+def test_the_decoder_is_trained_alone(
+    config: str, train: Callable[[str], pathlib.Path], trained: pathlib.Path
 ) -> None:
-    path = train("autoencoder_adversarial")
+    path = train(config)
     before, after = (models.load_autoencoder(p) for p in (trained, path))
     assert after.encoder_digest == before.encoder_digest
     assert after.statistics == before.statistics

@@ -7,7 +7,7 @@ import pytest
 
 from soraflax import sharding
 from soraflax.nn import autoencoder, perceptual
-from soraflax.train import reconstruction
+from soraflax.train import reconstruction, step
 from tests.nn import lpips_params
 
 
@@ -78,6 +78,51 @@ def test_integers_and_floats_are_the_same_video(key):
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
+def test_noise_reaches_the_decoder_in_deviations_of_each_channel(key):
+    module, params = _model()
+    video = reconstruction.as_float(_square()["video"])
+    latents = []
+
+    def decode(_, latent):
+        latents.append(latent)
+        return jnp.zeros(video.shape)
+
+    for noise in (0.0, 0.5):
+        config = reconstruction.ReconstructionConfig(noise=noise)
+        with pytest.MonkeyPatch.context() as patch:
+            apply = reconstruction._apply
+            patch.setattr(
+                reconstruction,
+                "_apply",
+                lambda module, params, method, x, apply=apply: (
+                    apply(module, params, method, x)
+                    if method == "encode"
+                    else decode(params, x)
+                ),
+            )
+            result = reconstruction.reconstruct(
+                module, params, video=video, key=key, config=config
+            )
+    scale = jnp.std(result.mean, axis=(0, 1, 2, 3))
+    added = (latents[1] - latents[0]) / scale
+    assert np.all(np.abs(np.mean(added, axis=(1, 2, 3, 4))) < 0.1)
+    levels = np.std(added, axis=(1, 2, 3, 4))
+    assert np.all((levels > 0.0) & (levels < 0.55)) and levels[0] != levels[1]
+
+
+def test_frozen_parameters_are_used_and_have_no_gradient(key):
+    module, params = _model()
+    config = reconstruction.ReconstructionConfig(noise=0.2)
+    trained = {"decoder": params["decoder"]}
+    frozen = {name: value for name, value in params.items() if name not in trained}
+    context = step.LossContext(step=0, constants={"frozen": frozen})
+    whole, _ = _loss(params, _square(), key, module=module, config=config)
+    part, _ = reconstruction.loss(
+        trained, _square(), key, context, module=module, config=config
+    )
+    np.testing.assert_allclose(part, whole, rtol=1e-5)
+
+
 def test_divergence_is_zero_for_the_prior_and_positive_elsewhere(key):
     zero = jnp.zeros((2, 3))
     assert reconstruction.kl_divergence(zero, zero) == 0.0
@@ -124,7 +169,11 @@ def _streamed():
 def _slope(params, video, key, *, module, chunks, after):
     def loss(video):
         result = reconstruction.reconstruct(
-            module, params, video=video, key=key, chunks=chunks
+            module,
+            params,
+            video=video,
+            key=key,
+            config=reconstruction.ReconstructionConfig(chunks=chunks),
         )
         return jnp.sum(jnp.square(result.video[:, after:])), result
 

@@ -45,6 +45,8 @@ class AutoencoderRunConfig(run_config.RunConfig):
       loss: weights of the reconstruction loss.
       evaluation: clips that the result is measured on.
       batch: crops per step, over all processes.
+      base: directory of a trained autoencoder of these sizes, whose decoder alone is
+        trained on; its latents stay as they are. "" trains all, from nothing.
     """
 
     stage: Literal["autoencoder"]
@@ -54,6 +56,7 @@ class AutoencoderRunConfig(run_config.RunConfig):
     loss: reconstruction.ReconstructionConfig
     evaluation: AutoencoderEvaluationConfig
     batch: int
+    base: str = ""
 
     def __post_init__(self) -> None:
         check_data(self.data, self.batch)

@@ -14,6 +14,7 @@ from experiments.stages.autoencoder import data
 from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.nn import autoencoder
+from soraflax.pretrained import models
 from soraflax.train import loop, metrics, reconstruction, step
 from soraflax.weights import lpips
 
@@ -22,9 +23,21 @@ def make_job(
     config: stage_config.AutoencoderRunConfig,
     module: autoencoder.Autoencoder,
     *,
+    base: models.AutoencoderModel | None = None,
     mesh: Mesh,
 ) -> loop.TrainJob:
-    """Data, parameters and loss of the stage, on `mesh`."""
+    """Data, parameters and loss of the stage, on `mesh`.
+
+    With a `base` all its parameters but the decoder's are constants of the loss, as
+    `frozen`.
+
+    Raises:
+      ConfigError: a base of other sizes.
+    """
+    if base is not None and base.config != config.model:
+        raise config_lib.ConfigError(
+            f"config.model: {config.base} has other sizes: {base.config}"
+        )
     iterator = data.crops(config.data, batch=config.batch, mesh=mesh)
     key = jax.random.key(config.seed)
     example = jnp.zeros((config.batch, *config.data.crops.shapes[0], 3), jnp.float32)
@@ -32,11 +45,18 @@ def make_job(
         params, shardings = sharding.init(
             module, jax.random.fold_in(key, 0), example, mesh=mesh
         )
+    constants = lpips_constants(config.loss, mesh)
+    if base is not None:
+        params = jax.device_put(dict(base.params), shardings)
+        constants["frozen"] = {
+            name: params.pop(name) for name in models.ENCODER if name in params
+        }
+        shardings = {name: shardings[name] for name in params}
     return loop.TrainJob(
         name="autoencoder",
         loss=step.LossWithContext(
             functools.partial(reconstruction.loss, module=module, config=config.loss),
-            lpips_constants(config.loss, mesh),
+            constants,
         ),
         params=params,
         shardings=shardings,
@@ -44,7 +64,7 @@ def make_job(
         key=jax.random.fold_in(key, 1),
         iterator=iterator,
         step_cost=functools.partial(step_cost, config.model),
-        identity=config_lib.to_dict(config),
+        identity=config_lib.to_dict(config) | ({"start": base.digest} if base else {}),
         mutable_keys=run_config.MUTABLE_KEYS,
     )
 

@@ -2,11 +2,11 @@
 
 `WORKDIR/model` is the result: averaged parameters, their configuration, and mean and
 deviation of every latent channel over the training clips. `WORKDIR/result.json` holds
-PSNR and SSIM of held-out clips.
+PSNR and SSIM of held-out clips. With `config.base` the decoder of a trained autoencoder
+is trained on, and its encoder, statistics and latents stay as they are.
 """
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -16,6 +16,7 @@ from experiments.stages import runtime
 from experiments.stages.autoencoder import config as config_lib
 from experiments.stages.autoencoder import data, evaluation, export, job
 from soraflax.nn import autoencoder
+from soraflax.pretrained import models
 from soraflax.train import loop
 
 
@@ -27,15 +28,19 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       Interrupted: asked to stop before the end.
     """
     config, mesh = runtime.start(values, config_lib.AutoencoderRunConfig)
+    base = models.load_autoencoder(config.base) if config.base else None
     module = autoencoder.Autoencoder(config.model)
     clips = data.EvaluationClips(
         config.data.path, config.model, config.evaluation, mesh
     )
-    train_job = job.make_job(config, module, mesh=mesh)
+    train_job = job.make_job(config, module, base=base, mesh=mesh)
+    frozen = train_job.loss.constants.get("frozen", {})
     with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
-        evaluate = functools.partial(
-            evaluation.quality, module, batches=clips.held_out()
-        )
+        batches = clips.held_out()
+
+        def evaluate(params: Any) -> dict[str, float]:
+            return evaluation.quality(module, {**frozen, **params}, batches=batches)
+
         state = loop.fit(
             dataclasses.replace(train_job, evaluate=evaluate),
             workdir=path,
@@ -44,11 +49,16 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         )
         runtime.require_end(int(state.step), config.train.steps)
         result = evaluate(state.ema)
+        statistics = base.statistics if base else None
+        if statistics is None:
+            statistics = evaluation.latent_statistics(
+                module, {**frozen, **state.ema}, clips=clips
+            )
         export.export(
             path,
-            runtime.to_host(state.ema, mesh),
+            {**(base.params if base else {}), **runtime.to_host(state.ema, mesh)},
             sizes=config.model,
-            statistics=evaluation.latent_statistics(module, state.ema, clips=clips),
+            statistics=statistics,
             result=result,
         )
     return result
