@@ -20,7 +20,10 @@ MAX_PIXELS = 2**26
 MAX_NAME, MAX_PATH = 255, 4095
 _DRAFT_ROOM = 40  # bytes of a path, for the folder in which a file is written first
 MAX_SIDE = 2**13  # of frames that are streamed into a model; 8K video is 7,680 wide
-SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif", ".png", ".jpg", ".jpeg")
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif"),
+)
 
 
 class MediaError(ValueError):
@@ -38,6 +41,7 @@ class FrameStream:
       width: width in pixels, as displayed.
       fps: frames per second; 1.0 for a still image, None where the file does not say.
       pixels: iterator of frames `[H, W, 3]`, uint8 RGB or float32 in [-1, 1].
+      notes: what was done to the frames or left out, a line each.
     """
 
     name: str
@@ -46,6 +50,7 @@ class FrameStream:
     width: int
     fps: float | None
     pixels: Iterator[np.ndarray]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.pixels
@@ -53,7 +58,10 @@ class FrameStream:
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """Facts of a file that decoded to its end; sizes are in pixels, as displayed."""
+    """Facts of a file that decoded to its end; sizes are in pixels, as displayed.
+
+    `notes` say what reading does to its frames or leaves out, a line each.
+    """
 
     frames: int
     height: int
@@ -61,6 +69,7 @@ class VideoInfo:
     fps: float
     container: str
     codec: str
+    notes: tuple[str, ...] = ()
 
 
 def pyav() -> Any:

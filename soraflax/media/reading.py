@@ -1,50 +1,30 @@
 """Decode video files and bytes; see the package's docstring for equation (1).
 
-FFmpeg returns what it could decode from a damaged file without complaint, so a full
-read is held against the container: the frame count in its header, its packets, and the
-duration it declares where there is no count.
-
-The packets of a file are scanned before any is decoded, since (1) needs their times. A
-clip's are kept for decoding; `open_frames` drops them and reads the file twice, so that
-its memory does not grow with the duration.
+What reads a file follows from its first bytes: `stills` for png, jpg and webp, `heif`
+for heic and avif, `movies` for the rest. Each gives a `source.Source`, whose pictures
+come one at a time and end in an error unless the file was whole.
 """
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from soraflax.media import common, timeline, video
-
-_DEMUXERS = "mov,matroska,avi,gif,png_pipe,jpeg_pipe"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stream:
-    """A video stream, its packets yet to be decoded, and the scan of them."""
-
-    name: str
-    container: Any
-    stream: Any
-    packets: Iterable[Any]
-    scan: timeline.Scan
-
-    @property
-    def size(self) -> tuple[int, int]:
-        context = self.stream.codec_context
-        return context.width, context.height
-
-    @property
-    def promised(self) -> int:
-        """Frames that the header and the packets promise, before equation (1)."""
-        return max(self.stream.frames, self.scan.packets) - self.scan.hidden
+from soraflax.media import (
+    boxes,
+    common,
+    formats,
+    heif,
+    movies,
+    source,
+    stills,
+    video,
+)
 
 
 def read_video(
@@ -74,7 +54,7 @@ def decode(
     """Decode the bytes of a video or image file.
 
     Args:
-      data: bytes of a whole file: mp4, webm, mkv, avi, gif, png or jpg.
+      data: bytes of a whole file, of a kind of `formats.READ`.
       name: name of the file in errors.
       start: index of the first frame.
       max_frames: limit of frames; the rest is neither decoded nor checked.
@@ -91,11 +71,13 @@ def decode(
             "least 0, the others at least 1"
         )
     stop = None if max_frames is None else start + step * max_frames
-    with _stream(io.BytesIO(data), name, max_pixels=max_pixels) as stream:
-        frames = list(_select(stream, slice(start, stop, step), size=size))
+    with _source(io.BytesIO(data), name, max_pixels=max_pixels) as found:
+        frames = list(_select(found, slice(start, stop, step), size=size))
         if not frames:
             raise common.MediaError(f"{name}: no frames from frame {start} on")
-        return video.Video(np.stack(frames), stream.scan.fps / step)
+        if any(frame.shape != frames[0].shape for frame in frames):
+            raise common.MediaError(f"{name}: turns its picture: cut it there")
+        return video.Video(np.stack(frames), found.fps / step)
 
 
 @contextlib.contextmanager
@@ -118,29 +100,27 @@ def open_frames(
     name = os.fspath(path)
     with (
         _opened(path) as file,
-        _stream(file, name, max_pixels=max_pixels, keep=False) as stream,
+        _source(file, name, max_pixels=max_pixels, keep=False) as found,
     ):
-        width, height = stream.size
+        width, height = found.size
         common.check_sides(name, height, width=width)
-        _check_whole(stream, stream.scan.packets - stream.scan.hidden)
-        order = stream.scan.order
-        frames = stream.promised if order is None else len(order)
-        pixels = _exactly(_select(stream, slice(0, None, 1)), frames, name=name)
+        pixels = _exactly(_select(found, slice(0, None, 1)), found.frames, name=name)
         first = next(pixels)
         height, width = first.shape[:2]
         common.check_sides(name, height, width=width)
         yield common.FrameStream(
             name=name,
-            frames=frames,
+            frames=found.frames,
             height=height,
             width=width,
-            fps=stream.scan.fps,
+            fps=found.fps,
             pixels=itertools.chain((first,), pixels),
+            notes=tuple(found.notes),
         )
 
 
 def probe(
-    source: str | os.PathLike[str] | bytes,
+    path_or_bytes: str | os.PathLike[str] | bytes,
     *,
     name: str | None = None,
     max_pixels: int = common.MAX_PIXELS,
@@ -150,25 +130,28 @@ def probe(
     Raises:
       MediaError: as `read_video` would.
     """
-    name = name or ("video bytes" if isinstance(source, bytes) else str(source))
+    name = name or (
+        "video bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
+    )
     with (
-        _opened(source) as file,
-        _stream(file, name, max_pixels=max_pixels, keep=False) as stream,
+        _opened(path_or_bytes) as file,
+        _source(file, name, max_pixels=max_pixels, keep=False) as found,
     ):
-        count = turns = 0
-        for frame in _frames(stream):
-            count += 1
-            turns = _quarter_turns(frame)
-        width, height = stream.size
-        if turns % 2:
-            width, height = height, width
+        sizes = set()
+        count = 0
+        for count, picture in enumerate(found.pictures, start=1):  # noqa: B007
+            sizes.add(picture.size)
+        if len(sizes) != 1:
+            raise common.MediaError(f"{name}: turns its picture: cut it there")
+        width, height = sizes.pop()
         return common.VideoInfo(
-            frames=count if stream.scan.order is None else len(stream.scan.order),
+            frames=count if found.order is None else len(found.order),
             height=height,
             width=width,
-            fps=stream.scan.fps,
-            container=stream.container.format.name,
-            codec=stream.stream.codec_context.name,
+            fps=found.fps,
+            container=found.container,
+            codec=found.codec,
+            notes=tuple(found.notes),
         )
 
 
@@ -186,11 +169,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata that `write_video` was given; empty where there is none."""
     with (
         _opened(path) as file,
-        _stream(file, str(path), max_pixels=common.MAX_PIXELS, keep=False) as stream,
+        _source(file, str(path), max_pixels=common.MAX_PIXELS, keep=False) as found,
     ):
-        tags = dict(stream.stream.metadata) | dict(stream.container.metadata)
+        tags = found.metadata
         if not tags.get("comment") and not tags.get("COMMENT"):
-            tags |= dict(next(_frames(stream)).metadata)
+            next(iter(found.pictures), None)  # a frame of a gif has some
     try:
         metadata = json.loads(tags.get("comment") or tags.get("COMMENT") or "{}")
     except json.JSONDecodeError:
@@ -199,171 +182,54 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[io.BufferedIOBase]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
+def _opened(path: str | os.PathLike[str] | bytes) -> Iterator[io.BufferedIOBase]:
+    if isinstance(path, bytes):
+        yield io.BytesIO(path)
         return
     try:
-        file = open(source, "rb")  # noqa: SIM115
+        file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
-        raise common.MediaError(
-            f"{os.fspath(source)}: {common.cause(error)}"
-        ) from error
+        raise common.MediaError(f"{os.fspath(path)}: {common.cause(error)}") from error
     with file:
         yield file
 
 
 @contextlib.contextmanager
-def _stream(
+def _source(
     file: io.BufferedIOBase, name: str, *, max_pixels: int, keep: bool = True
-) -> Iterator[_Stream]:
-    """The first video stream, scanned; its packets stay in memory if `keep`.
-
-    Otherwise the file is opened a second time, and packets are read while decoding.
-    """
-    with _container(file, name, max_pixels=max_pixels) as (container, stream):
-        packets = _packets(container, stream, name=name)
-        if keep:
-            packets = list(packets)
-        scan = timeline.scan(packets, container, stream=stream)
-        if keep:
-            yield _Stream(name, container, stream, packets, scan)
-            return
-    file.seek(0)
-    with _container(file, name, max_pixels=max_pixels) as (container, stream):
-        packets = _packets(container, stream, name=name)
-        yield _Stream(name, container, stream, packets, scan)
-
-
-@contextlib.contextmanager
-def _container(
-    file: io.BufferedIOBase, name: str, *, max_pixels: int
-) -> Iterator[tuple[Any, Any]]:
-    """Open a file, find its first video stream, and check its size."""
-    pyav = common.pyav()
-    try:
-        container = pyav.open(file, options={"format_whitelist": _DEMUXERS})
-    except (pyav.FFmpegError, ValueError, OSError) as error:
-        file.seek(0)
-        cause = "not a video or image" if file.read(1) else "empty file"
-        raise common.MediaError(f"{name}: {cause}") from error
-    with container:
-        if not container.streams.video:
-            raise common.MediaError(f"{name}: no video stream in it")
-        stream = container.streams.video[0]
-        context = stream.codec_context
-        if context is None:
-            raise common.MediaError(f"{name}: its video codec is not supported")
-        common.check_pixels(
-            name, context.height, width=context.width, max_pixels=max_pixels
-        )
-        # Threads inside a data worker deadlock, and clips are short.
-        context.thread_type, context.thread_count = "NONE", 1
-        context.options = {"max_pixels": str(max_pixels)}
-        _check_gif_end(file, container, name=name)
-        yield container, stream
-
-
-def _packets(container: Any, stream: Any, *, name: str) -> Iterator[Any]:
-    try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
-    except common.pyav().FFmpegError as error:
-        raise common.MediaError(f"{name}: {common.cause(error)}") from error
-
-
-def _check_gif_end(file: io.BufferedIOBase, container: Any, *, name: str) -> None:
-    """Refuse a truncated gif: it declares no count, only a last byte marks its end."""
-    if container.format.name != "gif":
+) -> Iterator[source.Source]:
+    """An open file; the packets of a movie stay in memory if `keep`."""
+    common.pyav()
+    kind = formats.kind(file, name)
+    if kind in stills.KINDS:
+        yield stills.open_still(file, kind, name=name, max_pixels=max_pixels)
         return
-    position = file.tell()
-    file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
-    ended = file.read().rstrip(b"\0\r\n").endswith(b";")
-    file.seek(position)
-    if not ended:
-        raise common.MediaError(f"{name}: truncated (no end marker)")
-
-
-def _frames(stream: _Stream) -> Iterator[Any]:
-    """Every frame in presentation order, then the checks of a full read.
-
-    Raises:
-      MediaError: a frame cannot be decoded, is damaged, or is missing.
-    """
-    pyav = common.pyav()
-    name, count, size = stream.name, 0, None
-    try:
-        for packet in itertools.chain(stream.packets, (None,)):
-            for frame in stream.stream.codec_context.decode(packet):
-                if frame.is_corrupt:
-                    raise common.MediaError(f"{name}: frame {count} is damaged")
-                size = size or (frame.width, frame.height)
-                if size != (frame.width, frame.height):
-                    raise common.MediaError(
-                        f"{name}: frame {count} is {frame.width} x {frame.height}, "
-                        f"the first is {size[0]} x {size[1]}"
-                    )
-                count += 1
-                yield frame
-    except pyav.FFmpegError as error:
-        where = f"after frame {count}" if count else "at the first frame"
-        raise common.MediaError(f"{name}: {common.cause(error)} {where}") from error
-    _check_whole(stream, count)
-
-
-def _check_whole(stream: _Stream, count: int) -> None:
-    if not count:
-        raise common.MediaError(f"{stream.name}: no frames in it")
-    if count < stream.promised:
-        raise common.MediaError(
-            f"{stream.name}: holds {stream.promised} frames but {count} decode; "
-            "truncated or damaged"
-        )
-    declared, times = _declared_seconds(stream), stream.scan.times
-    if declared is None or len(times) < 2:
+    if kind == "heif" and boxes.first(file, (b"moov",)) is None:
+        with heif.open_heif(file, name=name, max_pixels=max_pixels) as found:
+            yield found
         return
-    # The last frame's own duration is not known; the longest gap stands for it.
-    gap = float(np.diff(times).max())
-    covered = float(times[-1] - times[0]) + gap
-    # Headers of whole files are off by as much as a frame.
-    if covered + 1.5 * gap < declared:
-        raise common.MediaError(
-            f"{stream.name}: declares {declared:.2f} s but its frames end at "
-            f"{covered:.2f} s; truncated"
-        )
-
-
-def _declared_seconds(stream: _Stream) -> float | None:
-    """Duration of the video stream by a matroska header; other headers count frames."""
-    container = stream.container
-    if "matroska" not in container.format.name:
-        return None
-    tag = stream.stream.metadata.get("DURATION", "")
-    parts = tag.split(":")
-    if len(parts) == 3:
-        with contextlib.suppress(ValueError):
-            hours, minutes, seconds = (float(p) for p in parts)
-            return 3600 * hours + 60 * minutes + seconds
-    if len(container.streams) > 1 or not container.duration:
-        return None
-    return container.duration / 1e6
+    kind = "mov" if kind == "heif" else kind
+    rules = {"name": name, "max_pixels": max_pixels, "keep": keep}
+    with movies.open_movie(file, kind, **rules) as found:
+        yield found
 
 
 def _select(
-    stream: _Stream, selection: slice, *, size: tuple[int, int] | None = None
+    found: source.Source, selection: slice, *, size: source.Size | None = None
 ) -> Iterator[np.ndarray]:
     """The frames of a slice; decoding stops after the last of them.
 
     The slice is of output frames. Where frames are uneven in time, `counts[i]` says how
     often decoded frame i is among them: 0, once, or several times if it stands still.
     """
-    counts, order = None, stream.scan.order
+    counts, order = None, found.order
     if order is not None:
         counts = np.bincount(order[selection], minlength=1)
     stop = selection.stop if counts is None else len(counts)
-    # To the end of the file: `_frames` is exhausted, so that its last checks are made.
-    if counts is not None and stop == len(stream.scan.times):
+    # To the end of the file: the pictures are exhausted, so that it is checked whole.
+    if order is not None and stop == int(order.max()) + 1:
         stop = None
-    for index, frame in enumerate(_frames(stream)):
+    for index, picture in enumerate(found.pictures):
         if stop is not None and index >= stop:
             break
         if counts is not None:
@@ -372,7 +238,7 @@ def _select(
             offset = index - selection.start
             repeats = int(offset >= 0 and offset % selection.step == 0)
         if repeats:
-            yield from itertools.repeat(_to_rgb(frame, size), repeats)
+            yield from itertools.repeat(picture.convert(size), repeats)
 
 
 def _exactly(pixels: Iterator[np.ndarray], count: int, *, name: str) -> Iterator[Any]:
@@ -387,39 +253,3 @@ def _exactly(pixels: Iterator[np.ndarray], count: int, *, name: str) -> Iterator
         yield frame
     if decoded < count:
         raise common.MediaError(f"{name}: {decoded} of {count} frames decode; damaged")
-
-
-def _quarter_turns(frame: Any) -> int:
-    """Quarter turns anticlockwise before the picture is shown, 0 to 3."""
-    return round(frame.rotation / 90) % 4
-
-
-def _to_rgb(frame: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB, upright; transparency is shown over white."""
-    turns = _quarter_turns(frame)
-    width, height = size or (None, None)
-    if (
-        turns % 2
-    ):  # the size is that of the turned picture, scaling comes before turning
-        width, height = height, width
-    # A palette's colours have alpha, though its one component, the index, has not.
-    layout = frame.format
-    alpha = layout.name == "pal8" or any(c.is_alpha for c in layout.components)
-    pixels = frame.to_ndarray(
-        format="rgba" if alpha else "rgb24",
-        width=width,
-        height=height,
-        interpolation="AREA" if size else None,
-        threads=1,
-    )
-    if alpha:
-        pixels = _over_white(pixels)
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def _over_white(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
-    rgb, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
-    if alpha.min() == 255:
-        return np.ascontiguousarray(rgb)
-    # 127 more than the sum rounds the quotient to the nearest level.
-    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
+# A gap that is so long, in seconds, and so many times the usual one, is a jump.
+_JUMP_SECONDS, _JUMP_TIMES = 60.0, 100.0
+_NAL_RASL = (8, 9)  # of HEVC: pictures that refer to ones before their key frame
+
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
@@ -18,7 +22,9 @@ class Scan:
     Attributes:
       packets: number of packets.
       hidden: number of packets that are never shown.
-      times: presentation times of the others in seconds, sorted.
+      undecodable: indices of packets that need frames from before the file begins.
+      times: presentation times of those that are shown in seconds, sorted.
+      last: how long the last frame is shown by its packet, in seconds; 0 where unknown.
       fps: frame rate of the output, equation (1).
       order: for each output frame the index of the decoded frame it shows; None where
         the frames are evenly spaced and each is shown once.
@@ -26,34 +32,98 @@ class Scan:
 
     packets: int
     hidden: int
+    undecodable: frozenset[int]
     times: Float64[np.ndarray, "shown"]
+    last: float
     fps: float
     order: Int[np.ndarray, "output"] | None
 
 
-def scan(packets: Iterable[Any], container: Any, *, stream: Any) -> Scan:
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """What a container says of time.
+
+    Attributes:
+      declared: frame rate; None where it does not say.
+      steady: the rate is exact, and a frame that is missing is shown for longer.
+      held: times that the last frame is shown again.
+    """
+
+    declared: float | None = None
+    steady: bool = False
+    held: int = 0
+
+
+def scan(packets: Iterable[Any], stream: Any, *, clock: Clock) -> Scan:
     """Count packets and sort the times of those that are shown.
 
     Packets come in decoding order, which B-frames make differ from the order of
-    presentation; a container without presentation times has decoding times.
+    presentation; a container without presentation times has decoding times. A file
+    that was cut from a longer one may begin with packets that cannot be decoded: those
+    before its first key frame, and those that are shown before it.
+
+    Raises:
+      ValueError: times that jump.
     """
     base = float(stream.time_base or 1)
-    vp8 = stream.codec_context.name in ("vp8", "libvpx")
-    shown: dict[float, float] = {}
+    codec = stream.codec_context.name
+    vp8 = codec in ("vp8", "libvpx")
+    undecodable: list[int] = []
+    shown: list[tuple[float, float]] = []
     count = hidden = 0
-    for packet in packets:
+    key = None  # time of the first key frame
+    for index, packet in enumerate(packets):
         count += 1
-        if packet.is_discard or (vp8 and not _vp8_is_shown(packet)):
-            hidden += 1
-            continue
         stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None:
-            shown[stamp * base] = (packet.duration or 0) * base
-    times = sorted(shown)
-    last = shown[times[-1]] if times else 0.0
-    stamps = np.asarray(times, np.float64)
-    fps, order = _timeline(stamps, last, declared=_declared_rate(container, stream))
-    return Scan(count, hidden, stamps, fps, order)
+        key = stamp if key is None and packet.is_keyframe else key
+        early = key is not None and stamp is not None and stamp < key
+        if key is None or (early and _lacks_reference(packet, codec)):
+            undecodable.append(index)
+        elif packet.is_discard or (vp8 and not _vp8_is_shown(packet)):
+            hidden += 1
+        elif stamp is not None:
+            shown.append((stamp * base, (packet.duration or 0) * base))
+    shown.sort()
+    times = np.array([time for time, _ in shown], np.float64)
+    last = shown[-1][1] if shown else 0.0
+    fps, order = _timeline(times, last, clock=clock)
+    left_out = frozenset(undecodable)
+    return Scan(count, hidden + len(left_out), left_out, times, last, fps, order)
+
+
+def constant_rate(
+    times: Float64[np.ndarray, "shown"], *, last: float
+) -> tuple[float, Int[np.ndarray, "output"] | None]:
+    """Equation (1) for frames at these times, sorted; `last` is that of the last one.
+
+    Returns:
+      Frame rate, and for each output frame the index of the frame it shows; None where
+      they are evenly spaced and each is shown once.
+    """
+    return _timeline(times, last, clock=Clock())
+
+
+def _lacks_reference(packet: Any, codec: str) -> bool:
+    """Whether a packet that is shown before the first key frame cannot be decoded.
+
+    HEVC marks those (ITU-T H.265, table 7-1); others of its kind refer to nothing
+    earlier. In H.264 and MPEG-2 all do.
+    """
+    if codec != "hevc":
+        return codec in ("h264", "mpeg2video", "mpeg1video")
+    data = bytes(packet)
+    annex_b = data[:4] == b"\0\0\0\1" or data[:3] == b"\0\0\1"
+    at = data.index(1) + 1 if annex_b else 4
+    while at < len(data):
+        nal = data[at] >> 1 & 63
+        if nal < 32:  # a slice
+            return nal in _NAL_RASL
+        if annex_b:
+            following = data.find(b"\0\0\1", at)
+            at = following + 3 if following >= 0 else len(data)
+        else:
+            at += int.from_bytes(data[at - 4 : at], "big") + 4
+    return False
 
 
 def _vp8_is_shown(packet: Any) -> bool:
@@ -61,27 +131,26 @@ def _vp8_is_shown(packet: Any) -> bool:
     return bool(memoryview(packet)[0] >> 4 & 1)
 
 
-def _declared_rate(container: Any, stream: Any) -> float | None:
-    if container.format.name.endswith("_pipe"):
-        return None
-    rate = stream.guessed_rate or stream.average_rate
-    return float(rate) if rate else None
-
-
 def _timeline(
-    times: Float64[np.ndarray, "shown"], last: float, *, declared: float | None
+    times: Float64[np.ndarray, "shown"], last: float, *, clock: Clock
 ) -> tuple[float, Int[np.ndarray, "output"] | None]:
     """Frame rate, and equation (1) as indices of frames where they are uneven.
 
     Args:
       times: presentation times in seconds, sorted.
       last: how long the last frame is shown, in seconds; 0 where not known.
-      declared: frame rate by the container; None where it does not say.
+      clock: of the container.
     """
-    if len(times) < 2:
-        return declared or 1.0, None
+    declared = clock.declared
     gaps = np.diff(times)
-    gap = float(np.median(gaps))
+    if not gaps.any():  # one frame, or all at one time
+        held = np.r_[np.arange(len(times)), np.full(clock.held, len(times) - 1)]
+        return declared or 1.0, held if clock.held and len(times) else None
+    gap = float(np.median(gaps[gaps > 0]))
+    _check_jumps(gaps, gap)
+    if clock.steady and declared:
+        gap = 1 / declared
+        last = gap * (1 + clock.held)
     last = max(last, gap)
     # Containers round times to a millisecond; half a gap more is a missing frame.
     even = max(gaps.max(), last) <= 1.5 * gap + 1e-3
@@ -92,9 +161,23 @@ def _timeline(
     # The declared rate is exact where the median gap, rounded, comes near it.
     if declared and abs(declared * gap - 1) < 0.05:
         gap = 1 / declared
-    fps = min(1 / gap, 4 * measured, 120.0)
+    fps = 1 / gap if clock.steady else min(1 / gap, 4 * measured, 120.0)
     count = max(1, round((times[-1] - times[0] + last) * fps))
     output_times = times[0] + np.arange(count) / fps
     # The last frame shown at t_k; a quarter of a frame later, lest rounding of equal
     # times chooses the frame before.
     return fps, np.searchsorted(times, output_times + 0.25 / fps, side="right") - 1
+
+
+def _check_jumps(gaps: Float64[np.ndarray, "gaps"], usual: float) -> None:
+    """Refuse a jump, which would slow the frames around it down to nothing.
+
+    Raises:
+      ValueError: with where to cut.
+    """
+    longest = float(gaps.max())
+    if longest > max(_JUMP_SECONDS, _JUMP_TIMES * usual):
+        raise ValueError(
+            f"its times jump by {longest:.0f} s after frame {int(gaps.argmax())}: cut "
+            "it there"
+        )

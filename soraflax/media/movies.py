@@ -1,0 +1,276 @@
+"""Movies, and what else FFmpeg's demuxers open, to pictures (PyAV).
+
+FFmpeg returns what it could decode from a damaged file without complaint, so a full
+read is held against the container, each by what it has: a table of samples, an index, a
+count of frames, a duration.
+
+The packets of a file are scanned before any is decoded, since equation (1) needs their
+times. A clip's are kept for decoding; a long one's are dropped and the file is read
+twice, so that memory does not grow with the duration.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from soraflax.media import (
+    boxes,
+    common,
+    evidence,
+    pixels,
+    source,
+    timeline,
+)
+
+DEMUXERS = {"mov": "mov", "matroska": "matroska,webm", "avi": "avi", "gif": "gif"}
+# Decoders of FFmpeg's own leave the alpha of these out.
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Movie:
+    """A video stream, its packets yet to be decoded, and the scan of them."""
+
+    name: str
+    container: Any
+    stream: Any
+    decoder: Any
+    packets: Iterable[Any]
+    scan: timeline.Scan
+    evidence: evidence.Evidence
+
+    @property
+    def promised(self) -> int:
+        """Frames that the header and the packets promise, before equation (1)."""
+        counted = max(self.evidence.counted(self.stream), self.scan.packets)
+        return counted - self.scan.hidden
+
+
+@contextlib.contextmanager
+def open_movie(
+    file: Any, kind: str, *, name: str, max_pixels: int, keep: bool
+) -> Iterator[source.Source]:
+    """The first video stream that is none of cover art.
+
+    Args:
+      file: of bytes, at any position.
+      kind: key of `DEMUXERS`.
+      name: of the file in errors.
+      max_pixels: most pixels of a frame.
+      keep: hold packets in memory rather than read the file twice.
+
+    Raises:
+      MediaError: unreadable, truncated as far as is known before decoding, or frames of
+        more than `max_pixels`.
+    """
+    found = evidence.collect(file, kind, name=name)
+    with contextlib.ExitStack() as stack:
+        container, stream, decoder = stack.enter_context(
+            _container(file, kind, name=name, max_pixels=max_pixels)
+        )
+        packets = _packets(container, stream, name=name)
+        if keep:
+            packets = list(packets)
+        clock = found.clock(container, stream)
+        try:
+            scan = timeline.scan(packets, stream, clock=clock)
+        except ValueError as error:
+            raise common.MediaError(f"{name}: {error}") from error
+        if not keep:
+            stack.close()
+            container, stream, decoder = stack.enter_context(
+                _container(file, kind, name=name, max_pixels=max_pixels)
+            )
+            packets = _packets(container, stream, name=name)
+        movie = Movie(name, container, stream, decoder, packets, scan, found)
+        if not keep:  # all of it is to be read
+            check_whole(movie, scan.packets - scan.hidden)
+        yield _source(movie, _geometry(file, kind, stream=stream))
+
+
+def _source(movie: Movie, geometry: pixels.Geometry) -> source.Source:
+    context = movie.stream.codec_context
+    notes: list[str] = []
+    metadata = dict(movie.stream.metadata) | dict(movie.container.metadata)
+    if movie.scan.undecodable:
+        count = len(movie.scan.undecodable)
+        notes.append(f"{count} frames before its first key frame cannot be decoded")
+    return source.Source(
+        name=movie.name,
+        container=movie.container.format.name,
+        codec=context.name,
+        size=(context.width, context.height),
+        stored=movie.promised,
+        fps=movie.scan.fps,
+        order=movie.scan.order,
+        pictures=_pictures(movie, geometry, notes=notes, metadata=metadata),
+        metadata=metadata,
+        notes=notes,
+    )
+
+
+@contextlib.contextmanager
+def _container(
+    file: Any, kind: str, *, name: str, max_pixels: int
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Open a file, find its video stream and a decoder, and check its size."""
+    with opened(file, DEMUXERS[kind], name=name) as container:
+        stream = _video_stream(container, name=name)
+        context = stream.codec_context
+        if context is None:
+            raise common.MediaError(f"{name}: its video codec is not supported")
+        common.check_pixels(
+            name, context.height, width=context.width, max_pixels=max_pixels
+        )
+        decoder = _decoder(stream, name=name)
+        limit_decoder(decoder, max_pixels=max_pixels)
+        yield container, stream, decoder
+
+
+@contextlib.contextmanager
+def opened(file: Any, demuxers: str, *, name: str) -> Iterator[Any]:
+    """A container of PyAV, of one of these demuxers."""
+    pyav = common.pyav()
+    file.seek(0)
+    try:
+        container = pyav.open(file, options={"format_whitelist": demuxers})
+    except (pyav.FFmpegError, ValueError, OSError) as error:
+        raise common.MediaError(
+            f"{name}: not a video or image that can be read: {common.cause(error)}"
+        ) from error
+    with container:
+        yield container
+
+
+def limit_decoder(context: Any, *, max_pixels: int) -> None:
+    """One thread: threads inside a data worker deadlock, and clips are short."""
+    context.thread_type, context.thread_count = "NONE", 1
+    context.options = {"max_pixels": str(max_pixels)}
+
+
+def _video_stream(container: Any, *, name: str) -> Any:
+    """The first stream of video that is shown by default, cover art apart."""
+    disposition = common.pyav().stream.Disposition
+    streams = list(container.streams.video)
+    covers = disposition.attached_pic | disposition.timed_thumbnails
+    moving = [s for s in streams if not s.disposition & covers]
+    if not moving:
+        what = "only a cover picture" if streams else "no video stream"
+        holds = sorted({s.type for s in container.streams if s not in streams})
+        beside = f" (it holds {', '.join(holds)})" if holds else ""
+        raise common.MediaError(f"{name}: {what} in it{beside}")
+    default = [s for s in moving if s.disposition & disposition.default]
+    return (default or moving)[0]
+
+
+def _decoder(stream: Any, *, name: str) -> Any:
+    """The stream's own, or one that reads the alpha that it tells of."""
+    context = stream.codec_context
+    if stream.metadata.get("alpha_mode") != "1" or context.name not in _WITH_ALPHA:
+        return context
+    pyav = common.pyav()
+    try:
+        decoder = pyav.CodecContext.create(_WITH_ALPHA[context.name], "r")
+    except (pyav.FFmpegError, ValueError) as error:
+        raise common.MediaError(
+            f"{name}: {context.name} with transparency, for which this PyAV has no "
+            "decoder: save it without"
+        ) from error
+    decoder.extradata = context.extradata
+    return decoder
+
+
+def _geometry(file: Any, kind: str, *, stream: Any) -> pixels.Geometry:
+    aspect = stream.sample_aspect_ratio
+    # Viewers ignore what a gif says of its pixels.
+    if kind == "gif" or not aspect or not 1 / 64 <= aspect <= 64:
+        aspect = pixels.Geometry().aspect
+    aperture = boxes.aperture(file, stream.id) if kind == "mov" else None
+    return pixels.Geometry(aspect, aperture)
+
+
+def _packets(container: Any, stream: Any, *, name: str) -> Iterator[Any]:
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except common.pyav().FFmpegError as error:
+        raise common.MediaError(f"{name}: {common.cause(error)}") from error
+
+
+def _pictures(
+    movie: Movie, geometry: pixels.Geometry, *, notes: list[str], metadata: dict
+) -> Iterator[source.Picture]:
+    """Every frame in presentation order, then the checks of a full read.
+
+    Raises:
+      MediaError: a frame cannot be decoded, is damaged, or is missing.
+    """
+    pyav, name, count = common.pyav(), movie.name, 0
+    packet: list[Any] = [None]
+    try:
+        for frame in pixels.progressive(_decoded(movie, packet), notes):
+            if not count:
+                metadata.update(frame.metadata)
+                colours = pixels.wide_colours(frame)
+                if colours:
+                    notes.append(f"colours of {colours} were brought to sRGB")
+            still = bytes(packet[0] or b"") if frame.format.name != "gif" else b""
+            shown = pixels.picture(frame, geometry, still=still)
+            count += 1
+            yield shown
+    except pyav.FFmpegError as error:
+        where = f"after frame {count}" if count else "at the first frame"
+        raise common.MediaError(f"{name}: {common.cause(error)} {where}") from error
+    except ValueError as error:
+        if isinstance(error, common.MediaError):
+            raise
+        raise common.MediaError(f"{name}: {error}") from error
+    check_whole(movie, count)
+
+
+def _decoded(movie: Movie, last_packet: list[Any]) -> Iterator[Any]:
+    name, count, size = movie.name, 0, None
+    for index, packet in enumerate(itertools.chain(movie.packets, (None,))):
+        if index in movie.scan.undecodable:
+            continue
+        last_packet[0] = packet
+        for frame in movie.decoder.decode(packet):
+            if frame.is_corrupt:
+                raise common.MediaError(f"{name}: frame {count} is damaged")
+            size = size or (frame.width, frame.height)
+            if size != (frame.width, frame.height):
+                raise common.MediaError(
+                    f"{name}: frame {count} is {frame.width} x {frame.height}, the "
+                    f"first is {size[0]} x {size[1]}: cut it there"
+                )
+            count += 1
+            yield frame
+
+
+def check_whole(movie: Movie, count: int) -> None:
+    """Refuse a file of which so many frames are there, if it promises more.
+
+    Raises:
+      MediaError: with both numbers.
+    """
+    if not count:
+        raise common.MediaError(f"{movie.name}: no frames in it")
+    if count < movie.promised:
+        raise common.MediaError(
+            f"{movie.name}: holds {movie.promised} frames but {count} decode; "
+            "truncated or damaged"
+        )
+    declared = evidence.declared_end(movie.container, movie.stream)
+    times = movie.scan.times
+    if declared is None or len(times) < 2:
+        return
+    gap = float((times[1:] - times[:-1]).max())
+    length = float(times[-1] - times[0]) + max(gap, movie.scan.last)
+    end = length if declared.from_first else max(0.0, float(times[0])) + length
+    # Headers of whole files are off by as much as a frame.
+    if end + 1.5 * gap < declared.seconds:
+        raise common.MediaError(
+            f"{movie.name}: declares {declared.seconds:.2f} s but its frames end at "
+            f"{end:.2f} s; truncated"
+        )

@@ -1,0 +1,250 @@
+"""Decoded frames to RGB as they are shown: upright, over white, in the colours of sRGB.
+
+A frame is stored in another shape than it is shown in: with pixels that are not square,
+a clean aperture, an orientation. They are applied in this order: cut, stretched to
+square pixels, oriented.
+
+Wide colours (BT.2020, P3) and high dynamic range (PQ, HLG) are brought to BT.709 and
+sRGB by FFmpeg's scaler, relative to a white of 203 cd/m2 (ITU-R BT.2408).
+"""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from soraflax.media import common, orientation, source
+
+# ITU-T H.273: primaries and transfer characteristics.
+_WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+_HDR = {16: "PQ", 18: "HLG"}
+_BT709, _SRGB = 1, 13
+# A table of colours takes seconds to make: those of the last few kinds are kept.
+_SCALERS = threading.local()
+_MOST_SCALERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How the frames of a stream are shown.
+
+    Attributes:
+      aspect: width of a pixel over its height.
+      aperture: width, height and offsets of the centre of what is shown; None for all.
+      turn: orientation of all frames; None to read it from each.
+    """
+
+    aspect: Fraction = Fraction(1)
+    aperture: tuple[float, ...] | None = None
+    turn: orientation.Orientation | None = None
+
+    def box(self, size: source.Size) -> tuple[int, int, int, int]:
+        """Left, top, width and height of what is shown of a stored frame."""
+        whole = (0, 0, *size)
+        if self.aperture is None:
+            return whole
+        width, height = (round(side) for side in self.aperture[:2])
+        left, top = (
+            round((side - part) / 2 + offset)
+            for side, part, offset in zip(
+                size, (width, height), self.aperture[2:], strict=True
+            )
+        )
+        inside = (
+            0 <= left < left + width <= size[0] and 0 <= top < top + height <= size[1]
+        )
+        return (left, top, width, height) if inside else whole
+
+    def square(self, size: source.Size) -> source.Size:
+        """Width and height in square pixels, before orientation."""
+        return max(1, round(size[0] * self.aspect)), size[1]
+
+
+def picture(frame: Any, geometry: Geometry, *, still: bytes = b"") -> source.Picture:
+    """A frame as it will be shown.
+
+    Args:
+      frame: of PyAV.
+      geometry: of its stream.
+      still: the file that the frame was decoded from, where it may hold EXIF.
+
+    Raises:
+      ValueError: a display matrix that is no orientation.
+    """
+    turn = geometry.turn or _orientation(frame, still)
+    box = geometry.box((frame.width, frame.height))
+    shown = turn.size(geometry.square(box[2:]))
+
+    def convert(size: source.Size | None) -> UInt8[np.ndarray, "H W 3"]:
+        stored = None if size is None else turn.size(size)
+        square = turn.size(shown)
+        return turn.apply(to_rgb(frame, box, stored=stored, square=square))
+
+    return source.Picture(shown, convert)
+
+
+def to_rgb(
+    frame: Any,
+    box: tuple[int, int, int, int],
+    *,
+    stored: source.Size | None,
+    square: source.Size,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a part of a frame, over white, not yet oriented.
+
+    Args:
+      frame: of PyAV.
+      box: left, top, width and height of the part.
+      stored: width and height to average to by area; None for `square`.
+      square: width and height in square pixels.
+    """
+    left, top, width, height = box
+    whole = (width, height) == (frame.width, frame.height)
+    target = stored or square
+    # Averaging makes pixels larger as steps.
+    method = "AREA" if stored else "BICUBIC"
+    if whole:
+        pixels = _scaled(frame, target, method=method)
+    else:
+        pixels = _scaled(frame, (frame.width, frame.height), method=method)
+        pixels = pixels[top : top + height, left : left + width]
+        if target != (width, height):
+            layout = "rgba" if pixels.shape[2] == 4 else "rgb24"
+            part = common.pyav().VideoFrame.from_ndarray(
+                np.ascontiguousarray(pixels), format=layout
+            )
+            pixels = _scaled(part, target, method=method)
+    return over_white(pixels) if pixels.shape[2] == 4 else np.ascontiguousarray(pixels)
+
+
+def _scaled(
+    frame: Any, size: source.Size, *, method: str
+) -> UInt8[np.ndarray, "H W C"]:
+    # A palette's colours have alpha, though its one component, the index, has not.
+    layout = frame.format
+    alpha = layout.name == "pal8" or any(c.is_alpha for c in layout.components)
+    if size == (frame.width, frame.height):
+        method = "BILINEAR"
+    options = {
+        "width": size[0],
+        "height": size[1],
+        "format": "rgba" if alpha else "rgb24",
+        "interpolation": method,
+        "threads": 1,
+    }
+    if wide_colours(frame) is None:
+        return frame.reformat(**options).to_ndarray()
+    if int(frame.color_trc) == 2:
+        frame.color_trc = _BT709
+    trc = _SRGB if int(frame.color_trc) in _HDR else int(frame.color_trc)
+    options |= {"dst_color_trc": trc, "dst_color_primaries": _BT709}
+    key = (layout.name, int(frame.color_trc), int(frame.color_primaries), *size)
+    return _scaler(key).reformat(frame, **options).to_ndarray()
+
+
+def to_rgba(frame: Any) -> UInt8[np.ndarray, "H W 4"]:
+    """A frame as stored; opaque where it has no alpha."""
+    pixels = _scaled(frame, (frame.width, frame.height), method="BILINEAR")
+    if pixels.shape[2] == 4:
+        return pixels.copy()
+    opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    return np.concatenate([pixels, opaque], axis=2)
+
+
+def resized(
+    rgb: UInt8[np.ndarray, "H W 3"], size: source.Size
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture averaged by area to a width and height."""
+    if size == (rgb.shape[1], rgb.shape[0]):
+        return rgb
+    frame = common.pyav().VideoFrame.from_ndarray(rgb, format="rgb24")
+    return np.ascontiguousarray(_scaled(frame, size, method="AREA"))
+
+
+def _scaler(key: tuple[Any, ...]) -> Any:
+    """A scaler whose table of colours is that of the last frame of the same kind."""
+    known = _SCALERS.__dict__.setdefault("known", {})
+    if key not in known:
+        while len(known) >= _MOST_SCALERS:
+            known.pop(next(iter(known)))
+        known[key] = common.pyav().video.reformatter.VideoReformatter()
+    return known[key]
+
+
+def wide_colours(frame: Any) -> str | None:
+    """Name of colours that sRGB has not; None where there are none."""
+    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
+    if transfer in _HDR:
+        return f"{_WIDE.get(primaries, 'BT.709')} {_HDR[transfer]}"
+    return _WIDE.get(primaries)
+
+
+def _orientation(frame: Any, still: bytes) -> orientation.Orientation:
+    try:
+        data = frame.side_data
+    except ValueError:  # EXIF, which PyAV does not know; it is in the file's bytes
+        from soraflax.media import stills
+
+        return (
+            stills.orientation_of(still)
+            if frame.rotation or still
+            else (orientation.UPRIGHT)
+        )
+    for one in data:
+        if one.type.name == "DISPLAYMATRIX":
+            return orientation.from_matrix(bytes(one))
+    return orientation.UPRIGHT
+
+
+def over_white(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours with alpha, not premultiplied, over white."""
+    rgb, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return np.ascontiguousarray(rgb)
+    # 127 more than the sum rounds the quotient to the nearest level.
+    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def progressive(frames: Iterator[Any], notes: list[str]) -> Iterator[Any]:
+    """Frames whose interlaced ones are deinterlaced; as many, with their times."""
+    frames = iter(frames)
+    for frame in frames:
+        if frame.interlaced_frame:
+            notes.append("interlaced: both fields of each frame were made one (bwdif)")
+            yield from _deinterlaced(frame, frames)
+            return
+        yield frame
+
+
+def _deinterlaced(first: Any, others: Iterator[Any]) -> Iterator[Any]:
+    pyav = common.pyav()
+    graph = pyav.filter.Graph()
+    entry = graph.add_buffer(
+        width=first.width,
+        height=first.height,
+        format=first.format,
+        time_base=first.time_base or Fraction(1, 1000),
+    )
+    weave = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+    exit_ = graph.add("buffersink")
+    entry.link_to(weave)
+    weave.link_to(exit_)
+    graph.configure()
+
+    def ready() -> Iterator[Any]:
+        with contextlib.suppress(pyav.BlockingIOError, pyav.EOFError):
+            while True:
+                yield graph.pull()
+
+    graph.push(first)
+    yield from ready()
+    for frame in others:
+        graph.push(frame)
+        yield from ready()
+    graph.push(None)
+    yield from ready()
