@@ -4,12 +4,13 @@
 |---|---|
 | mp4, mov | boxes that are whole; samples that its edit list leaves |
 | avi | frames in its header, less chunks without bytes, which hold the frame before |
-| mkv, webm | when its stream ends, or how long it is where mkvmerge wrote that |
+| mkv, webm | bytes of its segment; when its stream ends, by mkvmerge how long it is |
 | gif | frames up to its last byte |
 """
 
 import contextlib
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,8 @@ def collect(file: Any, kind: str, *, name: str) -> Evidence:
     """
     if kind == "mov":
         boxes.check_whole(file, name)
+    if kind == "matroska":
+        _check_segment(file, name)
     if kind == "avi":
         empty = _avi_empty_chunks(file)
         used = np.flatnonzero(~empty)
@@ -91,6 +94,36 @@ def declared_end(container: Any, stream: Any) -> End | None:
     if len(container.streams) > 1 or not container.duration:
         return None
     return End(container.duration / 1e6, from_first=False)
+
+
+def _check_segment(file: Any, name: str) -> None:
+    """Refuse a matroska file that ends before its segment does (RFC 8794, 9559).
+
+    Raises:
+      MediaError: with how much is missing.
+    """
+    file.seek(4)
+    header = _variable_size(file)
+    file.seek(header or 0, os.SEEK_CUR)
+    if header is None or file.read(4) != b"\x18\x53\x80\x67":
+        return
+    size = _variable_size(file)
+    missing = file.tell() + (size or 0) - formats.length(file)
+    if missing > 0:
+        raise common.MediaError(
+            f"{name}: truncated: {missing} bytes are missing at its end"
+        )
+
+
+def _variable_size(file: Any) -> int | None:
+    """Size of an element; None where it is not known, as in what is live."""
+    first = (file.read(1) or b"\0")[0]
+    width = 9 - first.bit_length() if first else 0
+    data = file.read(width - 1) if width else b""
+    if not width or len(data) < width - 1:
+        return None
+    value = int.from_bytes(bytes([first & (0xFF >> width)]) + data, "big")
+    return None if value == (1 << 7 * width) - 1 else value
 
 
 def _avi_empty_chunks(file: Any) -> Bool[np.ndarray, "chunks"]:

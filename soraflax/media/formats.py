@@ -71,14 +71,14 @@ def kind(file: Any, name: str) -> str:
         return _boxed(head, name)
     for magic, what, advice in _REFUSED:
         if head.startswith(magic):
-            raise _refusal(name, what, advice)
+            raise _refusal(name, what, advice=advice)
     for first in (0, 4):
         if head[first : first + 1] == head[first + _TRANSPORT + first :][:1] == b"G":
-            raise _refusal(name, "an MPEG transport stream (.ts, .mts)", _REMUX)
+            raise _refusal(name, "an MPEG transport stream (.ts, .mts)", advice=_REMUX)
     raise common.MediaError(f"{name}: not a video or image: use {READ}")
 
 
-def _refusal(name: str, what: str, advice: str) -> common.MediaError:
+def _refusal(name: str, what: str, *, advice: str) -> common.MediaError:
     return common.MediaError(f"{name}: {what}, which is not read: {advice}")
 
 
@@ -89,7 +89,7 @@ def _riff(head: bytes, name: str) -> str:
     if form == b"WEBP":
         return "webp"
     if form == b"WAVE":
-        raise _refusal(name, "audio (.wav)", _NO_PICTURE)
+        raise _refusal(name, "audio (.wav)", advice=_NO_PICTURE)
     raise common.MediaError(f"{name}: not a video or image: use {READ}")
 
 
@@ -98,7 +98,7 @@ def _boxed(head: bytes, name: str) -> str:
     if head[4:8] != b"ftyp":
         return "mov"
     if brand == b"crx ":
-        raise _refusal(name, "a raw photo (.cr3)", _SAVE)
+        raise _refusal(name, "a raw photo (.cr3)", advice=_SAVE)
     return "heif" if brand in _PICTURES else "mov"
 
 

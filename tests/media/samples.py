@@ -1,0 +1,233 @@
+"""Small files of many containers, codecs and properties, made with PyAV."""
+
+import io
+import struct
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+BLUE, RED = (40, 90, 200), (220, 40, 30)
+HEIGHT, WIDTH = 32, 48
+
+
+def moving(frames: int = 12, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """A red square that moves right on blue, and a white corner at the top left."""
+    video = np.full((frames, height, width, 3), BLUE, np.uint8)
+    for t in range(frames):
+        at = 8 + 2 * t % (width - 20)
+        video[t, 12:24, at : at + 12] = RED
+    video[:, :6, :6] = 255
+    return video
+
+
+def encode(
+    frames: np.ndarray,
+    *,
+    container: str = "matroska",
+    codec: str = "ffv1",
+    pixel_format: str = "bgr0",
+    options: dict[str, str] | None = None,
+    times: Iterable[int] | None = None,
+    edit: Callable[[Any], None] = lambda stream: None,
+    edit_frame: Callable[[Any], None] = lambda frame: None,
+) -> bytes:
+    """Frames `[T, H, W, 3 or 4]` as the bytes of a file of 24 frames per second.
+
+    `edit` gets the stream before encoding, `edit_frame` each frame; `times` count
+    24ths of a second.
+    """
+    buffer = io.BytesIO()
+    layout = "rgba" if frames.shape[3] == 4 else "rgb24"
+    with av.open(buffer, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=24, options=options or {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.codec_context.thread_count = 1
+        edit(stream)
+        for time, pixels in zip(times or range(len(frames)), frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format=layout)
+            frame = frame.reformat(format=pixel_format, threads=1)
+            frame.pts, frame.time_base = time, Fraction(1, 24)
+            edit_frame(frame)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+X264 = {"preset": "ultrafast", "crf": "10"}
+
+
+def h264(frames: np.ndarray | None = None, **keywords: Any) -> bytes:
+    """mp4 of H.264, 4:2:0, unless told otherwise."""
+    keywords = {"container": "mp4", "codec": "libx264", "pixel_format": "yuv420p"} | {
+        "options": X264,
+        **keywords,
+    }
+    return encode(moving() if frames is None else frames, **keywords)
+
+
+def open_gop(codec: str, container: str) -> bytes:
+    """A stream copy from the second group of pictures on, which is open."""
+    rules = "keyint=8:min-keyint=8:bframes=3:scenecut=0:open-gop=1"
+    options = {"libx264": {"x264-params": rules}}
+    options["libx265"] = {"x265-params": f"{rules}:log-level=none"}
+    whole = encode(
+        moving(24, 64, 96),
+        codec=codec,
+        pixel_format="yuv420p",
+        options=options[codec] | {"preset": "medium"},
+    )
+    return copied(whole, container, after=7.5 / 24)
+
+
+def copied(data: bytes, container: str, *, after: float = 0.0) -> bytes:
+    """The packets of a file from the first key frame after so many seconds on."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source:
+        stream = source.streams.video[0]
+        with av.open(buffer, "w", format=container) as out:
+            copy = out.add_stream_from_template(stream)
+            begun = False
+            for packet in source.demux(stream):
+                if packet.size:
+                    late = packet.is_keyframe and packet.pts * stream.time_base > after
+                    begun = begun or bool(late)
+                    if begun:
+                        packet.stream = copy
+                        out.mux(packet)
+    return buffer.getvalue()
+
+
+def picture(kind: str, rgb: np.ndarray | None = None, **keywords: Any) -> bytes:
+    """A still of Pillow's, of any kind that it writes."""
+    rgb = moving(1)[0] if rgb is None else rgb
+    buffer = io.BytesIO()
+    if kind in ("jpeg", "webp", "avif"):
+        keywords = {"quality": 95} | keywords
+    Image.fromarray(rgb).save(buffer, kind, **keywords)
+    return buffer.getvalue()
+
+
+def oriented(kind: str, number: int) -> bytes:
+    """A still with an orientation of EXIF."""
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return picture(kind, exif=exif.tobytes())
+
+
+def with_matrix(a: float, b: float, c: float, d: float) -> bytes:
+    """mp4 with a display matrix: (x, y) is shown at (a x + c y, b x + d y)."""
+    values = [int(65536 * v) for v in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
+
+    def edit(stream: Any) -> None:
+        stream.set_display_matrix(values)
+
+    return h264(edit=edit)
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    """A box of an ISO base media file."""
+    data = b"".join(parts)
+    return struct.pack(">I", 8 + len(data)) + kind + data
+
+
+def full_box(kind: bytes, *parts: bytes, version: int = 0, flags: int = 0) -> bytes:
+    """A box with a version and flags."""
+    return box(kind, struct.pack(">I", version << 24 | flags), *parts)
+
+
+def heic(
+    tiles: list[np.ndarray],
+    *,
+    grid: tuple[int, int, int, int] | None = None,
+    properties: list[bytes] | None = None,
+) -> bytes:
+    """A heic picture: one, or a grid (rows, columns, width, height) of tiles.
+
+    Args:
+      tiles: pictures of one size, `[H, W, 3]`.
+      grid: how they lie; None for the first alone.
+      properties: boxes of the primary item, such as `irot`.
+    """
+    params = "lossless=1:log-level=none:keyint=1"
+    coded = [
+        encode(
+            tile[None],
+            container="mp4",
+            codec="libx265",
+            pixel_format="yuv444p",
+            options={"x265-params": params, "preset": "ultrafast"},
+        )
+        for tile in tiles
+    ]
+    payloads, configs = [], []
+    for data in coded:
+        with av.open(io.BytesIO(data)) as file:
+            stream = file.streams.video[0]
+            configs.append(bytes(stream.codec_context.extradata or b""))
+            payloads.append(bytes(next(iter(file.demux(stream)))))
+    count, primary = len(tiles), 1
+    first = 2 if grid else 1
+    items = [(first + i, b"hvc1") for i in range(count)]
+    if grid:
+        rows, columns, width, height = grid
+        layout = struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height)
+        items.insert(0, (1, b"grid"))
+        payloads.insert(0, layout)
+    height, width = (grid[3], grid[2]) if grid else tiles[0].shape[:2]
+    whole = full_box(b"ispe", struct.pack(">II", width, height))
+    part = full_box(b"ispe", struct.pack(">II", *tiles[0].shape[1::-1]))
+    shared = [whole, part, box(b"hvcC", configs[0]), *(properties or [])]
+    extra = list(range(4, 4 + len(properties or [])))
+    # (item, its properties by number, from 1 on)
+    owned = [(1, [1, *extra] if grid else [1, 3, *extra])]
+    owned += [(first + i, [2, 3]) for i in range(count) if grid or i]
+    ipma = struct.pack(">I", len(owned)) + b"".join(
+        struct.pack(">HB", item, len(own)) + bytes(0x80 | n for n in own)
+        for item, own in owned
+    )
+    infe = b"".join(
+        full_box(b"infe", struct.pack(">HH", i, 0), kind, b"\0", version=2)
+        for i, kind in items
+    )
+    parts = [
+        full_box(b"hdlr", b"\0" * 4, b"pict", b"\0" * 13),
+        full_box(b"pitm", struct.pack(">H", primary)),
+        full_box(b"iinf", struct.pack(">H", len(items)), infe),
+        box(b"iprp", box(b"ipco", *shared), full_box(b"ipma", ipma)),
+    ]
+    if grid:
+        numbers = b"".join(struct.pack(">H", first + i) for i in range(count))
+        dimg = box(b"dimg", struct.pack(">HH", 1, count), numbers)
+        parts.append(full_box(b"iref", dimg))
+
+    def meta(start: int) -> bytes:
+        places = b""
+        for (item, _), payload in zip(items, payloads, strict=True):
+            places += struct.pack(">HHHII", item, 0, 1, start, len(payload))
+            start += len(payload)
+        iloc = full_box(b"iloc", b"\x44\0", struct.pack(">H", len(items)), places)
+        return full_box(b"meta", *parts, iloc)
+
+    brands = box(b"ftyp", b"heic", b"\0" * 4, b"mif1heic")
+    start = len(brands) + len(meta(0)) + 8
+    return brands + meta(start) + box(b"mdat", *payloads)
+
+
+def jpegs_in_a_movie(jpeg: bytes, *, frames: int) -> bytes:
+    """avi whose every frame is the same jpeg."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="avi") as out:
+        stream = out.add_stream("mjpeg", rate=24)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+        for time in range(frames):
+            packet = av.Packet(jpeg)
+            packet.pts = packet.dts = time
+            packet.time_base, packet.stream = Fraction(1, 24), stream
+            packet.is_keyframe = True
+            out.mux(packet)
+    return buffer.getvalue()
