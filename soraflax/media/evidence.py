@@ -142,11 +142,12 @@ def _avi_empty_chunks(file: Any) -> Bool[np.ndarray, "chunks"]:
             entries = entries.reshape(-1, 16)
             # A chunk is named by two digits of its stream, then dc or db for video.
             names = np.ascontiguousarray(entries[:, :4]).view("S4")[:, 0]
-            video = [n for n in np.unique(names) if n[2:] in (b"dc", b"db")]
+            video = sorted(n for n in set(names.tolist()) if n[2:] in (b"dc", b"db"))
             if not video:
                 return none
-            own = entries[names == min(video)]
-            return ~own[:, 12:].any(axis=1)
+            stream = video[0][:2]
+            own = entries[np.isin(names, [stream + b"dc", stream + b"db"])]
+            return (own[:, 12:] == 0).all(axis=1)
         at += 8 + size + size % 2
     return none
 

@@ -33,7 +33,8 @@ class Orientation:
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height as shown of those as stored, or the other way round."""
-        return size[::-1] if self.exchanged else size
+        width, height = size
+        return (height, width) if self.exchanged else size
 
     def apply(
         self, pixels: Shaped[np.ndarray, "h w c"]

@@ -10,6 +10,7 @@ from data_pipelines import records
 from data_pipelines.builders import captions, files, folder, world
 from data_pipelines.worlds import bodies
 from soraflax import media
+from soraflax.media import formats
 
 CLIPS = Path(__file__).parent.parent / "data" / "clips"
 
@@ -39,7 +40,7 @@ def test_every_file_is_accounted_for(clips: Path) -> None:
     assert {line["input"]: line.get("reason") for line in report} == {
         "captions.jsonl:4": "caption names a missing file: gone.avi",
         "a.png": None,
-        "bad.mp4": "not a video or image",
+        "bad.mp4": f"not a video or image: use {formats.READ}",
         "mute.gif": "no caption",
         "sub/b.MKV": None,
         "notes.md": "not a video or image suffix: .md",
