@@ -43,13 +43,16 @@ class Evidence:
             return max(0, stream.frames - self.empty)
         return self.images or stream.frames
 
-    def clock(self, container: Any, stream: Any) -> timeline.Clock:
+    def clock(self, stream: Any) -> timeline.Clock:
         """How the container counts time."""
         if self.kind == "avi" and stream.time_base:
             rate = float(1 / stream.time_base)
             return timeline.Clock(rate, steady=True, held=self.trailing)
         rate = stream.guessed_rate or stream.average_rate
-        return timeline.Clock(float(rate) if rate else None)
+        declared = float(rate) if rate else None
+        if self.kind == "gif":
+            return timeline.Clock(declared, shortest=0.015, default=0.1)
+        return timeline.Clock(declared)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ _TRANSPORT = 188  # bytes of a packet; cameras put a time of four bytes before e
 
 
 def kind(file: Any, name: str) -> str:
-    """One of mov, heif, matroska, avi, gif, png, jpeg, webp; leaves `file` at 0.
+    """One of mov, heif, matroska, avi, gif, or of `stills.KINDS`; leaves `file` at 0.
 
     Raises:
       MediaError: anything else, by its name where it is known.
@@ -99,6 +99,8 @@ def _boxed(head: bytes, name: str) -> str:
         return "mov"
     if brand == b"crx ":
         raise _refusal(name, "a raw photo (.cr3)", advice=_SAVE)
+    if brand == b"avis":
+        return "avif animation"
     return "heif" if brand in _PICTURES else "mov"
 
 

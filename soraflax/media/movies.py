@@ -25,6 +25,7 @@ from soraflax.media import (
 )
 
 DEMUXERS = {"mov": "mov", "matroska": "matroska,webm", "avi": "avi", "gif": "gif"}
+_STILL_CODECS = ("mjpeg", "png", "bmp", "gif")
 # Decoders of FFmpeg's own leave the alpha of these out.
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -73,7 +74,7 @@ def open_movie(
         packets = _packets(container, stream, name=name)
         if keep:
             packets = list(packets)
-        clock = found.clock(container, stream)
+        clock = found.clock(stream)
         try:
             scan = timeline.scan(packets, stream, clock=clock)
         except ValueError as error:
@@ -97,6 +98,8 @@ def _source(movie: Movie, geometry: pixels.Geometry) -> source.Source:
     if movie.scan.undecodable:
         count = len(movie.scan.undecodable)
         notes.append(f"{count} frames before its first key frame cannot be decoded")
+    if movie.scan.order is not None:
+        notes.append(timeline.note(movie.scan.fps))
     return source.Source(
         name=movie.name,
         container=movie.container.format.name,
@@ -161,8 +164,15 @@ def _video_stream(container: Any, *, name: str) -> Any:
         holds = sorted({s.type for s in container.streams if s not in streams})
         beside = f" (it holds {', '.join(holds)})" if holds else ""
         raise common.MediaError(f"{name}: {what} in it{beside}")
-    default = [s for s in moving if s.disposition & disposition.default]
-    return (default or moving)[0]
+    # Further choices only where they leave something: a picture file has one of its
+    # items as a stream, and a track that is a picture is a cover where others are not.
+    for preferred in (
+        lambda s: s.duration or s.frames != 1,
+        lambda s: s.codec_context is None or s.codec_context.name not in _STILL_CODECS,
+        lambda s: s.disposition & disposition.default,
+    ):
+        moving = [s for s in moving if preferred(s)] or moving
+    return moving[0]
 
 
 def _decoder(stream: Any, *, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""png, apng, jpg and webp: pictures, and the animations of two of them (Pillow).
+"""png, jpg, webp: pictures, and animations of png, webp and avif (Pillow).
 
 A png or a jpg ends where its picture ends: what follows, such as the further pictures
 of a multi-picture jpg or the movie of a motion photo, is left out. Colours are those of
@@ -16,7 +16,12 @@ from jaxtyping import UInt8
 
 from soraflax.media import common, orientation, pixels, source, timeline
 
-KINDS = {"png": ("PNG",), "jpeg": ("JPEG",), "webp": ("WEBP",)}
+KINDS = {
+    "png": ("PNG",),
+    "jpeg": ("JPEG",),
+    "webp": ("WEBP",),
+    "avif animation": ("AVIF",),
+}
 _ORIENTATION = 0x0112
 # Milliseconds: viewers show frames of no duration, or next to none, for longer.
 _SHORTEST, _DEFAULT = 11, 100
@@ -39,10 +44,12 @@ def open_still(file: Any, kind: str, *, name: str, max_pixels: int) -> source.So
         times = np.concatenate([[0.0], np.cumsum(seconds)])
         fps, order = timeline.constant_rate(times[:-1], last=seconds[-1])
         image = _opened(file, kind, name=name)  # frames come in order, from the first
+    if order is not None:
+        notes.append(timeline.note(fps))
     return source.Source(
         name=name,
-        container=kind,
-        codec=kind,
+        container=kind.split()[0],
+        codec=kind.split()[0],
         size=(width, height),
         stored=len(indices),
         fps=fps,

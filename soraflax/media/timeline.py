@@ -47,11 +47,15 @@ class Clock:
       declared: frame rate; None where it does not say.
       steady: the rate is exact, and a frame that is missing is shown for longer.
       held: times that the last frame is shown again.
+      shortest: seconds; frames that are shown for less are shown for `default`.
+      default: seconds.
     """
 
     declared: float | None = None
     steady: bool = False
     held: int = 0
+    shortest: float = 0.0
+    default: float = 0.0
 
 
 def scan(packets: Iterable[Any], stream: Any, *, clock: Clock) -> Scan:
@@ -84,11 +88,22 @@ def scan(packets: Iterable[Any], stream: Any, *, clock: Clock) -> Scan:
         elif stamp is not None:
             shown.append((stamp * base, (packet.duration or 0) * base))
     shown.sort()
+    if shown and min(length for _, length in shown) < clock.shortest:
+        shown = _lengthened(shown, clock)
     times = np.array([time for time, _ in shown], np.float64)
     last = shown[-1][1] if shown else 0.0
     fps, order = _timeline(times, last, clock=clock)
     left_out = frozenset(undecodable)
     return Scan(count, hidden + len(left_out), left_out, times, last, fps, order)
+
+
+def _lengthened(
+    shown: list[tuple[float, float]], clock: Clock
+) -> list[tuple[float, float]]:
+    """Times and lengths as viewers have them, which wait after too short a frame."""
+    lengths = [b if b >= clock.shortest else clock.default for _, b in shown]
+    starts = np.cumsum([0.0, *lengths[:-1]])
+    return list(zip(starts.tolist(), lengths, strict=True))
 
 
 def constant_rate(
@@ -101,6 +116,11 @@ def constant_rate(
       they are evenly spaced and each is shown once.
     """
     return _timeline(times, last, clock=Clock())
+
+
+def note(fps: float) -> str:
+    """What to say of frames that equation (1) chose."""
+    return f"frames unevenly spaced in time: read at {fps:.4g} frames per second"
 
 
 def _lacks_reference(packet: Any, codec: str) -> bool:

@@ -38,6 +38,7 @@ def encode(
     times: Iterable[int] | None = None,
     edit: Callable[[Any], None] = lambda stream: None,
     edit_frame: Callable[[Any], None] = lambda frame: None,
+    muxer: dict[str, str] | None = None,
 ) -> bytes:
     """Frames `[T, H, W, 3 or 4]` as the bytes of a file of 24 frames per second.
 
@@ -46,7 +47,7 @@ def encode(
     """
     buffer = io.BytesIO()
     layout = "rgba" if frames.shape[3] == 4 else "rgb24"
-    with opened(buffer, "w", format=container) as out:
+    with opened(buffer, "w", format=container, options=muxer or {}) as out:
         stream: Any = out.add_stream(codec, rate=24, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
@@ -222,16 +223,115 @@ def heic(
     return brands + meta(start) + box(b"mdat", *payloads)
 
 
-def jpegs_in_a_movie(jpeg: bytes, *, frames: int) -> bytes:
-    """avi whose every frame is the same jpeg."""
+def jpegs_in_a_movie(*jpegs: bytes, frames: int) -> bytes:
+    """avi of these pictures, so many times over."""
     buffer = io.BytesIO()
     with opened(buffer, "w", format="avi") as out:
         stream: Any = out.add_stream("mjpeg", rate=24)
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
-        for time in range(frames):
+        for time, jpeg in enumerate(jpegs * frames):
             packet = av.Packet(jpeg)
             packet.pts = packet.dts = time
             packet.time_base, packet.stream = Fraction(1, 24), stream
             packet.is_keyframe = True
             out.mux(packet)
     return buffer.getvalue()
+
+
+def animation(kind: str, frames: np.ndarray, **keywords: Any) -> bytes:
+    """An animation of Pillow's; `duration` in milliseconds, one or one a frame."""
+    buffer = io.BytesIO()
+    images = [Image.fromarray(frame) for frame in frames]
+    rules = {"save_all": True, "append_images": images[1:], "duration": 100}
+    if kind in ("webp", "avif"):
+        rules["quality"] = 100
+    images[0].save(buffer, kind, **(rules | keywords))
+    return buffer.getvalue()
+
+
+def clear_but_red(frames: np.ndarray) -> np.ndarray:
+    """Frames with alpha: opaque where they are red."""
+    alpha = 255 * (frames == RED).all(-1, keepdims=True)
+    return np.concatenate([frames, alpha.astype(np.uint8)], axis=3)
+
+
+def with_clap(data: bytes, aperture: tuple[int, int, int, int]) -> bytes:
+    """mp4 whose frames are shown in part: width, height, and offsets of the centre."""
+    width, height, across, down = aperture
+    numbers = (width, 1, height, 1, across, 1, down, 1)
+    added = box(b"clap", struct.pack(">IIIIiIiI", *numbers))
+    path = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
+    grown, at = bytearray(data), 0
+    for kind in path:
+        at = data.index(kind, at)
+        (size,) = struct.unpack(">I", data[at - 4 : at])
+        grown[at - 4 : at] = struct.pack(">I", size + len(added))
+    end = at - 4 + size
+    return bytes(grown[:end]) + added + bytes(grown[end:])
+
+
+def with_cover(container: str, *, video: bool) -> bytes:
+    """A picture as first stream, then silence, then a video if asked for."""
+    buffer = io.BytesIO()
+    with opened(buffer, "w", format=container) as out:
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        sound = out.add_stream("aac", rate=8000, layout="mono")
+        stream = out.add_stream("libx264", rate=24, options=X264) if video else None
+        if stream is not None:
+            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        packet = av.Packet(picture("jpeg"))
+        packet.stream, packet.pts, packet.dts, packet.is_keyframe = cover, 0, 0, True
+        out.mux(packet)
+        if stream is not None:
+            for pixels in moving():
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+        silence = np.zeros((1, 4000), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    return buffer.getvalue()
+
+
+def woven(frames: np.ndarray) -> np.ndarray:
+    """Interlaced frames: even rows of one time, odd rows of the next."""
+    frames = frames[: len(frames) // 2 * 2]
+    result = frames[::2].copy()
+    result[:, 1::2] = frames[1::2, 1::2]
+    return result
+
+
+def profile(primaries: dict[bytes, tuple[float, float, float]]) -> bytes:
+    """A colour profile (ICC) of three primaries, XYZ for D50, and a gamma of 2.2."""
+
+    def xyz(values: tuple[float, float, float]) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * v) for v in values))
+
+    text = b"wide"
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(text) + 1) + text + b"\0" * 80
+    tags = {b"desc": description, b"wtpt": xyz((0.9642, 1.0, 0.8249))}
+    tags |= {kind: xyz(values) for kind, values in primaries.items()}
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
+    tags |= {kind: curve for kind in (b"rTRC", b"gTRC", b"bTRC")}
+    table, data = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for kind, value in tags.items():
+        value += b"\0" * (-len(value) % 4)
+        table += kind + struct.pack(">II", start + len(data), len(value))
+        data += value
+    header = struct.pack(">I", start + len(data)) + b"\0" * 4
+    header += b"\x02\x40\0\0mntrRGB XYZ " + b"\0" * 12 + b"acsp"
+    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + data
+
+
+# Display P3 adapted to D50.
+P3 = {
+    b"rXYZ": (0.5151, 0.2412, -0.0011),
+    b"gXYZ": (0.2920, 0.6922, 0.0419),
+    b"bXYZ": (0.1571, 0.0666, 0.7841),
+}
