@@ -8,7 +8,7 @@ DEMO ?= demo
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: help demo gallery trained test test-fast test-page parity plan docs lint format \
+.PHONY: help demo gallery trained test test-fast test-page fuzz parity plan docs lint format \
   constraints dist clean
 
 help: ## these lines
@@ -39,6 +39,10 @@ test: .venv/installed ## every test
 
 test-fast: .venv/installed ## the tests that take minutes, not a quarter of an hour
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+# What fails is kept in build/fuzz; the same seed and number make it again.
+fuzz: .venv/installed ## ten thousand damaged files, each read or refused in one line
+	$(BIN)/python -m tests.media.fuzz --mutations 10000
 
 # Chromium comes from the system, such as `apt-get install chromium`. Gradio wants
 # another Pillow than constraints.txt names.

@@ -126,6 +126,7 @@ NO_MODULE = {
     "experiments/test_two_processes.py": "every stage, in two processes",
     "experiments/test_wan_configs.py": "the configs of one family",
     "generation/test_batch_invariance.py": "the generator, all of it",
+    "media/test_fuzz.py": "every reader, on damaged files",
     "ops/attention/test_packed.py": "every implementation",
     "parity/": "others' code beside ours",
     "reliability/": "runs under faults",

@@ -19,6 +19,7 @@ from typing import Any
 from data_pipelines import records
 from data_pipelines.builders import base, captions, files
 from soraflax import media
+from soraflax.media import guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def probe_clips(
             line["reason"] = "no caption"
             continue
         try:
-            info = media.probe(paths[name], name=name, max_pixels=max_pixels)
+            info = guard.probe(paths[name], name=name, max_pixels=max_pixels)
         except media.MediaError as error:
             line["reason"] = str(error).removeprefix(f"{name}: ")
             continue

@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -124,8 +124,11 @@ def probe(
     *,
     name: str | None = None,
     max_pixels: int = common.MAX_PIXELS,
+    progress: Callable[[], None] = lambda: None,
 ) -> common.VideoInfo:
     """Decode every frame of a file or of its bytes; returns the facts alone.
+
+    `progress` is called after each frame.
 
     Raises:
       MediaError: as `read_video` would.
@@ -141,6 +144,7 @@ def probe(
         count = 0
         for count, picture in enumerate(found.pictures, start=1):  # noqa: B007
             sizes.add(picture.size)
+            progress()
         if len(sizes) != 1:
             raise common.MediaError(f"{name}: turns its picture: cut it there")
         width, height = sizes.pop()

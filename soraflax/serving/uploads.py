@@ -24,6 +24,7 @@ from jaxtyping import Bool, UInt8
 
 from soraflax import media
 from soraflax.generation import resizing
+from soraflax.media import guard
 from soraflax.ops import grid as grids
 
 _PNG = "data:image/png;base64,"
@@ -145,7 +146,7 @@ def read_clip(
       MediaError: too large or too long, unreadable or damaged.
     """
     check_file(path, limits, name=name)
-    with _named(path, name), media.open_frames(path) as stream:
+    with _named(path, name), guard.open_frames(path) as stream:
         rate = fps if stream.frames == 1 else stream.fps or fps
         if stream.frames > limits.seconds * rate + 1:
             raise media.MediaError(
@@ -161,7 +162,7 @@ def read_clip(
             for index, frame in enumerate(stream)
             if index % stride == 0
         ]
-    notes = []
+    notes = [f"{name}: {note}" for note in stream.notes]
     if stride > 1:
         notes.append(
             f"{name}: {rate:.4g} frames a second become {rate / stride:.4g}: "
@@ -174,7 +175,7 @@ def read_clip(
 
 def facts(path: pathlib.Path) -> tuple[tuple[int, int], int, float | None]:
     """Width and height, frames, and frames per second of a file, None of an image."""
-    with media.open_frames(path) as stream:
+    with guard.open_frames(path) as stream:
         rate = None if stream.frames == 1 else stream.fps
         return (stream.width, stream.height), stream.frames, rate
 
@@ -184,12 +185,13 @@ def read_image(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], list[str]]:
     """An image, or the first frame of a video; as `read_clip`."""
     check_file(path, limits, name=name)
-    with _named(path, name), media.open_frames(path) as stream:
+    with _named(path, name), guard.open_frames(path) as stream:
         own = (stream.width, stream.height)
         size = target.frame(own)
         limits.check_size(size)
         frame = _scaled(next(iter(stream)), size)
-        notes = [f"{name}: the first frame of the video"] * (stream.frames > 1)
+        notes = [f"{name}: {note}" for note in stream.notes]
+        notes += [f"{name}: the first frame of the video"] * (stream.frames > 1)
     if size != own:
         notes.append(resizing.note(name, own, after=size))
     return frame, notes
