@@ -26,10 +26,10 @@ def boxes(file: Any, start: int = 0, *, end: int | None = None) -> Iterator[Box]
     size_of_file = formats.length(file)
     end = size_of_file if end is None else min(end, size_of_file)
     for _ in range(_MOST):
+        if start + 8 > end:
+            return
         file.seek(start)
         head = file.read(16)
-        if start + 8 > end or len(head) < 8:
-            return
         (size,), kind, header = struct.unpack(">I", head[:4]), head[4:8], 8
         if size == 1 and len(head) == 16:
             (size,), header = struct.unpack(">Q", head[8:]), 16

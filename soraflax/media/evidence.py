@@ -28,12 +28,14 @@ class Evidence:
       empty: number of chunks of an avi's video that hold no bytes.
       trailing: number of those after the last one that holds some.
       images: number of frames of a gif.
+      open_ended: nothing tells where the file ends, as in what is recorded live.
     """
 
     kind: str
     empty: int = 0
     trailing: int = 0
     images: int = 0
+    open_ended: bool = False
 
     def counted(self, stream: Any) -> int:
         """Number of packets that the video stream has to have, at least."""
@@ -71,8 +73,12 @@ def collect(file: Any, kind: str, *, name: str) -> Evidence:
     """
     if kind == "mov":
         boxes.check_whole(file, name)
+        kinds = {box.kind for box in boxes.boxes(file)}
+        extends = boxes.first(file, (b"moov", b"mvex", b"mehd")) is not None
+        ends = kinds & {b"mfra", b"sidx"} or extends
+        return Evidence(kind, open_ended=b"moof" in kinds and not ends)
     if kind == "matroska":
-        _check_segment(file, name)
+        return Evidence(kind, open_ended=_check_segment(file, name))
     if kind == "avi":
         empty = _avi_empty_chunks(file)
         used = np.flatnonzero(~empty)
@@ -99,23 +105,29 @@ def declared_end(container: Any, stream: Any) -> End | None:
     return End(container.duration / 1e6, from_first=False)
 
 
-def _check_segment(file: Any, name: str) -> None:
+def _check_segment(file: Any, name: str) -> bool:
     """Refuse a matroska file that ends before its segment does (RFC 8794, 9559).
+
+    Returns:
+      Whether it does not say where its segment ends.
 
     Raises:
       MediaError: with how much is missing.
     """
     file.seek(4)
     header = _variable_size(file)
-    file.seek(header or 0, os.SEEK_CUR)
-    if header is None or file.read(4) != b"\x18\x53\x80\x67":
-        return
+    if header is None or header > formats.length(file):
+        return False
+    file.seek(header, os.SEEK_CUR)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return False
     size = _variable_size(file)
     missing = file.tell() + (size or 0) - formats.length(file)
     if missing > 0:
         raise common.MediaError(
             f"{name}: truncated: {missing} bytes are missing at its end"
         )
+    return size is None
 
 
 def _variable_size(file: Any) -> int | None:

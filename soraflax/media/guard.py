@@ -279,7 +279,7 @@ def _serve_frames(
             if frame is None:
                 _write(answers, {"end": True})
                 continue
-            _write(answers, {"frame": frame.nbytes}, frame.tobytes())
+            _write(answers, {"frame": frame.nbytes}, data=frame.tobytes())
 
 
 def _calls(calls: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -287,7 +287,7 @@ def _calls(calls: BinaryIO) -> Iterator[dict[str, Any]]:
         yield json.loads(calls.read(_LENGTH.unpack(head)[0]))
 
 
-def _write(out: Any, message: Mapping[str, Any], data: bytes = b"") -> None:
+def _write(out: Any, message: Mapping[str, Any], *, data: bytes = b"") -> None:
     text = json.dumps(message).encode()
     out.write(_LENGTH.pack(len(text)) + text)
     out.write(data)

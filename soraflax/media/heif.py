@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from soraflax.media import boxes, common, movies, orientation, pixels, source, stills
+from soraflax.media import (
+    boxes,
+    common,
+    formats,
+    movies,
+    orientation,
+    pixels,
+    source,
+    stills,
+)
 
 _CODED = (b"hvc1", b"av01", b"avc1", b"jpeg")
 _MOST_TILES = 2**12
@@ -263,9 +272,7 @@ class _Items:
         return whole
 
     def _grid(self, item: int) -> tuple[int, int, int, int]:
-        position, length = self.items.places.get(item, (0, 0))
-        self.file.seek(position)
-        data = _Bytes(self.file.read(min(length, 64)))
+        data = _Bytes(self._bytes(item)[:64])
         try:
             data.take(1)
             wide = 4 if data.take(1) & 1 else 2
@@ -289,18 +296,22 @@ class _Items:
             self.name, context.height, width=context.width, max_pixels=self.max_pixels
         )
         movies.limit_decoder(context, max_pixels=self.max_pixels)
-        position, length = self.items.places.get(item, (0, 0))
-        if not length:
-            raise common.MediaError(f"{self.name}: damaged: a picture without bytes")
-        self.file.seek(position)
-        data = self.file.read(length)
+        data = self._bytes(item)
         try:
             frames = context.decode(pyav.Packet(data)) + context.decode(None)
         except pyav.FFmpegError as error:
             raise common.MediaError(f"{self.name}: {common.cause(error)}") from error
-        if len(data) < length or len(frames) != 1 or frames[0].is_corrupt:
+        if len(frames) != 1 or frames[0].is_corrupt:
             raise common.MediaError(f"{self.name}: truncated or damaged picture")
-        return pixels.to_rgba(frames[0])
+        with pixels.conversion(self.name):
+            return pixels.to_rgba(frames[0])
+
+    def _bytes(self, item: int) -> bytes:
+        position, length = self.items.places.get(item, (0, 0))
+        if not length or position + length > formats.length(self.file):
+            raise common.MediaError(f"{self.name}: truncated: an item has no bytes")
+        self.file.seek(position)
+        return self.file.read(length)
 
 
 def _pictures(decoded: _Items, notes: list[str]) -> Iterator[source.Picture]:

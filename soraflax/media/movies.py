@@ -95,6 +95,9 @@ def _source(movie: Movie, geometry: pixels.Geometry) -> source.Source:
     context = movie.stream.codec_context
     notes: list[str] = []
     metadata = dict(movie.stream.metadata) | dict(movie.container.metadata)
+    declared = evidence.declared_end(movie.container, movie.stream)
+    if movie.evidence.open_ended and declared is None:
+        notes.append("recorded live: were its end missing, nothing would show it")
     if movie.scan.undecodable:
         count = len(movie.scan.undecodable)
         notes.append(f"{count} frames before its first key frame cannot be decoded")
@@ -226,7 +229,7 @@ def _pictures(
                 if colours:
                     notes.append(f"colours of {colours} were brought to sRGB")
             still = bytes(packet[0] or b"") if frame.format.name != "gif" else b""
-            shown = pixels.picture(frame, geometry, still=still)
+            shown = pixels.picture(frame, geometry, name=name, still=still)
             count += 1
             yield shown
     except pyav.FFmpegError as error:

@@ -65,12 +65,26 @@ class Geometry:
         return max(1, round(size[0] * self.aspect)), size[1]
 
 
-def picture(frame: Any, geometry: Geometry, *, still: bytes = b"") -> source.Picture:
+@contextlib.contextmanager
+def conversion(name: str) -> Iterator[None]:
+    """Errors of FFmpeg's scaler, for colours that it does not know, in one line."""
+    try:
+        yield
+    except common.pyav().FFmpegError as error:
+        raise common.MediaError(
+            f"{name}: its colours cannot be converted: {common.cause(error)}"
+        ) from error
+
+
+def picture(
+    frame: Any, geometry: Geometry, *, name: str, still: bytes = b""
+) -> source.Picture:
     """A frame as it will be shown.
 
     Args:
       frame: of PyAV.
       geometry: of its stream.
+      name: of its file, in errors.
       still: the file that the frame was decoded from, where it may hold EXIF.
 
     Raises:
@@ -83,7 +97,8 @@ def picture(frame: Any, geometry: Geometry, *, still: bytes = b"") -> source.Pic
     def convert(size: source.Size | None) -> UInt8[np.ndarray, "H W 3"]:
         stored = None if size is None else turn.size(size)
         square = turn.size(shown)
-        return turn.apply(to_rgb(frame, box, stored=stored, square=square))
+        with conversion(name):
+            return turn.apply(to_rgb(frame, box, stored=stored, square=square))
 
     return source.Picture(shown, convert)
 

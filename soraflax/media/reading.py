@@ -142,8 +142,10 @@ def probe(
     ):
         sizes = set()
         count = 0
-        for count, picture in enumerate(found.pictures, start=1):  # noqa: B007
+        for count, picture in enumerate(found.pictures, start=1):
             sizes.add(picture.size)
+            if count == 1:  # frames of one file are of one kind
+                picture.convert(None)
             progress()
         if len(sizes) != 1:
             raise common.MediaError(f"{name}: turns its picture: cut it there")

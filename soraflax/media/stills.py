@@ -98,12 +98,24 @@ def Image() -> Any:
 
 def _opened(file: Any, kind: str, *, name: str) -> Any:
     file.seek(0)
+    file = _with_clear_canvas(file.read()) if kind == "webp" else file
     try:
         return Image().open(file, formats=KINDS[kind])
     except ImportError:
         raise
     except Exception as error:  # whatever Pillow raises for damaged files
         raise common.MediaError(f"{name}: no {kind} that can be read") from error
+
+
+def _with_clear_canvas(data: bytes) -> io.BytesIO:
+    """A webp whose animation Pillow reads with alpha, whether or not frames have any.
+
+    What they do not cover of the canvas is clear, but Pillow makes it black where the
+    header tells of no alpha.
+    """
+    if data[12:16] == b"VP8X" and len(data) > 20 and data[20] & 2:
+        data = data[:20] + bytes([data[20] | 0x10]) + data[21:]
+    return io.BytesIO(data)
 
 
 def _frames(image: Any, kind: str, *, name: str) -> tuple[list[int], list[float]]:

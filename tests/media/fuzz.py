@@ -9,7 +9,8 @@ taken from another file, or its end cut off. It fails where
     the decoder crashes or raises anything but a `MediaError`,
     no frame comes within the deadline,
     a message has more than one line,
-    a file that was cut is read as one of fewer frames, without a word.
+    a full read gives other frames than were probed,
+    a file that was cut is read as one of fewer frames, without a note.
 
 A file with wrong bytes in the middle may honestly have fewer frames (a count that is
 now smaller, a picture type that now hides one); those are counted and not failures.
@@ -109,6 +110,13 @@ def check(path: pathlib.Path, *, frames: int, cut: bool) -> Outcome:
     """Read a file that was one of so many frames."""
     try:
         found = guard.probe(path, max_pixels=_MAX_PIXELS, limits=LIMITS)
+        if min(found.height, found.width) > 1:
+            with guard.open_frames(
+                path, max_pixels=_MAX_PIXELS, limits=LIMITS
+            ) as stream:
+                shown = sum(1 for _ in stream)
+            if shown != found.frames:
+                return Outcome("failed", f"{shown} frames, probed {found.frames}")
     except media.MediaError as error:
         message = str(error)
         for sign in ("decoder crashed", "no frame within"):
@@ -119,7 +127,7 @@ def check(path: pathlib.Path, *, frames: int, cut: bool) -> Outcome:
         return Outcome("refused")
     if found.frames >= frames:
         return Outcome("read")
-    if cut:
+    if cut and not found.notes:
         return Outcome("failed", f"cut, and read as {found.frames} of {frames} frames")
     return Outcome("read as fewer frames")
 
@@ -152,7 +160,7 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 1 where a mutation failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=0)

@@ -112,6 +112,19 @@ def _properties() -> Iterator[tuple[str, str, str, bytes]]:
         "fragmented",
         samples.h264(frames, muxer={"movflags": "frag_keyframe+empty_moov"}),
     )
+    live = {"movflags": "frag_keyframe+empty_moov+skip_trailer"}
+    yield (
+        "mp4",
+        "H.264",
+        "fragmented, without an index",
+        samples.h264(frames, muxer=live),
+    )
+    yield (
+        "mkv",
+        "FFV1",
+        "of unknown length",
+        samples.encode(frames, muxer={"live": "1"}),
+    )
     yield "mp4", "H.264", "an edit list that hides its end", fault("trimmed_tail.mp4")
     yield "mp4", "H.264", "turned by a quarter", samples.with_matrix(0, 1, -1, 0)
     yield "mp4", "H.264", "mirrored", fault("mat_hflip.mp4")

@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 BLUE, RED = (40, 90, 200), (220, 40, 30)
@@ -276,7 +277,7 @@ def with_cover(container: str, *, video: bool) -> bytes:
     with opened(buffer, "w", format=container) as out:
         cover = out.add_stream("mjpeg", rate=1)
         cover.height, cover.width, cover.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = Disposition.attached_pic
         sound = out.add_stream("aac", rate=8000, layout="mono")
         stream = out.add_stream("libx264", rate=24, options=X264) if video else None
         if stream is not None:

@@ -110,21 +110,34 @@ def test_a_pixel_format_that_changes_is_read():
     assert np.abs(shown.astype(int) - samples.moving(1)).mean() < 6
 
 
-def test_fragments_are_read_and_a_cut_between_them_is_refused():
+def test_fragments_are_read_and_a_cut_within_one_is_refused():
     options = samples.X264 | {"bf": "0", "g": "4"}
     data = samples.h264(
         samples.moving(24),
         options=options,
         muxer={"movflags": "frag_keyframe+empty_moov"},
     )
-    assert media.probe(data).frames == 24
-    ends, at = [], 0
+    found = media.probe(data)
+    assert (found.frames, found.notes) == (24, ())
+    at = 0
     while at < len(data):
+        if data[at + 4 : at + 8] == b"mdat":  # after the header of its fragment
+            with pytest.raises(media.MediaError):
+                media.probe(data[:at])
+            with pytest.raises(media.MediaError, match="bytes are missing"):
+                media.probe(data[: at + 40])
         at += struct.unpack(">I", data[at : at + 4])[0]
-        ends.append(at)
-    for end in (*ends[3:-2], ends[-3] + 40):
-        with pytest.raises(media.MediaError):
-            media.probe(data[:end])
+
+
+def test_what_was_recorded_live_is_read_with_a_note():
+    options = samples.X264 | {"bf": "0", "g": "4"}
+    fragments = {"movflags": "frag_keyframe+empty_moov"}
+    data = samples.h264(samples.moving(24), options=options, muxer=fragments)
+    without_index = data[: data.index(b"mfra") - 4]
+    assert "recorded live" in media.probe(without_index).notes[0]
+    live = samples.encode(samples.moving(), muxer={"live": "1"})
+    found = media.probe(live)
+    assert found.frames == 12 and "recorded live" in found.notes[0]
 
 
 @pytest.mark.parametrize(
