@@ -276,9 +276,10 @@ def check_whole(movie: Movie, count: int) -> None:
         )
     declared = evidence.declared_end(movie.container, movie.stream)
     times = movie.scan.times
-    if declared is None or len(times) < 2:
+    if declared is None or not len(times):
         return
-    gap = float((times[1:] - times[:-1]).max())
+    gaps = times[1:] - times[:-1]
+    gap = float(gaps.max()) if len(gaps) else 1 / movie.scan.fps
     length = float(times[-1] - times[0]) + max(gap, movie.scan.last)
     end = length if declared.from_first else max(0.0, float(times[0])) + length
     # Headers of whole files are off by as much as a frame.

@@ -4,6 +4,7 @@ Packets are scanned before any is decoded: they hold the times of frames.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,12 +75,15 @@ def scan(packets: Iterable[Any], stream: Any, *, clock: Clock) -> Scan:
     vp8 = codec in ("vp8", "libvpx")
     undecodable: list[int] = []
     shown: list[tuple[float, float]] = []
+    held: set[float] = set()  # times at which the frame before is shown again
+    packed = False
     count = hidden = 0
     key = None  # time of the first key frame
     for index, packet in enumerate(packets):
         count += 1
         stamp = packet.dts if packet.pts is None else packet.pts
         key = stamp if key is None and packet.is_keyframe else key
+        packed = packed or (codec == "mpeg4" and _is_packed(packet))
         early = key is not None and stamp is not None and stamp < key
         if key is None or (early and _lacks_reference(packet, codec)):
             undecodable.append(index)
@@ -87,12 +91,19 @@ def scan(packets: Iterable[Any], stream: Any, *, clock: Clock) -> Scan:
             hidden += 1
         elif stamp is not None:
             shown.append((stamp * base, (packet.duration or 0) * base))
+            if codec == "mpeg4" and not packed and shown[1:] and _not_coded(packet):
+                hidden += 1
+                held.add(stamp * base)
     shown.sort()
+    coded = np.array([time not in held for time, _ in shown], bool)
     if shown and min(length for _, length in shown) < clock.shortest:
         shown = _lengthened(shown, clock)
     times = np.array([time for time, _ in shown], np.float64)
     last = shown[-1][1] if shown else 0.0
     fps, order = _timeline(times, last, clock=clock)
+    if held:
+        every = np.arange(len(times)) if order is None else order
+        order = np.maximum(np.cumsum(coded) - 1, 0)[every]
     left_out = frozenset(undecodable)
     return Scan(count, hidden + len(left_out), left_out, times, last, fps, order)
 
@@ -144,6 +155,20 @@ def _lacks_reference(packet: Any, codec: str) -> bool:
         else:
             at += int.from_bytes(data[at - 4 : at], "big") + 4
     return False
+
+
+def _not_coded(packet: Any) -> bool:
+    """MPEG-4 writes frames that repeat the one before as a few bytes, not coded.
+
+    They hold a start code, then type, time and a bit that is not set (ISO/IEC 14496-2,
+    6.2.5); no coded frame is as short.
+    """
+    return packet.size <= 8 and bytes(packet).startswith(b"\0\0\1\xb6")
+
+
+def _is_packed(packet: Any) -> bool:
+    """DivX may pack two frames in one packet, and one that is not coded in the next."""
+    return packet.is_keyframe and bool(re.search(rb"DivX\d+\D\d+p", bytes(packet)))
 
 
 def _vp8_is_shown(packet: Any) -> bool:

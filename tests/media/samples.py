@@ -336,3 +336,29 @@ P3 = {
     b"gXYZ": (0.2920, 0.6922, 0.0419),
     b"bXYZ": (0.1571, 0.0666, 0.7841),
 }
+
+
+def with_frames_not_coded(container: str, *indices: int) -> bytes:
+    """MPEG-4 of twelve frames, these of which only say that the one before stays."""
+    whole = encode(
+        moving(), container="avi", codec="mpeg4", pixel_format="yuv420p", options={}
+    )
+    buffer = io.BytesIO()
+    with opened(io.BytesIO(whole)) as source:
+        stream = source.streams.video[0]
+        with opened(buffer, "w", format=container) as out:
+            copy = out.add_stream_from_template(stream)
+            for index, packet in enumerate(source.demux(stream)):
+                if not packet.size:
+                    continue
+                if index in indices:
+                    # P, no second, marker, five bits of time, marker, not coded.
+                    bits = f"0101{index % 24:05b}10".ljust(16, "1")
+                    code = b"\0\0\1\xb6" + int(bits, 2).to_bytes(2, "big")
+                    empty = av.Packet(code)
+                    empty.pts, empty.dts = packet.pts, packet.dts
+                    empty.time_base = packet.time_base
+                    packet = empty
+                packet.stream = copy
+                out.mux(packet)
+    return buffer.getvalue()

@@ -179,3 +179,12 @@ def test_many_frames_are_streamed_one_at_a_time(tmp_path):
 def test_pyav_has_what_the_samples_need():
     needed = {"libx264", "libx265", "libvpx", "libvpx-vp9", "prores_ks", "ffv1"}
     assert needed <= av.codecs_available
+
+
+@pytest.mark.parametrize("container", ["avi", "matroska"])
+@pytest.mark.parametrize("indices", [(3,), (3, 4), (11,), (2, 10, 11)])
+def test_frames_that_are_not_coded_show_the_one_before(container, indices):
+    video = media.decode(samples.with_frames_not_coded(container, *indices))
+    assert len(video) == 12 and video.fps == pytest.approx(24)
+    for index in indices:
+        assert np.array_equal(video.frames[index], video.frames[index - 1])

@@ -49,7 +49,7 @@ def test_one_after_the_other(first, second):
     )
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "avif"])
 @pytest.mark.parametrize("number", range(1, 9))
 def test_a_still_of_each_is_shown_upright(kind, number):
     plain = media.decode(samples.picture(kind)).frames[0]
