@@ -306,7 +306,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _summary(output: Path, info: Mapping[str, Any]) -> str:
-    """Counts, the first inputs that failed, and the first captions changed."""
+    """Counts, the first inputs that failed, and the first that were changed."""
     splits = ", ".join(f"{count} {name}" for name, count in info["splits"].items())
     lines = [f"{output}: {sum(info['splits'].values())} clips ({splits})"]
     report = records.read_report(output)

@@ -122,7 +122,10 @@ def probe_clips(
             line["reason"] = str(error).removeprefix(f"{name}: ")
             continue
         clips.append(ClipFile(name, paths[name], info, own))
-        line |= {"outcome": "kept", **dataclasses.asdict(info)}
+        facts = dataclasses.asdict(info)
+        if notes := [*line.get("notes", ()), *facts.pop("notes")]:
+            line["notes"] = notes
+        line |= {"outcome": "kept", **facts}
     seen = {str(line["input"]) for line in report}
     return clips, report + _ignored(found, texts.source, seen=seen)
 
