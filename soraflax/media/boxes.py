@@ -85,7 +85,7 @@ def aperture(file: Any, track: int) -> tuple[float, ...] | None:
             header = first(file, (b"tkhd",), within=box)
             data = content(file, header) if header else b""
             at = 20 if data[:1] == b"\x01" else 12
-            if data[at : at + 4] != struct.pack(">I", track):
+            if int.from_bytes(data[at : at + 4], "big") != track:
                 continue
             table = (b"mdia", b"minf", b"stbl", b"stsd")
             entries = first(file, table, within=box)
