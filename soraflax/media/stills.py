@@ -42,7 +42,10 @@ def open_still(file: Any, kind: str, *, name: str, max_pixels: int) -> source.So
     fps, order = 1.0, None
     if len(indices) > 1:
         times = np.concatenate([[0.0], np.cumsum(seconds)])
-        fps, order = timeline.constant_rate(times[:-1], last=seconds[-1])
+        try:
+            fps, order = timeline.constant_rate(times[:-1], last=seconds[-1])
+        except ValueError as error:
+            raise common.MediaError(f"{name}: {error}") from error
         image = _opened(file, kind, name=name)  # frames come in order, from the first
     if order is not None:
         notes.append(timeline.note(fps))

@@ -125,6 +125,9 @@ def constant_rate(
     Returns:
       Frame rate, and for each output frame the index of the frame it shows; None where
       they are evenly spaced and each is shown once.
+
+    Raises:
+      ValueError: times that jump.
     """
     return _timeline(times, last, clock=Clock())
 

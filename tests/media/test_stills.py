@@ -84,3 +84,9 @@ def test_cut_animations_are_refused(kind, share):
     data = samples.animation(kind, samples.moving(5))
     with pytest.raises(media.MediaError, match=r"^video bytes: "):
         media.decode(data[: int(share * len(data))])
+
+
+def test_an_animation_that_stands_for_minutes_is_refused():
+    data = samples.animation("png", samples.moving(3), duration=[50, 65000, 50])
+    with pytest.raises(media.MediaError, match=r"jump by 65 s after frame 1"):
+        media.decode(data)
