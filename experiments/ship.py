@@ -170,6 +170,7 @@ def ship(
     output: pathlib.Path,
     *,
     facts: CardFacts,
+    autoencoder: pathlib.Path | None = None,
     latents: Sequence[str] = (),
 ) -> int:
     """Write the model and its card.
@@ -178,6 +179,7 @@ def ship(
       checkpoint: a VIDEO directory.
       output: directory to write.
       facts: what the card says.
+      autoencoder: in place of the model's own, see `rounding.save_rounded`.
       latents: that it was trained on, for a model that does not say on what.
 
     Returns:
@@ -195,7 +197,11 @@ def ship(
     draft = output.with_name(f".{output.name}.draft")
     try:
         rounding.save_rounded(
-            checkpoint, draft, trained_on=seen, files={shipped.CARD: text}
+            checkpoint,
+            draft,
+            autoencoder=autoencoder,
+            trained_on=seen,
+            files={shipped.CARD: text},
         )
         size = shipped.packed_bytes(draft)
         if size > shipped.MAX_BYTES:
@@ -218,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--checkpoint", required=True, type=pathlib.Path, help="a VIDEO directory")
     add("--facts", required=True, type=pathlib.Path, help="JSON of what the card says")
     add("--output", default=shipped.FOLDER, type=pathlib.Path, help="to write")
+    add("--autoencoder", type=pathlib.Path, help="one whose decoder was trained on")
     add(
         "--latents",
         nargs="+",
@@ -229,7 +236,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         facts = read_facts(args.facts)
-        size = ship(args.checkpoint, args.output, facts=facts, latents=args.latents)
+        size = ship(
+            args.checkpoint,
+            args.output,
+            facts=facts,
+            autoencoder=args.autoencoder,
+            latents=args.latents,
+        )
         print(f"{args.output}: {size:,} bytes of at most {shipped.MAX_BYTES:,}")
 
     return cli.run_command(parser.prog, run, extra="train")

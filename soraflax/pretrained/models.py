@@ -357,7 +357,7 @@ def save_video_model(
       ModelError: the autoencoder is not the one its latents came from.
     """
     autoencoder_path = model_io.find_model(autoencoder_dir)
-    _check_encoder(autoencoder_path, load_autoencoder(autoencoder_path), config=config)
+    check_encoder(autoencoder_path, load_autoencoder(autoencoder_path), config=config)
     record = {"kind": "video", "model": config_lib.to_dict(config)}
     own = {VOCABULARY: vocabulary.model, AUTOENCODER: autoencoder_path}
     return model_io.save_model(
@@ -385,7 +385,7 @@ def load_video_model(
     record = _config_of(directory, kind="video")
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
     codec = load_autoencoder(directory / AUTOENCODER, cache=cache)
-    _check_encoder(directory / AUTOENCODER, codec, config=config)
+    check_encoder(directory / AUTOENCODER, codec, config=config)
     shapes = abstract.remembered(
         abstract.transformer_shapes, config.transformer, cache=cache
     )
@@ -412,9 +412,14 @@ def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
     return migration.migrate(record["model"], kind)
 
 
-def _check_encoder(
+def check_encoder(
     directory: pathlib.Path, codec: AutoencoderModel, *, config: VideoModelConfig
 ) -> None:
+    """Refuse an autoencoder whose encoder did not make a model's latents.
+
+    Raises:
+      ModelError: naming both digests.
+    """
     if codec.encoder_digest != config.autoencoder:
         raise model_io.ModelError(
             f"{directory}: encoder {codec.encoder_digest[:12]}, but the transformer "

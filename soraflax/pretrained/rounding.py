@@ -37,6 +37,7 @@ def save_rounded(
     source: str | os.PathLike[str],
     directory: str | os.PathLike[str],
     *,
+    autoencoder: str | os.PathLike[str] | None = None,
     trained_on: training_data.TrainingData | None = None,
     files: Mapping[str, bytes | pathlib.Path] | None = None,
 ) -> str:
@@ -45,6 +46,8 @@ def save_rounded(
     Args:
       source: a VIDEO directory, or its `model/`.
       directory: directory to write; see `model_io.save_model`.
+      autoencoder: an autoencoder of the same encoder, whose decoder was trained on,
+        to take the place of the model's own.
       trained_on: for a model that does not say; None leaves it as it is.
       files: further files beside it, by name.
 
@@ -52,11 +55,16 @@ def save_rounded(
       The digest of the transformer's parameters.
 
     Raises:
-      FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`.
+      FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`; and an
+        autoencoder of another encoder.
     """
     model = models.load_video_model(source)
     path = model_io.find_model(source, kind="video") / models.AUTOENCODER
-    codec, codec_params = model.autoencoder, rounded(model.autoencoder.params)
+    codec = model.autoencoder
+    if autoencoder is not None:
+        path, codec = pathlib.Path(autoencoder), models.load_autoencoder(autoencoder)
+        models.check_encoder(path, codec, config=model.config)
+    codec_params = rounded(codec.params)
     config = dataclasses.replace(
         model.config,
         autoencoder=models.encoder_digest(codec_params),

@@ -1,13 +1,16 @@
 """A trained model becomes the package's, with a card; or one line says why not."""
 
+import functools
 import json
 
+import jax
+import numpy as np
 import pytest
 
 import soraflax
 from experiments import ship
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models, shipped, training_data
+from soraflax.pretrained import models, rounding, shipped, training_data
 from tests.generation import tiny
 
 FACTS = {
@@ -63,6 +66,27 @@ def test_a_model_that_does_not_say_is_told_what_it_was_trained_on(
     assert models.load_video_model(output).config.trained_on == seen
     card = (output / shipped.CARD).read_text()
     assert "| words | a, ball |" in card and "| sides | 32 to 48 pixels |" in card
+
+
+def test_a_decoder_trained_on_takes_the_place_of_the_models_own(tmp_path, capsys):
+    source, output = tiny.save(tmp_path), tmp_path / "bodies"
+    own = models.load_video_model(source).autoencoder
+    params = jax.tree.map(np.array, own.params)
+    params["decoder"] = jax.tree.map(lambda leaf: leaf + 0.5, params["decoder"])
+    models.save_autoencoder(tmp_path / "ae2", params, config=own.config)
+    words = ("--checkpoint", source, "--facts", write(tmp_path), "--output", output)
+    assert run(capsys, *words, "--autoencoder", tmp_path / "ae2")[0] == 0
+    codec = models.load_video_model(output).autoencoder
+    for name, leaf in jax.tree.leaves_with_path(rounding.rounded(params)):
+        found = functools.reduce(lambda tree, k: tree[k.key], name, codec.params)
+        np.testing.assert_array_equal(found, leaf.astype(np.float32))
+
+    encoder = jax.tree.map(lambda leaf: leaf + 0.5, params["encoder"])
+    models.save_autoencoder(
+        tmp_path / "ae3", params | {"encoder": encoder}, config=own.config
+    )
+    status, told = run(capsys, *words, "--autoencoder", tmp_path / "ae3")
+    assert status == 2 and "but the transformer was trained on" in told.err
 
 
 @pytest.mark.parametrize(
