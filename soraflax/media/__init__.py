@@ -8,7 +8,10 @@ frame k is the last one shown at time
 
     t_k = t_0 + k / fps,   fps = 1 / median gap,                                  (1)
 
-so that motion keeps its speed. More than 8 bits are reduced to 8 without tone mapping.
+so that motion keeps its speed. Frames are as they are shown: upright, in square pixels,
+over white, deinterlaced, 8 bits in the colours of sRGB, to which PQ and HLG are
+tone-mapped. `notes` say where that changed more than the shape. What reads which file
+is in `reading`; files that nobody vouches for are for `guard`.
 
 `open_frames` and `write_frames` stream: their memory does not grow with the duration.
 So do `open_array` and `write_array`, for `.npy` files of float32 frames in [-1, 1].
