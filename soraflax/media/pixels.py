@@ -16,14 +16,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 from soraflax.media import common, orientation, source
 
 # ITU-T H.273: primaries and transfer characteristics.
 _WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 _HDR = {16: "PQ", 18: "HLG"}
-_BT709, _SRGB = 1, 13
+_BT709, _UNKNOWN, _SRGB = 1, 2, 13
+_TILE = 256
 # A table of colours takes seconds to make: those of the last few kinds are kept.
 _SCALERS = threading.local()
 _MOST_SCALERS = 4
@@ -145,21 +146,51 @@ def _scaled(
     alpha = layout.name == "pal8" or any(c.is_alpha for c in layout.components)
     if size == (frame.width, frame.height):
         method = "BILINEAR"
-    options = {
-        "width": size[0],
-        "height": size[1],
-        "format": "rgba" if alpha else "rgb24",
-        "interpolation": method,
-        "threads": 1,
-    }
-    if wide_colours(frame) is None:
-        return frame.reformat(**options).to_ndarray()
-    if int(frame.color_trc) == 2:
-        frame.color_trc = _BT709
-    trc = _SRGB if int(frame.color_trc) in _HDR else int(frame.color_trc)
-    options |= {"dst_color_trc": trc, "dst_color_primaries": _BT709}
-    key = (layout.name, int(frame.color_trc), int(frame.color_primaries), *size)
-    return _scaler(key).reformat(frame, **options).to_ndarray()
+    wide = wide_colours(frame) is not None
+    formats = ("rgb48le", "rgba64le") if wide else ("rgb24", "rgba")
+    pixels = frame.reformat(
+        width=size[0],
+        height=size[1],
+        format=formats[alpha],
+        interpolation=method,
+        threads=1,
+    ).to_ndarray()
+    if not wide:
+        return pixels
+    transfer = int(frame.color_trc)
+    tags = (_BT709 if transfer == _UNKNOWN else transfer, int(frame.color_primaries))
+    rgb = _narrowed(pixels[..., :3], tags)
+    return np.concatenate([rgb, (pixels[..., 3:] >> 8).astype(np.uint8)], axis=2)
+
+
+def _narrowed(
+    rgb: UInt16[np.ndarray, "H W 3"], tags: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours of a transfer and primaries as those of sRGB.
+
+    Pixels are converted in tiles of one size, so that one table serves all sizes.
+    """
+    pyav = common.pyav()
+    transfer, primaries = tags
+    count = rgb.shape[0] * rgb.shape[1]
+    flat = rgb.reshape(count, 3)
+    flat = np.pad(flat, ((0, -count % _TILE**2), (0, 0)))
+    result = np.empty((len(flat), 3), np.uint8)
+    for start in range(0, len(flat), _TILE**2):
+        part = flat[start : start + _TILE**2].reshape(_TILE, _TILE, 3)
+        tile = pyav.VideoFrame.from_ndarray(
+            np.ascontiguousarray(part), format="rgb48le"
+        )
+        tile.color_trc, tile.color_primaries = transfer, primaries
+        shown = _scaler(tags).reformat(
+            tile,
+            format="rgb24",
+            threads=1,
+            dst_color_trc=_SRGB if transfer in _HDR else transfer,
+            dst_color_primaries=_BT709,
+        )
+        result[start : start + _TILE**2] = shown.to_ndarray().reshape(-1, 3)
+    return result[:count].reshape(rgb.shape)
 
 
 def to_rgba(frame: Any) -> UInt8[np.ndarray, "H W 4"]:
@@ -181,8 +212,8 @@ def resized(
     return np.ascontiguousarray(_scaled(frame, size, method="AREA"))
 
 
-def _scaler(key: tuple[Any, ...]) -> Any:
-    """A scaler whose table of colours is that of the last frame of the same kind."""
+def _scaler(key: tuple[int, int]) -> Any:
+    """A scaler that keeps its table, for one transfer and primaries."""
     known = _SCALERS.__dict__.setdefault("known", {})
     if key not in known:
         while len(known) >= _MOST_SCALERS:
