@@ -3,7 +3,9 @@
 A training loss averages over random levels, and is mostly noise itself. Here every
 held-out segment is seen at each of a few levels, always with the same noise:
 
-    L(t) = mean over segments of the loss at level t,   t = 0.1, 0.3, ..., 0.9.   (1)
+    L(t) = mean over clips of the loss at level t,   t = 0.1, 0.3, ..., 0.9,      (1)
+
+as if all were one batch: batches count by the weight of what they hold.
 
 Two models of the same process can be compared level by level, low levels being about
 detail and high ones about layout.
@@ -21,6 +23,12 @@ from soraflax.ops import packing
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 LossAt = Callable[[Any, packing.Packed, jax.Array, jax.Array], jax.Array]
+Weight = Callable[[packing.Packed], Any]
+
+
+def segment_count(packed: packing.Packed) -> int:
+    """Number of segments of a batch."""
+    return int(np.max(packed.segments, axis=1).sum())
 
 
 class ValidationLoss:
@@ -29,6 +37,8 @@ class ValidationLoss:
     Args:
       loss_at: `(params, packed, levels [B, S + 1], noise [B, N, P]) -> scalar`, pure.
       batches: clean packed rows of held-out clips; read once and held in memory.
+      weight: what the loss of a batch is a mean over; its number of segments, where
+        every segment counts alike.
       levels: t of equation (1).
       seed: PRNG seed of the noise.
 
@@ -41,10 +51,12 @@ class ValidationLoss:
         loss_at: LossAt,
         batches: Iterable[packing.Packed],
         *,
+        weight: Weight = segment_count,
         levels: Sequence[float] = LEVELS,
         seed: int = 0,
     ) -> None:
         self._batches = [b for b in batches if np.any(np.asarray(b.segments) > 0)]
+        self._weights = [float(weight(batch)) for batch in self._batches]
         self._levels = tuple(levels)
         self._seed = seed
         if not self._batches:
@@ -69,7 +81,6 @@ class ValidationLoss:
           params: parameters, as `loss_at` takes them.
           check: called between levels; may raise to stop.
         """
-        counts = [int(np.max(b.segments, axis=1).sum()) for b in self._batches]
         result = {}
         for level in self._levels:
             check()
@@ -84,6 +95,6 @@ class ValidationLoss:
             ]
             values = [float(v) for v in jax.device_get(values)]
             result[f"validation/loss_t{level:g}"] = float(
-                np.average(values, weights=counts)
+                np.average(values, weights=self._weights)
             )
         return result | {"validation/loss": float(np.mean(list(result.values())))}

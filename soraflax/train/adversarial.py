@@ -14,10 +14,10 @@ The weight w makes the two gradients that meet at the pixels of y comparable,
 
     w = weight ramp(step) |d pixels / dy| / |d adversarial / dy|,                 (4)
 
-norms over the whole batch. VQGAN (arXiv:2012.09841, equation 7) takes the ratio at the
-last layer, EnCodec's balancer (arXiv:2210.13438, section 3.4) at the output, as here:
-both gradients are computed there anyway, and their weighted sum g goes back through the
-decoder once, as the derivative of <g, y>.
+norms over the whole batch, of microbatches each over its own. VQGAN (arXiv:2012.09841,
+equation 7) takes the ratio at the last layer, EnCodec's balancer (arXiv:2210.13438,
+section 3.4) at the output, as here: both gradients are computed there anyway, and
+their weighted sum g goes back through the decoder once, as the derivative of <g, y>.
 
 Two regularisers keep the discriminator from winning. R1 (arXiv:1801.04406, equation 9)
 flattens it around real videos; taken per patch, it does not depend on the size of the

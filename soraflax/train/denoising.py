@@ -23,7 +23,7 @@ from soraflax.diffusion import loss as losses
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.ops import packing
-from soraflax.train import mask_sampling
+from soraflax.train import mask_sampling, step
 
 Packed = packing.Packed
 Predict = Callable[[Any, Packed], jax.Array]
@@ -101,7 +101,8 @@ def loss(
       config: the objective.
 
     Returns:
-      The loss, and scalars: useful_tokens, segments, packing, known, level.
+      The loss, and scalars: useful_tokens, segments, packing, known, level, loss_weight
+      (`total_weight`).
     """
     level_key, mask_key, noise_key = jax.random.split(key, 3)
     packed = mask_sampling.sample_masks(packed, mask_key, rates=config.mask_rates)
@@ -121,6 +122,7 @@ def loss(
         "packing": count / present.size,
         "known": jnp.sum(packed.cond_mask, dtype=jnp.float32) / jnp.maximum(count, 1.0),
         "level": jnp.sum(token_levels) / jnp.maximum(count, 1.0),
+        step.WEIGHT: total_weight(packed, config),
     }
 
 
@@ -163,18 +165,39 @@ def token_weights(packed: Packed, config: DenoisingConfig) -> Float[Array, "B N"
     """w of equation (2): 0 in padding and where tokens are known; they sum to 1."""
     present = packed.segments > 0
     unknown = present & ~packed.cond_mask
-
-    def total(values: Float[Array, "B N"]) -> Float[Array, "B N"]:
-        sums = packing.segment_sum(
-            values, packed.segments, max_segments=packed.max_segments
-        )
-        return packing.segment_gather(sums, packed.segments)
-
-    weights = losses.token_weights(
-        unknown, total(unknown.astype(jnp.float32)), weighting=config.weighting
-    )
+    counts = _segment_totals(packed, unknown.astype(jnp.float32))
+    weights = losses.token_weights(unknown, counts, weighting=config.weighting)
     if not config.foreground:
         return weights
+    weights *= _foreground(packed, present, k=config.foreground)
+    return weights / jnp.maximum(jnp.sum(weights), 1e-6)
+
+
+def total_weight(packed: Packed, config: DenoisingConfig) -> Float[Array, ""]:
+    """What equation (2) divides by: how much of a larger batch these rows are.
+
+    The number of segments that are denoised, or of their tokens (`weighting`), times
+    the mean weight of the foreground.
+    """
+    present = packed.segments > 0
+    weights = (present & ~packed.cond_mask).astype(jnp.float32)
+    if config.weighting == "segment":
+        weights /= jnp.maximum(_segment_totals(packed, weights), 1.0)
+    if config.foreground:
+        weights *= _foreground(packed, present, k=config.foreground)
+    return jnp.sum(weights)
+
+
+def _segment_totals(packed: Packed, values: Float[Array, "B N"]) -> Any:
+    """`[B, N]`: for every token the sum of the values of its segment."""
+    sums = packing.segment_sum(
+        values, packed.segments, max_segments=packed.max_segments
+    )
+    return packing.segment_gather(sums, packed.segments)
+
+
+def _foreground(packed: Packed, present: Any, *, k: float) -> Any:
+    """`[B, N]`, the factor of equation (7) of `diffusion.loss`."""
     centres = packing.segment_mean(
         packed.tokens, packed.segments, max_segments=packed.max_segments
     )
@@ -182,9 +205,10 @@ def token_weights(packed: Packed, config: DenoisingConfig) -> Float[Array, "B N"
         centres, packed.segments[..., None], axis=1
     )
     distances = jnp.where(present, jnp.sum(jnp.square(offsets), axis=-1), 0.0)
-    means = total(distances) / jnp.maximum(total(present.astype(jnp.float32)), 1.0)
-    weights *= losses.foreground_weights(distances, means, k=config.foreground)
-    return weights / jnp.maximum(jnp.sum(weights), 1e-6)
+    means = _segment_totals(packed, distances) / jnp.maximum(
+        _segment_totals(packed, present.astype(jnp.float32)), 1.0
+    )
+    return losses.foreground_weights(distances, means, k=k)
 
 
 def corrupt(

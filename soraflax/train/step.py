@@ -1,11 +1,14 @@
 """One optimizer step: pure, compiled, its input state donated.
 
-    g    = mean over microbatches of grad loss                                (1)
+    g    = sum_i W_i grad loss_i / sum_i W_i     over microbatches i          (1)
     p'   = p + optimizer(g)                                                   (2)
     e'   = d e + (1 - d) p',   d = min(decay, (1 + k) / (10 + k))             (3)
 
-k counts steps from 0; the ramp of (3) keeps the average near the parameters while they
-move fast. A step whose gradient is not finite changes nothing but the step count.
+loss_i is a mean over what microbatch i holds and W_i its weight there, such as the
+number of its clips, so that g is that of the batch in one piece: a clip counts the same
+whichever microbatch it is in. k counts steps from 0; the ramp of (3) keeps the average
+near the parameters while they move fast. A step whose gradient is not finite changes
+nothing but the step count.
 """
 
 import dataclasses
@@ -23,6 +26,10 @@ from soraflax.train import state as train_state
 TrainState = train_state.TrainState
 LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 StepOutput = tuple[TrainState, dict[str, jax.Array]]
+# W of equation (1), a metric that a loss may return; 1 where it does not.
+WEIGHT = "loss_weight"
+# Metrics that add up over microbatches; others are means, by weight.
+TOTALS = ("useful_tokens", "segments", WEIGHT)
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +91,8 @@ def make_train_step(
     """Compile `(state, batch, key) -> (state, metrics)`.
 
     Args:
-      loss: `(params, batch, key[, context]) -> (scalar, metrics)`, a batch mean.
+      loss: `(params, batch, key[, context]) -> (scalar, metrics)`, a batch mean; its
+        metric `WEIGHT`, not among those of the step, is what it is a mean over.
       optimizer: the update rule of equation (2).
       schedule: the learning rate at each step, for the metrics; or a schedule for every
         group of parameters (`optimizer.make_optimizer`).
@@ -109,6 +117,7 @@ def make_train_step(
         (value, loss_metrics), grads = _gradients(
             objective, state.params, batch=batch, key=key, count=accumulate
         )
+        loss_metrics.pop(WEIGHT, None)
         new, metrics = _update(
             state, value, grads=grads, optimizer=optimizer, ema_decay=ema_decay
         )
@@ -184,14 +193,32 @@ def _gradients(
     def add(total: Any, indexed: Any) -> tuple[Any, None]:
         index, microbatch = indexed
         term = grad(params, microbatch, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, term), None
+        return jax.tree.map(jnp.add, total, _weighted(term)), None
 
     microbatches = split_batch(batch, count)
     first = jax.tree.map(lambda x: x[0], microbatches)
-    shapes = jax.eval_shape(grad, params, first, key)
+    shapes = jax.eval_shape(lambda *a: _weighted(grad(*a)), params, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), microbatches))
-    return jax.tree.map(lambda x: x / count, total)
+    (value, metrics), grads = total
+    # Nothing is counted in an empty batch, whose gradient is 0.
+    weight = jnp.maximum(metrics[WEIGHT], 1e-6)
+    means = {name: x for name, x in metrics.items() if name not in TOTALS}
+    value, means, grads = jax.tree.map(
+        lambda x: x / weight.astype(x.dtype), (value, means, grads)
+    )
+    return (value, metrics | means), grads
+
+
+def _weighted(term: Any) -> Any:
+    """Loss, metrics and gradient times W of equation (1), itself a metric."""
+    (value, metrics), grads = term
+    weight = jnp.float32(metrics.get(WEIGHT, 1.0))
+    means = {name: x for name, x in metrics.items() if name not in TOTALS}
+    value, means, grads = jax.tree.map(
+        lambda x: x * weight.astype(x.dtype), (value, means, grads)
+    )
+    return (value, metrics | means | {WEIGHT: weight}), grads
 
 
 def split_batch(batch: Any, count: int) -> Any:

@@ -66,3 +66,18 @@ def test_empty_batches_and_bad_levels_are_refused():
         validation.ValidationLoss(loss_at, [empty])
     with pytest.raises(ValueError, match=r"level 0: use one in \(0, 1\]"):
         validation.ValidationLoss(loss_at, [batch((1, 1))], levels=(0,))
+
+
+def test_batches_weigh_by_what_their_loss_is_a_mean_of():
+    """Of tokens say: 18 of error 1 and 6 of error 5; then three times as many count."""
+
+    def constant(params, packed, levels, noise):
+        return jnp.where(jnp.max(packed.segments) > 1, 1.0, 5.0)
+
+    def weight(packed):
+        return 9.0 if np.max(packed.segments) > 1 else 1.0
+
+    check = validation.ValidationLoss(
+        constant, [batch((2, 1)), batch((1, 0))], weight=weight, levels=(0.5,)
+    )
+    np.testing.assert_allclose(check(jnp.float32(0))["validation/loss"], 1.4)

@@ -214,6 +214,44 @@ def test_packed_loss_equals_its_clips_alone(packed, model, key):
     )
 
 
+@pytest.mark.parametrize("foreground", [0.0, 2.0])
+@pytest.mark.parametrize("weighting", ["segment", "token"])
+def test_rows_by_their_weight_are_the_loss_of_all(model, key, weighting, foreground):
+    """Three clips in one row and one in the other, some of it known."""
+    predict, params = model
+    first, second = rows()
+    known = np.arange(len(first[0].tokens)) < 12
+    first[0] = dataclasses.replace(first[0], cond_mask=known)
+    packed = jax.tree.map(jnp.asarray, packing.assemble([first, second], SHAPE))
+    config = denoising.DenoisingConfig(weighting=weighting, foreground=foreground)
+    levels = denoising.sample_levels(packed, key, config=config)
+    noise = jax.random.normal(key, packed.tokens.shape)
+
+    def loss(params, rows):
+        part = jax.tree.map(lambda x: x[rows], packed)
+        made = {"predict": predict, "config": config}
+        value = denoising.loss_at(
+            params, part, levels=levels[rows], noise=noise[rows], **made
+        )
+        return value, denoising.total_weight(part, config)
+
+    grad = jax.value_and_grad(loss, has_aux=True)
+    whole, first, second = (
+        grad(params, rows) for rows in (slice(2), slice(1), slice(1, 2))
+    )
+    weights = [first[0][1], second[0][1]]
+    np.testing.assert_allclose(sum(weights), whole[0][1], rtol=1e-6)
+    if weighting == "segment" and not foreground:
+        np.testing.assert_allclose(weights, [3, 1], rtol=1e-6)
+    shares = [weight / sum(weights) for weight in weights]
+    parts = ((first[0][0], first[1]), (second[0][0], second[1]))
+    mean = jax.tree.map(lambda a, b: shares[0] * a + shares[1] * b, *parts)
+    for a, b in zip(
+        jax.tree.leaves(mean), jax.tree.leaves((whole[0][0], whole[1])), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_config_survives_json():
     config = denoising.DenoisingConfig(
         levels=schedule.Uniform(0.1, 0.9),

@@ -84,6 +84,44 @@ def test_accumulation_is_the_mean_over_microbatches() -> None:
         chex.assert_trees_all_close(whole.params, parts.params, rtol=1e-4, atol=1e-6)
 
 
+def _weighted_loss(params: Any, batch: Any, key: jax.Array) -> Any:
+    """The mean over rows of weight above 0, and that weight."""
+    del key
+    out = toy.Net().apply({"params": params}, batch["x"])
+    error = jnp.mean(jnp.square(out - batch["x"]), axis=-1)
+    total = jnp.sum(batch["weight"])
+    mean = jnp.sum(batch["weight"] * error) / jnp.maximum(total, 1e-6)
+    counted = {"useful_tokens": total, "double": 2 * mean, step.WEIGHT: total}
+    return mean, counted
+
+
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize(
+    "weight", [(8, 1, 0, 0, 0, 0, 0, 0), (3, 1, 4, 1, 5, 9, 2, 6), (0,) * 8]
+)
+def test_microbatches_count_by_what_they_hold(
+    weight: tuple[int, ...], count: int
+) -> None:
+    """A row counts alike, whatever else is in its microbatch."""
+    where, states, logged = toy.mesh(count), [], []
+    batch = next(toy.Data()) | {"weight": np.array(weight, np.float32)}
+    for accumulate in (1, 2) if count == 8 else (1, 2, 4):
+        with jax.set_mesh(where):
+            train_step, first, _ = _step(
+                where, loss=_weighted_loss, accumulate=accumulate
+            )
+            placed = prefetch.put_batch(batch, where)
+            after, values = train_step(first, placed, jax.random.key(0))
+        states.append(jax.device_get(after.params))
+        logged.append({name: float(value) for name, value in values.items()})
+    for state_, values in zip(states, logged, strict=True):
+        chex.assert_trees_all_close(state_, states[0], rtol=1e-4, atol=1e-6)
+        assert step.WEIGHT not in values
+        assert values["useful_tokens"] == sum(weight)
+        for name in ("loss", "double", "gradient_norm"):
+            np.testing.assert_allclose(values[name], logged[0][name], rtol=1e-5)
+
+
 def test_microbatches_must_divide() -> None:
     with pytest.raises(ValueError, match="batch of 8 does not divide into 3 micro"):
         step.split_batch({"x": jnp.zeros((8, 2))}, 3)

@@ -174,7 +174,12 @@ def make_validation(
             config=config.loss,
         )
 
-    return validation.ValidationLoss(loss_at, batches, seed=config.seed)
+    def weight(packed: packing.Packed) -> jax.Array:
+        return denoising.total_weight(packed, config.loss)
+
+    return validation.ValidationLoss(
+        loss_at, batches, weight=jax.jit(weight), seed=config.seed
+    )
 
 
 def step_cost(config: dit.DiTConfig, packed: packing.Packed) -> metrics.StepCost:
