@@ -26,6 +26,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         parser, "clips off the grid or of two sizes: an error, or resize them"
     )
     options.add_fps(parser, "the clips' own")
+    options.add_no_audio(parser)
     options.add_new_frames(parser)
     options.add_strength(parser, 0.5, meaning=options.BESIDE)
     options.add_sampling(parser)

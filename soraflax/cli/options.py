@@ -62,6 +62,16 @@ def add_clip(parser: argparse.ArgumentParser, *, resizable: bool = True) -> None
     if resizable:
         add_fit(parser, "a clip off the grid: an error, or resize it")
     add_fps(parser, "the clip's own")
+    add_no_audio(parser)
+
+
+def add_no_audio(parser: argparse.ArgumentParser) -> None:
+    """Whether the sound of clips is kept."""
+    parser.add_argument(
+        "--no-audio",
+        action="store_true",
+        help="leave out the sound, which is kept over the clip's frames otherwise",
+    )
 
 
 def add_fit(parser: argparse.ArgumentParser, meaning: str) -> None:

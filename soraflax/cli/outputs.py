@@ -99,6 +99,7 @@ def write(
     *,
     fps: float,
     record: Mapping[str, Any],
+    sounds: Sequence[media.PlacedSound] = (),
 ) -> None:
     """Write a result and its sidecar, both whole, or leave what was there before.
 
@@ -107,11 +108,13 @@ def write(
       frames: uint8 `[H, W, 3]`, drawn one at a time and not kept.
       fps: frames per second.
       record: goes into the file's metadata and into the sidecar.
+      sounds: heard beside the frames.
 
     Raises:
       MediaError: as `media.write_frames`, such as a full disk.
     """
-    media.write_frames(path, frames, fps=fps, metadata=record, sidecar=sidecar(path))
+    beside: Any = {"sidecar": sidecar(path), "sounds": sounds}
+    media.write_frames(path, frames, fps=fps, metadata=record, **beside)
 
 
 def repeat_command(

@@ -51,6 +51,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         metavar="F",
         help="frames per second (default: the clip's, 24 of an .npy file)",
     )
+    options.add_no_audio(parser)
     add("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
@@ -58,7 +59,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be, reconstruct, write, print the report."""
     from soraflax.autoencoding import padding, streaming
-    from soraflax.cli import checkpoints, devices, reconstruction
+    from soraflax.cli import checkpoints, devices, outputs, reconstruction
     from soraflax.evaluation import metrics
     from soraflax.pretrained import shipped
 
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> None:
         if fps is None:
             fps = clip.fps or reconstruction.ARRAY_FPS
         reconstruction.check_out(args.out, args.clip, clip=clip, fps=fps)
+        kept = reconstruction.kept_sound(args, clip, fps=fps)
+        outputs.print_notes("reconstruct", kept.notes)
         cache = stack.enter_context(devices.kept_programs(args))
         model = checkpoints.load_autoencoder(
             shipped.or_given(args.checkpoint), dtype=args.dtype, cache=cache
@@ -89,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
                 config=config,
                 fps=fps,
                 quality=metrics.Quality(similarity=None if args.no_ssim else 0.0),
+                sounds=kept.sounds,
             )
         seconds = time.perf_counter() - start
     report = reconstruction.measured_report(

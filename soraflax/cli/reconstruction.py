@@ -1,11 +1,12 @@
 """The work of `soraflax reconstruct`: a video through an autoencoder, as a stream."""
 
+import argparse
 import collections
 import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from soraflax import media, process_memory
 from soraflax.autoencoding import padding, streaming
-from soraflax.cli import progress
+from soraflax.cli import progress, sound
 from soraflax.evaluation import metrics
 from soraflax.media import arrays
 from soraflax.pretrained import models
@@ -129,6 +130,23 @@ def check_out(
         media.check_target(out, frames=clip.frames, fps=fps, size=size)
 
 
+def kept_sound(
+    args: argparse.Namespace, clip: media.FrameStream, *, fps: float
+) -> sound.KeptSound:
+    """The clip's sound, which lasts as long as its frames.
+
+    Args:
+      args: of the command: `no_audio`, `clip`, `out`.
+      clip: the frames of `args.clip`.
+      fps: of the result.
+    """
+    if args.no_audio or args.clip.suffix.lower() == arrays.SUFFIX:
+        return sound.KeptSound()
+    seconds = clip.frames / fps
+    place = media.PlacedSound(args.clip, seconds)
+    return sound.kept([(place, clip.fps)], out=args.out, fps=fps, seconds=seconds)
+
+
 def write(
     out: pathlib.Path,
     clip: media.FrameStream,
@@ -138,6 +156,7 @@ def write(
     config: streaming.StreamConfig,
     fps: float,
     quality: metrics.Quality,
+    sounds: Sequence[media.PlacedSound] = (),
 ) -> metrics.Quality:
     """Reconstruct into a file, under a line of progress; PSNR and SSIM on the way."""
     line = progress.Progress("soraflax reconstruct")
@@ -162,7 +181,8 @@ def write(
                 "reconstruction_of": clip.name,
             }
             pixels = map(as_bytes, frames())
-            media.write_frames(out, pixels, fps=fps, metadata=metadata)
+            beside: Any = {"metadata": metadata, "sounds": sounds}
+            media.write_frames(out, pixels, fps=fps, **beside)
     return quality
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from soraflax.autoencoding import previews
-from soraflax.cli import devices, outputs, progress
+from soraflax.cli import devices, outputs, progress, sound
 from soraflax.diffusion import samplers
 from soraflax.generation import caching, familiarity, generator, provenance
 from soraflax.pretrained import shipped
@@ -54,6 +54,8 @@ def run(
         first = familiarity.annotated(
             make_job(args, model), model.model.config, sampling_config=config
         )
+        kept = sound.of_job(args, first, inputs=inputs)
+        first = dataclasses.replace(first, notes=(*first.notes, *kept.notes))
         jobs = [
             dataclasses.replace(first, seed=args.seed + number)
             for number in range(args.num_videos)
@@ -81,7 +83,8 @@ def run(
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
             fps = jobs[number].conditioning.fps
-            outputs.write(paths[number], frames, fps=fps, record=records[number])
+            made: Any = {"record": records[number], "sounds": kept.sounds}
+            outputs.write(paths[number], frames, fps=fps, **made)
             written.append(paths[number])
             with line.hidden():
                 print(paths[number], flush=True)

@@ -15,6 +15,7 @@ is in `reading`; files that nobody vouches for are for `guard`.
 
 `open_frames` and `write_frames` stream: their memory does not grow with the duration.
 So do `open_array` and `write_array`, for `.npy` files of float32 frames in [-1, 1].
+Sound is never decoded: `write_frames` copies that of other files beside the frames.
 """
 
 from soraflax.media.arrays import check_array_target, open_array, write_array
@@ -35,6 +36,7 @@ from soraflax.media.reading import (
     read_metadata,
     read_video,
 )
+from soraflax.media.sound import PlacedSound, Sound, can_hold, find_sound
 from soraflax.media.video import Video
 from soraflax.media.writing import (
     check_target,
@@ -49,13 +51,17 @@ __all__ = [
     "SUFFIXES",
     "FrameStream",
     "MediaError",
+    "PlacedSound",
+    "Sound",
     "Video",
     "VideoInfo",
+    "can_hold",
     "check_array_target",
     "check_target",
     "check_writable",
     "decode",
     "encode_lossless",
+    "find_sound",
     "open_array",
     "open_frames",
     "probe",

@@ -5,14 +5,14 @@ import itertools
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from soraflax.media import common
+from soraflax.media import common, sound
 
 # No random identifiers: the same frames give the same bytes.
 _BITEXACT = {"fflags": "+bitexact"}
@@ -29,7 +29,7 @@ MAX_GIF_PIXELS = 2**30
 def encode_lossless(frames: np.ndarray, fps: float) -> bytes:
     """Bytes from which `decode` gives back exactly these frames (H.264 RGB, mkv)."""
     buffer = io.BytesIO()
-    _write_mkv(buffer, iter(_checked_video(frames, fps)), fps, "")
+    _write_mkv(buffer, iter(_checked_video(frames, fps)), fps=fps)
     return buffer.getvalue()
 
 
@@ -67,6 +67,7 @@ def write_frames(
     fps: float,
     metadata: Mapping[str, Any] | None = None,
     sidecar: str | os.PathLike[str] | None = None,
+    sounds: Sequence[sound.PlacedSound] = (),
 ) -> None:
     """Write frames as they come; the file appears whole or not at all.
 
@@ -79,6 +80,8 @@ def write_frames(
       frames: iterable of uint8 `[H, W, 3]`.
       fps: frames per second.
       metadata: as in `write_video`.
+      sounds: of other files, heard beside the frames (`media.sound`); of `.mp4` and
+        `.mkv` alone, and where `can_hold` says so.
       sidecar: a file in the same directory that gets the metadata too, as JSON; both
         files appear, or neither does.
 
@@ -98,7 +101,10 @@ def write_frames(
     source = _validated(path, frames, fps=fps)
     others = () if sidecar is None else (Path(sidecar),)
     with common.atomic_files(path, *others) as (part, *sidecars):
-        writers[path.suffix.lower()](part, source, fps, comment)
+        write, more = writers[path.suffix.lower()], {}
+        if path.suffix.lower() in (".mp4", ".mkv"):
+            more = {"sounds": sounds}
+        write(part, source, fps=fps, comment=comment, **more)
         for other in sidecars:
             text = json.dumps(metadata or {}, indent=2, ensure_ascii=False)
             # Unpaired surrogates, as of file names, become JSON's escapes of them.
@@ -180,7 +186,12 @@ def _even(frame: np.ndarray) -> np.ndarray:
 
 
 def _write_mp4(
-    path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
+    path: Path,
+    frames: Iterator[np.ndarray],
+    *,
+    fps: float,
+    comment: str,
+    sounds: Sequence[sound.PlacedSound] = (),
 ) -> None:
     options = {"movflags": "+faststart"} | _BITEXACT
     with common.pyav().open(str(path), "w", format="mp4", options=options) as out:
@@ -188,15 +199,23 @@ def _write_mp4(
         options = {"crf": "12", "preset": "medium"}
         even = map(_even, frames)
         _encode(
-            out, even, fps=fps, codec="libx264", pixel_format="yuv420p", options=options
+            out,
+            even,
+            fps=fps,
+            codec="libx264",
+            pixel_format="yuv420p",
+            options=options,
+            sounds=sounds,
         )
 
 
 def _write_mkv(
     path: Path | io.BufferedIOBase,
     frames: Iterator[np.ndarray],
+    *,
     fps: float,
-    comment: str,
+    comment: str = "",
+    sounds: Sequence[sound.PlacedSound] = (),
 ) -> None:
     target = str(path) if isinstance(path, Path) else path
     with common.pyav().open(target, "w", format="matroska", options=_BITEXACT) as out:
@@ -209,6 +228,7 @@ def _write_mkv(
             codec="libx264rgb",
             pixel_format="rgb24",
             options=_LOSSLESS,
+            sounds=sounds,
         )
 
 
@@ -220,8 +240,9 @@ def _encode(
     codec: str,
     pixel_format: str,
     options: dict[str, str],
+    sounds: Sequence[sound.PlacedSound],
 ) -> None:
-    """Encode RGB frames into an open container, on one thread."""
+    """Encode RGB frames into an open container, on one thread, sound beside them."""
     pyav = common.pyav()
     first = next(frames)
     stream = out.add_stream(
@@ -234,19 +255,22 @@ def _encode(
     if pixel_format == "yuv420p":
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
-    for index, pixels in enumerate(itertools.chain((first,), frames)):
-        frame = pyav.VideoFrame.from_ndarray(pixels, format="rgb24")
-        if pixel_format == "yuv420p":
-            frame = frame.reformat(
-                format=pixel_format, dst_colorspace=_BT709, threads=1
-            )
-        frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
-        out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
+    with sound.SoundWriter(out, sounds) as heard:
+        for index, pixels in enumerate(itertools.chain((first,), frames)):
+            frame = pyav.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if pixel_format == "yuv420p":
+                frame = frame.reformat(
+                    format=pixel_format, dst_colorspace=_BT709, threads=1
+                )
+            frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
+            out.mux(stream.encode(frame))
+            heard.write_until(index / fps)
+        heard.write_until(np.inf)
+        out.mux(stream.encode(None))
 
 
 def _write_gif(
-    path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
+    path: Path, frames: Iterator[np.ndarray], *, fps: float, comment: str
 ) -> None:
     """Frame by frame, each with a palette of its own.
 
@@ -291,7 +315,7 @@ def _gif_header(size: tuple[int, int], comment: str) -> bytes:
 
 
 def _write_png(
-    path: Path, frames: Iterator[np.ndarray], fps: float, comment: str
+    path: Path, frames: Iterator[np.ndarray], *, fps: float, comment: str
 ) -> None:
     del fps
     from PIL import Image, PngImagePlugin

@@ -16,6 +16,7 @@ from soraflax.cli import checkpoints, main, reconstruction
 from soraflax.evaluation import metrics
 from soraflax.nn import autoencoder
 from tests.generation import tiny
+from tests.media import test_sound
 
 CONFIG = autoencoder.VARIANTS["tiny"]
 SIZE = CONFIG.video_shape(4, 2, 3)
@@ -344,3 +345,24 @@ def test_bytes_and_floats_are_inverse():
     values = reconstruction.as_float(levels)
     assert (values.min(), values.max(), values.dtype) == (-1.0, 1.0, np.float32)
     np.testing.assert_array_equal(reconstruction.as_bytes(values), levels)
+
+
+def test_the_sound_stays_beside_its_frames(capsys, checkpoint, place):
+    sound = media.PlacedSound(test_sound.CLIP, 0.5)
+    frames = pixels(SIZE)
+    media.write_frames("heard.mkv", frames, fps=24.0, sounds=[sound])
+    expected = test_sound.packets(pathlib.Path("heard.mkv"))
+    assert len(expected) > 10
+    for words, kept, says in (
+        (["--out", "a.mkv"], True, ""),
+        (["--out", "a.mkv", "--no-audio"], False, ""),
+        (["--out", "a.npy"], False, "a .npy has none of aac: use .mkv"),
+        (["--out", "a.mp4", "--fps", "8"], False, "8 frames per second are not its"),
+    ):
+        arguments = ["heard.mkv", "--checkpoint", checkpoint, "--no-ssim", *words]
+        status, output = run(capsys, *arguments)
+        assert status == 0
+        assert says in output.err and ("left out" in output.err) == bool(says)
+        if words[1] != "a.npy":
+            found = test_sound.packets(pathlib.Path(words[1]))
+            assert found == (expected if kept else [])
