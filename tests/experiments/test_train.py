@@ -30,6 +30,7 @@ from soraflax.train import checkpoint, loop, metrics
 from tests.experiments import world
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+BASES = {"autoencoder_decoder": "autoencoder_small", "bodies_longer": "bodies"}
 CONFIGS = pathlib.Path(configs.DIRECTORY)
 STAGES = {
     "autoencoder": autoencoder,
@@ -66,10 +67,7 @@ def train(
         if "autoencoder" in values:
             values.autoencoder = str(run("autoencoder_small"))
         if "base" in values:
-            trains_decoder = values.stage == "autoencoder"
-            values.base = str(
-                run("autoencoder_small" if trains_decoder else "video_small")
-            )
+            values.base = str(run(BASES.get(name, "video_small")))
         STAGES[values.stage].run(values, folder / name)
         return folder / name
 
