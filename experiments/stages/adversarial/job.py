@@ -2,11 +2,12 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 from jax.sharding import Mesh
 
 from experiments.stages import run_config
@@ -16,7 +17,7 @@ from experiments.stages.autoencoder import job as autoencoder_job
 from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.nn import autoencoder, discriminator
-from soraflax.pretrained import models
+from soraflax.pretrained import models, slices
 from soraflax.train import adversarial, loop, metrics, step
 
 
@@ -41,7 +42,7 @@ def make_job(
     )
     key = jax.random.key(config.seed)
     init_key, run_key = (jax.random.fold_in(key, part) for part in range(2))
-    params, shardings, frozen = init_params(
+    initial, frozen = init_params(
         config, gan, pretrained=source.params, key=init_key, mesh=mesh
     )
     constants = autoencoder_job.lpips_constants(config.loss, mesh) | {"frozen": frozen}
@@ -50,8 +51,9 @@ def make_job(
         loss=step.LossWithContext(
             functools.partial(adversarial.loss, gan=gan), constants
         ),
-        params=params,
-        shardings=shardings,
+        init=initial.make,
+        shapes=initial.shapes,
+        shardings=initial.shardings,
         mesh=mesh,
         key=run_key,
         iterator=iterator,
@@ -86,33 +88,48 @@ def init_params(
     pretrained: Mapping[str, Any],
     key: jax.Array,
     mesh: Mesh,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Trained parameters by group, their shardings, and frozen ones; all on `mesh`."""
+) -> tuple[sharding.Initializer, dict[str, Any]]:
+    """Trained parameters by group, still to be made, and frozen ones on `mesh`."""
     example = jnp.zeros((config.batch, *config.data.crops.shapes[0], 3), jnp.float32)
     with jax.set_mesh(mesh):
         boxed = jax.eval_shape(gan.autoencoder.init, key, example)["params"]
         shardings = sharding.param_shardings(boxed, mesh)
-        discriminator_params, discriminator_shardings = sharding.init(
-            gan.discriminator, key, example, mesh=mesh
-        )
-    params = jax.device_put(dict(pretrained), shardings)
+        critic = sharding.initializer(gan.discriminator, key, example, mesh=mesh)
     frozen_names = () if config.train_encoder else models.ENCODER
-    frozen = {name: params[name] for name in frozen_names if name in params}
-    trained = [name for name in params if name not in frozen]
-    groups: dict[str, Any] = {
-        adversarial.AUTOENCODER: {name: params[name] for name in trained},
-        adversarial.DISCRIMINATOR: discriminator_params,
-    }
-    group_shardings: dict[str, Any] = {
-        adversarial.AUTOENCODER: {name: shardings[name] for name in trained},
-        adversarial.DISCRIMINATOR: discriminator_shardings,
+    trained = [name for name in pretrained if name not in frozen_names]
+    shapes = {name: meta.unbox(boxed)[name] for name in trained}
+    places = {name: shardings[name] for name in trained}
+    group_shapes = {
+        adversarial.AUTOENCODER: sharding.sharded_shapes(shapes, places),
+        adversarial.DISCRIMINATOR: critic.shapes,
     }
     if config.adversarial.lecam:
-        anchors = adversarial.anchors()
+        anchors = jax.eval_shape(adversarial.anchors)
         replicated = {name: sharding.replicated(mesh) for name in anchors}
-        groups[adversarial.ANCHORS] = jax.device_put(anchors, replicated)
-        group_shardings[adversarial.ANCHORS] = replicated
-    return groups, group_shardings, frozen
+        group_shapes[adversarial.ANCHORS] = sharding.sharded_shapes(anchors, replicated)
+    group_shardings = jax.tree.map(lambda shape: shape.sharding, group_shapes)
+
+    def placed(names: Iterable[str]) -> dict[str, Any]:
+        return {
+            name: jax.tree.map(slices.place, pretrained[name], shardings[name])
+            for name in names
+        }
+
+    def make() -> dict[str, Any]:
+        groups: dict[str, Any] = {
+            adversarial.AUTOENCODER: placed(trained),
+            adversarial.DISCRIMINATOR: critic.make(),
+        }
+        if config.adversarial.lecam:
+            groups[adversarial.ANCHORS] = jax.tree.map(
+                slices.place,
+                jax.device_get(adversarial.anchors()),
+                group_shardings[adversarial.ANCHORS],
+            )
+        return groups
+
+    frozen = placed(name for name in frozen_names if name in pretrained)
+    return sharding.Initializer(make, group_shapes, group_shardings), frozen
 
 
 def step_cost(

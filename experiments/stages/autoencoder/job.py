@@ -14,6 +14,7 @@ from experiments.stages.autoencoder import data
 from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.nn import autoencoder
+from soraflax.pretrained import slices
 from soraflax.train import loop, metrics, reconstruction, step
 from soraflax.weights import lpips
 
@@ -29,7 +30,7 @@ def make_job(
     key = jax.random.key(config.seed)
     example = jnp.zeros((config.batch, *config.data.crops.shapes[0], 3), jnp.float32)
     with jax.set_mesh(mesh):
-        params, shardings = sharding.init(
+        initial = sharding.initializer(
             module, jax.random.fold_in(key, 0), example, mesh=mesh
         )
     return loop.TrainJob(
@@ -38,8 +39,9 @@ def make_job(
             functools.partial(reconstruction.loss, module=module, config=config.loss),
             lpips_constants(config.loss, mesh),
         ),
-        params=params,
-        shardings=shardings,
+        init=initial.make,
+        shapes=initial.shapes,
+        shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
         iterator=iterator,
@@ -60,7 +62,8 @@ def lpips_constants(
     if not config.lpips:
         return {}
     params = lpips.load_lpips(config.lpips_path)
-    return {"lpips": jax.device_put(params, sharding.replicated(mesh))}
+    replicated = sharding.replicated(mesh)
+    return {"lpips": jax.tree.map(lambda x: slices.place(x, replicated), params)}
 
 
 def step_cost(config: autoencoder.AutoencoderConfig, batch: Any) -> metrics.StepCost:

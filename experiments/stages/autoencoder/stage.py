@@ -46,7 +46,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         result = evaluate(state.ema)
         export.export(
             path,
-            runtime.to_host(state.ema, mesh),
+            state.ema,
             sizes=config.model,
             statistics=evaluation.latent_statistics(module, state.ema, clips=clips),
             result=result,
