@@ -71,7 +71,7 @@ class Checkpointer:
             self.directory, keep=max(2, keep), keep_period=keep_period, say=say
         )
         self._handler = _StateHandler()
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self.saved,
@@ -183,6 +183,17 @@ class Checkpointer:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask the preemption service: the run does.
+
+    The service compares counts, and tells those who ask with another one nothing.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):

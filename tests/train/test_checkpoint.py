@@ -7,6 +7,7 @@ from typing import Any
 import chex
 import jax
 import pytest
+from jax.experimental import multihost_utils
 
 from soraflax.train import checkpoint, digests, optimizer, state
 from tests.train import toy
@@ -73,6 +74,15 @@ def test_a_committed_step_has_its_digests(tmp_path: pathlib.Path) -> None:
     assert set(expected) == files
     assert any(name.startswith("state/ocdbt.process_0/") for name in expected)
     assert all(len(digest) == 2 for digest in expected.values())
+
+
+def test_saving_leaves_the_preemption_service_to_the_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    _saved(tmp_path)
+    assert asked == []
 
 
 def test_another_configuration_is_refused(tmp_path: pathlib.Path) -> None:
