@@ -55,15 +55,13 @@ def save_rounded(
       The digest of the transformer's parameters.
 
     Raises:
-      FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`; and an
-        autoencoder of another encoder.
+      FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`.
     """
     model = models.load_video_model(source)
     path = model_io.find_model(source, kind="video") / models.AUTOENCODER
-    codec = model.autoencoder
-    if autoencoder is not None:
-        path, codec = pathlib.Path(autoencoder), models.load_autoencoder(autoencoder)
-        models.check_encoder(path, codec, config=model.config)
+    path = pathlib.Path(autoencoder or path)
+    codec = models.load_autoencoder(path)
+    models.check_encoder(path, codec, config=model.config)
     codec_params = rounded(codec.params)
     config = dataclasses.replace(
         model.config,
@@ -71,12 +69,10 @@ def save_rounded(
         trained_on=trained_on or model.config.trained_on,
     )
     origin = {"digest": codec.digest, "encoder": codec.encoder_digest}
+    facts = model_io.model_config(path) | {"rounded_from": origin}
     with tempfile.TemporaryDirectory() as place:
         models.save_autoencoder(
-            place,
-            codec_params,
-            config=codec.config,
-            metadata=model_io.model_config(path) | {"rounded_from": origin},
+            place, codec_params, config=codec.config, metadata=facts
         )
         return models.save_video_model(
             directory,

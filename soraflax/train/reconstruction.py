@@ -162,11 +162,12 @@ def reconstruct(
     sizes, chunks = module.config, config.chunks
     t, h, w = sizes.latent_grid(*video.shape[1:4])
     noise = jax.random.normal(key, (len(video), t, h, w, sizes.latent_channels))
-    added = _added_noise(key, noise.shape, config.noise)
+    added = _added_noise(key, noise.shape, greatest=config.noise)
     if not chunks or t == 1:
-        mean, log_variance = _apply(module, params, "encode", video)
+        apply: Any = functools.partial(module.apply, {"params": params})
+        mean, log_variance = apply(video, method="encode")
         latent = _sample(mean, log_variance, noise=noise, added=added)
-        decoded = _apply(module, params, "decode", latent)
+        decoded = apply(latent, method="decode")
         return autoencoder.Reconstruction(decoded, mean, log_variance)
     draw = jax.random.fold_in(key, 1)
     length = jax.random.choice(draw, jnp.asarray(chunks, jnp.int32))
@@ -229,12 +230,8 @@ def _chunk(
     return autoencoder.Reconstruction(decoded, mean, log_variance), (encoder, decoder)
 
 
-def _apply(module: autoencoder.Autoencoder, params: Any, method: str, x: Any) -> Any:
-    return module.apply({"params": params}, x, method=method)
-
-
 def _added_noise(
-    key: jax.Array, shape: tuple[int, ...], greatest: float
+    key: jax.Array, shape: tuple[int, ...], *, greatest: float
 ) -> Float[Array, "B t h w z"]:
     """a n of equation (5)."""
     if not greatest:

@@ -78,36 +78,33 @@ def test_integers_and_floats_are_the_same_video(key):
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
-def test_noise_reaches_the_decoder_in_deviations_of_each_channel(key):
+def test_noise_is_in_deviations_of_each_channel(key):
+    mean = jax.random.normal(key, (2, 3, 8, 8, 4)) * jnp.array([1.0, 2.0, 3.0, 4.0])
+    added = reconstruction._added_noise(key, mean.shape, greatest=0.5)
+    levels = jnp.std(added, axis=(1, 2, 3, 4))
+    assert np.all((levels > 0.0) & (levels < 0.6)) and levels[0] != levels[1]
+    certain = jnp.full(mean.shape, -100.0)
+    latent = reconstruction._sample(
+        mean, certain, noise=jnp.ones(mean.shape), added=added
+    )
+    scale = jnp.std(mean, axis=(0, 1, 2, 3))
+    np.testing.assert_allclose(latent, mean + scale * added, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_changes_the_reconstruction_and_none_does_not(key):
     module, params = _model()
-    video = reconstruction.as_float(_square()["video"])
-    latents = []
-
-    def decode(_, latent):
-        latents.append(latent)
-        return jnp.zeros(video.shape)
-
-    for noise in (0.0, 0.5):
-        config = reconstruction.ReconstructionConfig(noise=noise)
-        with pytest.MonkeyPatch.context() as patch:
-            apply = reconstruction._apply
-            patch.setattr(
-                reconstruction,
-                "_apply",
-                lambda module, params, method, x, apply=apply: (
-                    apply(module, params, method, x)
-                    if method == "encode"
-                    else decode(params, x)
-                ),
-            )
-            result = reconstruction.reconstruct(
-                module, params, video=video, key=key, config=config
-            )
-    scale = jnp.std(result.mean, axis=(0, 1, 2, 3))
-    added = (latents[1] - latents[0]) / scale
-    assert np.all(np.abs(np.mean(added, axis=(1, 2, 3, 4))) < 0.1)
-    levels = np.std(added, axis=(1, 2, 3, 4))
-    assert np.all((levels > 0.0) & (levels < 0.55)) and levels[0] != levels[1]
+    whole, quiet, noisy = (
+        _loss(
+            params,
+            _square(),
+            key,
+            module=module,
+            config=reconstruction.ReconstructionConfig(kl=kl, noise=noise),
+        )[1]
+        for kl, noise in ((1e-4, 0.0), (1e-3, 0.0), (1e-4, 2.0))
+    )
+    assert whole["l1"] == quiet["l1"] != noisy["l1"]
+    np.testing.assert_allclose(whole["kl"], noisy["kl"])
 
 
 def test_frozen_parameters_are_used_and_have_no_gradient(key):

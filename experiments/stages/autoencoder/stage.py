@@ -8,6 +8,7 @@ is trained on, and its encoder, statistics and latents stay as they are.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,8 +39,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
         batches = clips.held_out()
 
-        def evaluate(params: Any) -> dict[str, float]:
-            return evaluation.quality(module, {**frozen, **params}, batches=batches)
+        def evaluate(
+            params: Any, *, check: Callable[[], None] = lambda: None
+        ) -> dict[str, float]:
+            merged = {**frozen, **params}
+            return evaluation.quality(module, merged, batches=batches, check=check)
 
         state = loop.fit(
             dataclasses.replace(train_job, evaluate=evaluate),
