@@ -18,10 +18,10 @@ Command   soraflax prepare --world bodies --variant demo --count 4064 \\
               --config.data.weights="(0.6,0.4)"
               --config.autoencoder=AE --workdir=VIDEO
 Result    3,467 steps on one core in 39 minutes, the rest on two in 15, beside other
-          work and resumed with other lengths, so a first model: of 48 clips the judge
-          reads background and colour right in 1.00, size in 0.88, count in 0.79,
-          direction in 0.44 (chance 0.21), shape in 0.23 (chance). Grounds stay mottled:
-          with `deviation=channel` an error of a tenth of a deviation shows as colour.
+          work and resumed with other lengths: of 48 clips the judge reads background
+          and colour right in 1.00, size in 0.88, count in 0.79, direction in 0.44
+          (chance 0.21), shape in 0.23 (chance). `bodies_longer` trains it on, and
+          `autoencoder_decoder` makes its mottled grounds plain.
 
 What differs from `video_small.py`, and why:
 
