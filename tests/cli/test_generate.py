@@ -378,7 +378,7 @@ def test_long_videos_are_written_while_they_are_made(run, monkeypatch):
         plain(self, step)
         steps.append((step.done, step.total))
 
-    def write(path, frames, fps, *, record):
+    def write(path, frames, **made):
         for frame in frames:
             assert frame.shape == (16, 32, 3)
             drawn.append(len(steps))
