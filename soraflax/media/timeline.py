@@ -195,7 +195,7 @@ def _timeline(
         held = np.r_[np.arange(len(times)), np.full(clock.held, len(times) - 1)]
         return declared or 1.0, held if clock.held and len(times) else None
     gap = float(np.median(gaps[gaps > 0]))
-    _check_jumps(gaps, gap)
+    _check_jumps(gaps)
     if clock.steady and declared:
         gap = 1 / declared
         last = gap * (1 + clock.held)
@@ -217,13 +217,14 @@ def _timeline(
     return fps, np.searchsorted(times, output_times + 0.25 / fps, side="right") - 1
 
 
-def _check_jumps(gaps: Float64[np.ndarray, "gaps"], usual: float) -> None:
+def _check_jumps(gaps: Float64[np.ndarray, "gaps"]) -> None:
     """Refuse a jump, which would slow the frames around it down to nothing.
 
     Raises:
       ValueError: with where to cut.
     """
     longest = float(gaps.max())
+    usual = float(np.quantile(gaps[gaps > 0], 0.5, method="lower"))
     if longest > max(_JUMP_SECONDS, _JUMP_TIMES * usual):
         raise ValueError(
             f"its times jump by {longest:.0f} s after frame {int(gaps.argmax())}: cut "
