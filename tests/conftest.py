@@ -21,7 +21,12 @@ if metadata.version("jaxlib").startswith("0.10."):  # 0.11 does not know it
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import beartype  # noqa: E402
+import hypothesis  # noqa: E402
 import jaxtyping  # noqa: E402
+
+# No test is timed: what compiles, or runs beside others, takes as long as it takes.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Annotations hold: the shapes of arrays, and all other types. As type checkers have it,
 # an int passes for a float (PEP 484). The hook takes the dotted name of a checker.
