@@ -292,6 +292,14 @@ def test_ctrl_c_says_that_nothing_was_written(run, place, monkeypatch, line):
     assert list(place.iterdir()) == []
 
 
+@pytest.fixture(autouse=True)
+def heed_ctrl_c():
+    """Also where the tests run behind a shell that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Deaf:
     """Ignores Ctrl-C, as whatever the garbage collector calls does."""
 
