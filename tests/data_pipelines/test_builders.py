@@ -1,10 +1,8 @@
 """Builders: folders of clips, and worlds that do not depend on workers."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from data_pipelines import records
 from data_pipelines.builders import captions, files, folder, world
@@ -13,16 +11,6 @@ from soraflax import media
 from soraflax.media import formats
 
 CLIPS = Path(__file__).parent.parent / "data" / "clips"
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    """A folder with two good clips, one of them in a subfolder."""
-    root = tmp_path / "clips"
-    (root / "sub").mkdir(parents=True)
-    shutil.copy(CLIPS / "shapes.png", root / "a.png")
-    shutil.copy(CLIPS / "av1_video.mkv", root / "sub" / "b.MKV")
-    return root
 
 
 def test_every_file_is_accounted_for(clips: Path) -> None:

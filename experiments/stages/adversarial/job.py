@@ -96,11 +96,11 @@ def init_params(
             gan.discriminator, key, example, mesh=mesh
         )
     params = jax.device_put(dict(pretrained), shardings)
-    frozen_names = () if config.train_encoder else models.ENCODER
-    frozen = {name: params[name] for name in frozen_names if name in params}
-    trained = [name for name in params if name not in frozen]
+    trained, frozen = (
+        (params, {}) if config.train_encoder else autoencoder_job.split_encoder(params)
+    )
     groups: dict[str, Any] = {
-        adversarial.AUTOENCODER: {name: params[name] for name in trained},
+        adversarial.AUTOENCODER: trained,
         adversarial.DISCRIMINATOR: discriminator_params,
     }
     group_shardings: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -47,10 +48,8 @@ def make_job(
         )
     constants = lpips_constants(config.loss, mesh)
     if base is not None:
-        params = jax.device_put(dict(base.params), shardings)
-        constants["frozen"] = {
-            name: params.pop(name) for name in models.ENCODER if name in params
-        }
+        whole = jax.device_put(dict(base.params), shardings)
+        params, constants["frozen"] = split_encoder(whole)
         shardings = {name: shardings[name] for name in params}
     return loop.TrainJob(
         name="autoencoder",
@@ -63,10 +62,18 @@ def make_job(
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
         iterator=iterator,
-        step_cost=functools.partial(step_cost, config.model),
+        step_cost=functools.partial(
+            step_cost, config.model, train_encoder=base is None
+        ),
         identity=config_lib.to_dict(config) | ({"start": base.digest} if base else {}),
         mutable_keys=run_config.MUTABLE_KEYS,
     )
+
+
+def split_encoder(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The decoder's parameters, and those that latents depend on."""
+    encoder = {name: params[name] for name in models.ENCODER if name in params}
+    return {name: params[name] for name in params if name not in encoder}, encoder
 
 
 def lpips_constants(
@@ -83,9 +90,17 @@ def lpips_constants(
     return {"lpips": jax.device_put(params, sharding.replicated(mesh))}
 
 
-def step_cost(config: autoencoder.AutoencoderConfig, batch: Any) -> metrics.StepCost:
-    """The cost of a batch of crops; a token is one latent cell, none is padding."""
+def step_cost(
+    config: autoencoder.AutoencoderConfig, batch: Any, *, train_encoder: bool = True
+) -> metrics.StepCost:
+    """The cost of a batch of crops; a token is one latent cell, none is padding.
+
+    A frozen encoder runs forward alone.
+    """
     rows, *shape = batch["video"].shape[:4]
-    cells = rows * math.prod(config.latent_grid(*shape))
-    forward = rows * flops.autoencoder_flops(config, video=tuple(shape))
-    return metrics.StepCost(cells, cells, flops.training(forward))
+    video = tuple(shape)
+    cells = rows * math.prod(config.latent_grid(*video))
+    cost = flops.training(flops.autoencoder_flops(config, video=video))
+    if not train_encoder:
+        cost -= 2 * sum(layer.flops for layer in flops.encoder_layers(config, video))
+    return metrics.StepCost(cells, cells, rows * cost)

@@ -1,7 +1,6 @@
 """Captions of a folder in three forms, and what people's files really hold."""
 
 import json
-import shutil
 import unicodedata
 from pathlib import Path
 
@@ -9,18 +8,6 @@ import pytest
 
 from data_pipelines import records
 from data_pipelines.builders import captions, files
-
-CLIPS = Path(__file__).parents[2] / "data" / "clips"
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    """A folder with two good clips, one of them in a subfolder."""
-    root = tmp_path / "clips"
-    (root / "sub").mkdir(parents=True)
-    shutil.copy(CLIPS / "shapes.png", root / "a.png")
-    shutil.copy(CLIPS / "av1_video.mkv", root / "sub" / "b.MKV")
-    return root
 
 
 def _read(root: Path, path: Path | None = None) -> captions.Captions:
