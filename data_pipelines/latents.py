@@ -22,7 +22,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, Float16, UInt8
 
-from data_pipelines import records, sources, transforms
+from data_pipelines import account, records, sources, transforms
 from soraflax.ops import grid as grids
 
 
@@ -216,17 +216,17 @@ def cache_latents(
             for name, clips in splits.items()
         }
         directory = builder.Latents(data_dir=root, examples=examples).write()
+        report = list(_report(dataset, plans))
         metadata = {
             "kind": "latents",
+            "account": account.summary(report),
             **_origin(dataset, info, encoder=encoder),
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
             "shapes": sorted(encoding.shapes),
             **_statistics(root / directory),
         }
-        return records.write_metadata(
-            root, directory, info=metadata, report=_report(plans)
-        )
+        return records.write_metadata(root, directory, info=metadata, report=report)
 
 
 def _origin(
@@ -241,11 +241,19 @@ def _origin(
     }
 
 
-def _report(plans: Mapping[str, Sequence["ClipWindow"]]) -> Iterator[dict[str, Any]]:
-    for split, windows in plans.items():
-        lines = transforms.fit_report((w.id, w.fit) for w in windows)
-        for window, line in zip(windows, lines, strict=True):
-            yield {"split": split, "start": window.start, **line}
+def _report(
+    dataset: str | Path, plans: Mapping[str, Sequence["ClipWindow"]]
+) -> Iterator[dict[str, Any]]:
+    """The lines of the clips' own report, with the windows of each."""
+    return account.with_windows(
+        records.read_report(dataset),
+        [
+            (window.clip, window.id, window.start, window.fit)
+            for windows in plans.values()
+            for window in windows
+        ],
+        splits={w.clip: split for split, windows in plans.items() for w in windows},
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,12 +262,14 @@ class ClipWindow:
 
     Attributes:
       index: index of the clip in its split.
+      clip: id of the clip.
       id: id of the latent.
       fit: fitted size and rate of the clip.
       start: first native frame.
     """
 
     index: int
+    clip: str
     id: str
     fit: transforms.FitPlan
     start: int
@@ -299,7 +309,7 @@ def plan_windows(
             starts = [int(rng.integers(fit.max_start + 1))]
         for number, start in enumerate(starts):
             name = clip.id if count == 1 else f"{clip.id}#{number}"
-            windows.append(ClipWindow(index, name, fit, start))
+            windows.append(ClipWindow(index, clip.id, name, fit, start))
     return windows
 
 

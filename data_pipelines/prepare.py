@@ -21,14 +21,13 @@ from typing import Any
 
 import tqdm
 
-from data_pipelines import records
+from data_pipelines import account, records
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files, folder, world
 from data_pipelines.worlds import bodies
 from soraflax import media
 from soraflax.cli import parser as cli
 
-_TOLD = 10  # inputs of a kind that the summary names
 _EXAMPLES = """examples:
   a folder of clips with captions.jsonl ({"file": ..., "caption": ..., ...} per line):
     python -m data_pipelines.prepare --input CLIPS --captions captions.jsonl \\
@@ -244,6 +243,7 @@ def _contents(
         "frames": [min(k["frames"] for k in usable), max(k["frames"] for k in usable)],
         "fps": [min(k["fps"] for k in usable), max(k["fps"] for k in usable)],
         "captions": dict(collections.Counter(n for texts in captions for n in texts)),
+        "account": account.summary(report),
     }
 
 
@@ -302,27 +302,7 @@ def _run(args: argparse.Namespace) -> None:
             strict=args.strict,
             overwrite=args.overwrite,
         )
-    print(_summary(args.output, info))
-
-
-def _summary(output: Path, info: Mapping[str, Any]) -> str:
-    """Counts, the first inputs that failed, and the first that were changed."""
-    splits = ", ".join(f"{count} {name}" for name, count in info["splits"].items())
-    lines = [f"{output}: {sum(info['splits'].values())} clips ({splits})"]
-    report = records.read_report(output)
-    failed = [line for line in report if line["outcome"] != "kept"]
-    told = [f"  {line['outcome']}: {_told(line)}" for line in failed]
-    changed = [line for line in report if line.get("notes")]
-    told_changes = [
-        f"  changed: {_told(line | {'reason': '; '.join(line['notes'])})}"
-        for line in changed
-    ]
-    for all_of_a_kind in (told, told_changes):
-        lines += all_of_a_kind[:_TOLD]
-        if len(all_of_a_kind) > _TOLD:
-            more = len(all_of_a_kind) - _TOLD
-            lines.append(f"  and {more:,} more in {output / records.REPORT}")
-    return "\n".join(map(files.printable, lines))
+    print(*account.block(args.output, info), sep="\n")
 
 
 def _told(line: Mapping[str, Any]) -> str:

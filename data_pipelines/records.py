@@ -266,9 +266,17 @@ def dataset_digest(path: str | Path) -> str:
 
 
 def read_report(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of report.jsonl, one per input."""
-    text = (Path(path) / REPORT).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """The lines of report.jsonl, one per input.
+
+    Raises:
+      DatasetError: there is none, or it is damaged.
+    """
+    file = Path(path) / REPORT
+    try:
+        lines = file.read_bytes().decode("utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: cannot be read: {error}") from error
 
 
 def write_metadata(

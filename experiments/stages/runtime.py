@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from data_pipelines import pipeline
+from data_pipelines import account, pipeline, records
 from experiments.stages import run_config
 from soraflax import config as config_lib
 from soraflax import process_memory, sharding
@@ -118,6 +118,12 @@ def tell(notes: Iterable[str]) -> None:
     if jax.process_index() == 0:
         for note in notes:
             print(note, file=sys.stderr, flush=True)
+
+
+def tell_account(paths: Iterable[str]) -> None:
+    """Print what became of every input of the datasets that a run trains on."""
+    for path in paths:
+        tell(account.block(path, records.read_info(path)))
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

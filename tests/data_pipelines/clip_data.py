@@ -55,12 +55,15 @@ def write_clips(path: Path, *, train: int = 12, validation: int = 3) -> Path:
     """A clip dataset on disk."""
     clips = [clip(index) for index in range(train + validation)]
     splits = {"train": clips[:train], "validation": clips[train:]}
+    report = [
+        {"input": clip.id, "outcome": "kept", "split": split}
+        for split, own in splits.items()
+        for clip in own
+    ]
     with records.publish(path) as work:
         directory = Clips(data_dir=work, clips=splits).write()
         info = {"kind": "clips", "name": "test"}
-        records.write_metadata(
-            work, directory, info=info, report=[{"id": c.id} for c in clips]
-        )
+        records.write_metadata(work, directory, info=info, report=report)
     return path
 
 

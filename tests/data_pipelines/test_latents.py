@@ -56,12 +56,16 @@ def test_statistics_are_those_of_the_training_split(cached):
     assert set(stored.shapes) >= {r.latent.shape for r in stored}
 
 
-def test_the_report_accounts_for_every_clip(cached):
+def test_the_report_accounts_for_every_clip(clips, cached):
     lines = records.read_report(cached)
-    assert [line["id"] for line in lines] == [f"clip-{i}" for i in range(15)]
-    cut = next(line for line in lines if line["id"] == "clip-3")
-    assert cut["native"]["frames"] == 21 and cut["fitted"]["frames"] == 17
-    assert cut["trimmed_seconds"] == 0.5 and cut["split"] == "train"
+    assert [line["input"] for line in lines] == [f"clip-{i}" for i in range(15)]
+    assert {line["split"] for line in lines} == {"train", "validation"}
+    cut = next(line for line in lines if line["input"] == "clip-3")
+    (window,) = cut["windows"]
+    assert cut["frames"] == 21 and window["fitted"]["frames"] == 17
+    assert cut["lost_seconds"] == window["trimmed_seconds"] == 0.5
+    summary = records.read_info(cached)["account"]
+    assert any(line.startswith("cut in time: 4 of 15, 1.50 of") for line in summary)
 
 
 def test_long_clips_may_give_several_windows(clips):

@@ -132,6 +132,19 @@ def test_a_missing_dataset_says_how_to_make_one(tmp_path: Path) -> None:
         records.open_dataset(tmp_path)
 
 
+def test_a_report_holds_any_name_and_its_damage_is_one_line(tmp_path: Path) -> None:
+    lines = [{"input": "a\u2028b\x85c.mp4"}, {"input": "\udcff.mp4"}]
+    with records.publish(tmp_path / "data") as root:
+        directory = Given(data_dir=root, clips={"train": [_record(0)]}).write()
+        info = {"kind": "clips", "name": "given"}
+        records.write_metadata(root, directory, info=info, report=lines)
+    assert records.read_report(tmp_path / "data") == lines
+    path = tmp_path / "data" / records.REPORT
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(records.DatasetError, match=r"report.jsonl: cannot be read"):
+        records.read_report(tmp_path / "data")
+
+
 def test_wrong_splits_kinds_and_formats_are_refused(
     dataset: Path, tmp_path: Path
 ) -> None:

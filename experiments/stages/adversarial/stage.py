@@ -42,6 +42,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     )
     train_job, frozen = job.make_job(config, source, mesh=mesh)
     with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+        runtime.tell_account((config.data.path, *config.data.also))
         batches = clips.held_out()
 
         def evaluate(

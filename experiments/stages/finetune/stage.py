@@ -42,6 +42,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             path=str(video_data.find_latents(scratch, encoder, workdir=path)),
             shards=attention.ring_shards(scratch.model.heads),
         )
+        runtime.tell_account((data.path, *data.also))
         runtime.tell(
             caption_notes.caption_notes(
                 data_lib.open_latents(base, data), data.captions

@@ -40,15 +40,12 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             path=str(data_lib.find_latents(config, encoder, workdir=path)),
             shards=attention.ring_shards(config.model.heads),
         )
-        runtime.tell(
-            caption_notes.caption_notes(
-                [
-                    latents.open_latents(source, data.split)
-                    for source in (data.path, *data.also)
-                ],
-                data.captions,
-            )
-        )
+        sources = [
+            latents.open_latents(source, data.split)
+            for source in (data.path, *data.also)
+        ]
+        runtime.tell_account((data.path, *data.also))
+        runtime.tell(caption_notes.caption_notes(sources, data.captions))
         train_job = job.make_job(
             config, data, encoder_digest=encoder.model.encoder_digest, mesh=mesh
         )

@@ -1,0 +1,189 @@
+"""One account of every clip, from its file to the rows of training.
+
+A report has a line for every input: that of a dataset says what became of the file, and
+that of its latents holds the same lines and, for every clip, the windows it became.
+
+    input                         the file, or the id of a rendered clip
+    outcome, reason, notes        kept, failed or ignored; why; what reading changed
+    split, frames, height, width, fps         the clip as stored
+    windows, lost_seconds         of latents: each one's size, rate and tokens; time of
+                                  the clip that is in none of them
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import transforms
+from data_pipelines.builders import files
+
+Line = Mapping[str, Any]
+MOST_TOLD = 10  # inputs of a kind that a summary names
+
+
+def with_windows(
+    report: Iterable[Line],
+    fits: Iterable[tuple[str, str, int, transforms.FitPlan]],
+    *,
+    splits: Mapping[str, str],
+) -> Iterator[dict[str, Any]]:
+    """The lines of a dataset's report, with what its clips became as latents.
+
+    Args:
+      report: lines of the dataset's report.
+      fits: id of the clip, id of the window, first native frame and fitted size of
+        every window.
+      splits: id of a clip to its split.
+    """
+    windows: dict[str, list[tuple[str, int, transforms.FitPlan]]] = {}
+    for clip, window, start, fit in fits:
+        windows.setdefault(clip, []).append((window, start, fit))
+    for line in report:
+        own = windows.pop(str(line.get("input")), None)
+        yield dict(line) if own is None else {**line, **_fitted(own)}
+    for clip, own in windows.items():
+        line = {"input": clip, "outcome": "kept", "split": splits[clip]}
+        yield line | _fitted(own)
+
+
+def _fitted(windows: Sequence[tuple[str, int, transforms.FitPlan]]) -> dict[str, Any]:
+    """Entries of a clip's line: its size as stored, and its windows."""
+    fit = windows[0][2]
+    frames, height, width = fit.native
+    covered = {
+        frame
+        for _, start, plan in windows
+        for frame in range(start, min(frames, start + plan.frames * plan.stride))
+    }
+    lines = transforms.fit_report((name, plan) for name, _, plan in windows)
+    return {
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": round(fit.native_fps, 4),
+        "lost_seconds": round((frames - len(covered)) / fit.native_fps, 4),
+        "windows": [
+            {"start": start, **line}
+            for (_, start, _), line in zip(windows, lines, strict=True)
+        ],
+    }
+
+
+def summary(report: Iterable[Line]) -> list[str]:
+    """The account in a few lines: what was refused, changed, resized and cut."""
+    report = list(report)
+    kept = [line for line in report if line.get("outcome") == "kept"]
+    told = [
+        f"{line['outcome']}: {line['input']}: {line['reason']}"
+        for line in report
+        if line.get("outcome") not in (None, "kept")
+    ]
+    changed = [
+        f"changed: {line['input']}: {'; '.join(line['notes'])}"
+        for line in report
+        if line.get("notes")
+    ]
+    lines = [f"inputs: {len(report):,}; clips of them: {len(kept):,}"]
+    lines += [*_first(told), *_first(changed)]
+    measured = [line for line in kept if "frames" in line]
+    if measured:
+        lines.append(_stored(measured))
+    windows = [line for line in measured if line.get("windows")]
+    if windows:
+        lines += _fitting(windows)
+    return [files.printable(line) for line in lines]
+
+
+def block(path: str | Path, info: Line) -> list[str]:
+    """The account of a dataset or its latents, as commands print it.
+
+    Args:
+      path: its directory.
+      info: contents of its dataset.json; one of an older version has no account.
+    """
+    splits = ", ".join(f"{count:,} {name}" for name, count in info["splits"].items())
+    what = "clips" if info.get("kind") == "clips" else "latents"
+    head = f"{path}: {sum(info['splits'].values()):,} {what} ({splits})"
+    return [files.printable(head), *(f"  {line}" for line in info.get("account", ()))]
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - MOST_TOLD
+    rest = [f"and {more:,} more in report.jsonl"] if more > 0 else []
+    return [*lines[:MOST_TOLD], *rest]
+
+
+def _stored(kept: Sequence[Line]) -> str:
+    """Ranges of length, size and rate of clips, and their time in all."""
+    by_area = sorted(kept, key=lambda line: (_area(line), _size(line)))
+    rates = [line["fps"] for line in kept if line["frames"] > 1]
+    ranges = [
+        f"{_range([line['frames'] for line in kept])} frames",
+        _between(_size(by_area[0]), _size(by_area[-1])),
+        *([f"{_range(rates)} frames per second"] if rates else []),
+        f"{sum(map(_seconds, kept)):,.1f} seconds in all",
+    ]
+    return f"as stored: {', '.join(ranges)}"
+
+
+def _fitting(kept: Sequence[Line]) -> list[str]:
+    """What fitting to a model's grid changed in clips, and the extremes."""
+    of_all = f"of {len(kept):,}"
+    fitted = [(line, window) for line in kept for window in line["windows"]]
+    lines = []
+    scales = {
+        line["input"]: (_area(window["fitted"]) / _area(line), line, window)
+        for line, window in fitted
+        if _size(window["fitted"]) != _size(line)
+    }
+    if scales:
+        _, line, window = max(scales.values(), key=lambda s: abs(math.log(s[0])))
+        most = f"{line['input']}, {_size(line)} to {_size(window['fitted'])}"
+        lines.append(f"resized: {len(scales):,} {of_all}; the most: {most}")
+    if cut := [line for line in kept if line["lost_seconds"] > 0]:
+        most = max(cut, key=lambda line: line["lost_seconds"])
+        frames = sum(window["fitted"]["frames"] for window in most["windows"])
+        lost = sum(line["lost_seconds"] for line in cut)
+        lines.append(
+            f"cut in time: {len(cut):,} {of_all}, {lost:,.2f} of "
+            f"{sum(map(_seconds, kept)):,.2f} seconds; the most: {most['input']}, "
+            f"{most['frames']} frames to {frames}, {most['lost_seconds']:.2f} seconds"
+        )
+    for what, some in (
+        ("at a lower rate", [k for k, w in fitted if w["fps"] < k["fps"]]),
+        ("with their last frame repeated", [k for k, w in fitted if w["held_frames"]]),
+        (
+            "of several frames, now one image",
+            [k for k, w in fitted if w["fitted"]["frames"] == 1 < k["frames"]],
+        ),
+    ):
+        if some:
+            names = {line["input"]: line["frames"] for line in some}
+            (first, frames), *_ = names.items()
+            lines.append(
+                f"{what}: {len(names):,} {of_all}; the first: {first}, {frames} frames"
+            )
+    tokens = [window["tokens"] for _, window in fitted]
+    lines.append(f"tokens: {_range(tokens)} a window, {sum(tokens):,} in all")
+    return lines
+
+
+def _seconds(line: Line) -> float:
+    return line["frames"] / line["fps"] if line["frames"] > 1 else 0.0
+
+
+def _area(size: Line) -> int:
+    return size["width"] * size["height"]
+
+
+def _size(size: Line) -> str:
+    return f"{size['width']}x{size['height']}"
+
+
+def _range(values: Sequence[float]) -> str:
+    return _between(f"{min(values):,g}", f"{max(values):,g}")
+
+
+def _between(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
