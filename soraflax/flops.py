@@ -42,6 +42,8 @@ class TextEncoderSizes(Protocol):
     def mlp(self) -> int: ...
     @property
     def buckets(self) -> int: ...
+    @property
+    def shared_bias(self) -> bool: ...
 
 
 @runtime_checkable
@@ -167,8 +169,9 @@ def _linear(a: int, b: int) -> int:
 def text_encoder_parameters(config: TextEncoderSizes) -> int:
     """Parameters of a text encoder."""
     d, inner = config.width, config.heads * config.head_size
-    layer = 4 * d * inner + config.buckets * config.heads + 3 * d * config.mlp + 2 * d
-    return config.vocabulary * d + config.depth * layer + d
+    layer = 4 * d * inner + 3 * d * config.mlp + 2 * d
+    tables = (1 if config.shared_bias else config.depth) * config.buckets * config.heads
+    return config.vocabulary * d + config.depth * layer + tables + d
 
 
 def text_encoder_flops(config: TextEncoderSizes, sizes: Lengths) -> int:

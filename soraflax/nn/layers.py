@@ -23,6 +23,8 @@ lecun = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
+GATHERED_ROWS = 2**16  # of an embedding; a larger one stays sharded
+
 ROUNDED = "rounded"
 """As a layer's dtype: float32, but products of inputs rounded to bfloat16."""
 
@@ -191,8 +193,9 @@ class Embed(nn.Module):
             (self.size, self.features),
             jnp.float32,
         )
-        # The table is gathered first: a lookup in a sharded one would communicate the
-        # activations instead, which are larger.
+        # A lookup in a sharded table communicates the activations, so it is gathered
+        # first, unless it is larger than they are, as UMT5's.
         table = table.astype(activation_dtype(self.dtype))
-        table = sharding.constrain(table, None, None)
+        if self.size <= GATHERED_ROWS:
+            table = sharding.constrain(table, None, None)
         return jnp.take(table, ids, axis=0)

@@ -1,4 +1,4 @@
-"""UMT5's encoder (arXiv:2304.09151; T5 v1.1, arXiv:1910.10683) on packed rows.
+"""The encoders of T5 v1.1 (arXiv:1910.10683) and UMT5 (arXiv:2304.09151), packed.
 
 A row holds the captions of all its segments one after the other. With RMS an RMS norm
 with a learned scale and b the bias of a head for a relative position,
@@ -6,8 +6,8 @@ with a learned scale and b the bias of a head for a relative position,
     x += W_o softmax(q k' + b[bucket(j - i)]) v,    q, k, v from RMS(x)           (1)
     x += W_down (gelu(W_gate h) * W_up h),          h = RMS(x)                    (2)
 
-Attention is not scaled by the head size, nothing has a bias term, and every layer has
-its own table b (T5 shares the first layer's). Captions are contiguous, so the
+Attention is not scaled by the head size, and nothing has a bias term. In UMT5 every
+layer has its own table b, in T5 all share one. Captions are contiguous, so the
 difference of two indices of the row is their distance within the caption.
 """
 
@@ -40,6 +40,8 @@ class TextEncoderConfig:
       mlp: hidden size of the gated MLP.
       buckets: buckets of relative positions, half of them on each side.
       max_distance: distance from which all share the last bucket.
+      shared_bias: whether all layers share one table of biases, as in T5; else each has
+        its own, as in UMT5.
       remat: a name in `transformer.REMAT_POLICIES`.
     """
 
@@ -51,6 +53,7 @@ class TextEncoderConfig:
     mlp: int
     buckets: int = 32
     max_distance: int = 128
+    shared_bias: bool = False
     remat: str = "none"
 
     def __post_init__(self) -> None:
@@ -88,26 +91,35 @@ def relative_buckets(
     return np.where(offset > 0, side, 0) + np.where(distance < near, distance, far)
 
 
+def _bias_table(module: nn.Module, config: TextEncoderConfig) -> jax.Array:
+    """b of equation (1), a parameter of `module`: `[buckets, heads]`, float32."""
+    init = nn.initializers.normal(config.width**-0.5)
+    return module.param(
+        "relative_bias",
+        sharding.named(init, None, "heads"),
+        (config.buckets, config.heads),
+        jnp.float32,
+    )
+
+
 class SelfAttention(nn.Module):
     """The attention of equation (1), without its norm and its residual.
 
     Attributes:
-      heads: number of heads.
-      head_size: size of a head.
-      buckets: number of buckets of relative positions.
-      max_distance: distance of the last bucket.
+      config: sizes.
       dtype: compute dtype.
     """
 
-    heads: int
-    head_size: int
-    buckets: int
-    max_distance: int
+    config: TextEncoderConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B M D"], plan: Any) -> Float[Array, "B M D"]:
-        width, inner = x.shape[-1], self.heads * self.head_size
+    def __call__(
+        self, x: Float[Array, "B M D"], plan: Any, table: Any
+    ) -> Float[Array, "B M D"]:
+        """Attention by `plan`; `table` is the shared b, or None."""
+        c = self.config
+        width, inner = x.shape[-1], c.heads * c.head_size
 
         def project(name: str, deviation: float) -> jax.Array:
             y = layers.Linear(
@@ -118,17 +130,21 @@ class SelfAttention(nn.Module):
                 kernel_init=nn.initializers.normal(deviation),
                 name=name,
             )(x)
-            y = y.reshape(*x.shape[:-1], self.heads, self.head_size)
+            y = y.reshape(*x.shape[:-1], c.heads, c.head_size)
             return sharding.constrain(y, "batch", "text", "heads", None)
 
+        table = _bias_table(self, c) if table is None else table
+        ids = relative_buckets(
+            x.shape[1], buckets=c.buckets, max_distance=c.max_distance
+        )
         y = attention.attention(
-            project("q", (width * self.head_size) ** -0.5),
+            project("q", (width * c.head_size) ** -0.5),
             project("k", width**-0.5),
             project("v", width**-0.5),
             plan=plan,
             implementation="reference",
             scale=1.0,
-            bias=self._bias(x.shape[1], width),
+            bias=jnp.moveaxis(table[ids], -1, 0),
         )
         return layers.Linear(
             width,
@@ -138,19 +154,6 @@ class SelfAttention(nn.Module):
             kernel_init=nn.initializers.normal(inner**-0.5),
             name="out",
         )(y.reshape(*x.shape[:-1], inner))
-
-    def _bias(self, length: int, width: int) -> Float[Array, "H M M"]:
-        """b of equation (1) for every pair of positions, float32."""
-        table = self.param(
-            "relative_bias",
-            sharding.named(nn.initializers.normal(width**-0.5), None, "heads"),
-            (self.buckets, self.heads),
-            jnp.float32,
-        )
-        ids = relative_buckets(
-            length, buckets=self.buckets, max_distance=self.max_distance
-        )
-        return jnp.moveaxis(table[ids], -1, 0)
 
 
 class GatedMLP(nn.Module):
@@ -197,18 +200,11 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B M D"], plan: Any
+        self, x: Float[Array, "B M D"], plan: Any, table: Any
     ) -> tuple[Float[Array, "B M D"], None]:
         c = self.config
-        attend = SelfAttention(
-            c.heads,
-            c.head_size,
-            c.buckets,
-            c.max_distance,
-            self.dtype,
-            name="attention",
-        )
-        x = x + attend(layers.RMSNorm(name="attention_norm")(x), plan)
+        attend = SelfAttention(c, self.dtype, name="attention")
+        x = x + attend(layers.RMSNorm(name="attention_norm")(x), plan, table)
         x = x + GatedMLP(c.mlp, self.dtype, name="mlp")(
             layers.RMSNorm(name="mlp_norm")(x)
         )
@@ -249,8 +245,9 @@ class TextEncoder(nn.Module):
             jnp.where(present, ids, 0)
         )
         x = sharding.constrain(x, "batch", "text", "embed")
+        table = _bias_table(self, c) if c.shared_bias else None
         stack = transformer.scan(transformer.remat(Layer, c.remat), c.depth)
-        x, _ = stack(c, self.dtype, name="layers")(x, plan)
+        x, _ = stack(c, self.dtype, name="layers")(x, plan, table)
         x = layers.RMSNorm(name="norm")(x)
         return jnp.where(present[..., None], x, 0)
 
@@ -268,5 +265,15 @@ VARIANTS: dict[str, TextEncoderConfig] = {
     # google/umt5-xxl, the text encoder of Wan.
     "umt5_xxl": TextEncoderConfig(
         vocabulary=256384, width=4096, depth=24, heads=64, head_size=64, mlp=10240
+    ),
+    # google/t5-v1_1-xxl.
+    "t5_v1_1_xxl": TextEncoderConfig(
+        vocabulary=32128,
+        width=4096,
+        depth=24,
+        heads=64,
+        head_size=64,
+        mlp=10240,
+        shared_bias=True,
     ),
 }

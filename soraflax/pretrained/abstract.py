@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from soraflax import compilation_cache, sharding
 from soraflax import config as config_lib
-from soraflax.nn import autoencoder, dit
+from soraflax.nn import autoencoder, dit, text_encoder
 from soraflax.ops import packing
 
 Config = TypeVar("Config")
@@ -78,6 +78,31 @@ def transformer_shardings(
       ValueError: a size does not divide over its mesh axes.
     """
     return sharding.param_shardings(boxed_transformer(config), mesh, rules=rules)
+
+
+def text_encoder_shapes(config: text_encoder.TextEncoderConfig) -> Any:
+    """ShapeDtypeStructs of a text encoder's parameters."""
+    return meta.unbox(_boxed_text_encoder(config))
+
+
+def text_encoder_shardings(
+    config: text_encoder.TextEncoderConfig,
+    mesh: Mesh,
+    *,
+    rules: sharding.AxisRules = sharding.DEFAULT_RULES,
+) -> Any:
+    """NamedSharding of every parameter of a text encoder.
+
+    Raises:
+      ValueError: a size does not divide over its mesh axes.
+    """
+    return sharding.param_shardings(_boxed_text_encoder(config), mesh, rules=rules)
+
+
+def _boxed_text_encoder(config: text_encoder.TextEncoderConfig) -> Any:
+    module = text_encoder.TextEncoder(config)
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    return _boxed(lambda key, x: module.init(key, x, x)["params"], ids)
 
 
 def autoencoder_shapes(config: autoencoder.AutoencoderConfig) -> Any:

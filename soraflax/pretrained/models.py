@@ -1,12 +1,14 @@
 """Trained models on disk: the autoencoder's, and the video model's that contains it.
 
     AE/model/       config.json  params.safetensors
+    TEXT/model/     config.json  params.safetensors  vocabulary.model
     DIT/model/      config.json  params.safetensors      a transformer by itself
     TUNED/adapters/ config.json  params.safetensors      adapters of one
     VIDEO/model/    config.json  params.safetensors  vocabulary.model
                     autoencoder/ config.json  params.safetensors
 
-`pretrained.io` defines the files, this module their configurations. Each model but
+`pretrained.io` defines the files, this module their configurations, but for the text
+encoder's (`pretrained.text_encoders`). Each model but
 adapters is complete: nothing else is needed to encode, decode or generate.
 """
 
@@ -245,7 +247,7 @@ def load_autoencoder(
       FileNotFoundError, ModelError: see `model_io.load_model`.
       ConfigError: the configuration is of another version of the autoencoder.
     """
-    record = _config_of(directory, kind="autoencoder")
+    record = config_of(directory, kind="autoencoder")
     config = config_lib.to_dataclass(
         record, autoencoder.AutoencoderConfig, path="autoencoder"
     )
@@ -279,7 +281,7 @@ def load_transformer(directory: str | os.PathLike[str]) -> TransformerModel:
       FileNotFoundError, ModelError: see `model_io.load_model`.
       ConfigError: the configuration is of another version of the transformer.
     """
-    record = _config_of(directory, kind="transformer")
+    record = config_of(directory, kind="transformer")
     config = config_lib.to_dataclass(record, dit.DiTConfig, path="transformer")
     params, _ = model_io.load_model(directory, like=abstract.transformer_shapes(config))
     return TransformerModel(config, params, model_io.model_digest(directory))
@@ -317,7 +319,7 @@ def load_adapters(directory: str | os.PathLike[str]) -> AdaptersModel:
       FileNotFoundError, ModelError: see `model_io.load_model`.
       ConfigError: the configuration is of another version.
     """
-    sizes = _config_of(directory, kind="lora")
+    sizes = config_of(directory, kind="lora")
     config = config_lib.to_dataclass(sizes, dit.DiTConfig, path="model")
     record = model_io.model_config(directory)
     lora_config = config_lib.to_dataclass(
@@ -382,7 +384,7 @@ def load_video_model(
       ConfigError: the configuration is of another version of the model.
     """
     directory = model_io.find_model(directory, kind="video")
-    record = _config_of(directory, kind="video")
+    record = config_of(directory, kind="video")
     config = config_lib.to_dataclass(record, VideoModelConfig, path="model")
     codec = load_autoencoder(directory / AUTOENCODER, cache=cache)
     check_encoder(directory / AUTOENCODER, codec, config=config)
@@ -401,7 +403,12 @@ def load_video_model(
     )
 
 
-def _config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
+def config_of(directory: str | os.PathLike[str], *, kind: str) -> Any:
+    """The configuration of a model of one kind, of this version, not yet converted.
+
+    Raises:
+      FileNotFoundError, ModelError: no model there, or one of another kind.
+    """
     record = model_io.model_config(directory)
     if record.get("kind") != kind:
         raise model_io.ModelError(

@@ -111,6 +111,32 @@ def expected(
     return templates
 
 
+def lazy_tensors(
+    params: Any, entries: Sequence[Entry], *, shapes: Any
+) -> list[files.LazyTensor]:
+    """Their tensors, float32, to write; each is computed when its file is written.
+
+    Args:
+      params: our parameters, of numpy or JAX; sharded ones are fetched a layer at a
+        time.
+      entries: entries of every parameter.
+      shapes: tree of the shapes that parameters must have.
+
+    Raises:
+      ModelError: parameters are missing, unknown or of another shape.
+    """
+    leaves = model_io.flat_shapes(params)
+    model_io.check_like(leaves, shapes, origin="parameters")
+    found = []
+    for entry in entries:
+        leaf = leaves[entry.ours]
+        size = leaf.size * 4 // (entry.layers or 1)
+        found += [
+            files.LazyTensor(name, size, make) for name, make in entry.write(leaf)
+        ]
+    return found
+
+
 def read(
     tensors: Mapping[str, files.Tensor],
     entries: Sequence[Entry],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from soraflax import flops
 from soraflax.nn import text_encoder
 
 TINY = text_encoder.VARIANTS["tiny"]
@@ -88,6 +89,17 @@ def test_every_layer_has_its_own_bias():
     bias = params["layers"]["attention"]["relative_bias"]
     assert bias.value.shape == (TINY.depth, TINY.buckets, TINY.heads)
     assert bias.names == ("layers", None, "heads")
+
+
+def test_t5_shares_one_bias():
+    config = dataclasses.replace(TINY, shared_bias=True)
+    encoder = text_encoder.TextEncoder(config)
+    ids = jnp.ones((1, 4), jnp.int32)
+    params = jax.eval_shape(encoder.init, jax.random.key(0), ids, ids)["params"]
+    assert params["relative_bias"].value.shape == (TINY.buckets, TINY.heads)
+    assert "relative_bias" not in params["layers"]["attention"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == flops.text_encoder_parameters(config)
 
 
 def test_umt5_xxl_has_its_published_size():

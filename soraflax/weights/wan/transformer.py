@@ -334,16 +334,9 @@ def save_transformer(
     path = pathlib.Path(folder)
     if path.exists() and any(path.iterdir()):
         raise model_io.ModelError(f"{path}: is not empty; choose another name")
-    shapes = abstract.transformer_shapes(config)
-    leaves = model_io.flat_shapes(params)
-    model_io.check_like(leaves, shapes, origin="parameters")
-    lazy_tensors = []
-    for entry in entries(config):
-        leaf = leaves[entry.ours]
-        size = leaf.size * 4 // (entry.layers or 1)
-        lazy_tensors += [
-            files.LazyTensor(name, size, m) for name, m in entry.write(leaf)
-        ]
+    lazy_tensors = tensor_map.lazy_tensors(
+        params, entries(config), shapes=abstract.transformer_shapes(config)
+    )
     path.mkdir(parents=True, exist_ok=True)
     files.write(path, STEM, tensors=lazy_tensors, max_shard_bytes=max_shard_bytes)
     text = json.dumps(format_config(config), indent=2)
