@@ -335,7 +335,42 @@ def init(
     method: Any = None,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
-    """Initialise a module's parameters sharded.
+    """Initialise a module's parameters sharded; arguments as of `initializer`.
+
+    Returns:
+      `(params, shardings)`: plain arrays and the NamedSharding of each.
+    """
+    initial = initializer(
+        module, key, *args, mesh=mesh, rules=rules, method=method, **kwargs
+    )
+    return initial.make(), initial.shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Initializer:
+    """Parameters that are still to be made.
+
+    Attributes:
+      make: makes them, on the devices where they will live.
+      shapes: their ShapeDtypeStructs, with shardings.
+      shardings: NamedSharding of each.
+    """
+
+    make: Callable[[], Any]
+    shapes: Any
+    shardings: Any
+
+
+def initializer(
+    module: nn.Module,
+    key: jax.Array,
+    *args: Any,
+    mesh: Mesh | None = None,
+    rules: AxisRules = DEFAULT_RULES,
+    method: Any = None,
+    **kwargs: Any,
+) -> Initializer:
+    """A module's parameters, to be initialised sharded.
 
     No host or device ever holds the unsharded tree: shapes come from `eval_shape`, and
     the initialisation is compiled with sharded outputs.
@@ -348,16 +383,13 @@ def init(
       rules: logical to mesh axes.
       method: method that initialises, `__call__` by default.
       **kwargs: static keyword inputs of `module`.
-
-    Returns:
-      `(params, shardings)`: plain arrays and the NamedSharding of each.
     """
     mesh = mesh or make_mesh(fsdp=1, devices=jax.local_devices()[:1])
 
     def boxed(key: jax.Array, *inputs: Any) -> Any:
         return module.init(key, *inputs, method=method, **kwargs)["params"]
 
-    _, shardings = abstract_params(boxed, key, *args, mesh=mesh, rules=rules)
+    shapes, shardings = abstract_params(boxed, key, *args, mesh=mesh, rules=rules)
 
     def plain(key: jax.Array) -> Any:
         zeros = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), args)
@@ -365,8 +397,8 @@ def init(
 
     cpu = mesh.devices.flat[0].platform == "cpu"
     options = _QUICK if cpu else None
-    make = jax.jit(plain, out_shardings=shardings, compiler_options=options)
-    return make(key), shardings
+    compiled = jax.jit(plain, out_shardings=shardings, compiler_options=options)
+    return Initializer(lambda: compiled(key), shapes, shardings)
 
 
 def abstract_params(

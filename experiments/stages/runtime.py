@@ -107,12 +107,6 @@ def require_end(step: int, steps: int) -> None:
         raise Interrupted(f"step {step} of {steps} is saved; the same command resumes")
 
 
-def to_host(params: Any, mesh: Mesh) -> Any:
-    """A full copy of sharded parameters in this process's memory."""
-    gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
-    return jax.device_get(gather(params))
-
-
 def tell(notes: Iterable[str]) -> None:
     """Print notes, a line each, where errors go, from the first process alone."""
     if jax.process_index() == 0:

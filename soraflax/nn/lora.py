@@ -127,7 +127,22 @@ def init(
     mesh: Mesh,
     rules: sharding.AxisRules = sharding.DEFAULT_RULES,
 ) -> tuple[dict[str, Any], Any]:
-    """Fresh adapters, which leave the output unchanged, created sharded.
+    """Fresh adapters, `(adapters, shardings)`; arguments as of `initializer`."""
+    initial = initializer(key, boxed, config=config, mesh=mesh, rules=rules)
+    return initial.make(), initial.shardings
+
+
+def initializer(
+    key: jax.Array,
+    boxed: Any,
+    *,
+    config: LoraConfig,
+    mesh: Mesh,
+    rules: sharding.AxisRules = sharding.DEFAULT_RULES,
+) -> sharding.Initializer:
+    """Fresh adapters, which leave the output unchanged, to be created sharded.
+
+    A has the standard deviation 1 / sqrt(in), B is zero.
 
     Args:
       key: PRNG key.
@@ -135,9 +150,6 @@ def init(
       config: which kernels, and the rank.
       mesh: devices of the adapters.
       rules: logical to mesh axes.
-
-    Returns:
-      `(adapters, shardings)`: A of standard deviation 1 / sqrt(in), B zero.
 
     Raises:
       ValueError: see `targets`; or a size does not divide over its mesh axes.
@@ -157,7 +169,9 @@ def init(
             adapters[path] = values * leaf.shape[-2] ** -0.5
         return traverse_util.unflatten_dict(adapters, sep="/")
 
-    return jax.jit(draw, out_shardings=shardings)(key), shardings
+    made = jax.jit(draw, out_shardings=shardings)
+    values = sharding.sharded_shapes(meta.unbox(boxed_shapes), shardings)
+    return sharding.Initializer(lambda: made(key), values, shardings)
 
 
 def attach(params: Any, adapters: Any, *, config: LoraConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ so it is one on disk and in memory. A directory appears whole or not at all. Pic
 never read.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -27,6 +28,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from soraflax.pretrained import slices
 
 CONFIG = "config.json"
 PARAMS = "params.safetensors"
@@ -44,6 +48,16 @@ def flatten(params: Any) -> dict[str, np.ndarray]:
     Raises:
       ModelError: a key that is not a plain name.
     """
+    flat = named_leaves(params)
+    return {name: np.asarray(jax.device_get(flat[name])) for name in sorted(flat)}
+
+
+def named_leaves(params: Any) -> dict[str, Any]:
+    """The leaves of nested dicts as they are, by their path 'a/b/c'.
+
+    Raises:
+      ModelError: a key that is not a plain name.
+    """
     flat = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         keys = [getattr(entry, "key", None) for entry in path]
@@ -52,7 +66,7 @@ def flatten(params: Any) -> dict[str, np.ndarray]:
                 f"parameter {jax.tree_util.keystr(path)}: not a plain name"
             )
         flat[SEPARATOR.join(map(str, keys))] = leaf
-    return {name: np.asarray(jax.device_get(flat[name])) for name in sorted(flat)}
+    return flat
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,15 +85,10 @@ def digest(params: Any) -> str:
 def _digest(flat: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for name in sorted(flat):
-        array = np.ascontiguousarray(_widened(flat[name]))
-        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.tobytes())
+        array = np.ascontiguousarray(flat[name])
+        total.update(slices.digest_line(name, flat[name].dtype, flat[name].shape))
+        total.update(slices.widened(array).tobytes())
     return total.hexdigest()
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    """Without loss, bfloat16 as float32; others as they are."""
-    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def save_model(
@@ -91,9 +100,13 @@ def save_model(
 ) -> str:
     """Write a model; an older one at `directory` is replaced once all is written.
 
+    All processes call it, and the first writes: parameters that are spread over several
+    are gathered and written one after the other (`pretrained.slices`).
+
     Args:
       directory: directory to write; missing parents are made.
-      params: nested dict of arrays; those in bfloat16 are stored so.
+      params: nested dict of arrays, of numpy or of JAX; those in bfloat16 are stored
+        so.
       config: JSON types only.
       files: further files of the model, by name relative to `directory`: bytes, or a
         file or directory to copy.
@@ -105,31 +118,90 @@ def save_model(
       ModelError: a parameter that is not finite, or a name that leaves the directory.
     """
     directory = pathlib.Path(directory).absolute()
-    flat = flatten(params)
-    check_finite(flat, origin=directory)
+    leaves = named_leaves(params)
     for name in files or {}:
         if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
             raise ModelError(f"{name}: not a name inside the model directory")
-    header = {
-        "soraflax": importlib.metadata.version("soraflax"),
-        "digest": _digest(flat),
-        "config": config,
-    }
-    text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+    if jax.process_index() != 0:
+        return _write_params(None, leaves, origin=directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = directory.with_name(f".draft.{secrets.token_hex(8)}")
     try:
         draft.mkdir()
+        total = _write_params(draft / PARAMS, leaves, origin=directory)
+        header = {
+            "soraflax": importlib.metadata.version("soraflax"),
+            "digest": total,
+            "config": config,
+        }
+        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
         (draft / CONFIG).write_text(text)
-        safetensors.numpy.save_file(flat, draft / PARAMS)
-        # As other files of this user, and not for the user alone.
-        (draft / PARAMS).chmod((draft / CONFIG).stat().st_mode)
         for name, source in (files or {}).items():
             _add(draft / name, source)
         replace_directory(draft, directory, is_replaceable=is_model)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return header["digest"]
+    return total
+
+
+def _write_params(
+    path: pathlib.Path | None, leaves: Mapping[str, Any], *, origin: Any
+) -> str:
+    total, bad = slices.write_tensors(path, leaves)
+    _raise_problems([f"{name} is not finite" for name in bad], origin)
+    return total
+
+
+def load_sharded(
+    directory: str | os.PathLike[str], *, like: Any, shardings: Any
+) -> dict[str, Any]:
+    """Read the parameters of a model onto devices, each process what its own hold.
+
+    The first process alone reads all of them, piece by piece, to compare the digest.
+
+    Args:
+      directory: as of `load_model`.
+      like: tree of ShapeDtypeStructs that the parameters must match.
+      shardings: sharding of each.
+
+    Raises:
+      FileNotFoundError, ModelError: see `load_model`.
+    """
+    directory = find_model(directory)
+    path, header = directory / PARAMS, _read_header(directory)
+    with _open(path) as file:
+        parts = {name: file.get_slice(name) for name in file.offset_keys()}
+        shapes = {
+            name: jax.ShapeDtypeStruct(tuple(part.get_shape()), jnp.float32)
+            for name, part in parts.items()
+        }
+        check_like(shapes, like, origin=path)
+        same = True
+        if jax.process_index() == 0:
+            same = slices.stored_digest(parts) == header["digest"]
+        if not multihost_utils.broadcast_one_to_all(np.asarray(same)):
+            raise ModelError(
+                f"{path}: does not match the digest in {CONFIG}; copy it again"
+            )
+        places = flat_shapes(shardings)
+        flat = {
+            name: slices.to_devices(
+                functools.partial(slices.read_part, part),
+                shapes[name].shape,
+                sharding=places[name],
+            )
+            for name, part in parts.items()
+        }
+    return unflatten(flat)
+
+
+def _open(path: pathlib.Path) -> Any:
+    try:
+        return safetensors.safe_open(path, "np")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: missing") from None
+    except (safetensors.SafetensorError, OSError, KeyError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def load_model(
@@ -159,7 +231,7 @@ def load_model(
         raise FileNotFoundError(f"{path}: missing") from None
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
-    flat = {name: _widened(array) for name, array in stored.items()}
+    flat = {name: slices.widened(array) for name, array in stored.items()}
     if like is not None:
         check_like(flat, like, origin=path)
     check_finite(flat, origin=path)

@@ -371,13 +371,18 @@ def save_video_model(
 
 
 def load_video_model(
-    directory: str | os.PathLike[str], *, cache: pathlib.Path | None = None
+    directory: str | os.PathLike[str],
+    *,
+    cache: pathlib.Path | None = None,
+    only_shapes: bool = False,
 ) -> VideoModel:
     """Read what `save_video_model` wrote, there or in its `model/`.
 
     Args:
       directory: of the model.
       cache: where shapes are `abstract.remembered`; None for nowhere.
+      only_shapes: leaves the transformer's parameters unread; `params` are their
+        ShapeDtypeStructs, for `io.load_sharded`.
 
     Raises:
       FileNotFoundError, ModelError: see `model_io.load_model`.
@@ -393,7 +398,9 @@ def load_video_model(
     )
     if config.boundary is not None:
         shapes = dict.fromkeys(experts.NAMES, shapes)
-    params, _ = model_io.load_model(directory, like=shapes)
+    params = shapes
+    if not only_shapes:
+        params, _ = model_io.load_model(directory, like=shapes)
     return VideoModel(
         config=config,
         params=params,

@@ -83,7 +83,9 @@ class TrainJob:
     Attributes:
       name: label of the progress bar.
       loss: `(params, batch, key) -> (scalar, metrics)`, or one with a context.
-      params: initial parameters, sharded (`sharding.init`).
+      init: makes the initial parameters, sharded (`sharding.initializer`); called for
+        a new run, not for a resumed one, and they are donated.
+      shapes: ShapeDtypeStructs of the parameters.
       shardings: NamedSharding of every parameter.
       mesh: mesh of those shardings.
       key: PRNG key of the run; every step folds its number into it.
@@ -98,7 +100,8 @@ class TrainJob:
 
     name: str
     loss: step.LossFn | step.LossWithContext
-    params: Any
+    init: Callable[[], Any]
+    shapes: Any
     shardings: Any
     mesh: Mesh
     key: jax.Array
@@ -143,9 +146,8 @@ def fit(
     workdir = pathlib.Path(workdir)
     chain = optimizer.make_optimizer(optimizer_config, steps=config.steps)
     with jax.set_mesh(job.mesh), contextlib.ExitStack() as stack:
-        current, state_shardings = state.create(
-            job.params, chain, shardings=job.shardings, mesh=job.mesh
-        )
+        places = {"shardings": job.shardings, "mesh": job.mesh}
+        target, state_shardings = state.abstract_state(job.shapes, chain, **places)
         train_step = step.make_train_step(
             job.loss,
             chain,
@@ -161,11 +163,13 @@ def fit(
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
         if checkpointer.saved.steps():
             current = checkpointer.restore(
-                state.abstract(current, state_shardings),
+                target,
                 iterator=data,
                 config=job.identity,
                 mutable_keys=job.mutable_keys,
             )
+        else:
+            current, _ = state.create(job.init(), chain, **places)
         start, peak = int(current.step), metrics.device_peak()
         writer = metrics.Writer(workdir, start=start, steps=config.steps, name=job.name)
         stack.enter_context(writer)

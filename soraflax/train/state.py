@@ -40,7 +40,8 @@ def create(
     """The state at step 0, created in its shardings.
 
     Args:
-      params: initial parameters, sharded (`sharding.init`).
+      params: initial parameters, sharded (`sharding.init`); they are donated, and
+        become those of the state.
       optimizer: initialises its state from them.
       shardings: NamedSharding of every parameter.
       mesh: the mesh of those shardings.
@@ -54,7 +55,8 @@ def create(
     _, state_shardings = abstract_state(
         params, optimizer, shardings=shardings, mesh=mesh
     )
-    return jax.jit(build, out_shardings=state_shardings)(params), state_shardings
+    made = jax.jit(build, out_shardings=state_shardings, donate_argnums=0)(params)
+    return made, state_shardings
 
 
 def abstract_state(

@@ -14,9 +14,10 @@ import numpy as np
 from jax.sharding import Sharding
 
 from soraflax.pretrained import io as model_io
+from soraflax.pretrained import slices
 from soraflax.weights import files
 
-Index = tuple[slice, ...]
+Index = slices.Index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ def read(
         if shardings is None:
             params[entry.ours] = part(tuple(slice(0, size) for size in shape))
         else:
-            params[entry.ours] = _to_devices(
+            params[entry.ours] = slices.to_devices(
                 part, shape, sharding=shardings[entry.ours]
             )
     return params
@@ -198,21 +199,6 @@ def _finite(array: np.ndarray) -> bool:
     """Whether all values are finite, by the extremes: `isfinite` would need memory."""
     with np.errstate(invalid="ignore"):
         return not array.size or bool(np.isfinite([array.min(), array.max()]).all())
-
-
-def _to_devices(
-    part: Callable[[Index], np.ndarray], shape: tuple[int, ...], *, sharding: Sharding
-) -> jax.Array:
-    """A sharded array; every distinct shard is read once and copied to its devices."""
-    holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        bounds = [s.indices(n)[:2] for s, n in zip(index or (), shape, strict=True)]
-        holders.setdefault(tuple(bounds), []).append(device)
-    pieces = []
-    for bounds, devices in holders.items():
-        values = part(tuple(slice(*pair) for pair in bounds))
-        pieces += jax.block_until_ready([jax.device_put(values, d) for d in devices])
-    return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
 
 def _to_host(array: Any) -> np.ndarray:

@@ -57,7 +57,7 @@ def checkpoints(folder: pathlib.Path) -> dict[str, Any]:
     job = toy.job(mesh)
     chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
     current, places = state.create(
-        job.params, chain, shardings=job.shardings, mesh=mesh
+        job.init(), chain, shardings=job.shardings, mesh=mesh
     )
     rank, said, verified = jax.process_index(), [], []
     with checkpoint.Checkpointer(folder) as keeper:
@@ -121,6 +121,61 @@ def stopping(folder: pathlib.Path) -> dict[str, Any]:
     with checkpoint.Checkpointer(folder / "checkpoints") as keeper:
         latest = keeper.saved.latest()
     return {"step": int(stopped.step), "asked": len(asked), "latest": latest}
+
+
+def models(folder: pathlib.Path) -> dict[str, Any]:
+    """Parameters are read by shards and written in pieces, none compared or whole."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    from soraflax import sharding
+    from soraflax.pretrained import io as model_io
+    from soraflax.pretrained import slices
+
+    mesh = sharding.make_mesh(fsdp=4)
+    values = np.arange(6 * 8 * 4, dtype=np.float32).reshape(6, 8, 4)
+    params = {"stack": values, "bias": values[0, 0]}
+    places = {
+        "stack": jax.NamedSharding(mesh, jax.P(None, "fsdp")),
+        "bias": jax.NamedSharding(mesh, jax.P()),
+    }
+    saved = model_io.save_model(folder / "base", params, config={})
+    multihost_utils.sync_global_devices("saved")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("an array of the host is compared over processes")
+
+    multihost_utils.assert_equal = refuse
+    got = model_io.load_sharded(folder / "base", like=params, shardings=places)
+    placed = slices.place(values, places["stack"])
+    same = all(
+        np.array_equal(shard.data, values[shard.index])
+        for array in (got["stack"], placed)
+        for shard in array.addressable_shards
+    )
+    gathered: list[int] = []
+    gather = slices._gather
+
+    def recorded(*words: Any) -> Any:
+        def call(x: Any, start: int) -> Any:
+            piece = gather(*words)(x, start)
+            gathered.append(piece.nbytes)
+            return piece
+
+        return call
+
+    slices._gather, slices.PIECE_BYTES = recorded, values.nbytes // 3
+    again = model_io.save_model(folder / "again", got, config={})
+    multihost_utils.sync_global_devices("written")
+    loaded, _ = model_io.load_model(folder / "again")
+    return {
+        "same": same and bool(np.array_equal(loaded["stack"], values)),
+        "digests": [saved, again],
+        "gathered": gathered,
+        "whole": values.nbytes,
+        "drafts": [p.name for p in folder.iterdir() if p.name.startswith(".")],
+    }
 
 
 def main(scenario: str, rank: str, port: str, folder: str) -> None:

@@ -12,6 +12,16 @@ def test_a_signal_to_one_stops_all_at_the_same_place(tmp_path: pathlib.Path) -> 
     assert first["asked"] < 600
 
 
+def test_models_are_read_by_shards_and_written_in_pieces(
+    tmp_path: pathlib.Path,
+) -> None:
+    for found in processes.run("models", tmp_path):
+        assert found["same"]
+        assert len(set(found["digests"])) == 1
+        assert found["gathered"] == [found["whole"] // 3] * 3
+        assert found["drafts"] == []
+
+
 def test_one_process_lists_steps_and_each_verifies_a_share(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -465,7 +465,7 @@ def test_all_parameters_can_be_tuned(train: Callable[[str], pathlib.Path]) -> No
     made = config_lib.to_dataclass(config, finetune_config.FinetuneRunConfig)
     base = models.load_video_model(made.base)
     trainable = finetune_job.init_params(made, base, mesh=made.mesh.make())
-    merged = trainable.merge(trainable.params, trainable.base)
+    merged = trainable.merge(trainable.initial.make(), trainable.base)
     chex.assert_trees_all_equal(merged, base.params)
     assert not jax.tree.leaves(trainable.base)
 

@@ -18,7 +18,7 @@ from tests.train import toy
 def _current() -> Any:
     job = toy.job(toy.mesh(1))
     chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
-    return state.create(job.params, chain, shardings=job.shardings, mesh=job.mesh)
+    return state.create(job.init(), chain, shardings=job.shardings, mesh=job.mesh)
 
 
 class Run:

@@ -16,7 +16,7 @@ from tests.train import toy
 def _state(where: Any) -> tuple[Any, Any]:
     job = toy.job(where)
     chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
-    return state.create(job.params, chain, shardings=job.shardings, mesh=where)
+    return state.create(job.init(), chain, shardings=job.shardings, mesh=where)
 
 
 def _saved(folder: pathlib.Path, *, count: int = 8) -> Any:

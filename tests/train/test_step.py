@@ -18,7 +18,7 @@ from tests.train import toy
 def _step(where: Any, *, loss: Any = toy.loss, accumulate: int = 1) -> Any:
     job = toy.job(where)
     chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
-    first, places = state.create(job.params, chain, shardings=job.shardings, mesh=where)
+    first, places = state.create(job.init(), chain, shardings=job.shardings, mesh=where)
     schedule = optimizer.make_schedule(toy.OPTIMIZER, steps=10)
     made = step.make_train_step(
         loss,
@@ -266,7 +266,7 @@ GROUPS = {
 def _group_params(where: jax.sharding.Mesh) -> tuple[Any, Any]:
     made = toy.job(where)
     return (
-        {name: jax.tree.map(jnp.copy, made.params) for name in GROUPS},
+        {name: jax.tree.map(jnp.copy, made.init()) for name in GROUPS},
         {name: made.shardings for name in GROUPS},
     )
 

@@ -65,12 +65,13 @@ def mesh(count: int) -> Mesh:
 
 def job(where: Mesh, data: Data | None = None, **changes: Any) -> loop.TrainJob:
     example = jax.ShapeDtypeStruct((8, 8), jnp.float32)
-    params, shardings = sharding.init(Net(), jax.random.key(0), example, mesh=where)
+    initial = sharding.initializer(Net(), jax.random.key(0), example, mesh=where)
     made = loop.TrainJob(
         name="toy",
         loss=loss,
-        params=params,
-        shardings=shardings,
+        init=initial.make,
+        shapes=initial.shapes,
+        shardings=initial.shardings,
         mesh=where,
         key=jax.random.key(1),
         iterator=data or Data(),

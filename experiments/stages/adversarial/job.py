@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 from jax.sharding import Mesh
 
 from experiments.stages import run_config
@@ -41,7 +42,7 @@ def make_job(
     )
     key = jax.random.key(config.seed)
     init_key, run_key = (jax.random.fold_in(key, part) for part in range(2))
-    params, shardings, frozen = init_params(
+    initial, frozen = init_params(
         config, gan, pretrained=source.params, key=init_key, mesh=mesh
     )
     constants = autoencoder_job.lpips_constants(config.loss, mesh) | {"frozen": frozen}
@@ -50,8 +51,9 @@ def make_job(
         loss=step.LossWithContext(
             functools.partial(adversarial.loss, gan=gan), constants
         ),
-        params=params,
-        shardings=shardings,
+        init=initial.make,
+        shapes=initial.shapes,
+        shardings=initial.shardings,
         mesh=mesh,
         key=run_key,
         iterator=iterator,
@@ -86,33 +88,44 @@ def init_params(
     pretrained: Mapping[str, Any],
     key: jax.Array,
     mesh: Mesh,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Trained parameters by group, their shardings, and frozen ones; all on `mesh`."""
+) -> tuple[sharding.Initializer, dict[str, Any]]:
+    """Trained parameters by group, still to be made, and frozen ones on `mesh`."""
     example = jnp.zeros((config.batch, *config.data.crops.shapes[0], 3), jnp.float32)
     with jax.set_mesh(mesh):
         boxed = jax.eval_shape(gan.autoencoder.init, key, example)["params"]
         shardings = sharding.param_shardings(boxed, mesh)
-        discriminator_params, discriminator_shardings = sharding.init(
-            gan.discriminator, key, example, mesh=mesh
-        )
-    params = jax.device_put(dict(pretrained), shardings)
+        critic = sharding.initializer(gan.discriminator, key, example, mesh=mesh)
     trained, frozen = (
-        (params, {}) if config.train_encoder else autoencoder_job.split_encoder(params)
+        (dict(pretrained), {})
+        if config.train_encoder
+        else autoencoder_job.split_encoder(pretrained)
     )
-    groups: dict[str, Any] = {
-        adversarial.AUTOENCODER: trained,
-        adversarial.DISCRIMINATOR: discriminator_params,
-    }
-    group_shardings: dict[str, Any] = {
-        adversarial.AUTOENCODER: {name: shardings[name] for name in trained},
-        adversarial.DISCRIMINATOR: discriminator_shardings,
+    shapes = {name: meta.unbox(boxed)[name] for name in trained}
+    places = {name: shardings[name] for name in trained}
+    group_shapes = {
+        adversarial.AUTOENCODER: sharding.sharded_shapes(shapes, places),
+        adversarial.DISCRIMINATOR: critic.shapes,
     }
     if config.adversarial.lecam:
-        anchors = adversarial.anchors()
+        anchors = jax.eval_shape(adversarial.anchors)
         replicated = {name: sharding.replicated(mesh) for name in anchors}
-        groups[adversarial.ANCHORS] = jax.device_put(anchors, replicated)
-        group_shardings[adversarial.ANCHORS] = replicated
-    return groups, group_shardings, frozen
+        group_shapes[adversarial.ANCHORS] = sharding.sharded_shapes(anchors, replicated)
+    group_shardings = jax.tree.map(lambda shape: shape.sharding, group_shapes)
+
+    def make() -> dict[str, Any]:
+        groups: dict[str, Any] = {
+            adversarial.AUTOENCODER: autoencoder_job.placed(trained, shardings),
+            adversarial.DISCRIMINATOR: critic.make(),
+        }
+        if config.adversarial.lecam:
+            groups[adversarial.ANCHORS] = autoencoder_job.placed(
+                jax.device_get(adversarial.anchors()),
+                group_shardings[adversarial.ANCHORS],
+            )
+        return groups
+
+    initial = sharding.Initializer(make, group_shapes, group_shardings)
+    return initial, autoencoder_job.placed(frozen, shardings)
 
 
 def step_cost(

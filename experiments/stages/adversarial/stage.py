@@ -68,7 +68,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             )
         export.export(
             path,
-            {**source.params, **runtime.to_host(trained, mesh)},
+            {**source.params, **trained},
             sizes=saved.config,
             statistics=statistics,
             result=result,

@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
-
 from experiments.stages import runtime
 from soraflax.nn import autoencoder
 from soraflax.pretrained import models
@@ -19,9 +17,8 @@ def export(
     statistics: autoencoder.LatentStatistics,
     result: dict[str, float],
 ) -> None:
-    """Write `workdir/model`, of parameters on the host, and `workdir/result.json`."""
-    if jax.process_index() == 0:
-        facts = {"latents": dataclasses.asdict(statistics), "validation": result}
-        models.save_autoencoder(workdir / "model", params, config=sizes, metadata=facts)
+    """Write `workdir/model` and `workdir/result.json`; all processes call it."""
+    facts = {"latents": dataclasses.asdict(statistics), "validation": result}
+    models.save_autoencoder(workdir / "model", params, config=sizes, metadata=facts)
     runtime.write_json(workdir / "result.json", result)
     runtime.barrier("exported")

@@ -15,7 +15,7 @@ from experiments.stages.autoencoder import data
 from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.nn import autoencoder
-from soraflax.pretrained import models
+from soraflax.pretrained import models, slices
 from soraflax.train import loop, metrics, reconstruction, step
 from soraflax.weights import lpips
 
@@ -43,22 +43,27 @@ def make_job(
     key = jax.random.key(config.seed)
     example = jnp.zeros((config.batch, *config.data.crops.shapes[0], 3), jnp.float32)
     with jax.set_mesh(mesh):
-        params, shardings = sharding.init(
+        initial = sharding.initializer(
             module, jax.random.fold_in(key, 0), example, mesh=mesh
         )
     constants = lpips_constants(config.loss, mesh)
     if base is not None:
-        whole = jax.device_put(dict(base.params), shardings)
-        params, constants["frozen"] = split_encoder(whole)
-        shardings = {name: shardings[name] for name in params}
+        params, frozen = split_encoder(base.params)
+        constants["frozen"] = placed(frozen, initial.shardings)
+        initial = sharding.Initializer(
+            functools.partial(placed, params, initial.shardings),
+            {name: initial.shapes[name] for name in params},
+            {name: initial.shardings[name] for name in params},
+        )
     return loop.TrainJob(
         name="autoencoder",
         loss=step.LossWithContext(
             functools.partial(reconstruction.loss, module=module, config=config.loss),
             constants,
         ),
-        params=params,
-        shardings=shardings,
+        init=initial.make,
+        shapes=initial.shapes,
+        shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
         iterator=iterator,
@@ -76,6 +81,12 @@ def split_encoder(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return {name: params[name] for name in params if name not in encoder}, encoder
 
 
+def placed(params: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the host on the mesh; there may be shardings of others too."""
+    places = {name: shardings[name] for name in params}
+    return jax.tree.map(slices.place, dict(params), places)
+
+
 def lpips_constants(
     config: reconstruction.ReconstructionConfig, mesh: Mesh
 ) -> dict[str, Any]:
@@ -87,7 +98,8 @@ def lpips_constants(
     if not config.lpips:
         return {}
     params = lpips.load_lpips(config.lpips_path)
-    return {"lpips": jax.device_put(params, sharding.replicated(mesh))}
+    replicated = sharding.replicated(mesh)
+    return {"lpips": jax.tree.map(lambda x: slices.place(x, replicated), params)}
 
 
 def step_cost(

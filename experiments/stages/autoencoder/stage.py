@@ -61,7 +61,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             )
         export.export(
             path,
-            {**(base.params if base else {}), **runtime.to_host(state.ema, mesh)},
+            {**(base.params if base else {}), **state.ema},
             sizes=config.model,
             statistics=statistics,
             result=result,

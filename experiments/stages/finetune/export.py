@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
-
 from data_pipelines import pipeline
 from experiments.stages.finetune import config as stage_config
 from experiments.stages.video import export as video_export
@@ -22,9 +20,10 @@ def export(
     params: Any,
     workdir: pathlib.Path,
 ) -> None:
-    """Write `workdir/model`, and `workdir/adapters` where there are some."""
-    if jax.process_index() != 0:
-        return
+    """Write `workdir/model`, and `workdir/adapters` where there are some.
+
+    All processes call it; parameters stay on the mesh.
+    """
     if config.lora is not None:
         models.save_adapters(
             workdir / "adapters",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from flax.core import meta
 from jax.sharding import Mesh
 
 from data_pipelines import pipeline
@@ -15,9 +16,11 @@ from experiments.stages.finetune import data as data_lib
 from experiments.stages.video import config as video_config
 from experiments.stages.video import job as video_job
 from soraflax import config as config_lib
+from soraflax import sharding
 from soraflax.nn import dit
 from soraflax.nn import lora as lora_lib
 from soraflax.pretrained import abstract, models
+from soraflax.pretrained import io as model_io
 from soraflax.train import denoising, loop, step
 
 
@@ -26,14 +29,12 @@ class TrainableParams:
     """The trained parameters, and the model that they are a part of.
 
     Attributes:
-      params: adapters, or all parameters; on the mesh.
-      shardings: NamedSharding of each.
+      initial: adapters, or all parameters, still to be made.
       merge: `(params, base) -> all parameters`, as the module takes them.
-      base: frozen parameters; empty where all are trained.
+      base: frozen parameters, on the mesh; empty where all are trained.
     """
 
-    params: Any
-    shardings: Any
+    initial: sharding.Initializer
     merge: Callable[[Any, Any], Any]
     base: Any
 
@@ -41,20 +42,30 @@ class TrainableParams:
 def init_params(
     config: stage_config.FinetuneRunConfig, base: models.VideoModel, *, mesh: Mesh
 ) -> TrainableParams:
-    """Zero-initialised adapters of a frozen base, or the base to be trained."""
+    """Zero-initialised adapters of a frozen base, or the base to be trained.
+
+    Each process reads from the base's files what its own devices hold.
+
+    Args:
+      config: configuration of the run.
+      base: the base, of which shapes are enough.
+      mesh: devices of all parameters.
+    """
     boxed = abstract.boxed_transformer(base.config.transformer)
     shardings = abstract.transformer_shardings(base.config.transformer, mesh)
-    params = jax.device_put(base.params, shardings)
+    shapes = sharding.sharded_shapes(meta.unbox(boxed), shardings)
+    read = functools.partial(
+        model_io.load_sharded, config.base, like=shapes, shardings=shardings
+    )
     if config.lora is None:
-        return TrainableParams(params, shardings, lambda params, _: params, {})
+        initial = sharding.Initializer(read, shapes, shardings)
+        return TrainableParams(initial, lambda params, _: params, {})
     lora = config.lora
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    adapters, adapter_shardings = lora_lib.init(key, boxed, config=lora, mesh=mesh)
     return TrainableParams(
-        adapters,
-        adapter_shardings,
+        lora_lib.initializer(key, boxed, config=lora, mesh=mesh),
         lambda adapters, base: lora_lib.attach(base, adapters, config=lora),
-        params,
+        read(),
     )
 
 
@@ -100,8 +111,9 @@ def make_job(
     return loop.TrainJob(
         name="finetune",
         loss=step.LossWithContext(loss, trainable.base),
-        params=trainable.params,
-        shardings=trainable.shardings,
+        init=trainable.initial.make,
+        shapes=trainable.initial.shapes,
+        shardings=trainable.initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(jax.random.key(config.seed), 1),
         iterator=iter(dataset),

@@ -31,7 +31,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       Interrupted: asked to stop before the end.
     """
     config, mesh = runtime.start(values, config_lib.FinetuneRunConfig)
-    base = models.load_video_model(config.base)
+    base = models.load_video_model(config.base, only_shapes=True)
     scratch = config_lib.check_base(config, base)
     video_config.check_mesh(scratch, mesh)
     encoder = video_data.TrainedEncoder.load(scratch.autoencoder)
@@ -48,13 +48,9 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 data_lib.open_latents(base, data), data.captions
             )
         )
+        trainable = job.init_params(config, base, mesh=mesh)
         train_job = job.make_job(
-            config,
-            scratch,
-            data=data,
-            base=base,
-            trainable=job.init_params(config, base, mesh=mesh),
-            mesh=mesh,
+            config, scratch, data=data, base=base, trainable=trainable, mesh=mesh
         )
         state = loop.fit(
             train_job,
@@ -66,9 +62,9 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         result = train_job.evaluate(state.ema) if train_job.evaluate else {}
         export.export(
             config,
-            base,
+            dataclasses.replace(base, params=trainable.base),
             data=data,
-            params=runtime.to_host(state.ema, mesh),
+            params=state.ema,
             workdir=path,
         )
         runtime.write_json(path / "result.json", result)

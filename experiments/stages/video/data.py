@@ -21,7 +21,7 @@ class TrainedEncoder:
 
     Attributes:
       directory: directory of the autoencoder.
-      model: the autoencoder, its parameters on a device.
+      model: the autoencoder, its parameters on the host.
     """
 
     directory: pathlib.Path
@@ -30,14 +30,13 @@ class TrainedEncoder:
     @classmethod
     def load(cls, path: str) -> "TrainedEncoder":
         """Raises ModelError or FileNotFoundError where there is none."""
-        model = models.load_autoencoder(path)
-        model = dataclasses.replace(model, params=jax.device_put(model.params))
-        return cls(pathlib.Path(path), model)
+        return cls(pathlib.Path(path), models.load_autoencoder(path))
 
     def for_cache(self) -> latents.LatentEncoder:
-        """The encoder as `cache_latents` takes it; it runs on one device."""
+        """The encoder as `cache_latents` takes it; on one device while in use."""
+        model = dataclasses.replace(self.model)  # which remembers what is on a device
         return latents.LatentEncoder(
-            encode=self.model.encode,
+            encode=model.encode,
             digest=self.model.encoder_digest,
             temporal_ratio=self.model.config.temporal_ratio,
             spatial_ratio=self.model.config.spatial_ratio,

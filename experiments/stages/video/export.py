@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-
 from data_pipelines import latents, pipeline, transforms
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
@@ -27,9 +25,10 @@ def export(
     params: Any,
     workdir: pathlib.Path,
 ) -> None:
-    """Write `workdir/model`: transformer, autoencoder, vocabulary, statistics."""
-    if jax.process_index() != 0:
-        return
+    """Write `workdir/model`: transformer, autoencoder, vocabulary, statistics.
+
+    All processes call it; `params` stay on the mesh.
+    """
     source = latents.open_latents(data.path, data.split)
     std = pipeline.token_deviation(source.std, data.deviation)
     model_config = models.VideoModelConfig(

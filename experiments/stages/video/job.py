@@ -36,7 +36,7 @@ def make_job(
     )
     key = jax.random.key(config.seed)
     with jax.set_mesh(mesh):
-        params, shardings = sharding.init(
+        initial = sharding.initializer(
             module,
             jax.random.fold_in(key, 0),
             packing.Packed.shapes(
@@ -51,8 +51,9 @@ def make_job(
     return loop.TrainJob(
         name="video",
         loss=functools.partial(denoising.loss, predict=predict, config=config.loss),
-        params=params,
-        shardings=shardings,
+        init=initial.make,
+        shapes=initial.shapes,
+        shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
         iterator=iter(dataset),

@@ -62,7 +62,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             data,
             encoder=encoder,
             vocabulary=vocabulary,
-            params=runtime.to_host(state.ema, mesh),
+            params=state.ema,
             workdir=path,
         )
         runtime.write_json(path / "result.json", result)
