@@ -26,9 +26,9 @@ LossAt = Callable[[Any, packing.Packed, jax.Array, jax.Array], jax.Array]
 Weight = Callable[[packing.Packed], Any]
 
 
-def segment_count(packed: packing.Packed) -> int:
+def segment_count(packed: packing.Packed) -> jax.Array:
     """Number of segments of a batch."""
-    return int(np.max(packed.segments, axis=1).sum())
+    return jnp.sum(jnp.max(packed.segments, axis=1))
 
 
 class ValidationLoss:
@@ -36,14 +36,16 @@ class ValidationLoss:
 
     Args:
       loss_at: `(params, packed, levels [B, S + 1], noise [B, N, P]) -> scalar`, pure.
-      batches: clean packed rows of held-out clips; read once and held in memory.
-      weight: what the loss of a batch is a mean over; its number of segments, where
-        every segment counts alike.
+      batches: clean packed rows of held-out clips, of this process where several feed a
+        mesh, as many in each; read at the first call, and held in memory.
+      weight: `packed -> scalar`, pure: what the loss of a batch is a mean over; its
+        number of segments, where every segment counts alike.
       levels: t of equation (1).
       seed: PRNG seed of the noise.
+      put: copies a batch to the devices, once for all levels; None leaves it to JAX.
 
     Raises:
-      ValueError: no batches, or a level outside (0, 1].
+      ValueError: a level outside (0, 1].
     """
 
     def __init__(
@@ -54,13 +56,13 @@ class ValidationLoss:
         weight: Weight = segment_count,
         levels: Sequence[float] = LEVELS,
         seed: int = 0,
+        put: Callable[[packing.Packed], packing.Packed] | None = None,
     ) -> None:
-        self._batches = [b for b in batches if np.any(np.asarray(b.segments) > 0)]
-        self._weights = [float(weight(batch)) for batch in self._batches]
+        self._unread: Iterable[packing.Packed] = batches
+        self._batches: list[packing.Packed] | None = None
         self._levels = tuple(levels)
         self._seed = seed
-        if not self._batches:
-            raise ValueError("no clips to validate on: the split is empty")
+        self._put = put or jax.device_put
         for level in self._levels:
             if not 0 < level <= 1:
                 raise ValueError(f"validation level {level}: use one in (0, 1]")
@@ -68,7 +70,8 @@ class ValidationLoss:
         def at(params: Any, packed: packing.Packed, level: Any, key: Any) -> Any:
             shape = (packed.segments.shape[0], packed.max_segments + 1)
             noise = jax.random.normal(key, packed.tokens.shape, jnp.float32)
-            return loss_at(params, packed, jnp.full(shape, level), noise)
+            loss = loss_at(params, packed, jnp.full(shape, level), noise)
+            return loss, weight(packed)
 
         self._at = jax.jit(at)
 
@@ -79,22 +82,29 @@ class ValidationLoss:
 
         Args:
           params: parameters, as `loss_at` takes them.
-          check: called between levels; may raise to stop.
+          check: called between batches; may raise to stop.
+
+        Raises:
+          ValueError: no batch holds a clip.
         """
-        result = {}
-        for level in self._levels:
+        if self._batches is None:
+            self._batches = list(self._unread)
+        losses, weights = [], []
+        for index, batch in enumerate(self._batches):
             check()
+            key = jax.random.fold_in(jax.random.key(self._seed), index)
+            on_device = self._put(batch)
             values = [
-                self._at(
-                    params,
-                    batch,
-                    jnp.float32(level),
-                    jax.random.fold_in(jax.random.key(self._seed), index),
-                )
-                for index, batch in enumerate(self._batches)
+                self._at(params, on_device, jnp.float32(level), key)
+                for level in self._levels
             ]
-            values = [float(v) for v in jax.device_get(values)]
-            result[f"validation/loss_t{level:g}"] = float(
-                np.average(values, weights=self._weights)
-            )
-        return result | {"validation/loss": float(np.mean(list(result.values())))}
+            values = jax.device_get(values)
+            if values[0][1]:
+                losses.append([float(loss) for loss, _ in values])
+                weights.append(float(values[0][1]))
+        if not weights:
+            raise ValueError("no clips to validate on: the split is empty")
+        means = [float(x) for x in np.average(losses, axis=0, weights=weights)]
+        named = (f"validation/loss_t{level:g}" for level in self._levels)
+        result = dict(zip(named, means, strict=True))
+        return result | {"validation/loss": float(np.mean(means))}

@@ -63,7 +63,7 @@ def test_batches_weigh_by_their_clips():
 def test_empty_batches_and_bad_levels_are_refused():
     empty = jax.tree.map(np.zeros_like, batch((1, 1)))
     with pytest.raises(ValueError, match="split is empty"):
-        validation.ValidationLoss(loss_at, [empty])
+        validation.ValidationLoss(loss_at, [empty])(jnp.float32(0))
     with pytest.raises(ValueError, match=r"level 0: use one in \(0, 1\]"):
         validation.ValidationLoss(loss_at, [batch((1, 1))], levels=(0,))
 
@@ -75,9 +75,29 @@ def test_batches_weigh_by_what_their_loss_is_a_mean_of():
         return jnp.where(jnp.max(packed.segments) > 1, 1.0, 5.0)
 
     def weight(packed):
-        return 9.0 if np.max(packed.segments) > 1 else 1.0
+        return jnp.where(jnp.max(packed.segments) > 1, 9.0, 1.0)
 
     check = validation.ValidationLoss(
         constant, [batch((2, 1)), batch((1, 0))], weight=weight, levels=(0.5,)
     )
     np.testing.assert_allclose(check(jnp.float32(0))["validation/loss"], 1.4)
+
+
+def test_batches_are_read_late_and_sent_once():
+    read, sent = [], []
+
+    def batches():
+        for counts in ((2, 1), (0, 0), (1, 0)):
+            read.append(counts)
+            yield batch(counts) if sum(counts) else empty
+
+    empty = jax.tree.map(np.zeros_like, batch((1, 1)))
+    asked = []
+    check = validation.ValidationLoss(
+        loss_at, batches(), put=lambda packed: sent.append(packed) or packed
+    )
+    assert read == []
+    first = check(jnp.float32(0), check=lambda: asked.append(len(sent)))
+    assert (len(read), len(sent), asked) == (3, 3, [0, 1, 2])
+    assert check(jnp.float32(0)) == first
+    assert (len(read), len(sent)) == (3, 6)

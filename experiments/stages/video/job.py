@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines import pipeline, records, word_swaps
@@ -17,7 +18,7 @@ from soraflax import flops, sharding
 from soraflax.evaluation import caption_gap, validation
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.train import denoising, loop, metrics
+from soraflax.train import denoising, loop, metrics, prefetch, saved_steps
 
 OpenLatents = Callable[[pipeline.PackedDataConfig], Sequence[pipeline.LatentSource]]
 
@@ -148,19 +149,16 @@ def make_validation(
     """Validation loss on held-out clips; None where the dataset has none."""
     if not records.read_info(data.path)["splits"].get("validation"):
         return None
-    # Every process reads all rows: the loss is of the same batches on any mesh.
     held_out = dataclasses.replace(
         data,
         split="validation",
         passes=1,
         also=(),
         weights=(),
-        rows=global_rows(data, mesh),
         windows=0.0,
     )
-    batches = itertools.islice(
-        pipeline.make_dataset(held_out, latents=open_latents(held_out)),
-        config.evaluation.batches,
+    dataset = pipeline.make_dataset(
+        held_out, latents=open_latents(held_out), host=runtime.host(mesh)
     )
 
     def loss_at(
@@ -175,12 +173,32 @@ def make_validation(
             config=config.loss,
         )
 
-    def weight(packed: packing.Packed) -> jax.Array:
-        return denoising.total_weight(packed, config.loss)
-
-    return validation.ValidationLoss(
-        loss_at, batches, weight=jax.jit(weight), seed=config.seed
+    empty = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        packing.Packed.shapes(
+            data.row,
+            rows=data.rows,
+            patch_size=config.model.patch_size,
+            text_width=None,
+        ),
     )
+    return validation.ValidationLoss(
+        loss_at,
+        evened(itertools.islice(dataset, config.evaluation.batches), empty=empty),
+        weight=functools.partial(denoising.total_weight, config=config.loss),
+        seed=config.seed,
+        put=functools.partial(prefetch.put_batch, mesh=mesh),
+    )
+
+
+def evened(
+    batches: Iterable[packing.Packed], *, empty: packing.Packed
+) -> Iterator[packing.Packed]:
+    """The batches of this process, and empty ones until all processes have as many."""
+    own = list(batches)
+    counts = map(int, saved_steps.allgather_text(str(len(own))))
+    blank = jax.tree.map(np.zeros_like, own[0]) if own else empty
+    yield from own + [blank] * (max(counts) - len(own))
 
 
 def step_cost(config: dit.DiTConfig, packed: packing.Packed) -> metrics.StepCost:
