@@ -84,3 +84,9 @@ def test_two_processes_train_both_stages_and_resume(
     saved = video / "checkpoints" / "3" / "iterator" / "metadata"
     assert len(json.loads(saved.read_text())["positions"]) == 2
     assert model_io.model_config(video)["kind"] == "video"
+    tuned = tmp_path / "tuned"
+    latents = f"--config.data.path={video / 'latents'}"
+    _train("video_lora", tuned, latents, f"--config.base={video}")
+    assert _steps(tuned) == [1, 2]
+    assert model_io.model_config(tuned / "adapters")["kind"] == "lora"
+    model_io.load_model(tuned)
