@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import pathlib
 import threading
 from typing import Any
@@ -67,6 +68,7 @@ class Counting(toy.Data):
 
 
 def test_a_state_is_made_and_restored_in_place(tmp_path: pathlib.Path) -> None:
+    gc.collect()  # what tests before left
     first = Counting()
     job = _job(first)
     first.before = _live()

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+
 from data_pipelines import pipeline
 from experiments.stages.finetune import config as stage_config
 from experiments.stages.video import export as video_export
@@ -34,7 +36,7 @@ def export(
         )
         params = lora.merge(base.params, params, config=config.lora)
     seen = base.config.trained_on
-    if seen is not None:
+    if seen is not None and jax.process_index() == 0:  # which writes
         paths = (data.path, *data.also)
         seen = seen.merged(video_export.measure_data(paths, data))
     models.save_video_model(

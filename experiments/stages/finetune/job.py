@@ -54,8 +54,9 @@ def init_params(
     boxed = abstract.boxed_transformer(base.config.transformer)
     shardings = abstract.transformer_shardings(base.config.transformer, mesh)
     shapes = sharding.sharded_shapes(meta.unbox(boxed), shardings)
+    directory = model_io.find_model(config.base, kind="video")
     read = functools.partial(
-        model_io.load_sharded, config.base, like=shapes, shardings=shardings
+        model_io.load_sharded, directory, like=shapes, shardings=shardings
     )
     if config.lora is None:
         initial = sharding.Initializer(read, shapes, shardings)

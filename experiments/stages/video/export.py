@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from data_pipelines import latents, pipeline, transforms
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
@@ -30,6 +32,7 @@ def export(
     All processes call it; `params` stay on the mesh.
     """
     source = latents.open_latents(data.path, data.split)
+    first = jax.process_index() == 0  # which writes
     std = pipeline.token_deviation(source.std, data.deviation)
     model_config = models.VideoModelConfig(
         transformer=config.model,
@@ -44,7 +47,7 @@ def export(
         prediction=config.loss.prediction,
         shift=config.loss.shift,
         window=max(shape[0] for shape in source.shapes),
-        trained_on=measure_data((data.path, *data.also), data),
+        trained_on=measure_data((data.path, *data.also), data) if first else None,
     )
     models.save_video_model(
         workdir / "model",
