@@ -86,7 +86,9 @@ def _digest(flat: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for name in sorted(flat):
         array = np.ascontiguousarray(flat[name])
-        total.update(slices.digest_line(name, flat[name].dtype, flat[name].shape))
+        total.update(
+            slices.digest_line(name, dtype=array.dtype, shape=flat[name].shape)
+        )
         total.update(slices.widened(array).tobytes())
     return total.hexdigest()
 
@@ -129,11 +131,8 @@ def save_model(
     try:
         draft.mkdir()
         total = _write_params(draft / PARAMS, leaves, origin=directory)
-        header = {
-            "soraflax": importlib.metadata.version("soraflax"),
-            "digest": total,
-            "config": config,
-        }
+        version = importlib.metadata.version("soraflax")
+        header = {"soraflax": version, "digest": total, "config": config}
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
         (draft / CONFIG).write_text(text)
         for name, source in (files or {}).items():

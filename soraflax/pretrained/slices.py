@@ -124,7 +124,9 @@ def write_tensors(
         if file:
             file.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(leaves):
-            total.update(digest_line(name, leaves[name].dtype, leaves[name].shape))
+            total.update(
+                digest_line(name, dtype=leaves[name].dtype, shape=leaves[name].shape)
+            )
             if file:
                 file.seek(8 + len(text) + header[name]["data_offsets"][0])
             for piece in host_pieces(leaves[name]):
@@ -138,7 +140,7 @@ def write_tensors(
 
 def read_part(part: Any, index: Index) -> np.ndarray:
     """A slice of a tensor in a file (of safetensors), float32 where it is bfloat16."""
-    return widened(np.ascontiguousarray(part[index] if index else part[...]))
+    return widened(np.asarray(part[index] if index else part[...], order="C"))
 
 
 def stored_digest(parts: Mapping[str, Any]) -> str:
@@ -154,12 +156,12 @@ def stored_digest(parts: Mapping[str, Any]) -> str:
         pieces = pieces if shape else (read_part(parts[name], ()),)
         for number, piece in enumerate(pieces):
             if number == 0:
-                total.update(digest_line(name, piece.dtype, shape))
+                total.update(digest_line(name, dtype=piece.dtype, shape=shape))
             total.update(piece.data)
     return total.hexdigest()
 
 
-def digest_line(name: str, dtype: Any, shape: Sequence[int]) -> bytes:
+def digest_line(name: str, *, dtype: Any, shape: Sequence[int]) -> bytes:
     """What the digest of a parameter has before its values."""
     wide = np.dtype(np.float32) if dtype == ml_dtypes.bfloat16 else np.dtype(dtype)
     return f"{name} {wide.str} {tuple(shape)}\n".encode()

@@ -82,7 +82,7 @@ def test_a_state_is_made_and_restored_in_place(tmp_path: pathlib.Path) -> None:
     peak, done = [0.0], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.01):
+        while not done.wait(0.002) and not again.moved:  # until all is restored
             with contextlib.suppress(RuntimeError):  # deleted while it is counted
                 peak[0] = max(peak[0], _live() - again.before)
 

@@ -165,7 +165,7 @@ def test_schedule_warms_up_then_falls_to_its_fraction() -> None:
 
 
 def test_decay_spares_norms_and_biases() -> None:
-    params = toy.job(toy.mesh(1)).params
+    params = toy.job(toy.mesh(1)).init()
     mask = optimizer.weight_decay_mask(params)
     assert mask["Linear_0"] == {"kernel": True, "bias": False}
     assert mask["RMSNorm_0"] == {"scale": False}
@@ -201,7 +201,7 @@ def test_muon_makes_the_updates_of_scanned_kernels_orthogonal() -> None:
 
 def test_muon_decays_what_adamw_decays() -> None:
     config = dataclasses.replace(toy.OPTIMIZER, name="muon")
-    params = toy.job(toy.mesh(1)).params
+    params = toy.job(toy.mesh(1)).init()
     still = jax.tree.map(jnp.zeros_like, params)
     updates = []
     for rule in (config, toy.OPTIMIZER):
