@@ -19,13 +19,16 @@ from jaxtyping import Float, Int, UInt8
 
 from data_pipelines import cropping, packing, records, sources, transforms
 from data_pipelines import latents as stored
+from data_pipelines import text_features as features_lib
 from soraflax import tokenizer
 from soraflax.ops import packing as packed_rows
 from soraflax.ops import patch
 
 T = TypeVar("T")
-Encode = Callable[[str, int], Int[np.ndarray, "M"]]
-"""Text and the most ids to return, to ids; the last of them is end-of-text."""
+Encode = Callable[[str, int], Int[np.ndarray, "M"] | Float[np.ndarray, "M E"]]
+"""Text and the most ids to return, to ids, of which the last is end-of-text.
+
+Or to text features: then as many as asked for, with zeros at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,8 @@ class PackedDataConfig:
       also: further latent datasets of the same encoder, mixed in.
       weights: relative frequencies of `path` and `also`; empty for equal ones.
       split: name of the split.
+      features: directory of the text features of all captions (`text_features.embed`),
+        where the transformer takes features; "" where it takes token ids.
       rows: rows per batch, for each host, or group of hosts that hold the same rows.
       row: capacity of a row.
       shards: shards of a row over which its tokens are striped; training sets it to
@@ -91,6 +96,7 @@ class PackedDataConfig:
     also: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     split: str = "train"
+    features: str = ""
     rows: int = 4
     row: packed_rows.RowShape = dataclasses.field(
         default_factory=lambda: packed_rows.RowShape(2048, 512, 32)
@@ -205,8 +211,8 @@ def make_dataset(
 
     Args:
       config: datasets, and the packing of rows.
-      encode: function `(text, max_length) -> ids`; the embedded vocabulary's by
-        default.
+      encode: function `(text, max_length) -> ids`; by default the reader of
+        `config.features`, else the embedded vocabulary's.
       digest: digest of the encoder; latents of another are refused. None for any.
       host: this process; the only one by default.
       latents: already open datasets, instead of `config.path` and `config.also`.
@@ -249,7 +255,7 @@ def make_transform(
         std=token_deviation(source.std, config.deviation),
         reference_fps=config.reference_fps,
         captions=config.captions,
-        encode=encode or embedded_encode(),
+        encode=encode or _default_encode(config),
         windows=config.windows,
     )
 
@@ -287,6 +293,13 @@ def _segment(
     transform: transforms.LatentTransform, record: Any, rng: np.random.Generator
 ) -> packed_rows.Segment:
     return transform(record.latent, fps=record.fps, captions=record.captions, rng=rng)
+
+
+def _default_encode(config: PackedDataConfig) -> Encode:
+    """What reads captions, for the transformer that a configuration means."""
+    if not config.features:
+        return embedded_encode()
+    return features_lib.FeatureReader(features_lib.open_features(config.features))
 
 
 def embedded_encode() -> Encode:

@@ -309,7 +309,8 @@ class LatentTransform:
       mean, std: statistics of each latent channel, by which tokens are normalised.
       reference_fps: frame rate at which positions count latent frames.
       captions: choice and length of the caption.
-      encode: function of a text and the most ids to return; gives at least one.
+      encode: function of a text and the most ids to return; gives at least one, or
+        features `[M, E]` of the text.
       windows: probability that a clip enters as a window (`sample_window`).
     """
 
@@ -318,7 +319,7 @@ class LatentTransform:
     std: Float[np.ndarray, "z"]
     reference_fps: float
     captions: CaptionConfig
-    encode: Callable[[str, int], Int[np.ndarray, "M"]]
+    encode: Callable[[str, int], Int[np.ndarray, "M"] | Float[np.ndarray, "M E"]]
     windows: float = 0.0
 
     def __call__(
@@ -340,7 +341,8 @@ class LatentTransform:
         normal = normal[start * self.patch[0] :]
         grid = (grid[0] - start, *grid[1:])
         caption = choose_caption(captions, self.captions, rng=rng)
-        text = np.asarray(self.encode(caption, self.captions.max_length), np.int32)
+        text = np.asarray(self.encode(caption, self.captions.max_length))
+        text = text.astype(np.int32 if text.ndim == 1 else np.float32, copy=False)
         tokens = np.asarray(patch.patchify(normal, self.patch), np.float32)
         # A patch spans `patch[0]` latent frames; at half the frame rate they are
         # twice as long in time.

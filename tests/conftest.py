@@ -54,6 +54,7 @@ jaxtyping.install_import_hook(
         "data_pipelines.pipeline",
         "data_pipelines.prepare",
         "data_pipelines.sources",
+        "data_pipelines.text_features",
         "data_pipelines.transforms",
         "data_pipelines.vocabulary",
         "data_pipelines.worlds",

@@ -73,7 +73,7 @@ def run_benchmark(name: str, lines: Callable[[], Iterable[Line]]) -> int:
                 print(json.dumps(line), flush=True)
                 failed |= not line.get("ok", True)
         except ModuleNotFoundError as error:
-            if error.name not in ("torch", "diffusers"):
+            if error.name not in ("torch", "diffusers", "transformers"):
                 raise
             message = f"{error.name} not installed: pip install 'soraflax[parity]'"
             raise ImportError(message) from error

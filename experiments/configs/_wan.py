@@ -1,4 +1,8 @@
-"""The shared part of the configs of Wan's transformers."""
+"""The shared part of the configs of Wan's transformers.
+
+Text comes as features of a text encoder, UMT5 for the full sizes: `text_encoder` names
+it, and `data.features` what `python -m data_pipelines.embed` made with it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -92,7 +96,7 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
         "mesh": preset.mesh,
     }
     config = run_config.to_config_dict(
-        "video", groups, autoencoder="", distributed=not tiny
+        "video", groups, autoencoder="", text_encoder="", distributed=not tiny
     )
     config.data.patch = config.model.get_ref("patch")
     config.cache.patch = config.model.get_ref("patch")
@@ -104,11 +108,11 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
 
 
 def shrink(model: dit.DiTConfig) -> dit.DiTConfig:
-    """The same architecture in the sizes of `tiny`, with a text encoder."""
+    """The same architecture in the sizes of `tiny`."""
     tiny = dit.VARIANTS["tiny"]
     sizes = {
         name: getattr(tiny, name)
-        for name in ("latent_channels", "width", "depth", "heads", "mlp", "text")
+        for name in ("latent_channels", "width", "depth", "heads", "mlp")
     }
     return dataclasses.replace(
         model,

@@ -9,9 +9,8 @@ figures.
 
 A row holds 131,072 tokens, four clips of 81 frames at 832 x 480 (32,760 tokens each,
 with 512 text tokens) or many shorter ones. `context` splits it, so that a chip sees
-16,384 or 32,768 tokens. Text comes as UMT5's features, from outside: the stage `video`
-trains `:tiny`, with a text encoder of its own, and refuses the full size until data
-sets hold such features.
+16,384 or 32,768 tokens. Text comes as UMT5's features, 512 of a caption, made once by
+`python -m data_pipelines.embed` (`--config.data.features`, `--config.text_encoder`).
 
 `:million` is one clip of 1,048,576 tokens on `v5p:8x8x8`.
 """

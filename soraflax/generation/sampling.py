@@ -341,7 +341,8 @@ def _encode(
         )
     if boundary is not None:
         return packed, plans
-    encoder = text_encoder.TextEncoder(config.text, layers.compute_dtype(config.dtype))
+    dtype, kind = layers.compute_dtype(config.dtype), dit.ATTENTION[config.attention]
+    encoder = text_encoder.TextEncoder(config.text, dtype, kind)
 
     def features(parts: Any) -> Any:
         ids, segments, plan = parts

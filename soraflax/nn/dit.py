@@ -387,8 +387,8 @@ class DiT(nn.Module):
                 "text is token ids, but the model has no text encoder: give features "
                 f"of width {c.text_width}"
             )
-        dtype = layers.compute_dtype(c.dtype)
-        encoder = text_encoder.TextEncoder(c.text, dtype, name="text_encoder")
+        dtype, kind = layers.compute_dtype(c.dtype), ATTENTION[c.attention]
+        encoder = text_encoder.TextEncoder(c.text, dtype, kind, name="text_encoder")
         return encoder(packed.text, packed.text_segments, plan=plan)
 
 

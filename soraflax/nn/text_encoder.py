@@ -74,14 +74,14 @@ class TextEncoderConfig:
 
 def relative_buckets(
     length: int, *, buckets: int, max_distance: int
-) -> Int[np.ndarray, "M M"]:
-    """The bucket of key j relative to query i.
+) -> Int[np.ndarray, "R"]:
+    """The bucket of key j relative to query i, at j - i + length - 1.
 
     Half of the buckets are for keys after the query. On each side the first half count
     single positions, the rest grow logarithmically up to `max_distance`
     (arXiv:1910.10683, section 2.1).
     """
-    offset = np.arange(length)[None, :] - np.arange(length)[:, None]
+    offset = np.arange(1 - length, length)
     side = buckets // 2
     near = side // 2  # buckets of a single distance; the others are logarithmic
     distance = np.abs(offset)
@@ -108,17 +108,19 @@ class SelfAttention(nn.Module):
     Attributes:
       config: sizes.
       dtype: compute dtype.
+      implementation: as of `TextEncoder`.
     """
 
     config: TextEncoderConfig
     dtype: Any = jnp.float32
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B M D"], plan: Any, table: Any
     ) -> Float[Array, "B M D"]:
         """Attention by `plan`; `table` is the shared b, or None."""
-        c = self.config
+        c, kind = self.config, self.implementation
         width, inner = x.shape[-1], c.heads * c.head_size
 
         def project(name: str, deviation: float) -> jax.Array:
@@ -137,14 +139,16 @@ class SelfAttention(nn.Module):
         ids = relative_buckets(
             x.shape[1], buckets=c.buckets, max_distance=c.max_distance
         )
+        # A product, whose gradient is one too: a lookup's would add numbers one by one.
+        one_hot = jax.nn.one_hot(ids, c.buckets, dtype=jnp.float32)
         y = attention.attention(
             project("q", (width * c.head_size) ** -0.5),
             project("k", width**-0.5),
             project("v", width**-0.5),
             plan=plan,
-            implementation="reference",
+            implementation=kind if kind in attention.BIASED else None,
             scale=1.0,
-            bias=jnp.moveaxis(table[ids], -1, 0),
+            bias=jnp.einsum("rb,bh->hr", one_hot, table),
         )
         return layers.Linear(
             width,
@@ -193,17 +197,19 @@ class Layer(nn.Module):
     Attributes:
       config: sizes.
       dtype: compute dtype.
+      implementation: as of `TextEncoder`.
     """
 
     config: TextEncoderConfig
     dtype: Any = jnp.float32
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B M D"], plan: Any, table: Any
     ) -> tuple[Float[Array, "B M D"], None]:
         c = self.config
-        attend = SelfAttention(c, self.dtype, name="attention")
+        attend = SelfAttention(c, self.dtype, self.implementation, name="attention")
         x = x + attend(layers.RMSNorm(name="attention_norm")(x), plan, table)
         x = x + GatedMLP(c.mlp, self.dtype, name="mlp")(
             layers.RMSNorm(name="mlp_norm")(x)
@@ -217,10 +223,13 @@ class TextEncoder(nn.Module):
     Attributes:
       config: sizes.
       dtype: compute dtype.
+      implementation: of attention, 'reference' or 'blocks'; None, or one that takes no
+        bias, chooses by platform and length.
     """
 
     config: TextEncoderConfig
     dtype: Any = jnp.float32
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -247,7 +256,7 @@ class TextEncoder(nn.Module):
         x = sharding.constrain(x, "batch", "text", "embed")
         table = _bias_table(self, c) if c.shared_bias else None
         stack = transformer.scan(transformer.remat(Layer, c.remat), c.depth)
-        x, _ = stack(c, self.dtype, name="layers")(x, plan, table)
+        x, _ = stack(c, self.dtype, self.implementation, name="layers")(x, plan, table)
         x = layers.RMSNorm(name="norm")(x)
         return jnp.where(present[..., None], x, 0)
 

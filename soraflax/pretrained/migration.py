@@ -23,6 +23,12 @@ RENAMED_KEYS: dict[str, dict[str, dict[str, str]]] = {
 }
 
 
+# Keys that a group did not have yet, with the value that it behaved by.
+ADDED_KEYS: dict[str, dict[str, dict[str, Any]]] = {
+    "run": {"model.text": {"shared_bias": False}},
+}
+
+
 def migrate(values: Any, kind: str) -> Any:
     """`values` with the keys of today; anything but a group of keys as it is.
 
@@ -37,12 +43,19 @@ def migrate(values: Any, kind: str) -> Any:
         return values
     migrated = config_lib.to_dict(values)
     for path, renames in RENAMED_KEYS.get(kind, {}).items():
-        group = migrated
-        for name in filter(None, path.split(".")):
-            group = group.get(name) if isinstance(group, Mapping) else None
-        if not isinstance(group, dict):
-            continue
+        group = _group(migrated, path)
         for old, new in renames.items():
             if old in group and new not in group:
                 group[new] = group.pop(old)
+    for path, added in ADDED_KEYS.get(kind, {}).items():
+        if group := _group(migrated, path):
+            group.update(added | group)
     return migrated
+
+
+def _group(values: dict[str, Any], path: str) -> dict[str, Any]:
+    """The group at a dotted path; an empty one where there is none."""
+    group: Any = values
+    for name in filter(None, path.split(".")):
+        group = group.get(name) if isinstance(group, Mapping) else None
+    return group if isinstance(group, dict) else {}

@@ -94,6 +94,18 @@ def save_text_encoder(
     )
 
 
+def load_vocabulary(directory: str | os.PathLike[str]) -> tokenizer.Tokenizer:
+    """The tokenizer of a text encoder, whose parameters are not read.
+
+    Raises:
+      FileNotFoundError, ModelError, TokenizerError: see `load_text_encoder`.
+    """
+    directory = model_io.find_model(directory, kind=KIND)
+    models.config_of(directory, kind=KIND)
+    cleaned = bool(model_io.model_config(directory).get(CLEANED))
+    return tokenizer.Tokenizer.load(directory / models.VOCABULARY, cleaned=cleaned)
+
+
 def load_text_encoder(directory: str | os.PathLike[str]) -> TextEncoderModel:
     """Read what `save_text_encoder` wrote, there or in its `model/`.
 
@@ -107,10 +119,8 @@ def load_text_encoder(directory: str | os.PathLike[str]) -> TextEncoderModel:
     config = config_lib.to_dataclass(
         record, text_encoder.TextEncoderConfig, path="text_encoder"
     )
-    cleaned = bool(model_io.model_config(directory).get(CLEANED))
-    path = directory / models.VOCABULARY
-    vocabulary = tokenizer.Tokenizer.load(path, cleaned=cleaned)
-    check_vocabulary(config, vocabulary, origin=path)
+    vocabulary = load_vocabulary(directory)
+    check_vocabulary(config, vocabulary, origin=directory / models.VOCABULARY)
     like = abstract.text_encoder_shapes(config)
     params, _ = model_io.load_model(directory, like=like)
     digest = model_io.model_digest(directory)

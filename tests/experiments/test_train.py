@@ -30,7 +30,11 @@ from soraflax.train import checkpoint, loop, metrics
 from tests.experiments import world
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
-BASES = {"autoencoder_decoder": "autoencoder_small", "bodies_longer": "bodies"}
+BASES = {
+    "autoencoder_decoder": "autoencoder_small",
+    "bodies_longer": "bodies",
+    "wan_finetune": "wan2_1_t2v_1_3b",
+}
 CONFIGS = pathlib.Path(configs.DIRECTORY)
 STAGES = {
     "autoencoder": autoencoder,
@@ -62,12 +66,24 @@ def train(
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache
+    def features(source: pathlib.Path) -> pathlib.Path:
+        return world.embed(source, text_encoder(folder), folder / "features")
+
+    @functools.cache
+    def text_encoder(place: pathlib.Path) -> pathlib.Path:
+        return world.write_text_encoder(place / "text")
+
+    @functools.cache
     def run(name: str) -> pathlib.Path:
         values = _shrunk(name, dataset)
         if "autoencoder" in values:
             values.autoencoder = str(run("autoencoder_small"))
         if "base" in values:
             values.base = str(run(BASES.get(name, "video_small")))
+        if name.startswith("wan"):
+            values.data.features = str(features(dataset))
+        if name.startswith("wan") and values.stage == "video":
+            values.text_encoder = str(text_encoder(folder))
         STAGES[values.stage].run(values, folder / name)
         return folder / name
 

@@ -74,12 +74,11 @@ def t5_bucket(offset, buckets, max_distance):
 
 
 def test_relative_buckets_follow_t5():
-    table = text_encoder.relative_buckets(200, buckets=32, max_distance=128)
+    line = text_encoder.relative_buckets(200, buckets=32, max_distance=128)
     # Powers of two sit on a rounding edge of the logarithm; 16, 32, 64 are exact in it.
     for i, j in [(0, 0), (3, 1), (1, 3), (20, 0), (0, 21), (0, 50), (150, 3), (0, 199)]:
-        assert table[i, j] == t5_bucket(j - i, 32, 128), (i, j)
-    assert table.min() == 0 and table.max() == 31
-    np.testing.assert_array_equal(table[1:, 1:], table[:-1, :-1])
+        assert line[j - i + 199] == t5_bucket(j - i, 32, 128), (i, j)
+    assert line.min() == 0 and line.max() == 31 and len(line) == 399
 
 
 def test_every_layer_has_its_own_bias():

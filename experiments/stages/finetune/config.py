@@ -8,7 +8,7 @@ from experiments.stages import run_config
 from experiments.stages.video import config as video_config
 from soraflax import config as config_lib
 from soraflax.nn import lora as lora_lib
-from soraflax.pretrained import abstract, models
+from soraflax.pretrained import abstract, models, text_encoders
 from soraflax.pretrained import io as model_io
 from soraflax.train import denoising, optimizer
 
@@ -26,6 +26,9 @@ class FinetuneRunConfig(run_config.RunConfig):
       optimizer: update rule and learning rate schedule.
       evaluation: batches of the validation loss.
       lora: sizes of the adapters; None trains all parameters.
+      follow_base: whether what must agree with the base (process, prediction, shift,
+        patch, reference rate, length of text features) is taken from it; else a
+        difference is refused.
     """
 
     stage: Literal["finetune"]
@@ -36,10 +39,37 @@ class FinetuneRunConfig(run_config.RunConfig):
     optimizer: optimizer.OptimizerConfig
     evaluation: video_config.VideoEvaluationConfig
     lora: lora_lib.LoraConfig | None = None
+    follow_base: bool = False
 
     def __post_init__(self) -> None:
         if not self.base:
             raise ValueError("base is empty: give --config.base=VIDEO")
+
+
+def following(config: FinetuneRunConfig, base: models.VideoModel) -> FinetuneRunConfig:
+    """The configuration of a run, with what it takes from its base."""
+    if not config.follow_base:
+        return config
+    trained, patch = base.config, base.config.transformer.patch
+    captions = config.data.captions
+    if trained.transformer.text is None:
+        captions = dataclasses.replace(captions, max_length=trained.text_length)
+    return dataclasses.replace(
+        config,
+        loss=dataclasses.replace(
+            config.loss,
+            process=trained.process,
+            prediction=trained.prediction,
+            shift=trained.shift,
+        ),
+        data=dataclasses.replace(
+            config.data,
+            patch=patch,
+            reference_fps=trained.reference_fps,
+            captions=captions,
+        ),
+        cache=dataclasses.replace(config.cache, patch=patch),
+    )
 
 
 def check_base(
@@ -56,7 +86,12 @@ def check_base(
         raise config_lib.ConfigError(
             f"config.base {config.base} has two experts; give one of one transformer"
         )
+    takes_features = trained.transformer.text is None
+    # Features are padded to the length of captions, and the padding is attended to.
+    length = config.data.captions.max_length
+    lengths = (length, trained.text_length) if takes_features else (length, length)
     for key, ours, theirs in (
+        ("data.captions.max_length", *lengths),
         ("loss.process", config.loss.process, trained.process),
         ("loss.prediction", config.loss.prediction, trained.prediction),
         ("loss.shift", config.loss.shift, trained.shift),
@@ -75,12 +110,14 @@ def check_base(
     shared = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(video_config.VideoRunConfig)
-        if field.name not in ("stage", "autoencoder", "model")
+        if field.name not in ("stage", "autoencoder", "text_encoder", "model")
     }
-    directory = model_io.find_model(config.base) / models.AUTOENCODER
+    directory = model_io.find_model(config.base)
+    text_encoder = directory / text_encoders.KIND
     values = {
         "stage": "video",
-        "autoencoder": str(directory),
+        "autoencoder": str(directory / models.AUTOENCODER),
+        "text_encoder": str(text_encoder) if takes_features else "",
         "model": trained.transformer,
     }
     return config_lib.to_dataclass(values | shared, video_config.VideoRunConfig)

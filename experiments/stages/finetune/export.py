@@ -8,6 +8,7 @@ import jax
 
 from data_pipelines import pipeline
 from experiments.stages.finetune import config as stage_config
+from experiments.stages.video import data as video_data
 from experiments.stages.video import export as video_export
 from soraflax.nn import lora
 from soraflax.pretrained import io as model_io
@@ -19,6 +20,7 @@ def export(
     base: models.VideoModel,
     *,
     data: pipeline.PackedDataConfig,
+    text: video_data.TextSource,
     params: Any,
     workdir: pathlib.Path,
 ) -> None:
@@ -45,4 +47,5 @@ def export(
         config=dataclasses.replace(base.config, trained_on=seen),
         autoencoder_dir=model_io.find_model(config.base) / models.AUTOENCODER,
         vocabulary=base.tokenizer,
+        files=text.files,
     )

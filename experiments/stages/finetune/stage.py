@@ -32,9 +32,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """
     config, mesh = runtime.start(values, config_lib.FinetuneRunConfig)
     base = models.load_video_model(config.base, only_shapes=True)
+    config = config_lib.following(config, base)
     scratch = config_lib.check_base(config, base)
     video_config.check_mesh(scratch, mesh)
     encoder = video_data.TrainedEncoder.load(scratch.autoencoder)
+    text = video_data.TextSource.find(scratch)
     records.read_info(config.data.path)
     with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
         data = dataclasses.replace(
@@ -43,11 +45,9 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             shards=attention.ring_shards(scratch.model.heads),
         )
         runtime.tell_account((data.path, *data.also))
-        runtime.tell(
-            caption_notes.caption_notes(
-                data_lib.open_latents(base, data), data.captions
-            )
-        )
+        if text.encoder is None:
+            sources = data_lib.open_latents(base, data)
+            runtime.tell(caption_notes.caption_notes(sources, data.captions))
         trainable = job.init_params(config, base, mesh=mesh)
         train_job = job.make_job(
             config, scratch, data=data, base=base, trainable=trainable, mesh=mesh
@@ -64,6 +64,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             config,
             dataclasses.replace(base, params=trainable.base),
             data=data,
+            text=text,
             params=state.ema,
             workdir=path,
         )

@@ -5,10 +5,10 @@ from typing import Literal
 
 from jax.sharding import Mesh
 
-from data_pipelines import latents, pipeline
+from data_pipelines import latents, pipeline, text_features
 from experiments.stages import run_config
 from soraflax import config as config_lib
-from soraflax import sharding, tokenizer
+from soraflax import sharding
 from soraflax.nn import autoencoder, dit
 from soraflax.train import denoising, mesh_checks, optimizer
 
@@ -45,6 +45,8 @@ class VideoRunConfig(run_config.RunConfig):
     Attributes:
       stage: `"video"`.
       autoencoder: directory of the trained autoencoder.
+      text_encoder: directory of the text encoder of `data.features`, where `model`
+        takes features; "" where it has an encoder of its own.
       data: latents (or clips), captions and rows.
       cache: encoding of clips, where `data.path` holds clips.
       model: sizes of the transformer.
@@ -55,6 +57,7 @@ class VideoRunConfig(run_config.RunConfig):
 
     stage: Literal["video"]
     autoencoder: str
+    text_encoder: str = ""
     data: pipeline.PackedDataConfig
     cache: latents.LatentCacheConfig
     model: dit.DiTConfig
@@ -84,6 +87,30 @@ class VideoRunConfig(run_config.RunConfig):
                 f"data.captions.max_length {self.data.captions.max_length} is more "
                 f"than data.row.text; use {row.text} or less"
             )
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Features and their encoder are given where the model takes features."""
+        given = {"data.features": self.data.features, "text_encoder": self.text_encoder}
+        takes_features = self.model.text is None
+        for key, value in given.items():
+            if takes_features and not value:
+                raise ValueError(
+                    f"{key} is empty, but the model takes features (model.text is "
+                    "None): embed the captions with python -m data_pipelines.embed, "
+                    "and give --config.data.features=FEATURES "
+                    "--config.text_encoder=TEXT"
+                )
+            if value and not takes_features:
+                raise ValueError(
+                    f"{key} is {value}, but the model has a text encoder of its own "
+                    f"(model.text): leave {key} empty"
+                )
+        if takes_features and self.evaluation.words:
+            raise ValueError(
+                "evaluation.words: captions with other words have no features; leave "
+                "it empty"
+            )
 
 
 def check_mesh(config: VideoRunConfig, mesh: Mesh) -> None:
@@ -105,12 +132,14 @@ def check_mesh(config: VideoRunConfig, mesh: Mesh) -> None:
 
 
 def check_model(
-    model: dit.DiTConfig,
-    encoder: autoencoder.AutoencoderConfig,
-    *,
-    vocabulary: tokenizer.Tokenizer,
+    model: dit.DiTConfig, encoder: autoencoder.AutoencoderConfig, *, pieces: int
 ) -> None:
     """Refuse a transformer that does not fit the autoencoder or the vocabulary.
+
+    Args:
+      model: sizes of the transformer.
+      encoder: sizes of the autoencoder.
+      pieces: size of the vocabulary.
 
     Raises:
       ConfigError: naming both sizes.
@@ -121,13 +150,27 @@ def check_model(
             f"config.model.latent_channels {model.latent_channels}: the "
             f"autoencoder has {channels}; use {channels}"
         )
-    if model.text is None:
-        raise config_lib.ConfigError(
-            "config.model.text is None: this stage trains the text encoder with the "
-            "model; give its sizes"
-        )
-    if model.text.vocabulary != vocabulary.vocab_size:
+    if model.text is not None and model.text.vocabulary != pieces:
         raise config_lib.ConfigError(
             f"config.model.text.vocabulary {model.text.vocabulary}: the vocabulary has "
-            f"{vocabulary.vocab_size} pieces; use {vocabulary.vocab_size}"
+            f"{pieces} pieces; use {pieces}"
+        )
+
+
+def check_features(config: VideoRunConfig, store: text_features.FeatureStore) -> None:
+    """Refuse features of another width than the transformer takes, or too many.
+
+    Raises:
+      ConfigError: naming both sizes.
+    """
+    width, length = config.model.text_width, config.data.captions.max_length
+    if store.width != width:
+        raise config_lib.ConfigError(
+            f"config.data.features {store.path}: of width {store.width}, but the "
+            f"transformer takes {width} (model.text_width)"
+        )
+    if store.max_length > length:
+        raise config_lib.ConfigError(
+            f"config.data.captions.max_length {length}: the features are of captions "
+            f"of up to {store.max_length} tokens; use {store.max_length}"
         )

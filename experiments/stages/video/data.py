@@ -1,4 +1,4 @@
-"""The latents that a transformer trains on: cached once, and checked."""
+"""What a transformer trains on: latents, cached once, and its text; both checked."""
 
 import dataclasses
 import json
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import jax
 
-from data_pipelines import latents, records
+from data_pipelines import latents, records, text_features
 from experiments.stages import runtime
 from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
-from soraflax import sharding
-from soraflax.pretrained import models
+from soraflax import sharding, tokenizer
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models, text_encoders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,52 @@ class TrainedEncoder:
             spatial_ratio=self.model.config.spatial_ratio,
             config=json.loads(config_lib.to_json(self.model.config)),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSource:
+    """What captions are read by.
+
+    Attributes:
+      vocabulary: their tokenizer.
+      encoder: directory of the encoder of their features; None where the transformer
+        has an encoder of its own.
+      origin: of those features.
+    """
+
+    vocabulary: tokenizer.Tokenizer
+    encoder: pathlib.Path | None = None
+    origin: text_features.FeatureOrigin | None = None
+
+    @classmethod
+    def find(cls, config: stage_config.VideoRunConfig) -> "TextSource":
+        """That of a run.
+
+        Raises:
+          FileNotFoundError, ModelError: no text encoder where one is named.
+          DatasetError: no features, or those of another encoder or vocabulary.
+          ConfigError: features of another width, or too many of them.
+        """
+        if config.model.text is not None:
+            return cls(tokenizer.Tokenizer.embedded())
+        directory = model_io.find_model(config.text_encoder, kind=text_encoders.KIND)
+        vocabulary = text_encoders.load_vocabulary(directory)
+        origin = text_features.FeatureOrigin(
+            model_io.model_digest(directory), vocabulary.digest
+        )
+        store = text_features.open_features(config.data.features, origin=origin)
+        stage_config.check_features(config, store)
+        return cls(vocabulary, directory, origin)
+
+    @property
+    def files(self) -> dict[str, pathlib.Path]:
+        """Those that a video model cannot do without."""
+        return {} if self.encoder is None else {text_encoders.KIND: self.encoder}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a resumed run must agree in."""
+        return {} if self.origin is None else dataclasses.asdict(self.origin)
 
 
 def find_latents(

@@ -10,7 +10,6 @@ import jax
 from data_pipelines import latents, pipeline, transforms
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
-from soraflax import tokenizer
 from soraflax.nn import autoencoder
 from soraflax.ops import grid as grids
 from soraflax.pretrained import models, training_data
@@ -23,13 +22,13 @@ def export(
     data: pipeline.PackedDataConfig,
     *,
     encoder: data_lib.TrainedEncoder,
-    vocabulary: tokenizer.Tokenizer,
+    text: data_lib.TextSource,
     params: Any,
     workdir: pathlib.Path,
 ) -> None:
-    """Write `workdir/model`: transformer, autoencoder, vocabulary, statistics.
+    """Write `workdir/model`, all that generation needs; `params` stay on the mesh.
 
-    All processes call it; `params` stay on the mesh.
+    All processes call it.
     """
     source = latents.open_latents(data.path, data.split)
     first = jax.process_index() == 0  # which writes
@@ -54,7 +53,8 @@ def export(
         params,
         config=model_config,
         autoencoder_dir=encoder.directory,
-        vocabulary=vocabulary,
+        vocabulary=text.vocabulary,
+        files=text.files,
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +28,18 @@ def make_job(
     data: pipeline.PackedDataConfig,
     *,
     encoder_digest: str,
+    text: Mapping[str, str],
     mesh: Mesh,
 ) -> loop.TrainJob:
-    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`."""
+    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`.
+
+    Args:
+      config: configuration of the run.
+      data: the training data, with its latents found.
+      encoder_digest: digest of the encoder of its latents.
+      text: digests of the encoder of its text features, in which a resumed run agrees.
+      mesh: mesh that the run is laid over.
+    """
     module = dit.DiT(config.model)
     dataset = pipeline.make_dataset(
         data, digest=encoder_digest, host=runtime.host(mesh)
@@ -44,7 +53,7 @@ def make_job(
                 data.row,
                 rows=global_rows(data, mesh),
                 patch_size=config.model.patch_size,
-                text_width=None,
+                text_width=None if config.model.text else config.model.text_width,
             ),
             mesh=mesh,
         )
@@ -59,7 +68,8 @@ def make_job(
         key=jax.random.fold_in(key, 1),
         iterator=iter(dataset),
         step_cost=functools.partial(step_cost, config.model),
-        identity=config_lib.to_dict(config) | {"encoder": encoder_digest},
+        identity=config_lib.to_dict(config)
+        | {"encoder": encoder_digest, **({"text": dict(text)} if text else {})},
         mutable_keys=run_config.MUTABLE_KEYS,
         evaluate=make_evaluation(config, data, predict=predict, mesh=mesh),
     )
@@ -179,7 +189,7 @@ def make_validation(
             data.row,
             rows=data.rows,
             patch_size=config.model.patch_size,
-            text_width=None,
+            text_width=None if config.model.text else config.model.text_width,
         ),
     )
     return validation.ValidationLoss(

@@ -2,7 +2,8 @@
 
 `data.path` names latents, or clips that are first encoded into `WORKDIR/latents`.
 `WORKDIR/model` is the result and needs nothing beside it: averaged parameters, their
-configuration, the autoencoder and the vocabulary.
+configuration, the autoencoder, the vocabulary, and the text encoder where captions come
+as its features (`data.features`).
 """
 
 import dataclasses
@@ -16,7 +17,6 @@ from experiments.stages import runtime
 from experiments.stages.video import config as config_lib
 from experiments.stages.video import data as data_lib
 from experiments.stages.video import export, job
-from soraflax import tokenizer
 from soraflax.ops import attention
 from soraflax.train import loop
 
@@ -31,8 +31,9 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     config, mesh = runtime.start(values, config_lib.VideoRunConfig)
     config_lib.check_mesh(config, mesh)
     encoder = data_lib.TrainedEncoder.load(config.autoencoder)
-    vocabulary = tokenizer.Tokenizer.embedded()
-    config_lib.check_model(config.model, encoder.model.config, vocabulary=vocabulary)
+    text = data_lib.TextSource.find(config)
+    pieces = text.vocabulary.vocab_size
+    config_lib.check_model(config.model, encoder.model.config, pieces=pieces)
     records.read_info(config.data.path)
     with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
         data = dataclasses.replace(
@@ -45,9 +46,14 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             for source in (data.path, *data.also)
         ]
         runtime.tell_account((data.path, *data.also))
-        runtime.tell(caption_notes.caption_notes(sources, data.captions))
+        if text.encoder is None:
+            runtime.tell(caption_notes.caption_notes(sources, data.captions))
         train_job = job.make_job(
-            config, data, encoder_digest=encoder.model.encoder_digest, mesh=mesh
+            config,
+            data,
+            encoder_digest=encoder.model.encoder_digest,
+            text=text.identity,
+            mesh=mesh,
         )
         state = loop.fit(
             train_job,
@@ -61,7 +67,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             config,
             data,
             encoder=encoder,
-            vocabulary=vocabulary,
+            text=text,
             params=state.ema,
             workdir=path,
         )

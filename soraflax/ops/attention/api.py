@@ -15,6 +15,7 @@ from soraflax.ops.attention import (
     context_parallel,
     kernel_check,
     reference,
+    relative,
     splash,
     triton,
 )
@@ -26,6 +27,10 @@ KERNELS = {
     "splash": splash.KERNEL,
     "triton": triton.KERNEL,
 }
+BIASED = ("reference", "blocks")  # that take a bias
+# Least pairs of blocks for which 'blocks' is chosen, elsewhere than on a CPU, where
+# there is a bias: there a dense product is fast, and memory is what counts.
+MANY_PAIRS = 256
 # Kernels for one platform; on others they are interpreted, for tests.
 PLATFORM_KERNELS = {"tpu": ("splash", splash), "gpu": ("triton", triton)}
 
@@ -38,7 +43,7 @@ def attention(
     plan: planning.AttentionPlan,
     implementation: str | None = None,
     scale: float | None = None,
-    bias: Float[Array, "H N M"] | None = None,
+    bias: Float[Array, "H R"] | None = None,
 ) -> Float[Array, "B N H K"]:
     """softmax(scale q k^T + bias) v inside each segment, in the dtype of `q`.
 
@@ -52,7 +57,9 @@ def attention(
         kernels for TPU and GPU (interpreted, slowly, on other platforms). None
         chooses by platform and sizes.
       scale: 1 / sqrt(K) by default.
-      bias: added to the scaled scores of every row; 'reference' only.
+      bias: added to the scaled scores, by relative position: R = N + M - 1 numbers of
+        each head, `bias[h, j - i + N - 1]` for query i and key j; 'reference', and
+        'blocks' for rows to themselves.
 
     Raises:
       ValueError: unknown implementation, or one without support for these sizes or for
@@ -67,6 +74,8 @@ def attention(
     q = _zero_padding(q, plan.query_segments)
     k = _zero_padding(k, plan.key_segments)
     v = _zero_padding(v, plan.key_segments)
+    if bias is not None and implementation == "blocks":
+        return relative.attend(q, k, v, bias=bias, plan=plan, scale=factor)
     if implementation == "reference" and (bias is not None or plan.shards == (1, 1)):
         out = reference.attention(q, k, v, plan=plan, scale=factor, bias=bias)
         return checkpoint_name(out, "attention_output")
@@ -80,14 +89,15 @@ def _choose(
     q: jax.Array, plan: planning.AttentionPlan, *, bias: jax.Array | None
 ) -> str:
     """The fastest implementation for these sizes on the target platform."""
+    block_pairs = plan.keys_of.start.shape[-1] * plan.queries_of.start.shape[-1]
     if bias is not None:
-        return "reference"
+        many = 4 if sharding.platform() == "cpu" else MANY_PAIRS
+        return "blocks" if block_pairs >= many else "reference"
     name, module = PLATFORM_KERNELS.get(sharding.platform(), ("blocks", None))
     if module is not None and module.unsupported_reason(q.shape[-1], plan) is None:
         size, dtype = q.shape[-1], q.dtype.name
         if kernel_check.matches_reference(KERNELS[name], head_size=size, dtype=dtype):
             return name
-    block_pairs = plan.keys_of.start.shape[-1] * plan.queries_of.start.shape[-1]
     return "reference" if block_pairs < 4 else "blocks"
 
 
@@ -117,8 +127,10 @@ def _check(
             f"unknown attention implementation {implementation!r}; "
             f"known: {', '.join(KERNELS)}"
         )
-    if bias is not None and implementation != "reference":
-        raise ValueError(f"attention {implementation!r} takes no bias: use 'reference'")
+    if bias is not None and implementation not in BIASED:
+        raise ValueError(f"attention {implementation!r} takes no bias: use 'blocks'")
+    if bias is not None and implementation == "blocks":
+        relative.check(plan)
     for name, module in PLATFORM_KERNELS.values():
         if name == implementation and (
             reason := module.unsupported_reason(q.shape[-1], plan)

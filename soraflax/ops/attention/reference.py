@@ -1,6 +1,6 @@
 """Attention written out: every query against every key, then the mask.
 
-    s = scale q k^T + bias,   p = softmax(s where mask),   out = p v              (1)
+    s = scale q k^T + bias[j - i],   p = softmax(s where mask),   out = p v       (1)
 
 Cost follows the squared row. The other implementations are tested against it, and for
 short rows it is the fastest. `attention` is differentiated by JAX; `KERNEL` is the same
@@ -22,7 +22,7 @@ def attention(
     *,
     plan: planning.AttentionPlan,
     scale: float,
-    bias: Float[Array, "H N M"] | None = None,
+    bias: Float[Array, "H R"] | None = None,
 ) -> Float[Array, "B N H K"]:
     """Equation (1); products accumulate, and the softmax is taken, in float32."""
     return _forward(q, k, v, plan=plan, scale=scale, bias=bias)[0]
@@ -40,7 +40,7 @@ def _forward(
     mask = plan.mask[:, None]
     scores = _scores(q, k, scale=scale)
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
+        scores = scores + dense_bias(bias, q.shape[1], keys=k.shape[1])
     scores = jnp.where(mask, scores, kernels.MASK_VALUE)
     peak = jnp.max(scores, axis=-1, keepdims=True)
     # Masked again: in a row without keys every score is its own peak, exp of it 1.
@@ -50,6 +50,22 @@ def _forward(
     weights = (weights / total).astype(v.dtype)
     out = jnp.einsum("bhnm,bmhk->bnhk", weights, v, preferred_element_type=jnp.float32)
     return out.astype(q.dtype), lse
+
+
+def dense_bias(
+    bias: Float[Array, "H R"], queries: int, *, keys: int
+) -> Float[Array, "H N M"]:
+    """The bias of every pair from that of every distance, R = queries + keys - 1.
+
+    Copies of the line and one more number, laid end to end and cut into rows of R, move
+    by one place from row to row. The gradient is a sum over copies; nothing is
+    scattered.
+    """
+    heads, length = bias.shape
+    line = jnp.pad(bias.astype(jnp.float32), ((0, 0), (0, 1)))
+    copies = jnp.broadcast_to(line[:, None], (heads, queries, length + 1))
+    flat = copies.reshape(heads, -1)[:, queries - 1 : queries - 1 + queries * length]
+    return flat.reshape(heads, queries, length)[:, :, :keys]
 
 
 def _scores(q: jax.Array, k: jax.Array, *, scale: float) -> jax.Array:

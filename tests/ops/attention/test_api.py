@@ -293,15 +293,16 @@ def test_bias_and_scale():
     row = np.stack([cases.ids([(1, 3), (2, 5)], 8)] * cases.ROWS)
     plan = attention.make_plan(row, row)
     q, k, v, _ = cases.inputs(8, 8)
-    bias = jax.random.normal(jax.random.key(1), (cases.HEADS, 8, 8))
+    bias = jax.random.normal(jax.random.key(1), (cases.HEADS, 15))
     out = attention.attention(q, k, v, plan=plan, scale=1.0, bias=bias)
-    scores = jnp.einsum("bnhk,bmhk->bhnm", q, k) + bias
+    distance = np.arange(8)[None, :] - np.arange(8)[:, None]
+    scores = jnp.einsum("bnhk,bmhk->bhnm", q, k) + bias[:, distance + 7]
     weights = jax.nn.softmax(jnp.where(plan.mask[:, None], scores, -jnp.inf), axis=-1)
     np.testing.assert_allclose(
         out, jnp.einsum("bhnm,bmhk->bnhk", weights, v), rtol=1e-5, atol=1e-6
     )
-    with pytest.raises(ValueError, match="'blocks' takes no bias: use 'reference'"):
-        attention.attention(q, k, v, plan=plan, implementation="blocks", bias=bias)
+    with pytest.raises(ValueError, match="'splash' takes no bias: use 'blocks'"):
+        attention.attention(q, k, v, plan=plan, implementation="splash", bias=bias)
 
 
 def test_the_default_is_one_of_the_two():

@@ -91,7 +91,11 @@ def test_the_platform_and_the_sizes_choose(monkeypatch):
     assert chosen("tpu", monkeypatch, block=100) == "blocks"
     assert chosen("gpu", monkeypatch, block=100) == "blocks"
     assert chosen("gpu", monkeypatch, agrees=False) == "blocks"
-    assert chosen("tpu", monkeypatch, bias=jnp.zeros((2, 384, 384))) == "reference"
+    bias = jnp.zeros((2, 2 * 384 - 1))
+    assert chosen("tpu", monkeypatch, bias=bias) == "reference"
+    assert chosen("cpu", monkeypatch, bias=bias) == "blocks"
+    assert chosen("cpu", monkeypatch, block=384, bias=bias) == "reference"
+    assert chosen("gpu", monkeypatch, block=16, bias=bias) == "blocks"
 
 
 @pytest.mark.parametrize(
