@@ -146,7 +146,7 @@ def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(lines):
         left = (lines[index] for index in range(at, len(lines)))
-        reader = csv.reader(left, strict=True, skipinitialspace=True)
+        reader = csv.reader(left, strict=True)
         number = at + 1
         try:
             row: Any = next(reader)
@@ -155,8 +155,15 @@ def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
             row, at = f"not CSV: {error}: {_QUOTES}", at + 1
         if not all(map(_is_unicode, lines[number - 1 : at])):
             row = "not UTF-8"
+        elif not isinstance(row, str) and any(map(_has_space_before_quote, row)):
+            row = "not CSV: a space before a quote: leave it out"
         if row:
             yield number, row
+
+
+def _has_space_before_quote(cell: str) -> bool:
+    """Whether a cell is in quotes that CSV takes for its text."""
+    return cell != cell.lstrip() and cell.lstrip().startswith('"')
 
 
 def _is_unicode(text: str) -> bool:

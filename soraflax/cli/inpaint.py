@@ -1,6 +1,7 @@
 """`soraflax inpaint`: make anew what a mask marks."""
 
 import argparse
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,9 @@ def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generat
 
     clip = inputs.read_video(args.clip, model, fps=args.fps)
     frames, height, width = clip.frames.shape[:3]
-    mask = inputs.read_mask(args.mask, frames=frames, height=height, width=width)
-    return jobs.inpaint(
+    size = {"height": height, "width": width}
+    mask, notes = inputs.read_mask(args.mask, frames=frames, **size)
+    job = jobs.inpaint(
         model,
         clip,
         mask=mask,
@@ -57,3 +59,4 @@ def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generat
         fit=args.fit,
         name=str(args.clip),
     )
+    return dataclasses.replace(job, notes=(*job.notes, *notes))

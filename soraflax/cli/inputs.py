@@ -4,11 +4,12 @@ Whatever cannot be used is one line that names the file and the nearest thing th
 """
 
 import argparse
+import dataclasses
 import math
 import os
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from soraflax import media
 from soraflax.generation import generator, jobs, resizing
@@ -44,11 +45,11 @@ def read_clip(
             ) from None
         for index, frame in enumerate(stream):
             frames[index] = frame
-        return media.Video(frames, stream.fps or 1.0)
+        return media.Video(frames, stream.fps or 1.0, notes=tuple(stream.notes))
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "height width 3"]:
-    """An image; what is transparent is shown over white.
+def read_image(path: str | os.PathLike[str]) -> media.Video:
+    """An image, as a video of one frame; what is transparent is shown over white.
 
     Raises:
       MediaError: unreadable, or a video.
@@ -60,17 +61,20 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "height width 
                 "here, such as one of them saved as .png"
             )
         (frame,) = stream
-        return frame
+        return media.Video(frame[None], 1.0, notes=tuple(stream.notes))
 
 
 def read_mask(
     path: str | os.PathLike[str], *, frames: int, height: int, width: int
-) -> Bool[np.ndarray, "frames height width"]:
+) -> tuple[Bool[np.ndarray, "frames height width"], list[str]]:
     """Where a video is to be made anew, in white (luma of 128 or more), for a clip.
 
     Args:
       path: an image, which holds for every frame, or a video of as many frames.
       frames: of the clip, as are `height` and `width` in pixels.
+
+    Returns:
+      The mask, and notes of what reading it did.
 
     Raises:
       MediaError: unreadable, of another size or number of frames than the clip, or
@@ -95,7 +99,7 @@ def read_mask(
             raise media.MediaError(
                 f"{stream.name}: nothing to inpaint: paint white what is to be new"
             )
-    return mask
+        return mask, [f"{stream.name}: {note}" for note in stream.notes]
 
 
 def read_video(
@@ -104,7 +108,7 @@ def read_video(
     """A clip at `fps`, else its own rate; that of an image is the model's."""
     clip = read_clip(path, max_frames=grids.MAX_FRAMES)
     rate = model.model.config.reference_fps if len(clip) == 1 else clip.fps
-    return media.Video(clip.frames, fps or rate)
+    return dataclasses.replace(clip, fps=fps or rate)
 
 
 def text(args: argparse.Namespace) -> jobs.Text:

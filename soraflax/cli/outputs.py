@@ -146,7 +146,7 @@ def repeat_command(
 def print_notes(command: str, notes: Iterable[str]) -> None:
     """Print what was done to an input, a line each, where errors go."""
     for note in notes:
-        print(f"{GENERATOR} {command}: {' '.join(note.split())}", file=sys.stderr)
+        print(f"{GENERATOR} {command}: {cli.one_line(note)}", file=sys.stderr)
 
 
 class PreviewWriter:

@@ -24,6 +24,7 @@ import math
 import os
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -229,15 +230,22 @@ def run_command(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
-        message = _missing_modules(error, extra) or " ".join(str(error).split())
-        # Names of files may hold bytes that are no text.
-        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        message = one_line(_missing_modules(error, extra) or str(error))
         print(f"{name}: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped; {str(stop) or interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def one_line(text: str) -> str:
+    """A message in one line; what names of files hold besides text is escaped."""
+    text = " ".join(text.split())
+    escaped = (
+        f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text
+    )
+    return "".join(escaped).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextlib.contextmanager

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
             fps = clip.fps or reconstruction.ARRAY_FPS
         reconstruction.check_out(args.out, args.clip, clip=clip, fps=fps)
         kept = reconstruction.kept_sound(args, clip, fps=fps)
-        outputs.print_notes("reconstruct", kept.notes)
+        told = [f"{args.clip}: {note}" for note in clip.notes] + list(kept.notes)
+        outputs.print_notes("reconstruct", told)
         cache = stack.enter_context(devices.kept_programs(args))
         model = checkpoints.load_autoencoder(
             shipped.or_given(args.checkpoint), dtype=args.dtype, cache=cache
@@ -92,9 +93,11 @@ def run(args: argparse.Namespace) -> None:
                 config=config,
                 fps=fps,
                 quality=metrics.Quality(similarity=None if args.no_ssim else 0.0),
-                sounds=kept.sounds,
+                kept=kept.sounds,
             )
         seconds = time.perf_counter() - start
+        more = [f"{args.clip}: {note}" for note in clip.notes]
+        outputs.print_notes("reconstruct", [n for n in more if n not in told])
     report = reconstruction.measured_report(
         args.out, model, fit=fit, quality=quality, fps=fps, seconds=seconds
     )

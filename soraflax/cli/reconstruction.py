@@ -15,8 +15,9 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from soraflax import media, process_memory
 from soraflax.autoencoding import padding, streaming
-from soraflax.cli import progress, sound
+from soraflax.cli import progress
 from soraflax.evaluation import metrics
+from soraflax.generation import sounds
 from soraflax.media import arrays
 from soraflax.pretrained import models
 
@@ -132,7 +133,7 @@ def check_out(
 
 def kept_sound(
     args: argparse.Namespace, clip: media.FrameStream, *, fps: float
-) -> sound.KeptSound:
+) -> sounds.KeptSound:
     """The clip's sound, which lasts as long as its frames.
 
     Args:
@@ -141,10 +142,11 @@ def kept_sound(
       fps: of the result.
     """
     if args.no_audio or args.clip.suffix.lower() == arrays.SUFFIX:
-        return sound.KeptSound()
+        return sounds.KeptSound()
     seconds = clip.frames / fps
-    place = media.PlacedSound(args.clip, seconds)
-    return sound.kept([(place, clip.fps)], out=args.out, fps=fps, seconds=seconds)
+    heard = [sounds.Clip(args.clip, clip.frames, clip.fps, str(args.clip))]
+    rules: Any = {"suffix": args.out.suffix, "fps": fps, "seconds": seconds}
+    return sounds.kept(heard, starts=[0.0], **rules)
 
 
 def write(
@@ -156,7 +158,7 @@ def write(
     config: streaming.StreamConfig,
     fps: float,
     quality: metrics.Quality,
-    sounds: Sequence[media.PlacedSound] = (),
+    kept: Sequence[media.PlacedSound] = (),
 ) -> metrics.Quality:
     """Reconstruct into a file, under a line of progress; PSNR and SSIM on the way."""
     line = progress.Progress("soraflax reconstruct")
@@ -181,7 +183,7 @@ def write(
                 "reconstruction_of": clip.name,
             }
             pixels = map(as_bytes, frames())
-            beside: Any = {"metadata": metadata, "sounds": sounds}
+            beside: Any = {"metadata": metadata, "sounds": kept}
             media.write_frames(out, pixels, fps=fps, **beside)
     return quality
 

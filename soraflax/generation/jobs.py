@@ -112,10 +112,10 @@ def image(
 
 def animate(
     model: generator.Generator,
-    first: Image,
+    first: Image | media.Video,
     *,
     text: Text = Text(),
-    last: Image | None = None,
+    last: Image | media.Video | None = None,
     size: tuple[int, int] | None = None,
     length: Length = Length(),
     fps: float | None = None,
@@ -125,7 +125,7 @@ def animate(
 
     Args:
       model: that makes it.
-      first: the first frame, of any size.
+      first: the first frame, of any size; pixels, or a video of one frame.
       text: what the video shows.
       last: the last frame, brought to the size of the first.
       size: width and height; None for the nearest on the grid to the first frame's.
@@ -134,7 +134,8 @@ def animate(
       names: what notes call the two images.
 
     Raises:
-      ValueError: a size off the grid, with the nearest sizes on it.
+      ValueError: a size off the grid, with the nearest sizes on it; a video of several
+        frames.
     """
     rate = fps or model.model.config.reference_fps
     frames = _whole_length(model, length, fps=rate)
@@ -353,7 +354,9 @@ def outpaint(
     larger = tasks.outpaint(model.grid, clip.frames, size=size, fps=clip.fps)
     rows, columns = (larger.keep_mask[0].any(axis=axis) for axis in (1, 0))
     inner = (int(columns.sum()), int(rows.sum()))
-    notes = [] if inner == clip.size else [resizing.note(name, clip.size, after=inner)]
+    notes = resizing.reading_notes(clip, name)
+    if inner != clip.size:
+        notes.append(resizing.note(name, clip.size, after=inner))
     return _job(model, "outpaint", conditioned=larger, text=text, notes=notes)
 
 
@@ -377,10 +380,10 @@ def upscale(
     larger = tasks.upscale(
         grid, clip.frames, size=size, strength=strength, fps=clip.fps
     )
-    notes = []
+    notes = resizing.reading_notes(clip, name)
     if clip.size[0] * size[1] != clip.size[1] * size[0]:
         sizes = "{}x{} becomes {}x{}".format(*clip.size, *size)
-        notes = [f"{name}: {sizes} pixels: stretched"]
+        notes.append(f"{name}: {sizes} pixels: stretched")
     return _job(
         model,
         "upscale",
@@ -420,7 +423,7 @@ def _job(
         negative=read["negative prompt"].text,
         seed=text.seed,
         task=task,
-        notes=tuple(told),
+        notes=tuple(dict.fromkeys(told)),
         options=options or {},
     )
 

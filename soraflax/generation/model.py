@@ -452,7 +452,7 @@ class Model:
         if isinstance(clip, np.ndarray):
             return media.Video(clip, self.fps)
         video = media.read_video(clip)
-        return media.Video(video.frames, self.fps) if len(video) == 1 else video
+        return dataclasses.replace(video, fps=self.fps) if len(video) == 1 else video
 
 
 class _Bar:
@@ -489,19 +489,11 @@ class _Bar:
             self._bar.update(done - self._bar.n)
 
 
-def _image(image: Image) -> np.ndarray:
-    """`[H, W, 3]` uint8 of whatever is given as an image.
-
-    Raises:
-      ValueError: a video of several frames.
-    """
+def _image(image: Image) -> np.ndarray | media.Video:
+    """Pixels `[H, W, 3]`, or a video, of whatever is given as an image."""
     if isinstance(image, str | os.PathLike):
-        image = media.read_video(image)
-    if isinstance(image, media.Video):
-        if len(image) != 1:
-            raise ValueError(f"a video of {len(image)} frames: give one of them")
-        return image.frames[0]
-    return np.asarray(image)
+        return media.read_video(image)
+    return image if isinstance(image, media.Video) else np.asarray(image)
 
 
 def _input(item: Any) -> Input:

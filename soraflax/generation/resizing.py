@@ -1,6 +1,6 @@
 """Images, clips and masks brought to a size on a model's grid, with a note of it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -24,7 +24,7 @@ def nearest_size(grid: grids.Grid, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def fit_image(
-    image: UInt8[np.ndarray, "height width 3"],
+    image: UInt8[np.ndarray, "height width 3"] | media.Video,
     grid: grids.Grid,
     *,
     size: tuple[int, int] | None = None,
@@ -33,24 +33,34 @@ def fit_image(
     """An image on the grid: resized, its middle kept where proportions differ.
 
     Args:
-      image: of any size.
+      image: of any size; pixels, or a video of one frame.
       grid: sizes that the model can make.
       size: wanted width and height; None for the nearest on the grid.
       name: what the note calls the image.
 
     Returns:
-      The image, and a note of what was done if it did not fit as it is.
+      The image, and notes of how it was read and of what was done if it did not fit.
 
     Raises:
-      ValueError: `size` is off the grid, with the nearest on it.
+      ValueError: `size` is off the grid, with the nearest on it; a video of several
+        frames.
     """
-    width, height = image.shape[1], image.shape[0]
+    notes: list[str] = []
+    pixels: Any = image
+    if isinstance(image, media.Video):
+        if len(image) != 1:
+            raise ValueError(
+                f"{name}: a video of {len(image)} frames: give one of them"
+            )
+        notes, pixels = reading_notes(image, name), image.frames[0]
+    width, height = pixels.shape[1], pixels.shape[0]
     if size is not None:
         grid.check_frame(size)
     target = size or nearest_size(grid, (width, height))
     if target == (width, height):
-        return image, []
-    return cover(image[None], target)[0], [note(name, (width, height), after=target)]
+        return pixels, notes
+    notes.append(note(name, (width, height), after=target))
+    return cover(pixels[None], target)[0], notes
 
 
 def fit_clip(
@@ -72,21 +82,22 @@ def fit_clip(
       name: what the error and the note call the clip.
 
     Returns:
-      The clip, and a note of what was done if it did not fit as it is.
+      The clip, and notes of how it was read and of what was done if it did not fit.
 
     Raises:
       ValueError: off the grid and the rule is 'refuse', with the nearest size.
     """
     target = size or nearest_size(grid, clip.size)
+    notes = reading_notes(clip, name)
     if target == clip.size:
-        return clip, []
+        return clip, notes
     if rule == "refuse":
         raise ValueError(
             f"{name}: {clip.size[0]}x{clip.size[1]} pixels: use "
             f"{target[0]}x{target[1]}, or say --fit resize"
         )
     resized = media.Video(cover(clip.frames, target), clip.fps)
-    return resized, [note(name, clip.size, after=target)]
+    return resized, [*notes, note(name, clip.size, after=target)]
 
 
 def cover(
@@ -117,6 +128,11 @@ def cover_mask(
     """A mask to a width and height, as `cover` does to the clip that it is of."""
     pixels = np.where(mask[..., None], np.uint8(255), np.uint8(0))
     return cover(np.repeat(pixels, 3, axis=-1), size)[..., 0] >= WHITE
+
+
+def reading_notes(clip: media.Video, name: str) -> list[str]:
+    """What reading did to a clip or image, a line each that names it."""
+    return [f"{name}: {each}" for each in clip.notes]
 
 
 def note(name: str, before: tuple[int, int], *, after: tuple[int, int]) -> str:

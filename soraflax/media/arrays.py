@@ -36,11 +36,8 @@ def open_array(
     """
     name = os.fspath(path)
     with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(path, "rb"))
-            size = os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise common.MediaError(f"{name}: {common.cause(error)}") from error
+        file = stack.enter_context(common.open_regular(path))
+        size = os.fstat(file.fileno()).st_size
         frames, height, width = _shape(file, name, max_pixels=max_pixels)
         expected = _PIXEL.itemsize * 3 * frames * height * width
         if (actual := size - file.tell()) != expected:

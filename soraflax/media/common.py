@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import io
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ class FrameStream:
       width: width in pixels, as displayed.
       fps: frames per second; 1.0 for a still image, None where the file does not say.
       pixels: iterator of frames `[H, W, 3]`, uint8 RGB or float32 in [-1, 1].
-      notes: what was done to the frames or left out, a line each.
+      notes: what was done to the frames or left out, a line each; whole once the last
+        frame is drawn.
     """
 
     name: str
@@ -50,7 +53,7 @@ class FrameStream:
     width: int
     fps: float | None
     pixels: Iterator[np.ndarray]
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.pixels
@@ -87,6 +90,22 @@ def cause(error: Exception) -> str:
     """The operating system's or FFmpeg's message, in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).lower().split())
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file to read; of a pipe nothing may ever come, nor is it there twice.
+
+    Raises:
+      MediaError: it is missing, may not be read, or is no regular file.
+    """
+    name = os.fspath(path)
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise MediaError(f"{name}: a pipe or device: save it as a file")
+        return open(path, "rb")
+    except OSError as error:
+        raise MediaError(f"{name}: {cause(error)}") from error
 
 
 def check_pixels(name: str, height: int, *, width: int, max_pixels: int) -> None:

@@ -2,21 +2,20 @@
 
 | container | evidence |
 |---|---|
-| mp4, mov | boxes that are whole; samples that its edit list leaves |
+| mp4, mov | whole boxes; tables that agree; samples that its edit list leaves |
 | avi | frames in its header, less chunks without bytes, which hold the frame before |
-| mkv, webm | bytes of its segment; when its stream ends, by mkvmerge how long it is |
-| gif | frames up to its last byte |
+| mkv, webm | whole elements; when its stream ends, by mkvmerge how long it is |
+| gif | whole images up to its end marker |
 """
 
 import contextlib
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from soraflax.media import boxes, common, formats, timeline
+from soraflax.media import boxes, formats, gif, matroska, tables, timeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Evidence:
       trailing: number of those after the last one that holds some.
       images: number of frames of a gif.
       open_ended: nothing tells where the file ends, as in what is recorded live.
+      notes: what of the file is no part of it, a line each.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class Evidence:
     trailing: int = 0
     images: int = 0
     open_ended: bool = False
+    notes: tuple[str, ...] = ()
 
     def counted(self, stream: Any) -> int:
         """Number of packets that the video stream has to have, at least."""
@@ -53,6 +54,7 @@ class Evidence:
         rate = stream.guessed_rate or stream.average_rate
         declared = float(rate) if rate else None
         if self.kind == "gif":
+            declared = declared if self.images > 1 else None
             return timeline.Clock(declared, shortest=0.015, default=0.1)
         return timeline.Clock(declared)
 
@@ -76,16 +78,20 @@ def collect(file: Any, kind: str, *, name: str) -> Evidence:
         kinds = {box.kind for box in boxes.boxes(file)}
         extends = boxes.first(file, (b"moov", b"mvex", b"mehd")) is not None
         ends = kinds & {b"mfra", b"sidx"} or extends
-        return Evidence(kind, open_ended=b"moof" in kinds and not ends)
+        open_ended = b"moof" in kinds and not ends
+        notes = tuple(tables.check(file, name))
+        return Evidence(kind, open_ended=open_ended, notes=notes)
     if kind == "matroska":
-        return Evidence(kind, open_ended=_check_segment(file, name))
+        walked = matroska.walk(file, name)
+        return Evidence(kind, open_ended=walked.open_ended, notes=walked.notes)
     if kind == "avi":
         empty = _avi_empty_chunks(file)
         used = np.flatnonzero(~empty)
         trailing = len(empty) - 1 - int(used[-1]) if len(used) else 0
         return Evidence(kind, int(empty.sum()), trailing)
     if kind == "gif":
-        return Evidence(kind, images=_gif_images(file, name))
+        blocks = gif.walk(file, name)
+        return Evidence(kind, images=blocks.images, notes=blocks.notes)
     return Evidence(kind)
 
 
@@ -103,42 +109,6 @@ def declared_end(container: Any, stream: Any) -> End | None:
     if len(container.streams) > 1 or not container.duration:
         return None
     return End(container.duration / 1e6, from_first=False)
-
-
-def _check_segment(file: Any, name: str) -> bool:
-    """Refuse a matroska file that ends before its segment does (RFC 8794, 9559).
-
-    Returns:
-      Whether it does not say where its segment ends.
-
-    Raises:
-      MediaError: with how much is missing.
-    """
-    file.seek(4)
-    header = _variable_size(file)
-    if header is None or header > formats.length(file):
-        return False
-    file.seek(header, os.SEEK_CUR)
-    if file.read(4) != b"\x18\x53\x80\x67":
-        return False
-    size = _variable_size(file)
-    missing = file.tell() + (size or 0) - formats.length(file)
-    if missing > 0:
-        raise common.MediaError(
-            f"{name}: truncated: {missing} bytes are missing at its end"
-        )
-    return size is None
-
-
-def _variable_size(file: Any) -> int | None:
-    """Size of an element; None where it is not known, as in what is live."""
-    first = (file.read(1) or b"\0")[0]
-    width = 9 - first.bit_length() if first else 0
-    data = file.read(width - 1) if width else b""
-    if not width or len(data) < width - 1:
-        return None
-    value = int.from_bytes(bytes([first & (0xFF >> width)]) + data, "big")
-    return None if value == (1 << 7 * width) - 1 else value
 
 
 def _avi_empty_chunks(file: Any) -> Bool[np.ndarray, "chunks"]:
@@ -165,49 +135,3 @@ def _avi_empty_chunks(file: Any) -> Bool[np.ndarray, "chunks"]:
             return (own[:, 12:] == 0).all(axis=1)
         at += 8 + size + size % 2
     return none
-
-
-def _gif_images(file: Any, name: str) -> int:
-    """Number of images up to the end marker; what follows it is left out.
-
-    Raises:
-      MediaError: there is no end marker.
-    """
-    reader = _Window(file)
-    images, at = 0, 13 + _colours(reader[10])
-    while at < reader.length:
-        block = reader[at]
-        if block == 0x3B:
-            return images
-        if block == 0x2C:
-            images += 1
-            at += 10 + _colours(reader[at + 9]) + 1
-        elif block == 0x21:
-            at += 2
-        else:  # between blocks; decoders look for the next one
-            at += 1
-            continue
-        while reader[at]:
-            at += 1 + reader[at]
-        at += 1
-    raise common.MediaError(f"{name}: truncated (no end marker)")
-
-
-class _Window:
-    """Bytes of a file by their position, a piece of it at a time; 0 past its end."""
-
-    def __init__(self, file: Any, *, size: int = 2**20) -> None:
-        self.file, self.size = file, size
-        self.length = formats.length(file)
-        self.start, self.data = 0, b""
-
-    def __getitem__(self, at: int) -> int:
-        if not self.start <= at < self.start + len(self.data):
-            self.file.seek(at)
-            self.start, self.data = at, self.file.read(self.size)
-        return self.data[at - self.start] if self.data else 0
-
-
-def _colours(flags: int) -> int:
-    """Bytes of a colour table."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0

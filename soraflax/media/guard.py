@@ -8,10 +8,12 @@ file costs no start:
     caller                                 worker
     {"call": "probe", ...}          ->
                                     <-     {"beat": true} ... {"info": {...}}
+    {"call": "sound", ...}          ->
+                                    <-     {"sound": whether there is any}
     {"call": "open", ...}           ->
                                     <-     {"opened": {...}}
     {"call": "next"}                ->
-                                    <-     {"frame": bytes} and them, or {"end": true}
+                                    <-     {"frame": bytes} and them, or {"end": notes}
     {"call": "close"}               ->     (to the next probe or open)
 
 Every message is JSON behind its length in four bytes.
@@ -22,6 +24,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import selectors
 import struct
 import subprocess
@@ -33,7 +36,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from soraflax.media import common, reading
+from soraflax.media import common, reading, sound
 
 _LENGTH = struct.Struct(">I")
 _BEAT = 1.0  # seconds between two signs of life
@@ -91,18 +94,40 @@ def open_frames(
         call = {"call": "open", "path": name, "max_pixels": max_pixels}
         opened = worker.ask(call, name=name)["opened"]
         shape = (opened["height"], opened["width"], 3)
-        facts = opened | {"notes": tuple(opened["notes"])}
-        pixels = _frames(worker, shape, name=name)
-        yield common.FrameStream(name=name, pixels=pixels, **facts)
+        pixels = _frames(worker, shape, name=name, notes=opened["notes"])
+        yield common.FrameStream(name=name, pixels=pixels, **opened)
         worker.tell({"call": "close"})
 
 
+def extract_sound(
+    path: str | os.PathLike[str],
+    target: pathlib.Path,
+    *,
+    name: str | None = None,
+    limits: Limits | None = None,
+) -> bool:
+    """The sound of a file alone, copied by `sound.extract` to a file of ours, guarded.
+
+    Returns:
+      Whether there is any.
+
+    Raises:
+      MediaError: its sound cannot be read or copied, or as in `probe`.
+    """
+    name = name or os.fspath(path)
+    call = {"call": "sound", "path": os.fspath(path), "target": os.fspath(target)}
+    with _worker(limits or Limits()) as worker:
+        return worker.ask(call | {"name": name}, name=name)["sound"]
+
+
 def _frames(
-    worker: "_Worker", shape: tuple[int, int, int], *, name: str
+    worker: "_Worker", shape: tuple[int, int, int], *, name: str, notes: list[str]
 ) -> Iterator[np.ndarray]:
+    """Frames up to the last one, after which the notes are whole."""
     while True:
         answer = worker.ask({"call": "next"}, name=name)
         if "frame" not in answer:
+            notes[:] = answer["end"]
             return
         data = worker.read(answer["frame"], name=name)
         yield np.frombuffer(data, np.uint8).reshape(shape)
@@ -242,6 +267,8 @@ def serve(calls: BinaryIO, answers: BinaryIO) -> None:
         try:
             if call["call"] == "probe":
                 _serve_probe(call, answers)
+            elif call["call"] == "sound":
+                _serve_sound(call, answers)
             elif call["call"] == "open":
                 _serve_frames(call, calls, answers=answers)
         except common.MediaError as error:
@@ -265,19 +292,29 @@ def _serve_probe(call: Mapping[str, Any], answers: BinaryIO) -> None:
     _write(answers, {"info": dataclasses.asdict(info)})
 
 
+def _serve_sound(call: Mapping[str, Any], answers: BinaryIO) -> None:
+    try:
+        found = sound.extract(call["path"], pathlib.Path(call["target"]))
+    except (ValueError, OSError) as error:  # FFmpeg's own too
+        message = f"{call['name']}: sound: {common.cause(error)}"
+        raise common.MediaError(message) from error
+    _write(answers, {"sound": found})
+
+
 def _serve_frames(
     call: Mapping[str, Any], calls: BinaryIO, *, answers: BinaryIO
 ) -> None:
     with reading.open_frames(call["path"], max_pixels=call["max_pixels"]) as stream:
-        keys = ("frames", "height", "width", "fps", "notes")
-        _write(answers, {"opened": {key: getattr(stream, key) for key in keys}})
+        keys = ("frames", "height", "width", "fps")
+        facts: dict[str, Any] = {key: getattr(stream, key) for key in keys}
+        _write(answers, {"opened": facts | {"notes": list(stream.notes)}})
         frames = iter(stream)
         for request in _calls(calls):
             if request["call"] != "next":
                 return
             frame = next(frames, None)
             if frame is None:
-                _write(answers, {"end": True})
+                _write(answers, {"end": list(stream.notes)})
                 continue
             _write(answers, {"frame": frame.nbytes}, data=frame.tobytes())
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from soraflax.media import (
     boxes,
+    cadence,
     common,
     evidence,
     pixels,
@@ -47,6 +48,14 @@ class Movie:
         """Frames that the header and the packets promise, before equation (1)."""
         counted = max(self.evidence.counted(self.stream), self.scan.packets)
         return counted - self.scan.hidden
+
+    @property
+    def unlisted(self) -> int:
+        """Frames that an edit list leaves out."""
+        if self.evidence.kind != "mov":
+            return 0
+        hidden = self.scan.hidden - len(self.scan.undecodable)
+        return max(0, self.stream.frames - self.scan.packets + hidden)
 
 
 @contextlib.contextmanager
@@ -93,11 +102,18 @@ def open_movie(
 
 def _source(movie: Movie, geometry: pixels.Geometry) -> source.Source:
     context = movie.stream.codec_context
-    notes: list[str] = []
+    notes = list(movie.evidence.notes)
     metadata = dict(movie.stream.metadata) | dict(movie.container.metadata)
     declared = evidence.declared_end(movie.container, movie.stream)
     if movie.evidence.open_ended and declared is None:
         notes.append("recorded live: were its end missing, nothing would show it")
+    streams = len(_video_streams(movie.container, name=movie.name))
+    if streams > 1:
+        notes.append(f"{streams} videos in it: the first is read")
+    if hidden := movie.unlisted:
+        notes.append(
+            f"its edit list leaves out {hidden} of {movie.stream.frames} frames"
+        )
     if movie.scan.undecodable:
         count = len(movie.scan.undecodable)
         notes.append(f"{count} frames before its first key frame cannot be decoded")
@@ -123,7 +139,7 @@ def _container(
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Open a file, find its video stream and a decoder, and check its size."""
     with opened(file, DEMUXERS[kind], name=name) as container:
-        stream = _video_stream(container, name=name)
+        stream = _video_streams(container, name=name)[0]
         context = stream.codec_context
         if context is None:
             raise common.MediaError(f"{name}: its video codec is not supported")
@@ -156,8 +172,12 @@ def limit_decoder(context: Any, *, max_pixels: int) -> None:
     context.options = {"max_pixels": str(max_pixels)}
 
 
-def _video_stream(container: Any, *, name: str) -> Any:
-    """The first stream of video that is shown by default, cover art apart."""
+def _video_streams(container: Any, *, name: str) -> list[Any]:
+    """Streams of video, cover art apart; the first is shown by default.
+
+    Raises:
+      MediaError: there is none.
+    """
     disposition = common.pyav().stream.Disposition
     streams = list(container.streams.video)
     covers = disposition.attached_pic | disposition.timed_thumbnails
@@ -172,10 +192,9 @@ def _video_stream(container: Any, *, name: str) -> Any:
     for preferred in (
         lambda s: s.duration or s.frames != 1,
         lambda s: s.codec_context is None or s.codec_context.name not in _STILL_CODECS,
-        lambda s: s.disposition & disposition.default,
     ):
         moving = [s for s in moving if preferred(s)] or moving
-    return moving[0]
+    return sorted(moving, key=lambda s: not s.disposition & disposition.default)
 
 
 def _decoder(stream: Any, *, name: str) -> Any:
@@ -221,8 +240,11 @@ def _pictures(
     """
     pyav, name, count = common.pyav(), movie.name, 0
     packet: list[Any] = [None]
+    rhythm = cadence.Cadence()
     try:
-        for frame in pixels.progressive(_decoded(movie, packet), notes):
+        for frame in pixels.progressive(_decoded(movie, packet, rhythm=rhythm), notes):
+            if movie.stream.codec_context.name not in _STILL_CODECS:
+                pixels.complete_matrix(frame)
             if not count:
                 metadata.update(frame.metadata)
                 colours = pixels.wide_colours(frame)
@@ -239,10 +261,13 @@ def _pictures(
         if isinstance(error, common.MediaError):
             raise
         raise common.MediaError(f"{name}: {error}") from error
+    notes += rhythm.notes
     check_whole(movie, count)
 
 
-def _decoded(movie: Movie, last_packet: list[Any]) -> Iterator[Any]:
+def _decoded(
+    movie: Movie, last_packet: list[Any], *, rhythm: cadence.Cadence
+) -> Iterator[Any]:
     name, count, size = movie.name, 0, None
     for index, packet in enumerate(itertools.chain(movie.packets, (None,))):
         if index in movie.scan.undecodable:
@@ -258,6 +283,7 @@ def _decoded(movie: Movie, last_packet: list[Any]) -> Iterator[Any]:
                     f"first is {size[0]} x {size[1]}: cut it there"
                 )
             count += 1
+            rhythm.add(frame)
             yield frame
 
 

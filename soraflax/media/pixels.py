@@ -23,7 +23,8 @@ from soraflax.media import common, orientation, source
 # ITU-T H.273: primaries and transfer characteristics.
 _WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 _HDR = {16: "PQ", 18: "HLG"}
-_BT709, _UNKNOWN, _SRGB = 1, 2, 13
+_BT709, _UNKNOWN, _BT2020, _SRGB = 1, 2, 9, 13
+_HD_ROWS = 720
 _TILE = 256
 # A table of colours takes seconds to make: those of the last few kinds are kept.
 _SCALERS = threading.local()
@@ -228,6 +229,21 @@ def wide_colours(frame: Any) -> str | None:
     if transfer in _HDR:
         return f"{_WIDE.get(primaries, 'BT.709')} {_HDR[transfer]}"
     return _WIDE.get(primaries)
+
+
+def complete_matrix(frame: Any) -> None:
+    """Choose the matrix of a movie's frame that does not say it, as players do.
+
+    That of its primaries where they are wide; else BT.709 from 720 rows on, and the
+    scaler's BT.601 below.
+    """
+    is_yuv = any(c.is_chroma for c in frame.format.components)
+    if not is_yuv or int(frame.colorspace) != _UNKNOWN:
+        return
+    if int(frame.color_primaries) == _BT2020:
+        frame.colorspace = _BT2020
+    elif frame.height >= _HD_ROWS:
+        frame.colorspace = _BT709
 
 
 def _orientation(frame: Any, still: bytes) -> orientation.Orientation:

@@ -77,7 +77,8 @@ def decode(
             raise common.MediaError(f"{name}: no frames from frame {start} on")
         if any(frame.shape != frames[0].shape for frame in frames):
             raise common.MediaError(f"{name}: turns its picture: cut it there")
-        return video.Video(np.stack(frames), found.fps / step)
+        notes = tuple(found.notes)
+        return video.Video(np.stack(frames), found.fps / step, notes=notes)
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def open_frames(
             width=width,
             fps=found.fps,
             pixels=itertools.chain((first,), pixels),
-            notes=tuple(found.notes),
+            notes=found.notes,
         )
 
 
@@ -192,11 +193,7 @@ def _opened(path: str | os.PathLike[str] | bytes) -> Iterator[io.BufferedIOBase]
     if isinstance(path, bytes):
         yield io.BytesIO(path)
         return
-    try:
-        file = open(path, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise common.MediaError(f"{os.fspath(path)}: {common.cause(error)}") from error
-    with file:
+    with common.open_regular(path) as file:
         yield file
 
 

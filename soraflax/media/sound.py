@@ -94,6 +94,26 @@ def can_hold(suffix: str, sound: Sound) -> bool:
     return True
 
 
+def extract(path: str | os.PathLike[str], target: Path) -> bool:
+    """Copy a file's sound alone into a matroska file, from its first frame on.
+
+    Returns:
+      Whether there is any; else nothing is written.
+
+    Raises:
+      MediaError: as `find_sound`.
+    """
+    with _opened(Path(path)) as (start, stream):
+        if stream is None:
+            return False
+        whole = PlacedSound(Path(path), float("inf"))
+        with common.pyav().open(str(target), "w", format="matroska") as out:
+            track = out.add_stream_from_template(stream)
+            for _, packet in _placed(whole, stream, start=start, track=track):
+                out.mux(packet)
+    return True
+
+
 class SoundWriter:
     """Copies sound into an open container beside its pictures; a context manager.
 
@@ -171,10 +191,7 @@ def _opened(path: Path) -> Iterator[tuple[float, Any]]:
     """Time of a file's first frame in seconds, and its sound stream or None."""
     pyav = common.pyav()
     with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(path, "rb"))
-        except OSError as error:
-            raise common.MediaError(f"{path}: {common.cause(error)}") from error
+        file = stack.enter_context(common.open_regular(path))
         try:
             container = stack.enter_context(
                 pyav.open(file, options={"format_whitelist": _DEMUXERS})

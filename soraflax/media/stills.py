@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from soraflax.media import common, orientation, pixels, source, timeline
+from soraflax.media import common, formats, orientation, pixels, source, timeline
 
 KINDS = {
     "png": ("PNG",),
@@ -23,6 +23,9 @@ KINDS = {
     "avif animation": ("AVIF",),
 }
 _ORIENTATION = 0x0112
+_WEBP_CHUNKS = (
+    *(b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "),
+)
 # Milliseconds: viewers show frames of no duration, or next to none, for longer.
 _SHORTEST, _DEFAULT = 11, 100
 
@@ -34,11 +37,17 @@ def open_still(file: Any, kind: str, *, name: str, max_pixels: int) -> source.So
       MediaError: unreadable, or of more than `max_pixels`; while the pictures are
         drawn, damaged or truncated.
     """
-    image = _opened(file, kind, name=name)
+    image = _opened(file, kind, name=name, max_pixels=max_pixels)
     width, height = image.size
     common.check_pixels(name, height, width=width, max_pixels=max_pixels)
-    notes: list[str] = []
     indices, seconds = _frames(image, kind, name=name)
+    notes: list[str] = []
+    if kind == "webp":
+        animated, notes = _webp_chunks(file)
+        if len(indices) < animated:
+            raise common.MediaError(
+                f"{name}: damaged: {len(indices)} of {animated} frames are readable"
+            )
     fps, order = 1.0, None
     if len(indices) > 1:
         times = np.concatenate([[0.0], np.cumsum(seconds)])
@@ -46,7 +55,8 @@ def open_still(file: Any, kind: str, *, name: str, max_pixels: int) -> source.So
             fps, order = timeline.constant_rate(times[:-1], last=seconds[-1])
         except ValueError as error:
             raise common.MediaError(f"{name}: {error}") from error
-        image = _opened(file, kind, name=name)  # frames come in order, from the first
+        # Frames come in order, from the first.
+        image = _opened(file, kind, name=name, max_pixels=max_pixels)
     if order is not None:
         notes.append(timeline.note(fps))
     return source.Source(
@@ -99,15 +109,41 @@ def Image() -> Any:
     return module
 
 
-def _opened(file: Any, kind: str, *, name: str) -> Any:
+def _opened(file: Any, kind: str, *, name: str, max_pixels: int) -> Any:
     file.seek(0)
     file = _with_clear_canvas(file.read()) if kind == "webp" else file
     try:
-        return Image().open(file, formats=KINDS[kind])
+        with warnings.catch_warnings():  # of sizes, which are checked by `max_pixels`
+            warnings.simplefilter("ignore", Image().DecompressionBombWarning)
+            return Image().open(file, formats=KINDS[kind])
     except ImportError:
         raise
+    except Image().DecompressionBombError as error:
+        raise common.MediaError(
+            f"{name}: its frames are more than max_pixels={max_pixels}"
+        ) from error
     except Exception as error:  # whatever Pillow raises for damaged files
         raise common.MediaError(f"{name}: no {kind} that can be read") from error
+
+
+def _webp_chunks(file: Any) -> tuple[int, list[str]]:
+    """Number of frames of an animation by its chunks, and what of it is none."""
+    length, at, frames, foreign = formats.length(file), 12, 0, 0
+    file.seek(4)
+    end = min(length, 8 + int.from_bytes(file.read(4), "little"))
+    while at + 8 <= end:
+        file.seek(at)
+        head = file.read(8)
+        size = int.from_bytes(head[4:], "little")
+        frames += head[:4] == b"ANMF"
+        foreign += 0 if head[:4] in _WEBP_CHUNKS else min(8 + size, end - at)
+        at += 8 + size + size % 2
+    notes = []
+    if foreign:
+        notes.append(f"{foreign} bytes in it are of no known kind: left out")
+    if length > end + end % 2:
+        notes.append(f"{length - end} bytes after its end are left out")
+    return frames, notes
 
 
 def _with_clear_canvas(data: bytes) -> io.BytesIO:

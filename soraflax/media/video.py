@@ -26,11 +26,13 @@ class Video:
       frames: `[T, H, W, 3]` uint8 RGB; an image is a video of one frame.
       fps: frames per second; 1.0 for a still image.
       metadata: JSON values, such as how the video was made; written into its file.
+      notes: what reading it did to the frames or left out, a line each.
     """
 
     frames: UInt8[np.ndarray, "T H W 3"]
     fps: float
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -7,12 +7,12 @@ refuses what is missing. Files are read and checked here, before a job may wait.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soraflax import media
 from soraflax.diffusion import samplers
-from soraflax.generation import generator, jobs, tasks
+from soraflax.generation import generator, jobs, sounds, tasks
 from soraflax.serving import uploads
 
 
@@ -163,11 +163,13 @@ class Prepared:
       job: what the model makes.
       config: how it samples.
       inputs: what it is made from, by role, for its record.
+      clips: whose frames are in it, and their sound where it can be kept.
     """
 
     job: generator.Job
     config: generator.SamplingConfig
     inputs: Mapping[str, Any]
+    clips: Sequence[sounds.Clip] = ()
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -199,7 +201,7 @@ def prepare(
     limits.check_size(job.conditioning.size)
     model.check(job, config)
     job = dataclasses.replace(job, notes=(*given.notes, *job.notes))
-    return Prepared(job, config, given.inputs)
+    return Prepared(job, config, given.inputs, given.clips)
 
 
 def sampling(request: Request, limits: uploads.Limits) -> generator.SamplingConfig:
@@ -253,6 +255,7 @@ class _Given:
         self._fps = model.model.config.reference_fps
         self.notes: list[str] = []
         self.inputs: dict[str, Any] = {}
+        self.clips: list[sounds.Clip] = []
 
     def _target(self) -> uploads.Target:
         if self._request.as_is:
@@ -276,6 +279,7 @@ class _Given:
         self.notes += notes
         roles = _ROLES_OF_TWO if self._request.task == "connect" else {}
         self.inputs[roles.get(role, role)] = path
+        self.clips.append(sounds.Clip(path, len(clip), clip.fps, NAMES[role]))
         return clip
 
     def image(self, role: str = "image") -> Any:

@@ -19,15 +19,16 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from soraflax import media
 from soraflax.autoencoding import previews
-from soraflax.generation import familiarity, jobs, progress, resizing
+from soraflax.generation import familiarity, jobs, progress, resizing, sounds
 from soraflax.generation import model as models
+from soraflax.media import guard
 from soraflax.serving import job_queue, requests, uploads
 
 PREVIEW_EVERY = 0.7  # seconds between two previews, at least
@@ -223,22 +224,34 @@ class Studio:
             self._projection = previews.Projection.fit(autoencoder)
         rate = prepared.job.conditioning.fps / self.model.grid.temporal_ratio
         watch = Watch(ticket, self._projection, fps=rate)
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            tempfile.TemporaryDirectory(dir=self.folder) as folder,
+        ):
+            heard, notes = extracted(prepared, pathlib.Path(folder))
+            job = prepared.job
+            job = dataclasses.replace(job, notes=(*job.notes, *notes))
             # They are among the notes of the record, which the page shows.
             warnings.simplefilter("ignore", familiarity.UnfamiliarWarning)
             (video,) = self.model.run(
-                [prepared.job],
+                [job],
                 prepared.config,
                 inputs=prepared.inputs,
                 progress=False,
                 callback=watch,
             )
-        if ticket.is_cancelled:
-            raise job_queue.CancelledError
-        seconds = time.monotonic() - start
-        return self._save(video, seconds=seconds)
+            if ticket.is_cancelled:
+                raise job_queue.CancelledError
+            seconds = time.monotonic() - start
+            return self._save(video, seconds=seconds, heard=heard)
 
-    def _save(self, video: media.Video, *, seconds: float) -> Result:
+    def _save(
+        self,
+        video: media.Video,
+        *,
+        seconds: float,
+        heard: Mapping[str, Sequence[media.PlacedSound]],
+    ) -> Result:
         folder = self._new_folder()
         task = video.metadata.get("task", "video")
         stem = f"{task}-seed{video.metadata.get('seed', 0)}"
@@ -246,8 +259,11 @@ class Studio:
         if len(video) == 1:
             shown = lossless = video.save(folder / f"{stem}.png")
         else:
-            shown = video.save(folder / f"{stem}.mp4")
-            lossless = video.save(folder / f"{stem}.mkv")
+            shown, lossless = folder / f"{stem}.mp4", folder / f"{stem}.mkv"
+            known: Any = {"fps": video.fps, "metadata": video.metadata}
+            for path in (shown, lossless):
+                known["sounds"] = heard[path.suffix]
+                media.write_frames(path, video.frames, **known)
             try:
                 gif = video.save(folder / f"{stem}.gif")
             except media.MediaError:  # too many pixels, or too fast
@@ -302,6 +318,32 @@ class Watch:
         # To the middle of 32 levels: a palette takes time by the colours there are.
         frames = self._show(latent) & 0xF8 | 0x04
         return media.Video(frames, self._fps).encode(".gif")
+
+
+def extracted(
+    prepared: requests.Prepared, folder: pathlib.Path
+) -> tuple[dict[str, Sequence[media.PlacedSound]], list[str]]:
+    """The sound that a result keeps, copied out of uploads, which nobody vouches for.
+
+    Args:
+      prepared: what is made.
+      folder: where the copies go.
+
+    Returns:
+      Sounds by the suffix of the result, and notes of what has none.
+    """
+    clips, notes = [], []
+    for number, clip in enumerate(prepared.clips):
+        assert clip.path is not None
+        target, found = folder / f"{number}.mkv", False
+        try:
+            found = guard.extract_sound(clip.path, target, name=clip.name)
+        except media.MediaError as error:
+            notes.append(f"{error}: its sound is left out")
+        clips.append(dataclasses.replace(clip, path=target if found else None))
+    heard = {s: sounds.of_job(prepared.job, clips, suffix=s) for s in (".mkv", ".mp4")}
+    notes = [*notes, *heard[".mp4"].notes]
+    return {suffix: one.sounds for suffix, one in heard.items()}, notes
 
 
 def trained_size(model: models.Model) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def test_clips_come_whole_and_images_are_clips_of_one_frame(place):
     assert clip.fps == pytest.approx(8.0)
     media.write_video("one.png", frames[:1], fps=1.0)
     np.testing.assert_array_equal(inputs.read_clip("one.png").frames, frames[:1])
-    np.testing.assert_array_equal(inputs.read_image("one.png"), frames[0])
+    np.testing.assert_array_equal(inputs.read_image("one.png").frames, frames[:1])
     assert inputs.read_clip(CLIPS / "asl-brother.mkv").frames.shape[0] == 66
 
 
@@ -43,7 +43,7 @@ def test_what_is_transparent_is_white(place):
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[:, 4:] = (255, 0, 0, 255)
     Image.fromarray(rgba).save("clear.png")
-    image = inputs.read_image("clear.png")
+    (image,) = inputs.read_image("clear.png").frames
     assert image[0, 0].tolist() == [255, 255, 255]
     assert image[0, 7].tolist() == [255, 0, 0]
 
@@ -112,7 +112,9 @@ def as_pixels(mask, white=255):
 def read_mask(name, **changes):
     frames, height, width = SIZE
     values = {"frames": frames, "height": height, "width": width}
-    return inputs.read_mask(name, **(values | changes))
+    mask, notes = inputs.read_mask(name, **(values | changes))
+    assert notes == []
+    return mask
 
 
 def test_a_mask_image_holds_for_every_frame(place):

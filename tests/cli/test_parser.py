@@ -74,6 +74,7 @@ def raises(error):
     ("error", "status", "line"),
     [
         (ValueError("two\nlines"), 2, "example: two lines"),
+        (ValueError("\x1b[31m\udc80 é 😀"), 2, r"example: \x1b[31m\udc80 é 😀"),
         (KeyboardInterrupt(), 130, "example: stopped; nothing was written"),
         (KeyboardInterrupt("a.mp4 is whole"), 130, "example: stopped; a.mp4 is whole"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from soraflax import media
 from soraflax.cli import sampling
 from tests.cli import conftest
+from tests.media import samples
 
 LEFT = np.s_[:, :, :16]  # what mask.png and mask.mkv leave as it is
 
@@ -335,3 +336,42 @@ def test_help_has_an_example_that_works(run, clip, name):
     assert status == 0
     assert paths == [words[words.index("--out") + 1]]
     assert len(read(paths[0])) >= 1
+
+
+@pytest.fixture
+def odd(place):
+    """A clip, a mask and an image, of each of which reading says something."""
+    path = pathlib.Path("live.mkv")
+    path.write_bytes(samples.encode(conftest.squares(8), muxer={"live": "1"}))
+    for name in ("mask.webp", "image.webp"):
+        pixels = np.full((16, 32, 3), 255, np.uint8)
+        profile = samples.profile(samples.P3)
+        data = samples.picture("webp", pixels, icc_profile=profile)
+        pathlib.Path(name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("animate image.webp --last-frame image.webp --frames 5", ["image.webp"]),
+        ("extend live.mkv --frames 4 --context 5", ["live.mkv"]),
+        ("loop live.mkv --frames 4 --context 4", ["live.mkv"]),
+        ("connect live.mkv live.mkv --frames 4 --context 4", ["live.mkv"]),
+        ("edit live.mkv a", ["live.mkv"]),
+        ("inpaint live.mkv --mask mask.webp", ["live.mkv", "mask.webp"]),
+        ("outpaint live.mkv --size 48x16", ["live.mkv"]),
+        ("upscale live.mkv --size 64x32", ["live.mkv"]),
+    ],
+)  # fmt: skip
+def test_what_reading_did_is_told_once_and_kept(run, odd, line, names):
+    status, _, told = run(f"{line} --out out.mkv")
+    assert status == 0, told
+    says = {".mkv": "recorded live", "webp": "colours by its profile"}
+    lines = [text for text in told if any(word in text for word in says.values())]
+    assert len(lines) == len(names)
+    for text, name in zip(lines, names, strict=True):
+        assert f": {name}: {says[name[-4:]]}" in text
+    notes = json.loads(pathlib.Path("out.mkv.json").read_text())["notes"]
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        note for note in notes if any(word in note for word in says.values())
+    ]

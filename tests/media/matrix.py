@@ -28,7 +28,8 @@ in the browser. A file is what its first bytes say, whatever it is called.
 Each row is a small file that the tests make and read; the last column is what came of
 it (`python -m tests.media.matrix` writes this page). **Read** is as it is shown: every
 frame, upright, in square pixels, over white, in the colours of sRGB. Where reading did
-more than that, a note says what; `soraflax prepare` puts it into report.jsonl.
+more than that, a note says what: commands print it and keep it in the record of what
+they make, and `soraflax prepare` puts it into report.jsonl.
 **Refused** is one line that names the file and this cause.
 
 | container | codec | property | |
@@ -36,8 +37,13 @@ more than that, a note says what; `soraflax prepare` puts it into report.jsonl.
 """
 _FOOT = """
 A file that was cut off, or that holds fewer frames than it says, is refused whatever it
-is. What a single file does not tell is not mended: telecined film whose fields are not
-marked, or wide colours without a tag. Alpha is taken as straight, not premultiplied.
+is; so is one whose structure does not hold: an element of an mkv that is larger than
+what holds it, a table of an mp4 that is missing or points out of it, an image of a gif
+that swallows the next one. What of a file belongs to nothing is left out with a note,
+and so is what an edit list hides. Film among 30 frames a second is said, and not
+undone. Colours without a matrix are those of BT.709 from 720 rows on and of BT.601
+below, as players have them; wide colours without a tag are not told. Alpha is straight,
+not premultiplied.
 
 Files that nobody vouches for, in `prepare` and on the page, are decoded in a process of
 their own, within bounds of time and memory: one that ends it is refused, and a new one
@@ -142,6 +148,14 @@ def _properties() -> Iterator[tuple[str, str, str, bytes]]:
     )
     yield "mp4", "H.264", "pixels that are not square", samples.h264(edit=wide)
     yield "mp4", "H.264", "interlaced", samples.h264(woven, options=fields)
+    film = samples.moving(20, 64, 96)
+    film[(film == samples.RED).all(-1)] = 255
+    pulled = samples.pulled_down(film)
+    yield "mp4", "H.264", "telecined, its fields not marked", samples.h264(pulled)
+    repeats = np.repeat(film, [1, 2, 1, 1] * 5, axis=0)
+    yield "mp4", "H.264", "telecined by whole frames", samples.h264(repeats)
+    tall = np.broadcast_to(np.array(samples.BLUE, np.uint8), (1, 720, 64, 3))
+    yield "mp4", "H.264", "720 rows, without a matrix", samples.h264(tall.copy())
     yield (
         "mp4",
         "H.264",
@@ -149,6 +163,11 @@ def _properties() -> Iterator[tuple[str, str, str, bytes]]:
         samples.with_cover("mp4", video=True),
     )
     yield "mp4", "", "audio with a cover", samples.with_cover("mp4", video=False)
+    yield "mp4", "H.264", "two videos", samples.two_videos()
+    yield "mp4", "", "audio alone", samples.sound_alone("mp4")
+    for kind, container in (("mp4", "mp4"), ("mkv", "matroska")):
+        words = samples.with_words_first(container)
+        yield kind, "H.264", "subtitles as first stream", words
     yield "mkv", "H.264", "starts later than its sound", fault("late_start.mkv")
     yield (
         "mkv",

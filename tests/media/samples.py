@@ -298,6 +298,68 @@ def with_cover(container: str, *, video: bool) -> bytes:
     return buffer.getvalue()
 
 
+def with_words_first(container: str) -> bytes:
+    """Subtitles as first stream, then a video."""
+    buffer = io.BytesIO()
+    with opened(buffer, "w", format=container) as out:
+        codec = "mov_text" if container == "mp4" else "ass"
+        words = out.add_stream(codec)
+        words.codec_context.subtitle_header = b""
+        stream = out.add_stream("libx264", rate=24, options=X264)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        packet = av.Packet(b"\0\5words" if container == "mp4" else b"0,0,words")
+        packet.stream, packet.pts, packet.dts, packet.duration = words, 0, 0, 500
+        packet.time_base = Fraction(1, 1000)
+        out.mux(packet)
+        for pixels in moving():
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def sound_alone(container: str) -> bytes:
+    """Silence of half a second."""
+    buffer = io.BytesIO()
+    with opened(buffer, "w", format=container) as out:
+        sound = out.add_stream("aac", rate=8000, layout="mono")
+        silence = np.zeros((1, 4000), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    return buffer.getvalue()
+
+
+def two_videos() -> bytes:
+    """mp4 of a video and a larger one."""
+    buffer = io.BytesIO()
+    with opened(buffer, "w", format="mp4") as out:
+        pairs = []
+        for scale in (1, 2):
+            stream = out.add_stream("libx264", rate=24, options=X264)
+            stream.height, stream.width = scale * HEIGHT, scale * WIDTH
+            stream.pix_fmt = "yuv420p"
+            pairs.append((stream, moving(12, scale * HEIGHT, scale * WIDTH)))
+        for stream, video in pairs:
+            for pixels in video:
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def pulled_down(frames: np.ndarray) -> np.ndarray:
+    """Film telecined by fields, 3:2: AA BB BC CD DD of every four frames."""
+    pairs = [(0, 0), (1, 1), (1, 2), (2, 3), (3, 3)]
+    result = []
+    for at in range(0, len(frames) // 4 * 4, 4):
+        for top, bottom in pairs:
+            result.append(frames[at + top].copy())
+            result[-1][1::2] = frames[at + bottom][1::2]
+    return np.stack(result)
+
+
 def woven(frames: np.ndarray) -> np.ndarray:
     """Interlaced frames: even rows of one time, odd rows of the next."""
     frames = frames[: len(frames) // 2 * 2]

@@ -2,13 +2,14 @@
 
 import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
 
 from soraflax import media
 from soraflax.media import guard
-from tests.media import samples
+from tests.media import samples, test_sound
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,6 +36,24 @@ def test_answers_are_those_without_a_guard(clip):
     with guard.open_frames(clip) as guarded, media.open_frames(clip) as plain:
         assert (guarded.frames, guarded.fps) == (plain.frames, plain.fps)
         assert np.array_equal(np.stack(list(guarded)), np.stack(list(plain)))
+
+
+def test_sound_is_copied_from_the_first_frame_on(clip, tmp_path):
+    source, target = test_sound.CLIP, tmp_path / "sound.mkv"
+    assert not guard.extract_sound(clip, target) and not target.exists()
+    assert guard.extract_sound(source, target)
+    expected = [(time, data) for time, data in test_sound.packets(source) if time >= 0]
+    with samples.opened(str(target)) as file:
+        (stream,) = file.streams
+        found = [
+            (float(packet.pts * packet.time_base), bytes(packet))
+            for packet in file.demux(stream)
+            if packet.size
+        ]
+    assert [data for _, data in found] == [data for _, data in expected]
+    assert np.allclose([t for t, _ in found], [t for t, _ in expected], atol=2e-3)
+    with pytest.raises(media.MediaError, match=r"gone\.mp4"):
+        guard.extract_sound(tmp_path / "gone.mp4", target)
 
 
 def test_one_worker_serves_every_file(clip, tmp_path):
@@ -69,14 +88,14 @@ def test_a_worker_that_dies_is_replaced(clip):
     assert guard.probe(clip).frames == 12
 
 
-def test_a_file_that_hangs_is_given_up(tmp_path, clip, monkeypatch):
-    os.mkfifo(tmp_path / "waits.mp4")  # nobody writes to it
-    limits = guard.Limits(seconds=30.0)
-    guard.probe(clip, limits=limits)  # starts a worker
-    monkeypatch.setattr(guard._idle[0], "limits", guard.Limits(seconds=0.5))
+def test_a_file_that_hangs_is_given_up(clip, monkeypatch):
+    guard.probe(clip, limits=guard.Limits(seconds=30.0))  # starts a worker
     limits = guard.Limits(seconds=0.5)
-    with pytest.raises(media.MediaError, match=r"waits\.mp4: no frame within 0\.5 s"):
-        guard.probe(tmp_path / "waits.mp4", limits=limits)
+    monkeypatch.setattr(guard._idle[0], "limits", limits)
+    os.kill(worker(), signal.SIGSTOP)
+    with pytest.raises(media.MediaError, match=r"clip\.mp4: no frame within 0\.5 s"):
+        guard.probe(clip, limits=limits)
+    assert guard.probe(clip).frames == 12
 
 
 def test_a_file_that_takes_too_much_memory_is_refused(tmp_path):

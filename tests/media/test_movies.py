@@ -1,5 +1,6 @@
 """Movies: streams, fields, apertures, changes, fragments."""
 
+import io
 import struct
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from soraflax import media
+from soraflax.media import pixels
 from tests.media import samples
 
 
@@ -20,6 +22,65 @@ def test_a_cover_is_passed_over(container):
 def test_audio_with_a_cover_is_no_video():
     with pytest.raises(media.MediaError, match=r"only a cover picture.*holds audio"):
         media.probe(samples.with_cover("mp4", video=False))
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_audio_alone_is_no_video(container):
+    with pytest.raises(media.MediaError, match=r"no video stream in it \(it holds aud"):
+        media.probe(samples.sound_alone(container))
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_words_before_the_video_are_passed_over(container):
+    data = samples.with_words_first(container)
+    with samples.opened(io.BytesIO(data)) as file:
+        assert [stream.type for stream in file.streams] == ["subtitle", "video"]
+    assert np.array_equal(
+        media.decode(data).frames, media.decode(samples.h264()).frames
+    )
+
+
+@pytest.mark.parametrize(("rows", "matrix"), [(704, 5), (720, 1)])
+def test_a_matrix_that_is_not_said_is_what_players_take(rows, matrix):
+    """Of the same samples as those of a file that says it."""
+
+    def tag(stream, space):
+        stream.codec_context.colorspace = space
+
+    colour = np.full((1, rows, 64, 3), samples.BLUE, np.uint8)
+    told, untold = (
+        media.decode(samples.h264(colour, edit=lambda s, m=m: tag(s, m))).frames
+        for m in (matrix, 2)
+    )
+    assert np.array_equal(told, untold)
+    if matrix != 5:
+        other = media.decode(samples.h264(colour, edit=lambda s: tag(s, 5))).frames
+        assert not np.array_equal(other, untold)
+
+
+@pytest.mark.parametrize(
+    ("primaries", "layout", "matrix"),
+    [(2, "yuv420p", 2), (9, "yuv420p", 9), (9, "rgb24", 2)],
+)
+def test_a_matrix_is_that_of_wide_primaries(primaries, layout, matrix):
+    frame = av.VideoFrame(64, 64, layout)
+    frame.color_primaries, frame.colorspace = primaries, 2
+    pixels.complete_matrix(frame)
+    assert int(frame.colorspace) == matrix
+
+
+def test_jpegs_keep_their_own_matrix():
+    tall = np.full((720, 64, 3), samples.BLUE, np.uint8)
+    jpeg = samples.picture("jpeg", tall)
+    data = samples.jpegs_in_a_movie(jpeg, frames=1)
+    assert np.abs(media.decode(data).frames.astype(int) - samples.BLUE).max() <= 3
+
+
+def test_the_first_of_two_videos_is_read():
+    with_two = samples.two_videos()
+    found = media.probe(with_two)
+    assert (found.frames, found.width) == (12, 48)
+    assert found.notes == ("2 videos in it: the first is read",)
 
 
 def combing(frames: np.ndarray) -> float:

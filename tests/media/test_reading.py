@@ -1,5 +1,6 @@
 """Files that say one thing and hold another, each read as what it is."""
 
+import os
 import pathlib
 import struct
 
@@ -128,3 +129,10 @@ def test_a_jump_of_its_times_is_refused_with_where():
     data = samples.encode(samples.moving(6), times=[0, 1, 2, 5000, 5001, 5002])
     with pytest.raises(media.MediaError, match=r"jump by 208 s after frame 2: cut"):
         media.decode(data)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")  # nobody writes to it
+    for read in (media.read_video, media.probe, media.find_sound):
+        with pytest.raises(media.MediaError, match=r"pipe\.mp4: a pipe or device"):
+            read(tmp_path / "pipe.mp4")

@@ -1,6 +1,8 @@
 """Pictures and animations: colours, alpha, bits, times, damage."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -90,3 +92,12 @@ def test_an_animation_that_stands_for_minutes_is_refused():
     data = samples.animation("png", samples.moving(3), duration=[50, 65000, 50])
     with pytest.raises(media.MediaError, match=r"jump by 65 s after frame 1"):
         media.decode(data)
+
+
+def test_a_picture_beyond_all_sizes_is_refused_by_its_size():
+    data = samples.picture("png")
+    for side in (10_000, 20_000):  # Pillow warns of the first and raises at the other
+        header = data[12:16] + struct.pack(">II", side, side) + data[24:29]
+        large = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+        with pytest.raises(media.MediaError, match="more than max_pixels=67108864"):
+            media.probe(large)

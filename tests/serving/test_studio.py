@@ -13,6 +13,7 @@ from soraflax.generation import generator
 from soraflax.pretrained import training_data
 from soraflax.serving import job_queue, requests, studio, uploads
 from tests.generation import tiny
+from tests.media import test_sound
 
 SETTINGS = studio.Settings(
     limits=uploads.Limits(size=(128, 128), seconds=10.0), queue=1, size=(32, 16)
@@ -183,3 +184,48 @@ def test_sizes_and_notes_follow_the_training(model):
 )
 def test_a_task_suggests_a_size_that_it_can_make(place, task, clip, expected):
     assert place.suggested_size(task, clip) == expected
+
+
+@pytest.fixture
+def loud(tmp_path):
+    """A clip with sound, of 24 frames a second; and one without."""
+    sound = media.PlacedSound(test_sound.CLIP, 1.0)
+    frames = np.random.default_rng(0).integers(0, 256, (25, 16, 32, 3)).astype(np.uint8)
+    for name, sounds in (("loud.mkv", [sound]), ("mute.mkv", [])):
+        media.write_frames(tmp_path / name, frames, fps=24.0, sounds=sounds)
+    return tmp_path / "loud.mkv", tmp_path / "mute.mkv"
+
+
+@pytest.mark.parametrize("as_is", [True, False])
+def test_a_clip_keeps_its_sound(place, loud, as_is):
+    """Also where frames are left out, which makes it no slower."""
+    ticket = place.submit(asked("edit", files={"clip": loud[0]}, as_is=as_is))
+    assert ticket.wait(LONG) and ticket.state == "done", ticket.error
+    for path in (ticket.result.video, ticket.result.lossless):
+        times = [time for time, _ in test_sound.packets(path)]
+        expected = [t for t, _ in test_sound.packets(loud[0]) if t < 25 / 24]
+        assert len(times) == len(expected)
+        np.testing.assert_allclose(times, expected, atol=3e-3)
+    assert list(place.folder.glob("tmp*")) == []
+
+
+def test_the_second_clip_is_heard_at_its_time(place, loud):
+    files = {"clip": loud[1], "second": loud[0]}
+    ticket = place.submit(asked("connect", files=files, seconds=0.5))
+    assert ticket.wait(LONG) and ticket.state == "done", ticket.error
+    result = ticket.result
+    times = [time for time, _ in test_sound.packets(result.video)]
+    first = (result.frames - 9) / result.fps  # one of three frames is kept
+    assert times[0] == pytest.approx(first, abs=0.05)
+    assert any("second clip: the sound is kept" in note for note in result.notes)
+
+
+def test_sound_that_cannot_be_read_is_left_out(place, loud, monkeypatch):
+    def damaged(path, target, *, name):
+        raise media.MediaError(f"{name}: sound: invalid data")
+
+    monkeypatch.setattr(studio.guard, "extract_sound", damaged)
+    ticket = place.submit(asked("edit", files={"clip": loud[0]}))
+    assert ticket.wait(LONG) and ticket.state == "done", ticket.error
+    assert "clip: sound: invalid data: its sound is left out" in ticket.result.notes
+    assert test_sound.packets(ticket.result.video) == []

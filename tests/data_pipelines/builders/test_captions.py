@@ -120,10 +120,19 @@ def test_a_text_with_commas_and_no_quotes_is_reported(tmp_path: Path) -> None:
     assert "3 cells under 2 columns" in reasons["captions.csv:2"]
 
 
-def test_a_space_before_a_quote_is_none_of_the_text(tmp_path: Path) -> None:
-    found = _csv(tmp_path, 'file, "caption", more', 'a.mp4, "a circle, moving", x')
-    assert _by_name(found) == {"a.mp4": {"caption": "a circle, moving", "more": "x"}}
-    assert not found.unused
+@pytest.mark.parametrize("text", ['"a circle, moving"', '"a circle"', '"a', '""'])
+def test_a_space_before_a_quote_is_reported(text: str, tmp_path: Path) -> None:
+    found = _csv(tmp_path, "file, caption", f"a.mp4, {text}", "b.mp4, bars")
+    assert _by_name(found) == {"b.mp4": {"caption": "bars"}}
+    assert list(_reasons(found)) == ["captions.csv:2"]
+    assert "a space before a quote" in _reasons(found)["captions.csv:2"]
+
+
+def test_a_space_before_a_quote_of_the_header_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        records.DatasetError, match=r"header is.*a space before a quote"
+    ):
+        _csv(tmp_path, 'file, "caption"', "a.mp4,x")
 
 
 @pytest.mark.parametrize(
