@@ -339,12 +339,24 @@ def test_help_has_an_example_that_works(run, clip, name):
 
 
 @pytest.fixture
-def odd(place):
-    """A clip, a mask and an image, of each of which reading says something."""
+def odd(place, monkeypatch):
+    """A clip, a mask and an image, of each of which reading says something.
+
+    What is made of them is black at once.
+    """
+
+    def black(model, jobs, *, write, **others):
+        for number, job in enumerate(jobs):
+            width, height = job.conditioning.size
+            shape = (job.conditioning.length, height, width, 3)
+            write(number, np.zeros(shape, np.uint8))
+
+    monkeypatch.setattr(sampling, "sample", black)
     path = pathlib.Path("live.mkv")
     path.write_bytes(samples.encode(conftest.squares(8), muxer={"live": "1"}))
     for name in ("mask.webp", "image.webp"):
-        pixels = np.full((16, 32, 3), 255, np.uint8)
+        pixels = np.zeros((16, 32, 3), np.uint8)
+        pixels[:, 16:] = 255
         profile = samples.profile(samples.P3)
         data = samples.picture("webp", pixels, icc_profile=profile)
         pathlib.Path(name).write_bytes(data)

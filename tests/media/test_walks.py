@@ -116,9 +116,9 @@ def test_frames_have_to_lie_within_the_file(mp4):
 
 
 def test_tables_that_do_not_agree_are_said(mp4):
-    at = mp4.index(b"ctts") + 12  # how many frames its first row is for
-    data = mp4[: at + 3] + b"\2" + mp4[at + 4 :]
-    assert "tables do not agree: 12 frames, 13 by ctts" in media.probe(data).notes[0]
+    at = mp4.index(b"stts") + 12  # how many frames its first row is for
+    data = mp4[: at + 3] + b"\x0d" + mp4[at + 4 :]
+    assert "tables do not agree: 12 frames, 13 by stts" in media.probe(data).notes[0]
 
 
 def test_what_an_edit_list_hides_is_said():
@@ -134,7 +134,6 @@ def test_a_fragment_whose_table_is_gone_is_said():
     fragments = {"movflags": "frag_keyframe+empty_moov"}
     data = samples.h264(samples.moving(12), options=options, muxer=fragments)
     found = media.probe(replaced(data, b"trun", b"gone", nth=1))
-    assert found.frames < 12
     assert "1 of its boxes are of no known kind: left out" in found.notes
 
 
