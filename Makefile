@@ -8,7 +8,7 @@ DEMO ?= demo
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: help demo gallery trained test test-fast test-page fuzz parity plan docs lint format \
+.PHONY: help demo gallery trained test test-fast test-page fuzz parity beam plan docs lint format \
   constraints dist clean
 
 help: ## these lines
@@ -59,6 +59,15 @@ parity: .venv/parity ## hold the modules against PyTorch and diffusers
 
 .venv/parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[parity,dev]'
+	@touch $@
+
+# Apache Beam wants an older protobuf than constraints.txt names: it has its own place.
+beam: .venv/beam ## curation as an Apache Beam pipeline
+	SORAFLAX_BEAM=1 .venv/beam/bin/python -m pytest tests/beam
+
+.venv/beam: .venv/installed
+	$(PYTHON) -m venv .venv/beam
+	PIP_CONSTRAINT= .venv/beam/bin/python -m pip install --quiet --editable '.[beam,test]'
 	@touch $@
 
 # The TPU compiler, which only this target installs, needs no TPU.

@@ -1,12 +1,15 @@
-"""Make a dataset: from a folder of video files with captions, or from a world.
+"""Make a dataset: from video files with captions, curated or not, or from a world.
 
     python -m data_pipelines.prepare --input CLIPS --captions captions.jsonl \\
         --output DATASET
+    python -m data_pipelines.prepare --input 'gs://bucket/raw/*.mp4' \\
+        --output gs://bucket/dataset
     python -m data_pipelines.prepare --world bodies --variant demo --count 2000 \\
         --seed 0 --output DATASET
 
 DATASET/report.jsonl has a line for every file and every caption line. Files keep
-their bytes, size and length: fitting them to a model is the input pipeline's work.
+their bytes, size and length: fitting them to a model is the input pipeline's work. An
+input with a wildcard, or in a bucket, is curated (`data_pipelines.curate`).
 """
 
 import argparse
@@ -24,6 +27,7 @@ import tqdm
 from data_pipelines import account, records
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files, folder, world
+from data_pipelines.curate import command as curation
 from data_pipelines.worlds import bodies
 from soraflax import media
 from soraflax.cli import parser as cli
@@ -35,6 +39,9 @@ _EXAMPLES = """examples:
   a folder in which a.txt captions a.mp4, one clip in five held out:
     python -m data_pipelines.prepare --input CLIPS --output DATASET \\
         --validation-fraction 0.2
+  files curated: cut into shots, scored, without duplicates (DATASET/quarantine.jsonl):
+    python -m data_pipelines.prepare --input 'raw/**/*.mp4' --output DATASET \\
+        --min motion=0.01 --max borders=none
   two thousand clips of the embedded world:
     python -m data_pipelines.prepare --world bodies --variant demo --count 2000 \\
         --seed 0 --output DATASET
@@ -255,12 +262,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, help="folder of video and image files")
+    source.add_argument("--input", help="folder of video and image files, or a pattern")
     source.add_argument("--world", help="procedural world to render: bodies")
-    add("--output", type=Path, required=True, help="the dataset directory to make")
+    add("--output", required=True, help="the dataset directory to make")
     add(
         "--captions",
-        type=Path,
         help="jsonl or csv with a `file` field, or a folder of .txt files, here or in "
         "the input folder; default: captions.jsonl or captions.csv there, else .txt "
         "beside clips",
@@ -274,16 +280,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--strict", action="store_true", help="write nothing if any input fails")
     add("--overwrite", action="store_true", help="replace the dataset at --output")
     workers = min(4, os.cpu_count() or 1)
-    add("--workers", type=int, default=workers, help="processes that render")
+    add("--workers", type=int, default=workers, help="processes that render or decode")
+    curation.add_arguments(parser)
+    parser.overrides = "beam_options"
     return parser
 
 
 def _run(args: argparse.Namespace) -> None:
     validation = ValidationSplit(args.validation_fraction, args.validation_count)
+    if args.input and curation.is_pattern(args.input):
+        made = curation.run(args, held_out=validation.size)
+        print(*account.block(args.output, made), *curation.summary(made), sep="\n")
+        return
+    output = Path(args.output)
     if args.world:
         info = prepare_world(
             args.world,
-            args.output,
+            output,
             variant=args.variant,
             count=args.count,
             seed=args.seed,
@@ -293,16 +306,16 @@ def _run(args: argparse.Namespace) -> None:
         )
     else:
         info = prepare_folder(
-            args.input,
-            args.output,
-            captions=args.captions,
+            Path(args.input),
+            output,
+            captions=Path(args.captions) if args.captions else None,
             validation=validation,
             seed=args.seed,
             keep_uncaptioned=args.keep_uncaptioned,
             strict=args.strict,
             overwrite=args.overwrite,
         )
-    print(*account.block(args.output, info), sep="\n")
+    print(*account.block(output, info), sep="\n")
 
 
 def _told(line: Mapping[str, Any]) -> str:
@@ -312,7 +325,10 @@ def _told(line: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, or 2 after one line on stderr that says what was wrong."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.beam_options and not args.runner:
+        parser.error(f"unrecognized arguments: {' '.join(args.beam_options)}")
     return cli.run_command("prepare", lambda: _run(args), extra="data")
 
 

@@ -176,7 +176,7 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
         raise DatasetError(
             f"{path}: no records in split {split!r}; splits: {available}"
         )
-    shards = [s for s in _read_json(path / MANIFEST)["shards"] if s["split"] == split]
+    shards = [s for s in read_manifest(path)["shards"] if s["split"] == split]
     for shard in shards:
         check_shard(path, shard, verify=verify)
     source = reopen_source(path, split)
@@ -253,6 +253,15 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The contents of manifest.json.
+
+    Raises:
+      DatasetError: it cannot be read.
+    """
+    return _read_json(Path(path) / MANIFEST)
+
+
 def dataset_digest(path: str | Path) -> str:
     """SHA-256 of the manifest, which names the SHA-256 of every shard.
 
@@ -285,6 +294,7 @@ def write_metadata(
     *,
     info: Mapping[str, Any],
     report: Iterable[Mapping[str, Any]],
+    shards: Iterable[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write dataset.json, manifest.json and report.jsonl beside finished shards.
 
@@ -294,23 +304,12 @@ def write_metadata(
       info: contents of dataset.json beside format, directory and splits; `kind`
         ('clips' or 'latents') is required.
       report: one mapping per input.
+      shards: lines of the manifest, where they are known; else the shards are read.
 
     Returns:
       The contents of dataset.json.
     """
-    shards = []
-    for path in sorted((root / directory).glob("*.array_record-*")):
-        # TFDS names shards NAME-SPLIT.array_record-00000-of-00001.
-        split = path.name.split(".array_record-")[0].rsplit("-", 1)[1]
-        shards.append(
-            {
-                "file": path.relative_to(root).as_posix(),
-                "split": split,
-                "records": _count(path),
-                "bytes": path.stat().st_size,
-                "sha256": _digest(path),
-            }
-        )
+    shards = list(_shards(root, directory) if shards is None else shards)
     splits: dict[str, int] = {}
     for shard in shards:
         splits[shard["split"]] = splits.get(shard["split"], 0) + shard["records"]
@@ -322,6 +321,19 @@ def write_metadata(
     (root / REPORT).write_bytes(text)
     _write_json(root / INFO, full_info)
     return full_info
+
+
+def _shards(root: Path, directory: str) -> Iterator[dict[str, Any]]:
+    for path in sorted((root / directory).glob("*.array_record-*")):
+        # TFDS names shards NAME-SPLIT.array_record-00000-of-00001.
+        split = path.name.split(".array_record-")[0].rsplit("-", 1)[1]
+        yield {
+            "file": path.relative_to(root).as_posix(),
+            "split": split,
+            "records": _count(path),
+            "bytes": path.stat().st_size,
+            "sha256": _digest(path),
+        }
 
 
 @contextlib.contextmanager

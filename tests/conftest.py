@@ -49,6 +49,8 @@ jaxtyping.install_import_hook(
         "soraflax.config",
         "data_pipelines.builders",
         "data_pipelines.cropping",
+        "data_pipelines.curate",
+        "data_pipelines.inspection",
         "data_pipelines.latents",
         "data_pipelines.packing",
         "data_pipelines.pipeline",

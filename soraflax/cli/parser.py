@@ -38,6 +38,7 @@ EXTRAS = {
     "data": (
         "absl",
         "array_record",
+        "fsspec",
         "grain",
         "importlib_resources",
         "pymunk",

@@ -1,0 +1,527 @@
+"""The whole of a curation: steps in order, the account of every clip, the dataset.
+
+What maps over files and shards is the runner's; what needs all clips at once (captions,
+duplicates, split, plan of the shards) happens here, on about a kilobyte a clip.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from data_pipelines import records
+from data_pipelines.builders import captions as caption_files
+from data_pipelines.builders import files
+from data_pipelines.curate import (
+    duplicates,
+    observation,
+    probing,
+    publishing,
+    runners,
+    scoring,
+    shards,
+    storage,
+)
+from data_pipelines.curate import settings as settings_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class CurationJob:
+    """What is to become what.
+
+    Attributes:
+      pattern: of the files, here or in a bucket.
+      output: the DATASET directory, here or in a bucket.
+      store: of what steps made.
+      captions: captions file or folder; None for those beside the clips.
+      seed: of the choice of validation clips.
+      held_out: number of clips to its validation clips.
+      keep_uncaptioned: keep clips without a caption.
+      overwrite: replace the dataset at `output`.
+    """
+
+    pattern: str
+    output: str
+    store: storage.Store
+    captions: str | None = None
+    seed: int = 0
+    held_out: Callable[[int], int] = lambda clips: clips // 10
+    keep_uncaptioned: bool = False
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clip:
+    """A shot that nothing rejected yet.
+
+    Attributes:
+      id: the file's name, with `#first-last` where it is a part of the file.
+      row: of its file.
+      shot: of the row.
+    """
+
+    id: str
+    file: str
+    path: str
+    sha256: str
+    probe: str
+    first: int
+    last: int
+    frames: int
+    height: int
+    width: int
+    fps: float
+    bytes: int
+    hashes: tuple[int, ...]
+    samples: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first + 1
+
+    def rank(self) -> tuple:
+        """Of two that show the same, the lesser is kept: more to see, then the name."""
+        return (-self.length * self.height * self.width, self.id)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """Why a clip or a file is not in the dataset."""
+
+    step: str
+    reason: str
+    threshold: float | None = None
+    value: float | None = None
+
+
+def curate(
+    job: CurationJob,
+    settings: settings_lib.CurationSettings,
+    *,
+    runner: runners.Runner,
+) -> dict[str, Any]:
+    """A dataset from raw files; returns its dataset.json with `ran`, steps that ran.
+
+    Raises:
+      DatasetError: no files, no captions, no clip is left, too many are rejected, a
+        bucket does not answer, or `output` is in the way.
+    """
+    publishing.check_output(job.output, overwrite=job.overwrite)
+    found = [{"name": name, "path": path} for name, path in storage.find(job.pattern)]
+    clips = [f for f in found if files.is_clip(Path(f["name"]))]
+    if not clips:
+        raise records.DatasetError(f"{job.pattern}: finds no video or image files")
+    texts = join_captions(job, {f["name"]: f["path"] for f in clips})
+    ran: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
+        rows = Path(folder) / "rows.jsonl"
+        step = probing.FileStep(job.store, settings.probe, settings.cut)
+        _write_rows(
+            rows,
+            _counted(
+                runner.map("probe", step, items=clips),
+                ran,
+                name="probing",
+                total=len(clips),
+            ),
+        )
+        account = _decide(rows, texts, job=job, settings=settings)
+        account.check_rate(settings.max_rejected, store=job.store)
+        splits = split_clips(account.kept, job)
+        plan = {
+            name: list(
+                shards.plan_shards([_entry(c, texts) for c in part], settings.shards)
+            )
+            for name, part in splits.items()
+        }
+        step = shards.ShardStep(job.store, settings.probe, settings.shards)
+        made = {
+            name: list(
+                _counted(
+                    runner.map(f"write {name}", step, items=parts),
+                    ran,
+                    name="writing",
+                    total=len(parts),
+                )
+            )
+            for name, parts in plan.items()
+            if parts
+        }
+        split_of = {clip.id: name for name, part in splits.items() for clip in part}
+        lines = list(_report(rows, account, split_of=split_of, texts=texts))
+        lines += _ignored(found, texts, clips={f["name"] for f in clips})
+        info = publishing.publish(
+            publishing.Dataset(
+                splits=made,
+                info={
+                    "seed": job.seed,
+                    "settings": settings.to_json(),
+                    **contents(lines, account),
+                },
+                report=lines,
+                quarantine=list(account.quarantine()),
+                thumbnails=_thumbnails(rows, account, job.store),
+            ),
+            job.output,
+            store=job.store,
+            overwrite=job.overwrite,
+        )
+    return info | {"ran": dict(ran)}
+
+
+def _counted(
+    rows: Iterable[Mapping[str, Any]],
+    ran: collections.Counter[str],
+    *,
+    name: str,
+    total: int,
+) -> Iterator[Mapping[str, Any]]:
+    for row in tqdm.tqdm(rows, desc=name, total=total):
+        ran.update(row["ran"])
+        yield row
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w") as file:
+        for row in rows:
+            kept = {key: value for key, value in row.items() if key != "ran"}
+            file.write(json.dumps(kept) + "\n")
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        yield from map(json.loads, file)
+
+
+def join_captions(job: CurationJob, paths: Mapping[str, str]) -> caption_files.Captions:
+    """The captions of the files, by name.
+
+    Raises:
+      DatasetError: there are none, though they are needed.
+    """
+    root = storage.fixed_part(job.pattern)
+    needed = not job.keep_uncaptioned
+    read = functools.partial(caption_files.read_captions, needed=needed)
+    if not storage.is_bucket(job.pattern):
+        beside = dict(storage.find(f"{root}**/*.txt")) if job.captions is None else {}
+        known = {n: Path(p) for n, p in [*paths.items(), *beside.items()]}
+        found = files.FolderFiles(Path(root or "."), known, ())
+        return read(found, Path(job.captions) if job.captions else None)
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
+        known = {name: Path(name) for name in paths}
+        found = files.FolderFiles(Path(folder) / "clips", known, ())
+        return read(found, _fetched_captions(job.captions, root, folder=Path(folder)))
+
+
+def _fetched_captions(captions: str | None, root: str, *, folder: Path) -> Path:
+    """A local copy of the captions file of a bucket, or of its .txt files."""
+    options = (
+        [captions] if captions else [f"{root}captions.{s}" for s in ("jsonl", "csv")]
+    )
+    for path in options:
+        data = storage.read_bytes(path)
+        if data is not None:
+            target = folder / Path(path).name
+            target.write_bytes(data)
+            return target
+    texts = folder / "texts"
+    texts.mkdir()
+    for name, path in storage.find(f"{root}**/*.txt"):
+        target = texts / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(storage.read_bytes(path) or b"")
+    return texts
+
+
+@dataclasses.dataclass
+class Account:
+    """What became of every clip.
+
+    Attributes:
+      kept: clips of the dataset.
+      rejected: id of a clip, or name of a file that failed, to why.
+    """
+
+    kept: list[Clip] = dataclasses.field(default_factory=list)
+    rejected: dict[str, Rejection] = dataclasses.field(default_factory=dict)
+
+    def reject(self, clips: Mapping[str, Rejection]) -> None:
+        """Move clips from kept to rejected."""
+        self.rejected |= clips
+        self.kept = [clip for clip in self.kept if clip.id not in clips]
+
+    def quarantine(self) -> Iterator[dict[str, Any]]:
+        """A line for every rejected clip, by name."""
+        for name in sorted(self.rejected):
+            yield {"clip": name} | dataclasses.asdict(self.rejected[name])
+
+    def check_rate(self, limit: float, *, store: storage.Store) -> None:
+        """Stop where nothing is left, or more than a part was rejected.
+
+        Raises:
+          DatasetError: with the counts; the log lies in the store.
+        """
+        total = len(self.kept) + len(self.rejected)
+        rate = len(self.rejected) / total
+        if self.kept and rate <= limit:
+            return
+        path = storage.join(store.root, publishing.QUARANTINE)
+        storage.write_bytes(path, publishing.json_lines(self.quarantine()))
+        steps = collections.Counter(r.step for r in self.rejected.values())
+        counts = ", ".join(f"{count} by {step}" for step, count in steps.most_common())
+        allowed = f"at most {limit:.0%} may be" if self.kept else "none is left"
+        raise records.DatasetError(
+            f"{len(self.rejected)} of {total} clips were rejected ({counts}), "
+            f"{allowed}; why is in {path}"
+        )
+
+
+def _decide(
+    rows: Path,
+    texts: caption_files.Captions,
+    *,
+    job: CurationJob,
+    settings: settings_lib.CurationSettings,
+) -> Account:
+    """Every decision about the clips of a file's rows, step by step."""
+    account = Account()
+    for row in _read_rows(rows):
+        if "error" in row:
+            account.rejected[row["name"]] = Rejection(row["step"], row["error"])
+            continue
+        for shot in row["shots"]:
+            clip = _clip(row, shot)
+            broken = scoring.rejection(shot["scores"], settings.bounds)
+            if broken is not None:
+                facts = (broken["reason"], broken["threshold"], broken["value"])
+                account.rejected[clip.id] = Rejection("score", *facts)
+            else:
+                account.kept.append(clip)
+    if not job.keep_uncaptioned:
+        bare = [clip for clip in account.kept if not texts.texts.get(clip.file)]
+        account.reject({clip.id: Rejection("caption", "no caption") for clip in bare})
+    if settings.duplicates.exact:
+        account.reject(exact_duplicates(account.kept))
+    if settings.duplicates.near:
+        near = near_duplicates(account.kept, settings.duplicates, store=job.store)
+        account.reject(near)
+    return account
+
+
+def _clip(row: Mapping[str, Any], shot: Mapping[str, Any]) -> Clip:
+    info, name = row["info"], row["name"]
+    whole = shot["last"] - shot["first"] + 1 == info["frames"]
+    share = (shot["last"] - shot["first"] + 1) / info["frames"]
+    return Clip(
+        id=name if whole else f"{name}#{shot['first']}-{shot['last']}",
+        file=name,
+        path=row["path"],
+        sha256=row["sha256"],
+        probe=row["probe"],
+        first=shot["first"],
+        last=shot["last"],
+        frames=info["frames"],
+        height=info["height"],
+        width=info["width"],
+        fps=info["fps"],
+        bytes=max(1, round(share * row["bytes"])),
+        hashes=tuple(shot["hashes"]),
+        samples=tuple(shot["samples"]),
+    )
+
+
+def exact_duplicates(clips: Sequence[Clip]) -> dict[str, Rejection]:
+    """Clips of a file whose bytes are those of another, the first by name."""
+    first: dict[str, str] = {}
+    for clip in sorted(clips, key=lambda clip: clip.file):
+        first.setdefault(clip.sha256, clip.file)
+    return {
+        clip.id: Rejection("deduplicate", f"its file is {first[clip.sha256]} again")
+        for clip in clips
+        if clip.file != first[clip.sha256]
+    }
+
+
+def near_duplicates(
+    clips: Sequence[Clip],
+    settings: settings_lib.DuplicateSettings,
+    *,
+    store: storage.Store,
+) -> dict[str, Rejection]:
+    """Clips that show what a kept one shows."""
+    counts = [len(clip.hashes) for clip in clips]
+    if not sum(counts):
+        return {}
+
+    @functools.lru_cache(maxsize=256)
+    def samples(probe: str) -> Any:
+        data = store.read("probe", probe)
+        if data is None:
+            raise records.DatasetError(
+                f"{store.root}: lacks what it held; run it again"
+            )
+        return observation.Observation.from_bytes(data).samples
+
+    hashed = duplicates.ClipHashes(
+        np.array([h for clip in clips for h in clip.hashes], np.uint64),
+        np.repeat(np.arange(len(clips)), counts),
+        np.array([s for clip in clips for s in clip.samples], np.int64),
+        [clip.rank() for clip in clips],
+    )
+    found = duplicates.near_duplicates(
+        hashed, settings, picture=lambda clip, s: samples(clips[clip].probe)[s]
+    )
+    return {
+        clips[clip].id: Rejection(
+            "deduplicate",
+            f"shows what {clips[other].id} shows",
+            settings.share,
+            float(f"{share:.6g}"),
+        )
+        for clip, (other, share) in found.items()
+    }
+
+
+def split_clips(clips: Sequence[Clip], job: CurationJob) -> dict[str, list[Clip]]:
+    """Hold out whole files, chosen by a hash of seed and name; clips sorted by id."""
+    of_file = collections.Counter(clip.file for clip in clips)
+
+    def rank(name: str) -> str:
+        return hashlib.sha256(f"{job.seed}:{name}".encode()).hexdigest()
+
+    most, held_out = job.held_out(len(clips)), set()
+    for name in sorted(of_file, key=rank):
+        if of_file[name] <= most:
+            held_out.add(name)
+            most -= of_file[name]
+    ordered = sorted(clips, key=lambda clip: clip.id)
+    return {
+        "train": [clip for clip in ordered if clip.file not in held_out],
+        "validation": [clip for clip in ordered if clip.file in held_out],
+    }
+
+
+def _entry(clip: Clip, texts: caption_files.Captions) -> dict[str, Any]:
+    """A clip as the step of its shard takes it."""
+    entry = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
+    for name in ("hashes", "samples", "probe", "file"):
+        del entry[name]
+    return entry | {"captions": dict(texts.texts.get(clip.file, {}))}
+
+
+def _report(
+    rows: Path,
+    account: Account,
+    *,
+    split_of: Mapping[str, str],
+    texts: caption_files.Captions,
+) -> Iterator[dict[str, Any]]:
+    """A line for every clip, and for every file that failed."""
+    for row in _read_rows(rows):
+        if "error" in row:
+            yield {"input": row["name"], "outcome": "failed", "reason": row["error"]}
+            continue
+        for shot in row["shots"]:
+            clip = _clip(row, shot)
+            notes = [*row["info"]["notes"], *texts.notes.get(clip.file, ())]
+            line: dict[str, Any] = {"input": clip.id, "outcome": "kept"}
+            line |= {"notes": notes} if notes else {}
+            facts = {
+                "frames": clip.length,
+                "height": clip.height,
+                "width": clip.width,
+                "fps": clip.fps,
+                "scores": shot["scores"],
+            }
+            why = account.rejected.get(clip.id)
+            if why is None:
+                captions = texts.texts.get(clip.file, {})
+                line["split"] = split_of[clip.id]
+                facts["words"] = {n: len(text.split()) for n, text in captions.items()}
+            else:
+                line |= {"outcome": "rejected", **dataclasses.asdict(why)}
+            yield line | facts
+
+
+def _ignored(
+    found: Sequence[Mapping[str, str]],
+    texts: caption_files.Captions,
+    *,
+    clips: set[str],
+) -> Iterator[dict[str, Any]]:
+    """Lines of captions that are of no use, and of files that are none of clips."""
+    yield from map(dict, texts.unused)
+    for name in sorted(set(texts.texts) - clips):
+        reason = "captioned, but not among the files of --input"
+        yield {"input": name, "outcome": "ignored", "reason": reason}
+    source = texts.source.name
+    for file in found:
+        name = file["name"]
+        if name not in clips and name != source and not name.lower().endswith(".txt"):
+            reason = (
+                f"not a video or image suffix: {os.path.splitext(name)[1] or 'none'}"
+            )
+            yield {"input": name, "outcome": "ignored", "reason": reason}
+
+
+def contents(report: Sequence[Mapping[str, Any]], account: Account) -> dict[str, Any]:
+    """Entries of dataset.json: outcomes, sizes, lengths, statistics of the scores."""
+    kept = [line for line in report if line["outcome"] == "kept"]
+    sizes = collections.Counter(f"{k['width']}x{k['height']}" for k in kept)
+    scores: dict[str, list[float]] = collections.defaultdict(list)
+    for line in kept:
+        for name, value in line["scores"].items():
+            if value is not None:
+                scores[name].append(value)
+    parts = (0, 0.1, 0.5, 0.9, 1)
+    return {
+        "outcomes": dict(collections.Counter(line["outcome"] for line in report)),
+        "rejected": dict(
+            collections.Counter(r.step for r in account.rejected.values())
+        ),
+        "sizes": dict(sizes.most_common()),
+        "frames": [min(k["frames"] for k in kept), max(k["frames"] for k in kept)],
+        "fps": [min(k["fps"] for k in kept), max(k["fps"] for k in kept)],
+        "captions": dict(collections.Counter(n for k in kept for n in k["words"])),
+        "statistics": {
+            name: [float(f"{q:.6g}") for q in np.quantile(values, parts)]
+            for name, values in sorted(scores.items())
+        },
+    }
+
+
+def _thumbnails(
+    rows: Path, account: Account, store: storage.Store
+) -> list[dict[str, Any]]:
+    """A picture of the first rejected clips of each reason."""
+    shown: collections.Counter[tuple[str, str]] = collections.Counter()
+    lines = []
+    for row in _read_rows(rows):
+        for shot in row.get("shots", ()):
+            clip = _clip(row, shot)
+            why = account.rejected.get(clip.id)
+            if why is None:
+                continue
+            kind = (why.step, why.reason.split()[0])
+            shown[kind] += 1
+            data = None
+            if shown[kind] <= publishing.PICTURES:
+                data = store.read("probe", clip.probe)
+            if data is not None:
+                seen = observation.Observation.from_bytes(data)
+                with contextlib.suppress(IndexError):
+                    jpeg = seen.thumbnails[shot["thumbnail"]]
+                    lines.append(
+                        {"clip": clip.id, "jpeg": publishing.base64_text(jpeg)}
+                    )
+    return lines

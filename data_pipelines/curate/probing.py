@@ -1,0 +1,172 @@
+"""The step of a file: decode it once, guarded; its shots, their scores and hashes."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.curate import (
+    cutting,
+    duplicates,
+    observation,
+    scoring,
+    settings,
+    storage,
+)
+from soraflax import media
+from soraflax.media import guard
+
+VERSION = 1  # of cutting, scoring and hashing
+_MOST_HASHES = 32  # of a shot, evenly spread
+
+
+@dataclasses.dataclass(frozen=True)
+class FileStep:
+    """Measures a file, unless that was done before.
+
+    Attributes:
+      store: of what steps made.
+      probe: how files are decoded.
+      cut: where shots end.
+    """
+
+    store: storage.Store
+    probe: settings.ProbeSettings
+    cut: settings.CutSettings
+
+    def __call__(self, file: Any) -> dict[str, Any]:
+        """Row of a file, given by `name` and `path`.
+
+        Of one that cannot be read it has `error`; of others `sha256`, `bytes`,
+        `probe` (the observation's key), `info`, `shots`; and `ran`, the steps that
+        were not found in the store.
+        """
+        row: dict[str, Any] = {"name": file["name"], "path": file["path"], "ran": []}
+        try:
+            row |= self._measured(file["path"], row["ran"])
+        except media.MediaError as error:
+            row |= {"error": str(error), "step": "probe"}
+        except (OSError, storage.StorageError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            reason = reason.removeprefix(f"{file['path']}: ")
+            row |= {"error": reason, "step": "read"}
+        return row
+
+    def _measured(self, path: str, ran: list[str]) -> dict[str, Any]:
+        digest, size = self._digest(path)
+        probe = storage.key(
+            "probe", observation.VERSION, digest, dataclasses.asdict(self.probe)
+        )
+        shots = storage.key("shots", VERSION, probe, dataclasses.asdict(self.cut))
+        found = self.store.read("shots", shots)
+        if found is None:
+            seen = self._observation(path, probe, ran=ran)
+            ran.append("shots")
+            found = json.dumps(describe(seen, self.cut)).encode()
+            self.store.write("shots", shots, data=found)
+        return {"sha256": digest, "bytes": size, "probe": probe} | json.loads(found)
+
+    def _digest(self, path: str) -> tuple[str, int]:
+        """SHA-256 and size; remembered for a local file that did not change."""
+        facts = storage.file_facts(path)
+        name = storage.key("digest", facts) if facts else ""
+        known = self.store.read("digests", name) if facts else None
+        if known is not None:
+            digest, size = json.loads(known)
+            return digest, size
+        with storage.local_copy(path) as (local, digest):
+            size = os.path.getsize(local)
+        if facts:
+            data = json.dumps([digest, size]).encode()
+            self.store.write("digests", name, data=data)
+        return digest, size
+
+    def _observation(
+        self, path: str, key: str, *, ran: list[str]
+    ) -> observation.Observation:
+        found = self.store.read("probe", key)
+        if found is not None:
+            with contextlib.suppress(ValueError):  # damaged: made again
+                return observation.Observation.from_bytes(found)
+        failed = self.store.read("failures", key)
+        if failed is not None:
+            raise media.MediaError(failed.decode())
+        ran.append("probe")
+        with storage.local_copy(path) as (local, _):
+            try:
+                seen = probe_file(os.fspath(local), self.probe)
+            except media.MediaError as error:
+                text = str(error).encode("utf-8", "replace")
+                self.store.write("failures", key, data=text)
+                raise
+        self.store.write("probe", key, data=seen.to_bytes())
+        return seen
+
+
+def probe_file(path: str, rules: settings.ProbeSettings) -> observation.Observation:
+    """Decode a file in a guarded process, and measure it.
+
+    Raises:
+      MediaError: it cannot be decoded to its end, or takes too long or too much; the
+        message does not begin with its name.
+    """
+    limits = {"max_pixels": rules.max_pixels, "limits": rules.limits}
+    try:
+        with guard.open_frames(path, **limits) as stream:
+            pixels = _within(stream.pixels, rules.total_seconds)
+            return observation.observe(
+                dataclasses.replace(stream, pixels=pixels), rules
+            )
+    except media.MediaError as error:
+        raise media.MediaError(str(error).removeprefix(f"{path}: ")) from error
+
+
+def _within(pixels: Iterator[np.ndarray], seconds: float) -> Iterator[np.ndarray]:
+    end = time.monotonic() + seconds
+    for frame in pixels:
+        yield frame
+        if time.monotonic() > end:
+            raise media.MediaError(f"takes more than {seconds:g} s in all: given up")
+
+
+def describe(
+    seen: observation.Observation, cut: settings.CutSettings
+) -> dict[str, Any]:
+    """Facts of a file and of its shots, as JSON values."""
+    shots = []
+    for first, last in cutting.find_shots(seen, cut):
+        inside = seen.inside(first, last)
+        chosen = (
+            inside[
+                np.linspace(0, len(inside) - 1, min(len(inside), _MOST_HASHES))
+                .round()
+                .astype(int)
+            ]
+            if len(inside)
+            else inside
+        )
+        good = chosen[duplicates.worth_hashing(seen.samples[chosen])]
+        hashes = duplicates.hashes(seen.samples[good])
+        shots.append(
+            {
+                "first": first,
+                "last": last,
+                "scores": scoring.scores(seen, first, last=last),
+                "samples": good.tolist(),
+                "hashes": [int(value) for value in hashes],
+                "thumbnail": int(inside[len(inside) // 2]) if len(inside) else 0,
+            }
+        )
+    info = {
+        "frames": seen.frames,
+        "height": seen.height,
+        "width": seen.width,
+        "fps": seen.fps,
+        "notes": list(seen.notes),
+    }
+    return {"info": info, "shots": shots}

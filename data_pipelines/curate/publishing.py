@@ -1,0 +1,113 @@
+"""From shards in the store to a dataset that stands whole, here or in a bucket.
+
+    DATASET/quarantine.jsonl    every rejected clip: step, reason, threshold, value
+    DATASET/thumbnails.jsonl    pictures of some of them
+
+beside the files of `data_pipelines.records`. A local dataset appears by one rename; in
+a bucket dataset.json, without which it is none, is written last.
+"""
+
+import base64
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import records
+from data_pipelines.curate import shards, storage
+
+QUARANTINE, THUMBNAILS = "quarantine.jsonl", "thumbnails.jsonl"
+PICTURES = 24  # of the rejected clips of a kind
+SCHEMA = 1  # of what curation adds
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What is published.
+
+    Attributes:
+      splits: rows of the shards of each split (`shards.ShardStep`).
+      info: entries of dataset.json.
+      report, quarantine, thumbnails: lines of those files.
+    """
+
+    splits: Mapping[str, Sequence[Mapping[str, Any]]]
+    info: Mapping[str, Any]
+    report: Sequence[Mapping[str, Any]]
+    quarantine: Sequence[Mapping[str, Any]]
+    thumbnails: Sequence[Mapping[str, Any]]
+
+
+def check_output(output: str, *, overwrite: bool) -> None:
+    """Refuse an output that is in the way, before any work.
+
+    Raises:
+      DatasetError: it stands there, or does not answer.
+    """
+    if not storage.is_bucket(output):
+        records.check_output(output, overwrite=overwrite)
+        return
+    info = storage.read_bytes(storage.join(output, records.INFO))
+    if info is not None and not overwrite:
+        raise records.DatasetError(f"{output}: exists; --overwrite replaces it")
+
+
+def publish(
+    dataset: Dataset, output: str, *, store: storage.Store, overwrite: bool
+) -> dict[str, Any]:
+    """Write a dataset; returns its dataset.json.
+
+    Raises:
+      DatasetError: the output is in the way, or cannot be written.
+    """
+    if not storage.is_bucket(output):
+        with records.publish(output, overwrite=overwrite) as root:
+            info, entries = _write_metadata(dataset, root)
+            for entry in entries:
+                source = store.path("shards", entry["key"])
+                storage.copy(source, os.fspath(root / entry["file"]))
+            return info
+    before = {path for _, path in storage.find(storage.join(output, "**"))}
+    storage.remove(storage.join(output, records.INFO))
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
+        root = Path(folder)
+        info, entries = _write_metadata(dataset, root)
+        for entry in entries:
+            source = store.path("shards", entry["key"])
+            storage.copy(source, storage.join(output, entry["file"]))
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        for path in sorted(paths, key=lambda path: path.name == records.INFO):
+            name = path.relative_to(root).as_posix()
+            storage.upload(path, storage.join(output, name))
+        names = [path.relative_to(root).as_posix() for path in paths]
+    names += [entry["file"] for entry in entries]
+    for path in before - {storage.join(output, name) for name in names}:
+        storage.remove(path)
+    return info
+
+
+def _write_metadata(
+    dataset: Dataset, root: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    directory = shards.write_tfds_metadata(root, dataset.splits)
+    entries = list(shards.shard_entries(directory, dataset.splits))
+    (root / QUARANTINE).write_bytes(json_lines(dataset.quarantine))
+    (root / THUMBNAILS).write_bytes(json_lines(dataset.thumbnails))
+    info = {"kind": "clips", "name": "curated", "schema": SCHEMA, **dataset.info}
+    written = records.write_metadata(
+        root, directory, info=info, report=dataset.report, shards=entries
+    )
+    return written, entries
+
+
+def json_lines(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    """The bytes of a .jsonl; halves of characters become JSON's escapes of them."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def base64_text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,114 @@
+"""Files here and in buckets; a bucket in memory stands for the others."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations import memory
+
+from data_pipelines import records
+from data_pipelines.curate import storage
+
+
+@pytest.fixture
+def bucket() -> Any:
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield "memory://bucket"
+    system.store.clear()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "RETRY_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture(params=["local", "bucket", "file"])
+def root(request: Any, tmp_path: Path, bucket: str) -> str:
+    return {"local": str(tmp_path), "bucket": bucket, "file": f"file://{tmp_path}"}[
+        request.param
+    ]
+
+
+def test_what_is_written_is_read_and_found(root: str) -> None:
+    names = ("a.mp4", "sub/b.mp4", "sub/deep/c.MP4", "sub/d.txt")
+    for name in names:
+        storage.write_bytes(storage.join(root, name), name.encode())
+    assert storage.read_bytes(storage.join(root, "sub/b.mp4")) == b"sub/b.mp4"
+    assert storage.read_bytes(storage.join(root, "gone")) is None
+    everything = dict(storage.find(f"{root}/**/*"))
+    assert list(everything) == sorted(names)
+    assert list(dict(storage.find(f"{root}/*.mp4"))) == ["a.mp4"]
+    for path in everything.values():
+        with storage.local_copy(path) as (local, digest):
+            data = local.read_bytes()
+            assert digest == storage.hashlib.sha256(data).hexdigest()
+        assert storage.read_bytes(path) == data
+
+
+def test_copies_go_anywhere(tmp_path: Path, bucket: str) -> None:
+    here, there, back = str(tmp_path / "a"), f"{bucket}/a", str(tmp_path / "x" / "b")
+    storage.write_bytes(here, b"data")
+    storage.copy(here, there)
+    storage.copy(there, back)
+    storage.copy(back, str(tmp_path / "c"))
+    assert storage.read_bytes(str(tmp_path / "c")) == b"data"
+    assert sorted(os.listdir(tmp_path)) == ["a", "c", "x"]
+
+
+class Flaky(memory.MemoryFileSystem):
+    """A bucket that fails as often as `faults` says."""
+
+    protocol = "flaky"
+    faults = 0
+
+    def cat_file(self, path: str, **options: Any) -> bytes:
+        if Flaky.faults > 0:
+            Flaky.faults -= 1
+            raise OSError("503: slow down\nplease")
+        return super().cat_file(path, **options)
+
+
+def test_a_bucket_that_fails_is_asked_again_then_it_is_one_line() -> None:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    path = "flaky://bucket/a"
+    storage.write_bytes(path, b"data")
+    Flaky.faults = 2
+    assert storage.read_bytes(path) == b"data"
+    Flaky.faults = 3
+    message = r"^flaky://bucket/a: 503: slow down please$"
+    with pytest.raises(storage.StorageError, match=message):
+        storage.read_bytes(path)
+
+
+def test_an_unknown_bucket_is_one_line() -> None:
+    with pytest.raises(storage.StorageError, match="nowhere://a: "):
+        storage.read_bytes("nowhere://a")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(storage.StorageError, match="No space left on device"):
+        storage.write_bytes(str(tmp_path / "a"), b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keys_are_of_all_parts() -> None:
+    keys = {storage.key("a", 1), storage.key("a", 2), storage.key("b", 1)}
+    assert len(keys) == 3
+    assert storage.key({"b": 1, "a": 2}) == storage.key({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "root"),
+    [("/a/b/*.mp4", "/a/b/"), ("a*/b", ""), ("/a/b?c/d", "/a/"), ("b/c.mp4", "b/")],
+)
+def test_names_begin_after_the_fixed_part(pattern: str, root: str) -> None:
+    assert storage.fixed_part(pattern) == root
