@@ -23,12 +23,11 @@ from data_pipelines import records
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files
 from data_pipelines.curate import (
-    duplicates,
+    decisions,
     observation,
     probing,
     publishing,
     runners,
-    scoring,
     shards,
     storage,
 )
@@ -58,50 +57,6 @@ class CurationJob:
     held_out: Callable[[int], int] = lambda clips: clips // 10
     keep_uncaptioned: bool = False
     overwrite: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Clip:
-    """A shot that nothing rejected yet.
-
-    Attributes:
-      id: the file's name, with `#first-last` where it is a part of the file.
-      row: of its file.
-      shot: of the row.
-    """
-
-    id: str
-    file: str
-    path: str
-    sha256: str
-    probe: str
-    first: int
-    last: int
-    frames: int
-    height: int
-    width: int
-    fps: float
-    bytes: int
-    hashes: tuple[int, ...]
-    samples: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        return self.last - self.first + 1
-
-    def rank(self) -> tuple:
-        """Of two that show the same, the lesser is kept: more to see, then the name."""
-        return (-self.length * self.height * self.width, self.id)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejection:
-    """Why a clip or a file is not in the dataset."""
-
-    step: str
-    reason: str
-    threshold: float | None = None
-    value: float | None = None
 
 
 def curate(
@@ -135,27 +90,17 @@ def curate(
                 total=len(clips),
             ),
         )
-        account = _decide(rows, texts, job=job, settings=settings)
+        account = decisions.decide(
+            _read_rows(rows),
+            settings,
+            captioned=lambda n: job.keep_uncaptioned or bool(texts.texts.get(n)),
+            store=job.store,
+        )
         account.check_rate(settings.max_rejected, store=job.store)
         splits = split_clips(account.kept, job)
-        plan = {
-            name: list(
-                shards.plan_shards([_entry(c, texts) for c in part], settings.shards)
-            )
-            for name, part in splits.items()
-        }
-        step = shards.ShardStep(job.store, settings.probe, settings.shards)
+        made = _write_shards(splits, texts, job=job, settings=settings, runner=runner)
         made = {
-            name: list(
-                _counted(
-                    runner.map(f"write {name}", step, items=parts),
-                    ran,
-                    name="writing",
-                    total=len(parts),
-                )
-            )
-            for name, parts in plan.items()
-            if parts
+            n: list(_counted(part, ran, name="writing")) for n, part in made.items()
         }
         split_of = {clip.id: name for name, part in splits.items() for clip in part}
         lines = list(_report(rows, account, split_of=split_of, texts=texts))
@@ -170,7 +115,7 @@ def curate(
                 },
                 report=lines,
                 quarantine=list(account.quarantine()),
-                thumbnails=_thumbnails(rows, account, job.store),
+                thumbnails=_thumbnails(rows, account, store=job.store),
             ),
             job.output,
             store=job.store,
@@ -179,12 +124,30 @@ def curate(
     return info | {"ran": dict(ran)}
 
 
+def _write_shards(
+    splits: Mapping[str, Sequence[decisions.Clip]],
+    texts: caption_files.Captions,
+    *,
+    job: CurationJob,
+    settings: settings_lib.CurationSettings,
+    runner: runners.Runner,
+) -> dict[str, Iterator[Mapping[str, Any]]]:
+    """Rows of the shards of each split that has clips, as they are written."""
+    step = shards.ShardStep(job.store, settings.probe, settings.shards)
+    made = {}
+    for name, clips in splits.items():
+        entries = [_entry(clip, texts) for clip in clips]
+        if parts := list(shards.plan_shards(entries, settings.shards)):
+            made[name] = runner.map(f"write {name}", step, items=parts)
+    return made
+
+
 def _counted(
     rows: Iterable[Mapping[str, Any]],
     ran: collections.Counter[str],
     *,
     name: str,
-    total: int,
+    total: int | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     for row in tqdm.tqdm(rows, desc=name, total=total):
         ran.update(row["ran"])
@@ -243,156 +206,9 @@ def _fetched_captions(captions: str | None, root: str, *, folder: Path) -> Path:
     return texts
 
 
-@dataclasses.dataclass
-class Account:
-    """What became of every clip.
-
-    Attributes:
-      kept: clips of the dataset.
-      rejected: id of a clip, or name of a file that failed, to why.
-    """
-
-    kept: list[Clip] = dataclasses.field(default_factory=list)
-    rejected: dict[str, Rejection] = dataclasses.field(default_factory=dict)
-
-    def reject(self, clips: Mapping[str, Rejection]) -> None:
-        """Move clips from kept to rejected."""
-        self.rejected |= clips
-        self.kept = [clip for clip in self.kept if clip.id not in clips]
-
-    def quarantine(self) -> Iterator[dict[str, Any]]:
-        """A line for every rejected clip, by name."""
-        for name in sorted(self.rejected):
-            yield {"clip": name} | dataclasses.asdict(self.rejected[name])
-
-    def check_rate(self, limit: float, *, store: storage.Store) -> None:
-        """Stop where nothing is left, or more than a part was rejected.
-
-        Raises:
-          DatasetError: with the counts; the log lies in the store.
-        """
-        total = len(self.kept) + len(self.rejected)
-        rate = len(self.rejected) / total
-        if self.kept and rate <= limit:
-            return
-        path = storage.join(store.root, publishing.QUARANTINE)
-        storage.write_bytes(path, publishing.json_lines(self.quarantine()))
-        steps = collections.Counter(r.step for r in self.rejected.values())
-        counts = ", ".join(f"{count} by {step}" for step, count in steps.most_common())
-        allowed = f"at most {limit:.0%} may be" if self.kept else "none is left"
-        raise records.DatasetError(
-            f"{len(self.rejected)} of {total} clips were rejected ({counts}), "
-            f"{allowed}; why is in {path}"
-        )
-
-
-def _decide(
-    rows: Path,
-    texts: caption_files.Captions,
-    *,
-    job: CurationJob,
-    settings: settings_lib.CurationSettings,
-) -> Account:
-    """Every decision about the clips of a file's rows, step by step."""
-    account = Account()
-    for row in _read_rows(rows):
-        if "error" in row:
-            account.rejected[row["name"]] = Rejection(row["step"], row["error"])
-            continue
-        for shot in row["shots"]:
-            clip = _clip(row, shot)
-            broken = scoring.rejection(shot["scores"], settings.bounds)
-            if broken is not None:
-                facts = (broken["reason"], broken["threshold"], broken["value"])
-                account.rejected[clip.id] = Rejection("score", *facts)
-            else:
-                account.kept.append(clip)
-    if not job.keep_uncaptioned:
-        bare = [clip for clip in account.kept if not texts.texts.get(clip.file)]
-        account.reject({clip.id: Rejection("caption", "no caption") for clip in bare})
-    if settings.duplicates.exact:
-        account.reject(exact_duplicates(account.kept))
-    if settings.duplicates.near:
-        near = near_duplicates(account.kept, settings.duplicates, store=job.store)
-        account.reject(near)
-    return account
-
-
-def _clip(row: Mapping[str, Any], shot: Mapping[str, Any]) -> Clip:
-    info, name = row["info"], row["name"]
-    whole = shot["last"] - shot["first"] + 1 == info["frames"]
-    share = (shot["last"] - shot["first"] + 1) / info["frames"]
-    return Clip(
-        id=name if whole else f"{name}#{shot['first']}-{shot['last']}",
-        file=name,
-        path=row["path"],
-        sha256=row["sha256"],
-        probe=row["probe"],
-        first=shot["first"],
-        last=shot["last"],
-        frames=info["frames"],
-        height=info["height"],
-        width=info["width"],
-        fps=info["fps"],
-        bytes=max(1, round(share * row["bytes"])),
-        hashes=tuple(shot["hashes"]),
-        samples=tuple(shot["samples"]),
-    )
-
-
-def exact_duplicates(clips: Sequence[Clip]) -> dict[str, Rejection]:
-    """Clips of a file whose bytes are those of another, the first by name."""
-    first: dict[str, str] = {}
-    for clip in sorted(clips, key=lambda clip: clip.file):
-        first.setdefault(clip.sha256, clip.file)
-    return {
-        clip.id: Rejection("deduplicate", f"its file is {first[clip.sha256]} again")
-        for clip in clips
-        if clip.file != first[clip.sha256]
-    }
-
-
-def near_duplicates(
-    clips: Sequence[Clip],
-    settings: settings_lib.DuplicateSettings,
-    *,
-    store: storage.Store,
-) -> dict[str, Rejection]:
-    """Clips that show what a kept one shows."""
-    counts = [len(clip.hashes) for clip in clips]
-    if not sum(counts):
-        return {}
-
-    @functools.lru_cache(maxsize=256)
-    def samples(probe: str) -> Any:
-        data = store.read("probe", probe)
-        if data is None:
-            raise records.DatasetError(
-                f"{store.root}: lacks what it held; run it again"
-            )
-        return observation.Observation.from_bytes(data).samples
-
-    hashed = duplicates.ClipHashes(
-        np.array([h for clip in clips for h in clip.hashes], np.uint64),
-        np.repeat(np.arange(len(clips)), counts),
-        np.array([s for clip in clips for s in clip.samples], np.int64),
-        [clip.rank() for clip in clips],
-    )
-    found = duplicates.near_duplicates(
-        hashed, settings, picture=lambda clip, s: samples(clips[clip].probe)[s]
-    )
-    return {
-        clips[clip].id: Rejection(
-            "deduplicate",
-            f"shows what {clips[other].id} shows",
-            settings.share,
-            float(f"{share:.6g}"),
-        )
-        for clip, (other, share) in found.items()
-    }
-
-
-def split_clips(clips: Sequence[Clip], job: CurationJob) -> dict[str, list[Clip]]:
+def split_clips(
+    clips: Sequence[decisions.Clip], job: CurationJob
+) -> dict[str, list[decisions.Clip]]:
     """Hold out whole files, chosen by a hash of seed and name; clips sorted by id."""
     of_file = collections.Counter(clip.file for clip in clips)
 
@@ -411,7 +227,7 @@ def split_clips(clips: Sequence[Clip], job: CurationJob) -> dict[str, list[Clip]
     }
 
 
-def _entry(clip: Clip, texts: caption_files.Captions) -> dict[str, Any]:
+def _entry(clip: decisions.Clip, texts: caption_files.Captions) -> dict[str, Any]:
     """A clip as the step of its shard takes it."""
     entry = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
     for name in ("hashes", "samples", "probe", "file"):
@@ -421,7 +237,7 @@ def _entry(clip: Clip, texts: caption_files.Captions) -> dict[str, Any]:
 
 def _report(
     rows: Path,
-    account: Account,
+    account: decisions.Account,
     *,
     split_of: Mapping[str, str],
     texts: caption_files.Captions,
@@ -432,7 +248,7 @@ def _report(
             yield {"input": row["name"], "outcome": "failed", "reason": row["error"]}
             continue
         for shot in row["shots"]:
-            clip = _clip(row, shot)
+            clip = decisions.clip_of(row, shot)
             notes = [*row["info"]["notes"], *texts.notes.get(clip.file, ())]
             line: dict[str, Any] = {"input": clip.id, "outcome": "kept"}
             line |= {"notes": notes} if notes else {}
@@ -474,7 +290,9 @@ def _ignored(
             yield {"input": name, "outcome": "ignored", "reason": reason}
 
 
-def contents(report: Sequence[Mapping[str, Any]], account: Account) -> dict[str, Any]:
+def contents(
+    report: Sequence[Mapping[str, Any]], account: decisions.Account
+) -> dict[str, Any]:
     """Entries of dataset.json: outcomes, sizes, lengths, statistics of the scores."""
     kept = [line for line in report if line["outcome"] == "kept"]
     sizes = collections.Counter(f"{k['width']}x{k['height']}" for k in kept)
@@ -501,14 +319,14 @@ def contents(report: Sequence[Mapping[str, Any]], account: Account) -> dict[str,
 
 
 def _thumbnails(
-    rows: Path, account: Account, store: storage.Store
+    rows: Path, account: decisions.Account, *, store: storage.Store
 ) -> list[dict[str, Any]]:
     """A picture of the first rejected clips of each reason."""
     shown: collections.Counter[tuple[str, str]] = collections.Counter()
     lines = []
     for row in _read_rows(rows):
         for shot in row.get("shots", ()):
-            clip = _clip(row, shot)
+            clip = decisions.clip_of(row, shot)
             why = account.rejected.get(clip.id)
             if why is None:
                 continue

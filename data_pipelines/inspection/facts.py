@@ -78,7 +78,7 @@ def read_facts(path: Path, plan: PackingPlan) -> dict[str, Any]:
         "values": _values(kept),
         "sizes": collections.Counter(f"{k['width']}x{k['height']}" for k in kept),
         "captions": {name: _caption_facts(own) for name, own in texts.items()},
-        "packing": pack(kept, texts, plan),
+        "packing": pack(kept, texts, plan=plan),
         "rejected": _reasons(others),
         "rejections": others[:_TOLD],
     }
@@ -140,6 +140,7 @@ def _caption_facts(texts: Sequence[str]) -> dict[str, Any]:
 def pack(
     kept: Sequence[Mapping[str, Any]],
     texts: Mapping[str, Sequence[str]],
+    *,
     plan: PackingPlan,
 ) -> dict[str, Any]:
     """What packing makes of the clips: efficiency, clips a row, tokens a clip.

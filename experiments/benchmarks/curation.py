@@ -144,10 +144,10 @@ def cut_tally(shots: Sequence[Shot], rng: np.random.Generator) -> Tally:
     """Each shot alone, with a flash, and three at a time end to end."""
     tally = Tally()
     for shot in shots:
-        _count_cuts(tally, shot.name, shot.frames, cuts=[])
+        _count_cuts(tally, shot.frames, name=shot.name, cuts=[])
         flash = shot.frames.copy()
         flash[len(flash) // 2] = 255 - (255 - flash[len(flash) // 2]) // 4
-        _count_cuts(tally, f"{shot.name}, flash", flash, cuts=[])
+        _count_cuts(tally, flash, name=f"{shot.name}, flash", cuts=[])
     for _ in shots:
         parts = [shots[i] for i in rng.choice(len(shots), 3, replace=False)]
         height, width = parts[0].frames.shape[1:3]
@@ -158,11 +158,13 @@ def cut_tally(shots: Sequence[Shot], rng: np.random.Generator) -> Tally:
             cuts.append(sum(map(len, pieces)))
             pieces.append(piece)
         name = " | ".join(part.name for part in parts)
-        _count_cuts(tally, name, np.concatenate(pieces), cuts=cuts[1:])
+        _count_cuts(tally, np.concatenate(pieces), name=name, cuts=cuts[1:])
     return tally
 
 
-def _count_cuts(tally: Tally, name: str, frames: Frames, *, cuts: list[int]) -> None:
+def _count_cuts(
+    tally: Tally, frames: Frames, *, name: str, cuts: Sequence[int]
+) -> None:
     found = set(cutting.find_cuts(observed(frames, 12.0), _DEFAULTS.cut))
     for at in sorted(found | set(cuts)):
         tally.add(f"{name} at {at}", found=at in found, true=at in cuts)

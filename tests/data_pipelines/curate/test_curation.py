@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.curate import curation, publishing, runners, settings, storage
+from data_pipelines.curate import (
+    curation,
+    decisions,
+    publishing,
+    runners,
+    settings,
+    storage,
+)
 from soraflax import media
 from tests.data_pipelines.curate import raw_files
 
@@ -176,9 +183,9 @@ def test_an_unknown_score_is_refused() -> None:
 
 
 def test_shots_of_one_file_are_held_out_together() -> None:
-    def clip(file: str, first: int) -> curation.Clip:
+    def clip(file: str, first: int) -> decisions.Clip:
         rest = ("", "", "", first, first, 9, 1, 1, 1.0, 1, (), ())
-        return curation.Clip(f"{file}#{first}", file, *rest)
+        return decisions.Clip(f"{file}#{first}", file, *rest)
 
     clips = [clip(f"{n}.mp4", first) for n in range(20) for first in range(3)]
     job = curation.CurationJob("", "", storage.Store(""), held_out=lambda n: n // 10)
