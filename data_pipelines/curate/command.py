@@ -135,15 +135,13 @@ def run(
     return curation.curate(job, settings, runner=runner)
 
 
-def summary(output: str, info: Mapping[str, Any]) -> list[str]:
-    """Counts by split, by outcome and by the step that rejected; steps that ran."""
+def summary(info: Mapping[str, Any]) -> list[str]:
+    """What each step rejected, and which steps ran."""
 
     def counted(counts: Mapping[str, int]) -> str:
-        return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
+        return ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "none"
 
     return [
-        f"{output}: {sum(info['splits'].values())} clips ({counted(info['splits'])})",
-        f"  inputs: {counted(info['outcomes'])}",
         f"  rejected by step: {counted(info['rejected'])}; why is in quarantine.jsonl",
-        f"  ran: {counted(info['ran'])}; the rest was made before",
+        f"  steps that ran: {counted(info['ran'])}; the rest was made before",
     ]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from data_pipelines import account as account_lib
 from data_pipelines import records
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files
@@ -303,6 +304,7 @@ def contents(
                 scores[name].append(value)
     parts = (0, 0.1, 0.5, 0.9, 1)
     return {
+        "account": account_lib.summary(report),
         "outcomes": dict(collections.Counter(line["outcome"] for line in report)),
         "rejected": dict(
             collections.Counter(r.step for r in account.rejected.values())

@@ -70,7 +70,7 @@ def publish(
                 source = store.path("shards", entry["key"])
                 storage.copy(source, os.fspath(root / entry["file"]))
             return info
-    before = {path for _, path in storage.find(storage.join(output, "**"))}
+    before = _old_shards(output)
     storage.remove(storage.join(output, records.INFO))
     with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
         root = Path(folder)
@@ -82,11 +82,17 @@ def publish(
         for path in sorted(paths, key=lambda path: path.name == records.INFO):
             name = path.relative_to(root).as_posix()
             storage.upload(path, storage.join(output, name))
-        names = [path.relative_to(root).as_posix() for path in paths]
-    names += [entry["file"] for entry in entries]
-    for path in before - {storage.join(output, name) for name in names}:
-        storage.remove(path)
+    # Of what else lies there, only shards of the dataset before are ours to remove.
+    for name in before - {entry["file"] for entry in entries}:
+        storage.remove(storage.join(output, name))
     return info
+
+
+def _old_shards(output: str) -> set[str]:
+    """Names of the shards of a dataset that is to be replaced."""
+    data = storage.read_bytes(storage.join(output, records.MANIFEST))
+    names = [shard["file"] for shard in json.loads(data)["shards"]] if data else []
+    return {name for name in names if ".array_record-" in name and ".." not in name}
 
 
 def _write_metadata(

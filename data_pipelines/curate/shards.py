@@ -33,9 +33,20 @@ class CuratedClips(base.RecordBuilder):
         return base.clip_features()
 
     def serialize(self, record: records.ClipRecord) -> bytes:
-        """The bytes of a record in a shard."""
+        """The bytes of a record in a shard, the same in every process.
+
+        Those of TFDS's own writers hold a record's fields in an order that changes.
+        """
+        from tensorflow_datasets.core import example_serializer
+
         features: Any = self.info.features
-        return features.serialize_example(features.encode_example(record.to_example()))
+        serializer = example_serializer.ExampleSerializer(
+            features.get_serialized_info()
+        )
+        example = serializer.get_tf_example(
+            features.encode_example(record.to_example())
+        )
+        return example.SerializeToString(deterministic=True)
 
 
 def plan_shards(

@@ -180,6 +180,8 @@ def upload(source: Path, path: str) -> None:
         patiently(lambda: _move_local(source, Path(path)), path)
         return
     system, inner = file_system(path)
+    folder = inner.rsplit("/", 1)[0]
+    patiently(lambda: system.makedirs(folder, exist_ok=True), path)
     patiently(lambda: system.put_file(os.fspath(source), inner), path)
 
 

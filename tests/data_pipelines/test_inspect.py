@@ -54,7 +54,7 @@ def test_what_is_no_dataset_is_one_line(
 ) -> None:
     assert inspect.main([str(tmp_path)]) == 2
     assert "not a dataset (no dataset.json)" in capsys.readouterr().err
-    dataset = clip_data.write_clips(tmp_path / "data", train=1, validation=0)
+    dataset = clip_data.write_clips(tmp_path / "data", train=1, validation=1)
     words = [str(dataset), "--row", "64", "--max-tokens", "128"]
     assert inspect.main(words) == 2
     assert "is more than --row 64: use 64 or fewer" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def test_a_pattern_is_curated(
     assert prepare.main([*words, "--workers", "1", "--min", "motion=none"]) == 0
     said = capsys.readouterr().out
     assert f"{output}: 1 clips (1 train)" in said
-    assert "ran: 1 probe, 1 shots, 1 shard" in said
+    assert "steps that ran: 1 probe, 1 shots, 1 shard" in said
     rules = json.loads((output / "dataset.json").read_text())["settings"]
     assert rules["limits"] == {"motion": {"least": None, "greatest": None}}
     assert (tmp_path / "data.cache" / "probe").is_dir()

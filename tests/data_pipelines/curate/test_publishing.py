@@ -1,6 +1,7 @@
 """From bucket to bucket: the dataset stands whole, and replaces the one before."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,23 @@ def test_from_bucket_to_bucket(bucket: str, tmp_path: Path) -> None:
     assert clips[0].captions == {"caption": "the clip a.mp4"}
     with pytest.raises(records.DatasetError, match="exists; --overwrite replaces it"):
         curation.curate(job, rules, runner=runners.Local())
-    storage.write_bytes("memory://made/data/stale", b"x")
+    manifest = json.loads((local / records.MANIFEST).read_text())
+    stale = {"file": "curated_clips/1.0.0/c-train.array_record-00001-of-00002"}
+    manifest["shards"].append(stale)
+    for name, data in (
+        (records.MANIFEST, json.dumps(manifest).encode()),
+        (stale["file"], b"x"),
+        ("not_ours.txt", b"y"),
+    ):
+        storage.write_bytes(f"memory://made/data/{name}", data)
     job = dataclasses.replace(job, overwrite=True)
     again = curation.curate(job, rules, runner=runners.Local())
     assert again["ran"] == {}
-    assert storage.read_bytes("memory://made/data/stale") is None
-    assert {n for n, _ in storage.find("memory://made/data/**")} == {
+    left = {n for n, _ in storage.find("memory://made/data/**")} - {"not_ours.txt"}
+    assert left == {
         p.relative_to(local).as_posix() for p in local.rglob("*") if p.is_file()
     }
+    assert storage.read_bytes("memory://made/data/not_ours.txt") == b"y"
 
 
 def test_lines_of_any_text_can_be_written() -> None:
