@@ -23,7 +23,9 @@ import tqdm
 from jaxtyping import Float, Float16, UInt8
 
 from data_pipelines import account, records, sources, transforms
+from soraflax import config as config_lib
 from soraflax.ops import grid as grids
+from soraflax.pretrained import models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,18 @@ class LatentEncoder:
     temporal_ratio: int
     spatial_ratio: int
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of_model(cls, model: models.AutoencoderModel) -> "LatentEncoder":
+        """The encoder of an autoencoder, whose parameters are on one device in use."""
+        model = dataclasses.replace(model)  # which remembers what is on a device
+        return cls(
+            encode=model.encode,
+            digest=model.encoder_digest,
+            temporal_ratio=model.config.temporal_ratio,
+            spatial_ratio=model.config.spatial_ratio,
+            config=json.loads(config_lib.to_json(model.config)),
+        )
 
     def grid(self, patch: tuple[int, int, int]) -> grids.Grid:
         return grids.Grid(self.temporal_ratio, self.spatial_ratio, patch=patch)

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-rejected", type=float, default=0.9, help="part that may be rejected")
     add("--shard-size", type=int, default=2**28, metavar="BYTES", help="of a shard")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="for a frame")
+    add("--encoder", help="an autoencoder: latents of the clips go to OUTPUT.latents")
     add(
         "--runner",
         help="of Apache Beam, with its own options after it: DirectRunner, "
@@ -116,6 +117,10 @@ def run(
     from data_pipelines.curate import curation, runners, storage
 
     settings = settings_of(args)
+    if args.encoder and storage.is_bucket(args.output):
+        raise ValueError(
+            f"--encoder: no latents are written to {args.output}: use a local --output"
+        )
     cache = args.cache or f"{args.output.rstrip('/')}.cache"
     runner: runners.Runner = runners.Local(args.workers)
     if args.runner:
@@ -132,7 +137,21 @@ def run(
         keep_uncaptioned=args.keep_uncaptioned,
         overwrite=args.overwrite,
     )
-    return curation.curate(job, settings, runner=runner)
+    info = curation.curate(job, settings, runner=runner)
+    if args.encoder:
+        _encode(args)
+    return info
+
+
+def _encode(args: argparse.Namespace) -> None:
+    """Write the latents of the clips beside them."""
+    from data_pipelines import latents
+    from soraflax.pretrained import models
+
+    encoder = latents.LatentEncoder.of_model(models.load_autoencoder(args.encoder))
+    target = f"{args.output.rstrip('/')}.latents"
+    rules = {"encoder": encoder, "overwrite": args.overwrite}
+    latents.cache_latents(args.output, target, **rules)
 
 
 def summary(info: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """What a transformer trains on: latents, cached once, and its text; both checked."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -35,14 +34,7 @@ class TrainedEncoder:
 
     def for_cache(self) -> latents.LatentEncoder:
         """The encoder as `cache_latents` takes it; on one device while in use."""
-        model = dataclasses.replace(self.model)  # which remembers what is on a device
-        return latents.LatentEncoder(
-            encode=model.encode,
-            digest=self.model.encoder_digest,
-            temporal_ratio=self.model.config.temporal_ratio,
-            spatial_ratio=self.model.config.spatial_ratio,
-            config=json.loads(config_lib.to_json(self.model.config)),
-        )
+        return latents.LatentEncoder.of_model(self.model)
 
 
 @dataclasses.dataclass(frozen=True)

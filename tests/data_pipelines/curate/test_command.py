@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import prepare
+from data_pipelines import latents, prepare
 from data_pipelines.curate import command, settings
+from soraflax.pretrained import models
+from tests.data_pipelines import clip_data
 
 
 def test_a_pattern_is_curated(
@@ -21,6 +23,20 @@ def test_a_pattern_is_curated(
     rules = json.loads((output / "dataset.json").read_text())["settings"]
     assert rules["limits"] == {"motion": {"least": None, "greatest": None}}
     assert (tmp_path / "data.cache" / "probe").is_dir()
+
+
+def test_clips_are_encoded_beside_the_dataset(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "load_autoencoder", lambda path: path)
+    monkeypatch.setattr(
+        latents.LatentEncoder, "of_model", lambda model: clip_data.encoder(model * 64)
+    )
+    words = ["--input", f"{raw}/a*.mp4", "--output", str(tmp_path / "data")]
+    words += ["--workers", "1", "--encoder", "e", "--validation-count", "0"]
+    assert prepare.main(words) == 0
+    made = latents.open_latents(tmp_path / "data.latents", digest="e" * 64)
+    assert [record.id for record in made] == ["a.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ def test_an_observation_survives_its_bytes(tmp_path: Path) -> None:
     assert again.at[-1] == again.frames - 1 == 16
     with pytest.raises(ValueError, match="damaged observation"):
         observation.Observation.from_bytes(data[:-50])
+
+
+def test_a_missing_detector_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    path = raw_files.save(tmp_path / "a.mp4", raw_files.world(0))
+    rules = settings.ProbeSettings(detector="pyscenedetect")
+    with pytest.raises(ImportError, match=r"soraflax\[scenes\]"):
+        probing.probe_file(str(path), rules)
 
 
 def test_a_scorer_that_is_not_there_is_refused() -> None:
