@@ -133,6 +133,20 @@ def test_another_limit_decodes_nothing_again(
     assert whole["ran"]["shots"] == 8 and "probe" not in whole["ran"]
 
 
+def test_small_shards_hold_the_same_clips(
+    made: tuple[Path, dict[str, Any]], raw: Path, tmp_path: Path
+) -> None:
+    job = dataclasses.replace(_job(raw, made[0]), output=str(tmp_path / "data"))
+    info = _curate(job, shards=settings.ShardSettings(size=1))
+    assert info["ran"] == {"shard": 5}
+    manifest = records.read_manifest(tmp_path / "data")["shards"]
+    assert [shard["records"] for shard in manifest] == [1] * 5
+    for split in info["splits"]:
+        small = records.open_dataset(tmp_path / "data", split, verify=True)
+        whole = records.open_dataset(made[0] / "data", split)
+        assert list(small) == list(whole)
+
+
 def test_a_damaged_store_is_made_again(
     made: tuple[Path, dict[str, Any]], raw: Path, tmp_path: Path
 ) -> None:
