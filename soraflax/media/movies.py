@@ -42,6 +42,7 @@ class Movie:
     packets: Iterable[Any]
     scan: timeline.Scan
     evidence: evidence.Evidence
+    rhythm: cadence.Cadence | None
 
     @property
     def promised(self) -> int:
@@ -60,7 +61,13 @@ class Movie:
 
 @contextlib.contextmanager
 def open_movie(
-    file: Any, kind: str, *, name: str, max_pixels: int, keep: bool
+    file: Any,
+    kind: str,
+    *,
+    name: str,
+    max_pixels: int,
+    keep: bool,
+    partly: bool,
 ) -> Iterator[source.Source]:
     """The first video stream that is none of cover art.
 
@@ -70,6 +77,7 @@ def open_movie(
       name: of the file in errors.
       max_pixels: most pixels of a frame.
       keep: hold packets in memory rather than read the file twice.
+      partly: not all frames will be drawn.
 
     Raises:
       MediaError: unreadable, truncated as far as is known before decoding, or frames of
@@ -94,7 +102,8 @@ def open_movie(
                 _container(file, kind, name=name, max_pixels=max_pixels)
             )
             packets = _packets(container, stream, name=name)
-        movie = Movie(name, container, stream, decoder, packets, scan, found)
+        rhythm = None if partly else cadence.Cadence()
+        movie = Movie(name, container, stream, decoder, packets, scan, found, rhythm)
         if not keep:  # all of it is to be read
             check_whole(movie, scan.packets - scan.hidden)
         yield _source(movie, _geometry(file, kind, stream=stream))
@@ -240,9 +249,8 @@ def _pictures(
     """
     pyav, name, count = common.pyav(), movie.name, 0
     packet: list[Any] = [None]
-    rhythm = cadence.Cadence()
     try:
-        for frame in pixels.progressive(_decoded(movie, packet, rhythm=rhythm), notes):
+        for frame in pixels.progressive(_decoded(movie, packet), notes):
             if movie.stream.codec_context.name not in _STILL_CODECS:
                 pixels.complete_matrix(frame)
             if not count:
@@ -261,13 +269,11 @@ def _pictures(
         if isinstance(error, common.MediaError):
             raise
         raise common.MediaError(f"{name}: {error}") from error
-    notes += rhythm.notes
+    notes += movie.rhythm.notes if movie.rhythm else []
     check_whole(movie, count)
 
 
-def _decoded(
-    movie: Movie, last_packet: list[Any], *, rhythm: cadence.Cadence
-) -> Iterator[Any]:
+def _decoded(movie: Movie, last_packet: list[Any]) -> Iterator[Any]:
     name, count, size = movie.name, 0, None
     for index, packet in enumerate(itertools.chain(movie.packets, (None,))):
         if index in movie.scan.undecodable:
@@ -283,7 +289,8 @@ def _decoded(
                     f"first is {size[0]} x {size[1]}: cut it there"
                 )
             count += 1
-            rhythm.add(frame)
+            if movie.rhythm is not None:
+                movie.rhythm.add(frame)
             yield frame
 
 

@@ -71,7 +71,8 @@ def decode(
             "least 0, the others at least 1"
         )
     stop = None if max_frames is None else start + step * max_frames
-    with _source(io.BytesIO(data), name, max_pixels=max_pixels) as found:
+    rules: Any = {"max_pixels": max_pixels, "keep": True, "partly": stop is not None}
+    with _source(io.BytesIO(data), name, **rules) as found:
         frames = list(_select(found, slice(start, stop, step), size=size))
         if not frames:
             raise common.MediaError(f"{name}: no frames from frame {start} on")
@@ -101,7 +102,7 @@ def open_frames(
     name = os.fspath(path)
     with (
         _opened(path) as file,
-        _source(file, name, max_pixels=max_pixels, keep=False) as found,
+        _source(file, name, max_pixels=max_pixels) as found,
     ):
         width, height = found.size
         common.check_sides(name, height, width=width)
@@ -139,7 +140,7 @@ def probe(
     )
     with (
         _opened(path_or_bytes) as file,
-        _source(file, name, max_pixels=max_pixels, keep=False) as found,
+        _source(file, name, max_pixels=max_pixels) as found,
     ):
         sizes = set()
         count = 0
@@ -176,7 +177,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata that `write_video` was given; empty where there is none."""
     with (
         _opened(path) as file,
-        _source(file, str(path), max_pixels=common.MAX_PIXELS, keep=False) as found,
+        _source(file, str(path), max_pixels=common.MAX_PIXELS) as found,
     ):
         tags = found.metadata
         if not tags.get("comment") and not tags.get("COMMENT"):
@@ -199,9 +200,14 @@ def _opened(path: str | os.PathLike[str] | bytes) -> Iterator[io.BufferedIOBase]
 
 @contextlib.contextmanager
 def _source(
-    file: io.BufferedIOBase, name: str, *, max_pixels: int, keep: bool = True
+    file: io.BufferedIOBase,
+    name: str,
+    *,
+    max_pixels: int,
+    keep: bool = False,
+    partly: bool = False,
 ) -> Iterator[source.Source]:
-    """An open file; the packets of a movie stay in memory if `keep`."""
+    """An open file; `keep` and `partly` as in `movies.open_movie`."""
     common.pyav()
     kind = formats.kind(file, name)
     if kind in stills.KINDS:
@@ -212,7 +218,8 @@ def _source(
             yield found
         return
     kind = "mov" if kind == "heif" else kind
-    rules = {"name": name, "max_pixels": max_pixels, "keep": keep}
+    rules: Any = {"name": name, "max_pixels": max_pixels}
+    rules |= {"keep": keep, "partly": partly}
     with movies.open_movie(file, kind, **rules) as found:
         yield found
 
