@@ -443,6 +443,7 @@ VARIANTS = {
     # The same bodies in images and shorter clips: more of them per token.
     "short": dataclasses.replace(_DEMO, frames=(9, 17), image_share=0.55),
     "images": dataclasses.replace(_DEMO, image_share=1.0),
+    "videos": dataclasses.replace(_DEMO, image_share=0.0),
     "full": WorldConfig(
         sizes=((64, 64), (96, 64), (64, 96), (128, 96), (80, 112)),
         frames=(17, 17, 17, 9, 33),

@@ -171,7 +171,13 @@ def fit(
         else:
             current, _ = state.create(job.init(), chain, **places)
         start, peak = int(current.step), metrics.device_peak()
-        writer = metrics.Writer(workdir, start=start, steps=config.steps, name=job.name)
+        writer = metrics.Writer(
+            workdir,
+            start=start,
+            steps=config.steps,
+            name=job.name,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(job.params)),
+        )
         stack.enter_context(writer)
         writer.note(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
         meter = metrics.Meter(

@@ -162,13 +162,18 @@ class Meter:
         self._seconds = 0.0
 
     def summary(self) -> dict[str, float]:
-        """Since the last `clear`: packing, and rates where a step was timed.
+        """Since the last `clear`: packing, costs, and rates where a step was timed.
 
         Call it outside of spans.
         """
         tokens = sum(cost.tokens for cost in self._costs)
         capacity = sum(cost.capacity for cost in self._costs)
-        packing = {"packing_efficiency": tokens / capacity}
+        shards, flops = self._batch_shards, sum(cost.flops for cost in self._costs)
+        packing = {
+            "packing_efficiency": tokens / capacity,
+            "tokens_per_step": tokens * shards / len(self._costs),
+            "flops_per_step": flops * shards / len(self._costs),
+        }
         if not self._timed:
             return packing
         tokens = sum(cost.tokens for cost in self._timed) * self._batch_shards
@@ -193,17 +198,38 @@ _BAR_NAMES = {
 class Writer:
     """The metrics of a run as JSON lines, TensorBoard and a progress bar.
 
-    Only the first process writes.
+    A line with `tokens_per_step` and `flops_per_step` gets the sums since step 0 beside
+    them, `training_tokens` and `training_flops`; steps of which a stop left no line
+    count as those of the next line. Only the first process writes.
     """
 
     def __init__(
-        self, workdir: str | pathlib.Path, *, start: int, steps: int, name: str
+        self,
+        workdir: str | pathlib.Path,
+        *,
+        start: int,
+        steps: int,
+        name: str,
+        parameters: int = 0,
     ) -> None:
-        """Open the record at step `start` of `steps`; later lines are cut off."""
+        """Open the record at step `start` of `steps`; later lines are cut off.
+
+        Args:
+          workdir: directory of the run.
+          start: number of steps done.
+          steps: number of steps of the run.
+          name: label of the progress bar.
+          parameters: number of trained parameters, part of every line with costs.
+        """
+        self._parameters = parameters
+        self._totals = {"step": 0.0, "training_tokens": 0.0, "training_flops": 0.0}
         self._active = jax.process_index() == 0
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         if self._active:
             _truncate(self._path, after=start)
+            for line in read(workdir) if self._path.exists() else ():
+                if "training_flops" in line:
+                    self._totals = {name: line[name] for name in self._totals}
             self._file = self._path.open("a", buffering=1)
             self._board = tensorboardX.SummaryWriter(
                 str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1
@@ -231,6 +257,8 @@ class Writer:
         if not self._active:
             return
         scalars = {name: float(value) for name, value in values.items()}
+        if "flops_per_step" in scalars:
+            scalars |= self._add_costs(step, scalars)
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
@@ -241,6 +269,14 @@ class Writer:
         }
         if postfix:
             self._bar.set_postfix(postfix, refresh=False)
+
+    def _add_costs(self, step: int, line: Mapping[str, float]) -> dict[str, float]:
+        steps, totals = step - self._totals["step"], self._totals
+        for name in ("tokens", "flops"):
+            totals[f"training_{name}"] += steps * line[f"{name}_per_step"]
+        totals["step"] = step
+        sums = {name: value for name, value in totals.items() if name != "step"}
+        return sums | ({"parameters": self._parameters} if self._parameters else {})
 
     def close(self) -> None:
         self._bar.close()

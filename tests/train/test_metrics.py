@@ -128,7 +128,12 @@ def test_a_span_without_steps_counts_nothing():
     meter.start()
     meter.stop()
     meter.add(None)
-    assert meter.summary() == {"packing_efficiency": 0.75}
+    untimed = {
+        "packing_efficiency": 0.75,
+        "tokens_per_step": 360.0,
+        "flops_per_step": 4e9,
+    }
+    assert meter.summary() == untimed
     meter.start()
     meter.start()
     meter.add(None)
@@ -139,7 +144,25 @@ def test_a_span_without_steps_counts_nothing():
     assert found["useful_tokens_per_second"] == 4 * 90 / 5
     meter.clear()
     meter.add(None)
-    assert meter.summary() == {"packing_efficiency": 0.75}
+    assert meter.summary() == untimed
+
+
+def test_a_record_sums_the_costs_of_all_steps_over_resumes(tmp_path):
+    costs = {"tokens_per_step": 10.0, "flops_per_step": 1e6}
+    with metrics.Writer(tmp_path, start=0, steps=9, name="x", parameters=7) as writer:
+        writer.write(2, costs)
+        writer.write(4, costs | {"tokens_per_step": 20.0})
+        writer.write(4, {"validation/loss": 0.5})
+    with metrics.Writer(tmp_path, start=3, steps=9, name="x", parameters=7) as writer:
+        writer.write(6, costs | {"flops_per_step": 2e6})
+    first, last = metrics.read(tmp_path)
+    assert first == {"step": 2, **costs} | {
+        "training_tokens": 20.0,
+        "training_flops": 2e6,
+        "parameters": 7.0,
+    }
+    assert last["training_tokens"] == 20 + 4 * 10
+    assert last["training_flops"] == 2e6 + 4 * 2e6
 
 
 def test_the_peak_of_an_unknown_device_is_that_of_its_fastest_products(monkeypatch):

@@ -1,0 +1,103 @@
+"""The fit finds a law that is known, and its intervals hold what they promise."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.scaling import law
+from tests.experiments.scaling import synthetic
+
+
+def _recovered(*, repetitions: int, resamples: int) -> dict[str, int]:
+    """In how many repetitions the interval of each number holds the truth."""
+    larger = np.array([3e8]), np.array([1e9])
+    truth = synthetic.TRUTH | {"larger run": synthetic.loss(*larger)[0]}
+    count = dict.fromkeys(truth, 0)
+    for seed in range(repetitions):
+        runs = synthetic.runs(seed)
+        weights = law.bootstrap(runs.budget, resamples=resamples, seed=seed)
+        found = law.fit(runs, weights)
+        for name, value in truth.items():
+            resampled = (
+                found.loss(*larger)[:, 0]
+                if name == "larger run"
+                else getattr(found, name)
+            )
+            low, high = np.percentile(resampled, (2.5, 97.5))
+            count[name] += bool(low <= value <= high)
+    return count
+
+
+def test_intervals_hold_the_truth() -> None:
+    assert min(_recovered(repetitions=12, resamples=200).values()) >= 10
+
+
+def test_intervals_hold_the_truth_in_93_of_100_repetitions() -> None:
+    found = _recovered(repetitions=100, resamples=1000)
+    assert min(found.values()) >= 93, found
+
+
+def test_without_noise_the_law_is_found() -> None:
+    found = law.fit(synthetic.runs(noise=0.0))
+    for name, value in synthetic.TRUTH.items():
+        assert getattr(found, name)[0] == pytest.approx(value, rel=1e-3)
+    assert found.cost[0] == pytest.approx(6, rel=1e-6)
+
+
+def test_one_run_gone_wrong_moves_the_law_little() -> None:
+    runs = synthetic.runs(noise=0.002)
+    spoilt = runs.loss.copy()
+    spoilt[13] *= 1.5
+    moved = law.fit(dataclasses.replace(runs, loss=spoilt))
+    assert moved.size_exponent[0] == pytest.approx(
+        law.fit(runs).size_exponent[0], abs=0.02
+    )
+
+
+def test_the_optimum_is_the_least_loss_of_its_budget() -> None:
+    """Also where FLOPs are no multiple of N D."""
+    runs = synthetic.runs(noise=0.0)
+    flops = runs.flops * runs.parameters**-0.1
+    found = law.fit(dataclasses.replace(runs, flops=flops))
+    assert found.cost_exponent[0] == pytest.approx(-0.1, abs=1e-6)
+    budget = np.array([1e13])
+    (n,), (d,) = found.optimum(budget)
+    cost = found.cost * n ** (1 + found.cost_exponent) * d
+    np.testing.assert_allclose(cost, budget)
+    for factor in (0.7, 1.4):
+        other = n * factor
+        tokens = budget / (found.cost * other ** (1 + found.cost_exponent))
+        assert found.loss(n, d) < found.loss(other, tokens)
+
+
+def test_no_number_of_a_law_is_negative() -> None:
+    runs = synthetic.runs(noise=0.0)
+    found = law.fit(dataclasses.replace(runs, loss=1 + np.log(runs.tokens)))
+    assert min(found.floor[0], found.size[0], found.data[0]) >= 0
+
+
+def test_parabolas_find_the_exponent_of_a_symmetric_law() -> None:
+    runs = synthetic.runs(noise=0.0)
+    tokens = runs.flops / (6 * runs.parameters)
+    loss = 0.3 + 50 * (runs.parameters**-0.35 + tokens**-0.35)
+    even = dataclasses.replace(runs, loss=loss)
+    minima = law.parabolas(even, np.ones((1, len(runs))))
+    budgets = np.unique(runs.flops)
+    assert law.power_exponent(budgets, minima)[0] == pytest.approx(0.5, abs=0.03)
+    downward = dataclasses.replace(even, loss=2 - loss)
+    none = law.parabolas(downward, np.ones((1, len(runs))))
+    assert np.isnan(none).all() and np.isnan(law.power_exponent(budgets, none)).all()
+
+
+def test_a_resample_draws_one_run_less_of_every_budget() -> None:
+    budget = np.repeat([0, 1], [4, 7])
+    weights = law.bootstrap(budget, resamples=50)
+    np.testing.assert_allclose(weights[:, :4].sum(1), 4)
+    np.testing.assert_allclose(weights[:, 4:].sum(1), 7)
+    assert np.all(weights[:, :4] * 3 / 4 % 1 == 0)
+
+
+def test_too_few_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 runs for a law of 5 numbers"):
+        law.fit(synthetic.runs().chosen(slice(0, 4)))
