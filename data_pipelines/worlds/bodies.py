@@ -118,7 +118,7 @@ def render_clip(seed: int, index: int, *, config: WorldConfig) -> RenderedClip:
     Raises:
       ValueError: negative seed or index, or a config that no scene satisfies.
     """
-    draws = _Draws(seed, index)
+    draws = Draws(seed, index)
     for _ in range(_ATTEMPTS):
         scene = _draw_scene(draws, config)
         if scene is None:
@@ -149,7 +149,7 @@ def prompts(
       ValueError: the config does not hold that many different prompts.
     """
     unique: dict[str, dict[str, Any]] = {}
-    draws = _Draws(seed, 0, purpose=1)
+    draws = Draws(seed, 0, purpose=1)
     for _ in range(_ATTEMPTS + 20 * count):
         if len(unique) == count:
             return list(unique.items())
@@ -190,7 +190,7 @@ def is_held_out(
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
 
 
-class _Draws:
+class Draws:
     """Random draws of one clip: only 53-bit uniforms, so that numpy versions agree."""
 
     def __init__(self, seed: int, index: int, *, purpose: int = 0) -> None:
@@ -215,7 +215,7 @@ class _Draws:
 
 
 def _draw_objects(
-    draws: _Draws, config: WorldConfig, *, image: bool
+    draws: Draws, config: WorldConfig, *, image: bool
 ) -> list[dict[str, Any]]:
     """Attributes of 1 to 3 bodies, large ones first; of three only one is large."""
     count = 1 + draws.weighted(config.counts)
@@ -269,7 +269,7 @@ def _hopeless(config: WorldConfig) -> str:
     )
 
 
-def _draw_scene(draws: _Draws, config: WorldConfig) -> scenes.Scene | None:
+def _draw_scene(draws: Draws, config: WorldConfig) -> scenes.Scene | None:
     """A random scene; None if its bodies find no room (the caller draws again)."""
     image = draws.chance(config.image_share)
     width, height = draws.choice(config.sizes)
@@ -315,7 +315,7 @@ def _draw_scene(draws: _Draws, config: WorldConfig) -> scenes.Scene | None:
 
 
 def _place_all(
-    draws: _Draws,
+    draws: Draws,
     scene: scenes.Scene,
     *,
     objects: Sequence[dict[str, Any]],
@@ -361,7 +361,7 @@ def _approach(first: scenes.Body, second: scenes.Body, *, duration: float) -> fl
 
 
 def _place_even(
-    draws: _Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
+    draws: Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
 ) -> scenes.Body | None:
     """Even motion, wholly inside the frame from the first frame to the last."""
     box = np.array([-1, -1, 1, 1]) * body.reach if body.spin else body.box(body.angle)
@@ -380,7 +380,7 @@ def _place_even(
 
 
 def _place_leaving(
-    draws: _Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
+    draws: Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
 ) -> scenes.Body | None:
     """Ends across the edge it heads for; one that stays still starts across it."""
     heading = body.direction if body.direction not in (None, "still") else None
@@ -396,7 +396,7 @@ def _place_leaving(
 
 
 def _place_free(
-    draws: _Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
+    draws: Draws, scene: scenes.Scene, body: scenes.Body, *, speed: float
 ) -> scenes.Body | None:
     """Anywhere inside; falls under gravity, or flies into the walls."""
     heading = np.array(palette.DIRECTIONS[body.direction or "still"])

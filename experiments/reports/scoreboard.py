@@ -1,0 +1,300 @@
+"""The scoreboard of all claims: figures with intervals, verdicts, pictures, one page.
+
+    python -m experiments.reports.scoreboard REPORTS --output docs/report.md
+
+Every report writes a `Claim` as REPORTS/NAME/claim.json. A figure stands beside chance
+and beside its ceiling (real renders through the autoencoder), and has an interval of 95
+per cent: Wilson's score for a share of n,
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),         (1)
+
+percentiles of a bootstrap over clips for a mean. A claim is *shown* where the interval
+of its first figure with a chance lies on the right side of it, and *not shown* where it
+does not: the page prints both alike.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks import measurement
+from soraflax.cli import parser as cli
+
+CLAIM = "claim.json"
+Z = 1.96
+RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One number.
+
+    Attributes:
+      name: what was measured.
+      value: the measurement.
+      low, high: its interval.
+      count: clips that it is of.
+      chance: what ignoring the prompt, or the other side of a comparison, scores.
+      ceiling: what real renders through the autoencoder score.
+      better: 'high' or 'low'.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    count: int
+    chance: float | None = None
+    ceiling: float | None = None
+    better: str = "high"
+
+    @property
+    def shown(self) -> bool | None:
+        """Whether the interval lies on the right side of chance; None without one."""
+        if self.chance is None or math.isnan(self.value):
+            return None
+        return (
+            self.low > self.chance
+            if self.better == "high"
+            else (self.high < self.chance)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim of the report and what was found of it.
+
+    Attributes:
+      name: of its command.
+      claim: the sentence that is tested.
+      command: what makes these figures.
+      figures: the first with a chance decides.
+      pictures: files beside claim.json, each with a caption that says what is seen.
+      notes: what does not work, and what was left out.
+      quick: whether these are the figures of `--quick`.
+      seconds, flops: time, and model FLOPs of training, that it took.
+      machine: where.
+    """
+
+    name: str
+    claim: str
+    command: str
+    figures: tuple[Figure, ...]
+    pictures: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    quick: bool = False
+    seconds: float = 0.0
+    flops: float = 0.0
+    machine: str = dataclasses.field(default_factory=measurement.machine)
+
+    @property
+    def verdict(self) -> str:
+        """'shown', 'not shown' or 'measured', where there is nothing to beat."""
+        found = [f.shown for f in self.figures if f.shown is not None]
+        return "measured" if not found else "shown" if found[0] else "not shown"
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Write `claim.json` into the report's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        values = dataclasses.asdict(self) | {"verdict": self.verdict}
+        (folder / CLAIM).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def share(name: str, right: Sequence[bool], **beside: Any) -> Figure:
+    """A share of clips with Wilson's interval, equation (1); NaN of none."""
+    n = len(right)
+    if not n:
+        return Figure(name, math.nan, 0.0, 1.0, 0, **beside)
+    p = float(np.mean(right))
+    middle, norm = p + Z**2 / (2 * n), 1 + Z**2 / n
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return Figure(
+        name,
+        p,
+        max(0.0, (middle - half) / norm),
+        min(1.0, (middle + half) / norm),
+        n,
+        **beside,
+    )
+
+
+def mean(name: str, values: Sequence[float], **beside: Any) -> Figure:
+    """A mean over clips with a bootstrap interval; what is not finite is left out."""
+    found = np.asarray([v for v in values if math.isfinite(v)], float)
+    if not len(found):
+        return Figure(name, math.nan, math.nan, math.nan, 0, **beside)
+    random = np.random.default_rng(0)
+    drawn = random.integers(0, len(found), (RESAMPLES, len(found)))
+    low, high = np.percentile(found[drawn].mean(1), (2.5, 97.5))
+    return Figure(
+        name, float(found.mean()), float(low), float(high), len(found), **beside
+    )
+
+
+def difference(name: str, ours: Sequence[float], *, theirs: Sequence[float]) -> Figure:
+    """The difference of two means, chance being none; each side is resampled alone."""
+    a, b = np.asarray(ours, float), np.asarray(theirs, float)
+    random = np.random.default_rng(0)
+    first, second = (
+        x[random.integers(0, len(x), (RESAMPLES, len(x)))].mean(1) for x in (a, b)
+    )
+    low, high = np.percentile(first - second, (2.5, 97.5))
+    return Figure(
+        name,
+        float(a.mean() - b.mean()),
+        float(low),
+        float(high),
+        min(len(a), len(b)),
+        chance=0.0,
+    )
+
+
+def page(folders: Sequence[pathlib.Path], output: pathlib.Path) -> str:
+    """The page of all claims in Markdown; their pictures are copied beside it."""
+    claims = [(folder, read(folder)) for folder in folders]
+    rows = [
+        f"| {c.claim} | `{c.name}` | {c.verdict} | {_told(_deciding(c))} |"
+        for _, c in claims
+    ]
+    parts = [
+        "# The report, claim by claim",
+        "Made by `make report`. Intervals are of 95 per cent; *chance* is what ignoring"
+        " the prompt, or the other side of a comparison, scores, *ceiling* what real"
+        " renders score after the autoencoder. What is not shown is printed as that.",
+        "| claim | report | verdict | figure |\n|---|---|---|---|\n" + "\n".join(rows),
+    ]
+    pictures = output.parent / "report"
+    for folder, claim in claims:
+        parts += list(_section(folder, claim, pictures=pictures))
+    return "\n\n".join(parts) + "\n"
+
+
+def read(folder: pathlib.Path) -> Claim:
+    """The claim in a report's folder.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    path = folder / CLAIM
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; run its report first")
+    values = json.loads(path.read_text())
+    names = {field.name for field in dataclasses.fields(Claim)}
+    kept: dict[str, Any] = {k: v for k, v in values.items() if k in names}
+    kept["figures"] = tuple(Figure(**figure) for figure in kept["figures"])
+    kept["pictures"] = tuple((p[0], p[1]) for p in kept["pictures"])
+    kept["notes"] = tuple(kept["notes"])
+    return Claim(**kept)
+
+
+def _deciding(claim: Claim) -> Figure | None:
+    with_chance = [f for f in claim.figures if f.shown is not None]
+    return next(iter([*with_chance, *claim.figures]), None)
+
+
+def _told(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    beside = [
+        f"{name} {value:.3g}"
+        for name, value in (("chance", figure.chance), ("ceiling", figure.ceiling))
+        if value is not None
+    ]
+    interval = f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
+    return ", ".join([f"{figure.name}: {interval}", *beside])
+
+
+def _section(
+    folder: pathlib.Path, claim: Claim, *, pictures: pathlib.Path
+) -> Iterator[str]:
+    form = " (the quick form: minutes of training, no result)" if claim.quick else ""
+    yield f"## {claim.name}: {claim.verdict}{form}"
+    yield claim.claim
+    compute = f", {claim.flops:.2g} training FLOPs" if claim.flops else ""
+    yield f"`{claim.command}`, {claim.seconds / 60:.0f} minutes on {claim.machine}" + (
+        compute + "."
+    )
+    lines = [
+        "| figure | value | interval | chance | ceiling | clips |",
+        "|---|---|---|---|---|---|",
+    ]
+    for f in claim.figures:
+        beside = ["" if v is None else f"{v:.3g}" for v in (f.chance, f.ceiling)]
+        lines.append(
+            f"| {f.name} | {f.value:.3g} | {f.low:.3g} to {f.high:.3g} | {beside[0]} | "
+            f"{beside[1]} | {f.count} |"
+        )
+    yield "\n".join(lines)
+    for name, caption in claim.pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+        copy = f"{claim.name}-{name}"
+        shutil.copy(folder / name, pictures / copy)
+        yield f"![{caption}](report/{copy})"
+        yield f"*{caption}*"
+    if claim.notes:
+        yield "\n".join(f"- {note}" for note in claim.notes)
+
+
+def make_parser(module: str, description: str | None) -> cli.Parser:
+    """The parser that every report shares: `--output`, `--quick`, `--checkpoint`."""
+    parser = cli.Parser(
+        prog=f"python -m experiments.reports.{module}",
+        description=(description or "").split("\n\n")[0],
+    )
+    add = parser.add_argument
+    add("--output", type=pathlib.Path, default=pathlib.Path("report"), help="folder")
+    add("--quick", action="store_true", help="few clips and steps: minutes")
+    return parser
+
+
+def run_report(
+    module: str, make: Callable[[], Claim], output: pathlib.Path, *, command: str
+) -> int:
+    """Make a claim, save and print it; the exit status."""
+
+    def run() -> None:
+        start = time.perf_counter()
+        claim = make()
+        seconds = round(time.perf_counter() - start, 1)
+        claim = dataclasses.replace(claim, seconds=seconds, command=command)
+        claim.save(output / module)
+        print(f"{module}: {claim.verdict}")
+        for figure in claim.figures:
+            print(f"  {_told(figure)}")
+
+    return cli.run_command(
+        module, run, extra="train", interrupted="the same command goes on"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(
+        prog="python -m experiments.reports.scoreboard",
+        description=(__doc__ or "").split("\n\n")[0],
+    )
+    add = parser.add_argument
+    add("reports", type=pathlib.Path, help="folder of the reports' folders")
+    add("--output", type=pathlib.Path, default=pathlib.Path("docs/report.md"))
+    options = parser.parse_args(argv)
+
+    def run() -> None:
+        folders = sorted(path.parent for path in options.reports.glob(f"*/{CLAIM}"))
+        if not folders:
+            raise ValueError(f"{options.reports}: no */{CLAIM} in it; run a report")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(page(folders, options.output))
+        print(f"page: {options.output}")
+
+    return cli.run_command("scoreboard", run, extra="train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Intervals, verdicts and the page: what is not shown is printed as that."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.reports import scoreboard
+
+
+def test_wilson_holds_the_share_and_never_leaves_the_unit_interval() -> None:
+    half = scoreboard.share("x", [True] * 50 + [False] * 50, chance=0.3)
+    assert (half.value, half.count) == (0.5, 100)
+    assert half.low == pytest.approx(0.4038, abs=1e-3)  # Wilson, 1927, by hand
+    assert half.high == pytest.approx(0.5962, abs=1e-3)
+    assert half.shown
+    every = scoreboard.share("x", [True] * 4, chance=0.6)
+    assert 0.5 < every.low < 0.52 and every.high == 1.0 and not every.shown
+    assert scoreboard.share("x", [], chance=0.1).shown is None
+
+
+def test_means_have_intervals_and_leave_out_what_is_not_finite() -> None:
+    values = np.linspace(0, 1, 101).tolist()
+    found = scoreboard.mean("x", [*values, float("nan")], chance=0.2)
+    assert found.count == 101 and found.value == pytest.approx(0.5)
+    assert 0.42 < found.low < 0.5 < found.high < 0.58 and found.shown
+    low = scoreboard.mean("error", values, chance=0.7, better="low")
+    assert low.shown
+    assert scoreboard.mean("x", []).count == 0
+
+
+def test_a_difference_is_beside_none() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(1.0, 0.1, 50), random.normal(0.0, 0.1, 50)
+    assert scoreboard.difference("x", a.tolist(), theirs=b.tolist()).shown
+    assert not scoreboard.difference("x", a.tolist(), theirs=a.tolist()).shown
+
+
+def _claim(name: str, **values) -> scoreboard.Claim:
+    return scoreboard.Claim(name, f"{name} holds", f"python -m {name}", **values)
+
+
+def test_the_page_prints_what_is_shown_and_what_is_not(tmp_path: pathlib.Path) -> None:
+    good = scoreboard.share("right", [True] * 50, chance=0.5, ceiling=1.0)
+    bad = scoreboard.share("right", [True, False] * 25, chance=0.5)
+    first = tmp_path / "reports" / "first"
+    first.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(first / "p.png")
+    _claim("first", figures=(good,), pictures=(("p.png", "four pixels"),)).save(first)
+    second = tmp_path / "reports" / "second"
+    claim = _claim("second", figures=(bad,), notes=("it fails",), quick=True)
+    claim.save(second)
+    assert scoreboard.read(second) == claim
+    output = tmp_path / "docs" / "report.md"
+    arguments = [str(tmp_path / "reports"), f"--output={output}"]
+    assert scoreboard.main(arguments) == 0
+    text = output.read_text()
+    assert "## first: shown\n" in text and "## second: not shown (the quick" in text
+    assert "| first holds | `first` | shown | right: 1 [0.929, 1], chance 0.5" in text
+    assert "- it fails" in text and "![four pixels](report/first-p.png)" in text
+    assert (output.parent / "report" / "first-p.png").is_file()
+
+
+def test_a_folder_without_reports_is_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scoreboard.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
