@@ -28,7 +28,6 @@ from data_pipelines import account, records
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files, folder, world
 from data_pipelines.curate import command as curation
-from data_pipelines.worlds import bodies
 from soraflax import media
 from soraflax.cli import parser as cli
 
@@ -185,9 +184,9 @@ def prepare_world(
     The same name, variant, count and seed give the same bytes, whatever `workers` is.
 
     Args:
-      name: name of the world: 'bodies'.
+      name: name of the world, of `builders.world.WORLDS`.
       output: the DATASET directory; it appears whole or not at all.
-      variant: a key of `bodies.VARIANTS`.
+      variant: a key of the world's `VARIANTS`.
       count: number of clips, in both splits.
       seed: PRNG seed of the world.
       validation: size of the validation split.
@@ -199,12 +198,12 @@ def prepare_world(
       DatasetError: `output` is in the way.
     """
     _check_world(name, variant=variant, count=count, seed=seed, workers=workers)
-    config = bodies.VARIANTS[variant]
+    config = world.WORLDS[name].VARIANTS[variant]
     held_out = validation.size(count)
     shots = world.plan_splits(config, count=count, validation=held_out, seed=seed)
     with records.publish(output, overwrite=overwrite) as root:
         with tqdm.tqdm(total=count, desc="rendering") as bar:
-            builder = world.BodiesClips(
+            builder = world.WorldClips(
                 data_dir=root, shots=shots, workers=workers, tick=bar.update
             )
             directory = builder.write()
@@ -226,10 +225,12 @@ def prepare_world(
 def _check_world(
     name: str, *, variant: str, count: int, seed: int, workers: int
 ) -> None:
-    if name != "bodies":
-        raise ValueError(f"unknown world {name!r}; there is: bodies")
-    if variant not in bodies.VARIANTS:
-        names = ", ".join(bodies.VARIANTS)
+    if name not in world.WORLDS:
+        names = ", ".join(world.WORLDS)
+        raise ValueError(f"unknown world {name!r}; there are: {names}")
+    variants = world.WORLDS[name].VARIANTS
+    if variant not in variants:
+        names = ", ".join(variants)
         raise ValueError(f"unknown variant {variant!r} of {name}; there are: {names}")
     if count < 1 or seed < 0 or workers < 1:
         raise ValueError(
@@ -263,7 +264,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", help="folder of video and image files, or a pattern")
-    source.add_argument("--world", help="procedural world to render: bodies")
+    worlds = ", ".join(world.WORLDS)
+    source.add_argument("--world", help=f"procedural world to render: {worlds}")
     add("--output", required=True, help="the dataset directory to make")
     add(
         "--captions",
@@ -271,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         "the input folder; default: captions.jsonl or captions.csv there, else .txt "
         "beside clips",
     )
-    add("--variant", default="demo", help=f"of the world: {', '.join(bodies.VARIANTS)}")
+    add("--variant", default="demo", help="of the world (default: demo)")
     add("--count", type=int, default=1000, help="clips to render, in all splits")
     add("--seed", type=int, default=0, help="of the world, or of the held-out choice")
     add("--validation-fraction", type=float, default=0.1, help="part held out")

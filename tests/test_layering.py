@@ -122,6 +122,7 @@ NO_MODULE = {
     "beam/test_pipeline.py": "curation with Apache Beam, which `make beam` installs",
     "cli/test_tasks.py": "the commands that take clips and images, all alike",
     "compiler/test_plan.py": "the planner with the compiler that `make plan` installs",
+    "data_pipelines/worlds/test_more_worlds.py": "three worlds, all alike",
     "docs/": "the pages",
     "examples/": "the examples",
     "experiments/test_process_faults.py": "two processes, under faults",

@@ -12,9 +12,19 @@ from typing import Any
 
 from data_pipelines import records
 from data_pipelines.builders import base
-from data_pipelines.worlds import bodies
+from data_pipelines.worlds import blocks, bodies, canvas, room
 from soraflax import media
 
+WorldConfig = (
+    bodies.WorldConfig | room.RoomConfig | canvas.CanvasConfig | blocks.BlocksConfig
+)
+# Every world has VARIANTS and `render_clip(seed, index, *, config)`.
+WORLDS: dict[str, Any] = {
+    "bodies": bodies,
+    "room": room,
+    "canvas": canvas,
+    "blocks": blocks,
+}
 _CHUNK = 8
 _WORTH_A_PROCESS = 64
 
@@ -25,15 +35,20 @@ class ClipSpec:
 
     stream: int
     index: int
-    config: bodies.WorldConfig
+    config: WorldConfig
+
+    @property
+    def world(self) -> str:
+        """The name of the world that the configuration is of."""
+        return type(self.config).__module__.rpartition(".")[-1]
 
     @property
     def id(self) -> str:
-        return f"bodies/{self.stream}/{self.index:06d}"
+        return f"{self.world}/{self.stream}/{self.index:06d}"
 
 
-class BodiesClips(base.RecordBuilder):
-    """Clips of the world `bodies` with captions and ground truth.
+class WorldClips(base.RecordBuilder):
+    """Clips of a procedural world with captions and ground truth.
 
     Args:
       data_dir: parent of the TFDS directory.
@@ -76,7 +91,7 @@ class BodiesClips(base.RecordBuilder):
 
 
 def plan_splits(
-    config: bodies.WorldConfig, *, count: int, validation: int, seed: int
+    config: WorldConfig, *, count: int, validation: int, seed: int
 ) -> dict[str, list[ClipSpec]]:
     """The clips of both splits, `count` in all, `validation` of them held out."""
     train = dataclasses.replace(config, holdout="exclude")
@@ -89,7 +104,7 @@ def plan_splits(
 
 def render(shot: ClipSpec) -> records.ClipRecord:
     """Render one clip; its video is stored without loss."""
-    clip = bodies.render_clip(shot.stream, shot.index, config=shot.config)
+    clip = WORLDS[shot.world].render_clip(shot.stream, shot.index, config=shot.config)
     frames, height, width = clip.video.shape[:3]
     return records.ClipRecord(
         id=shot.id,

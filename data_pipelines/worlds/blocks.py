@@ -243,15 +243,15 @@ def render(game: Play, *, width: int, height: int) -> UInt8[np.ndarray, "T H W 3
         for when, i, j in game.broken:
             if when == frame:
                 tiles[j, i] = 0
-        fine = _tiles_seen(tiles, x + column, y + row, ground=game.ground)
-        _draw_player(fine, x - 0.5, y - 0.5, colour=palette.COLOURS[game.player])
+        fine = _tiles_seen(tiles, x=x + column, y=y + row, ground=game.ground)
+        _draw_player(fine, x=x - 0.5, y=y - 0.5, colour=palette.COLOURS[game.player])
         small = fine.reshape(height, 2, width, 2, 3).mean((1, 3))
         video[frame] = np.clip(np.round(small), 0, 255).astype(np.uint8)
     return video
 
 
 def _tiles_seen(
-    tiles: np.ndarray, x: np.ndarray, y: np.ndarray, *, ground: str
+    tiles: np.ndarray, *, x: np.ndarray, y: np.ndarray, ground: str
 ) -> np.ndarray:
     """Colours of the map at samples, by tile and by the place in it."""
     i, j = np.floor(x).astype(int), np.floor(y).astype(int)
@@ -268,7 +268,7 @@ def _tiles_seen(
 
 
 def _draw_player(
-    fine: np.ndarray, x: np.ndarray, y: np.ndarray, *, colour: tuple[int, int, int]
+    fine: np.ndarray, *, x: np.ndarray, y: np.ndarray, colour: tuple[int, int, int]
 ) -> None:
     """A body and a head in the middle tile, in place."""
     u, v = x[None, :], y[:, None]

@@ -58,7 +58,7 @@ def path(video: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T 2"]:
     position = np.zeros((len(pixels), 2))
     for frame in range(1, len(pixels)):
         errors = [
-            _error(pixels[frame - 1], pixels[frame], shift, side=side)
+            _error(pixels[frame - 1], pixels[frame], shift=shift, side=side)
             for shift in shifts
         ]
         best = np.array(shifts[int(np.argmin(errors))])
@@ -67,7 +67,7 @@ def path(video: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T 2"]:
 
 
 def _error(
-    first: np.ndarray, second: np.ndarray, shift: tuple[int, int], *, side: float
+    first: np.ndarray, second: np.ndarray, *, shift: tuple[int, int], side: float
 ) -> float:
     """Mean difference if the player moved by `shift` pixels, without the middle."""
     dx, dy = shift
@@ -166,14 +166,15 @@ def dynamics(video: UInt8[np.ndarray, "T H W 3"]) -> dict[str, float]:
     history = tile_history(video, position, ground=ground)
     known = {tile: kinds for tile, kinds in history.items() if len(kinds) > 1}
     steady = [
-        len({kind for _, kind in kinds}) == 1 or _broken_beside(tile, kinds, position)
+        len({kind for _, kind in kinds}) == 1
+        or _broken_beside(tile, kinds, position=position)
         for tile, kinds in known.items()
     ]
     side = min(video.shape[1:3]) / blocks.TILES
     pixels = video.astype(np.float32)
     moved = np.round(np.diff(position, axis=0) * side).astype(int)
     errors = [
-        _error(first, second, (int(dx), int(dy)), side=side)
+        _error(first, second, shift=(int(dx), int(dy)), side=side)
         for first, second, (dx, dy) in zip(pixels[:-1], pixels[1:], moved, strict=True)
     ]
     return {
@@ -183,7 +184,7 @@ def dynamics(video: UInt8[np.ndarray, "T H W 3"]) -> dict[str, float]:
 
 
 def _broken_beside(
-    tile: tuple[int, int], kinds: list[tuple[int, bool]], position: np.ndarray
+    tile: tuple[int, int], kinds: list[tuple[int, bool]], *, position: np.ndarray
 ) -> bool:
     """Whether a tile became ground once, with the player on the tile beside it."""
     values = [kind for _, kind in kinds]

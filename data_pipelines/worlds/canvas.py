@@ -96,10 +96,12 @@ def render_clip(seed: int, index: int, *, config: CanvasConfig) -> bodies.Render
     for _ in range(_ATTEMPTS):
         width, height = draws.choice(config.sizes)
         frames, fps = draws.choice(config.frames), draws.choice(config.fps)
-        trace = _draw_trace(
-            draws, config, width / min(width, height), height / min(width, height)
+        extent = np.array([width, height]) / min(width, height)
+        trace = _draw_trace(draws, config, extent=extent)
+        held = is_held_out(
+            trace.action, trace.colour, direction=trace.direction, sheet=trace.sheet
         )
-        if config.holdout == "any" or _is_held_out(trace) == (config.holdout == "only"):
+        if config.holdout == "any" or held == (config.holdout == "only"):
             break
     else:
         raise ValueError(
@@ -180,19 +182,19 @@ def parse(text: str) -> dict[str, Any]:
     return found
 
 
-def _is_held_out(trace: Trace) -> bool:
-    name = f"{trace.action}/{trace.colour}/{trace.direction}/{trace.sheet}"
+def is_held_out(action: str, colour: str, *, direction: str, sheet: str) -> bool:
+    """Whether training with `holdout='exclude'` never shows this combination."""
+    name = f"{action}/{colour}/{direction}/{sheet}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
 
 
 def _draw_trace(
-    draws: bodies.Draws, config: CanvasConfig, right: float, bottom: float
+    draws: bodies.Draws, config: CanvasConfig, *, extent: np.ndarray
 ) -> Trace:
-    """A random trace on a sheet of `right` by `bottom` short sides."""
+    """A random trace on a sheet of `extent` short sides."""
     action, colour = draws.choice(config.actions), draws.choice(config.colours)
     sheet, direction = draws.choice(config.sheets), draws.choice(config.directions)
     heading = np.array(palette.DIRECTIONS[direction])
-    extent = np.array([right, bottom])
     if action == "bite":
         radius = draws.uniform(0.24, 0.28)
         middle = extent / 2 + [draws.uniform(-0.04, 0.04), draws.uniform(-0.04, 0.04)]
@@ -247,7 +249,7 @@ def render(
                 image = _blend(image, (trace.radius - painted) * short, colour=paint)
         else:
             disc = trace.radius - np.hypot(x - start[0], y - start[1])
-            bitten = _bite(trace, x, y) if done >= 1 else np.full_like(disc, -1.0)
+            bitten = _bite(trace, x=x, y=y) if done >= 1 else np.full_like(disc, -1.0)
             image = _blend(image, np.minimum(disc, -bitten) * short, colour=paint)
         tool = _tool(
             trace, part=part, done=done, extent=(width / short, height / short)
@@ -259,7 +261,7 @@ def render(
     if trace.action == "stroke":
         return video, _capsule(x, y, start=start, end=end) < trace.radius
     disc = np.hypot(x - start[0], y - start[1]) < trace.radius
-    return video, disc & (_bite(trace, x, y) > 0)
+    return video, disc & (_bite(trace, x=x, y=y) > 0)
 
 
 def _blend(image: np.ndarray, inside: np.ndarray, *, colour: np.ndarray) -> np.ndarray:
@@ -277,7 +279,7 @@ def _capsule(
     return np.hypot(x - start[0] - part * way[0], y - start[1] - part * way[1])
 
 
-def _bite(trace: Trace, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "H W"]:
+def _bite(trace: Trace, *, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "H W"]:
     """How deep a pixel is in the bite: three scallops across the bitten side."""
     heading = np.array(palette.DIRECTIONS[trace.direction])
     across = heading[::-1]

@@ -36,7 +36,7 @@ def read(video: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:
     reading["action"] = action
     seen = masks.any(0) if action == "bite" else last
     colour = np.median(video[-1][last] if last.any() else video[0][first], axis=0)
-    reading["colour"] = _nearest(colour, canvas.COLOURS, palette.COLOURS)
+    reading["colour"] = _nearest(colour, canvas.COLOURS, table=palette.COLOURS)
     if changed.sum() < 0.002 * short**2:
         return reading
     if action == "stroke":
@@ -84,7 +84,7 @@ def paint(
         [pixels[:, :2].reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)]
     )
     sheet = np.median(border, axis=0)
-    name = _nearest(sheet, canvas.SHEETS, palette.BACKGROUNDS)
+    name = _nearest(sheet, canvas.SHEETS, table=palette.BACKGROUNDS)
     far = np.sqrt(np.square(pixels - sheet).sum(-1)) > _CONTRAST
     levels = np.array([palette.COLOURS[c] for c in canvas.COLOURS], np.float32)
     to_paint = np.sqrt(np.square(pixels[..., None, :] - levels).sum(-1)).min(-1)
@@ -95,13 +95,13 @@ def paint(
     )
 
 
-def _middle(mask: np.ndarray) -> np.ndarray:
+def _middle(mask: Any) -> np.ndarray:
     y, x = np.nonzero(mask)
     return np.array([x.mean(), y.mean()])
 
 
 def _nearest(
-    colour: np.ndarray, names: tuple[str, ...], table: Mapping[str, Any]
+    colour: np.ndarray, names: tuple[str, ...], *, table: Mapping[str, Any]
 ) -> str:
     levels = np.array([table[name] for name in names], float)
     return names[int(np.square(levels - colour).sum(-1).argmin())]

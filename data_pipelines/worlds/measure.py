@@ -1,6 +1,6 @@
 """Accuracy of the judge on clips whose truth is known.
 
-    python -m data_pipelines.worlds.measure --variant full --count 500 --blur 1
+    python -m data_pipelines.worlds.measure --world room --variant full --count 500
 
 prints one JSON line: per attribute the accuracy over the clips in which it is visible,
 the fraction of those clips, and milliseconds per clip to render and to read.
@@ -13,19 +13,38 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
 from jaxtyping import UInt8
 from scipy import ndimage
 
-from data_pipelines.worlds import bodies, judge
+from data_pipelines.worlds import (
+    blocks,
+    blocks_judge,
+    bodies,
+    canvas,
+    canvas_judge,
+    judge,
+    room,
+    room_judge,
+)
 from soraflax.cli import parser as cli
+
+# The world and the judge of each name.
+JUDGES: dict[str, tuple[Any, Any]] = {
+    "bodies": (bodies, judge),
+    "room": (room, room_judge),
+    "canvas": (canvas, canvas_judge),
+    "blocks": (blocks, blocks_judge),
+}
 
 
 def accuracy(
-    config: bodies.WorldConfig,
+    config: Any,
     *,
+    world: str = "bodies",
     seed: int,
     count: int,
     blur: float = 0.0,
@@ -34,7 +53,8 @@ def accuracy(
     """Accuracy of the judge on rendered clips, attribute by attribute.
 
     Args:
-      config: the world.
+      config: configuration of the world.
+      world: a key of `JUDGES`.
       seed: PRNG seed of the world.
       count: number of clips.
       blur: standard deviation of a Gaussian blur in pixels.
@@ -45,15 +65,16 @@ def accuracy(
       `visible` of such clips; under `milliseconds` the mean time to `render` and to
       `read` a clip.
     """
+    renderer, reader = JUDGES[world]
     correct, seen = collections.Counter(), collections.Counter()
     durations = {"render": 0.0, "read": 0.0}
     for index in tqdm.tqdm(range(count), unit="clip", disable=not sys.stderr.isatty()):
         start = time.perf_counter()
-        clip = bodies.render_clip(seed, index, config=config)
+        clip = renderer.render_clip(seed, index, config=config)
         drawn = time.perf_counter()
         video = disturb(clip.video, seed=index, blur=blur, noise=noise)
         reread = time.perf_counter()
-        agrees = judge.agreement(judge.read(video), clip.truth["attributes"])
+        agrees = reader.agreement(reader.read(video), clip.truth["attributes"])
         durations["render"] += drawn - start
         durations["read"] += time.perf_counter() - reread
         for key, visible in clip.truth["visible"].items():
@@ -90,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").split("\n")[0],
     )
     add = parser.add_argument
-    variants = list(bodies.VARIANTS)
-    add("--variant", choices=variants, default="full", help="variant of the world")
+    add("--world", choices=list(JUDGES), default="bodies", help="(default: bodies)")
+    add("--variant", default="full", help="variant of the world (default: full)")
     add("--count", type=cli.positive_int, default=500, help="clips to read")
     add("--seed", type=int, default=0, help="PRNG seed of the world")
     add("--blur", type=float, default=0.0, help="pixels")
@@ -101,9 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    config = dataclasses.replace(bodies.VARIANTS[options.variant], holdout="any")
+    variants = JUDGES[options.world][0].VARIANTS
+    if options.variant not in variants:
+        names = ", ".join(variants)
+        raise ValueError(f"no variant {options.variant!r}; there are: {names}")
     result = accuracy(
-        config,
+        dataclasses.replace(variants[options.variant], holdout="any"),
+        world=options.world,
         seed=options.seed,
         count=options.count,
         blur=options.blur,

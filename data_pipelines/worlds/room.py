@@ -179,7 +179,7 @@ def render_clip(seed: int, index: int, *, config: RoomConfig) -> bodies.Rendered
         floor = draws.choice(config.floors)
         camera = draws.choice(config.cameras) if frames > 1 else "stays still"
         width, height = draws.choice(config.sizes)
-        if solids and _allowed(solids, floor, camera, holdout=config.holdout):
+        if solids and _allowed(solids, floor, camera=camera, holdout=config.holdout):
             break
     else:
         raise ValueError(
@@ -202,8 +202,8 @@ def render_clip(seed: int, index: int, *, config: RoomConfig) -> bodies.Rendered
         rate=rate,
         height=draws.uniform(1.7, 2.1),
     )
-    video, ids = render(solids, floor, path, width=width, height=height)
-    description = describe(solids, floor, camera, path=path, ids=ids, fps=fps)
+    video, ids = render(solids, floor, path=path, width=width, height=height)
+    description = describe(solids, floor, camera=camera, path=path, ids=ids, fps=fps)
     words = {
         "short": captions.short(description["objects"]),
         "detailed": caption(
@@ -266,7 +266,7 @@ def is_held_out(colour: str, shape: str, *, floor: str, camera: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 10 == 0
 
 
-def _allowed(solids: list[Solid], floor: str, camera: str, *, holdout: str) -> bool:
+def _allowed(solids: list[Solid], floor: str, *, camera: str, holdout: str) -> bool:
     if holdout == "any":
         return True
     new = any(
@@ -305,8 +305,8 @@ def _draw_solids(draws: bodies.Draws, config: RoomConfig) -> list[Solid]:
 def describe(
     solids: list[Solid],
     floor: str,
-    camera: str,
     *,
+    camera: str,
     path: CameraPath,
     ids: Int[np.ndarray, "T H W"],
     fps: float,
@@ -354,7 +354,7 @@ def describe(
 
 
 def render(
-    solids: list[Solid], floor: str, path: CameraPath, *, width: int, height: int
+    solids: list[Solid], floor: str, *, path: CameraPath, width: int, height: int
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], Int[np.ndarray, "T H W"]]:
     """Every frame, and what its pixels show: 0 floor, i solid i, -1 sky."""
     video = np.zeros((len(path.focal), height, width, 3), np.uint8)
@@ -420,14 +420,14 @@ def _hit(
     return distance * h, normal @ turn
 
 
-def _quadratic(a: Any, b: Any, c: Any) -> np.ndarray:
+def _quadratic(a: Any, *, b: Any, c: Any) -> np.ndarray:
     """The smaller root of a t^2 + 2 b t + c, NaN without one."""
     inside = b * b - a * c
     return np.where(inside >= 0, (-b - np.sqrt(np.maximum(inside, 0))) / a, np.nan)
 
 
 def _ball(o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    t = _quadratic(np.ones(d.shape[:-1]), d @ o, o @ o - 1)
+    t = _quadratic(np.ones(d.shape[:-1]), b=d @ o, c=o @ o - 1)
     t = np.where(np.isnan(t), np.inf, t)
     return t, np.where(
         np.isfinite(t)[..., None],
@@ -457,7 +457,7 @@ def _cap(o: np.ndarray, d: np.ndarray, *, y: float, radius: float) -> np.ndarray
 def _cylinder(o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r, flat = 0.8, np.array([1.0, 0.0, 1.0])
     side = d * flat
-    t = _quadratic((side * side).sum(-1), side @ o, (o * flat) @ o - r * r)
+    t = _quadratic((side * side).sum(-1), b=side @ o, c=(o * flat) @ o - r * r)
     level = np.abs(o[1] + t * d[..., 1]) <= 1
     t = np.where(level, t, np.inf)
     top = _cap(o, d, y=1.0, radius=r)

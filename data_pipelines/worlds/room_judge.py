@@ -94,30 +94,49 @@ def camera(video: UInt8[np.ndarray, "T H W 3"]) -> str:
 
 def flow(video: Shaped[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T-1 3"]:
     """a, the zoom (b + f) / 2 and c of equation (1), of every pair of frames."""
-    grey = ndimage.gaussian_filter(video.astype(np.float32).mean(-1), (0, 1.5, 1.5))
-    height, width = grey.shape[1:]
-    short = min(height, width)
+    six = flow_parameters(video)
+    return np.stack([six[:, 0], (six[:, 1] + six[:, 5]) / 2, six[:, 2]], -1)
+
+
+def flow_parameters(
+    video: Shaped[np.ndarray, "T H W 3"],
+) -> Float[np.ndarray, "T-1 6"]:
+    """a to f of equation (1), of every pair of frames."""
+    grey: Any = ndimage.gaussian_filter(
+        video.astype(np.float32).mean(-1), (0, 1.5, 1.5)
+    )
+    pairs = itertools.pairwise(list(grey))
+    found = [_affine(first, second) for first, second in pairs]
+    return np.array(found).reshape(len(video) - 1, 6)
+
+
+def warp(
+    frame: Float[np.ndarray, "H W"], six: Float[np.ndarray, "6"]
+) -> Float[np.ndarray, "H W"]:
+    """A frame moved back by equation (1)."""
+    short = min(frame.shape)
+    x, y = _places(frame.shape)
+    u = six[0] + six[1] * x + six[2] * y
+    v = six[3] + six[4] * x + six[5] * y
+    rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
+    where = [rows + v * short, columns + u * short]
+    return np.asarray(ndimage.map_coordinates(frame, where, order=1, mode="nearest"))
+
+
+def _places(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of pixels from the frame's middle, in short sides."""
+    height, width = shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    x, y = (x - width / 2 + 0.5) / short, (y - height / 2 + 0.5) / short
-    found = np.zeros((len(grey) - 1, 3))
-    for index, (first, second) in enumerate(itertools.pairwise(grey)):
-        six = _affine(first, second, x=x, y=y, short=short)
-        found[index] = six[0], (six[1] + six[5]) / 2, six[2]
-    return found
+    short = min(height, width)
+    return (x - width / 2 + 0.5) / short, (y - height / 2 + 0.5) / short
 
 
-def _affine(
-    first: np.ndarray, second: np.ndarray, *, x: np.ndarray, y: np.ndarray, short: int
-) -> np.ndarray:
+def _affine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Equation (1) by least squares on gradients, refined by warping three times."""
-    six = np.zeros(6)
-    rows, columns = np.mgrid[: first.shape[0], : first.shape[1]]
+    six, short = np.zeros(6), min(first.shape)
+    x, y = _places(first.shape)
     for _ in range(4):
-        u = six[0] + six[1] * x + six[2] * y
-        v = six[3] + six[4] * x + six[5] * y
-        warped = ndimage.map_coordinates(
-            second, [rows + v * short, columns + u * short], order=1, mode="nearest"
-        )
+        warped = warp(second, six)
         gy, gx = np.gradient((first + warped) / 2)
         gx, gy = gx * short, gy * short
         features = np.stack([gx, gx * x, gx * y, gy, gy * x, gy * y], -1)[2:-2, 2:-2]

@@ -256,7 +256,7 @@ def make_parser(module: str, description: str | None) -> cli.Parser:
 
 
 def run_report(
-    module: str, make: Callable[[], Claim], output: pathlib.Path, *, command: str
+    module: str, make: Callable[[], Claim], *, output: pathlib.Path, command: str
 ) -> int:
     """Make a claim, save and print it; the exit status."""
 

@@ -65,8 +65,8 @@ def analyse(
             "factor": round(float(best.cost[0]), 4),
             "exponent": round(float(best.cost_exponent[0]), 4),
         },
-        "optimum": _optima(best, resampled, budgets),
-        "parabolas": _parabolas(runs, weights, budgets),
+        "optimum": _optima(best, resampled, budgets=budgets),
+        "parabolas": _parabolas(runs, weights, budgets=budgets),
         "rms_residual": round(float(np.sqrt(np.mean(residual**2))), 6),
         "leave_one_budget_out": leave_one_budget_out(runs),
         "published_size_exponents": PUBLISHED,
@@ -79,7 +79,9 @@ def analyse(
         "notes": run_records.unbracketed(runs),
     }
     if held_out is not None:
-        report["held_out"] = predict(held_out, best, resampled, residual=residual)
+        report["held_out"] = predict(
+            held_out, best, resampled=resampled, residual=residual
+        )
     return report
 
 
@@ -94,7 +96,7 @@ def estimate(value: np.ndarray, resampled: np.ndarray) -> dict[str, float]:
 
 
 def _optima(
-    best: law.Law, resampled: law.Law, budgets: np.ndarray
+    best: law.Law, resampled: law.Law, *, budgets: np.ndarray
 ) -> list[dict[str, Any]]:
     (n, d), (ns, ds) = best.optimum(budgets), resampled.optimum(budgets)
     least = best.loss(n[0], d[0])
@@ -110,7 +112,7 @@ def _optima(
 
 
 def _parabolas(
-    runs: law.Runs, weights: np.ndarray, budgets: np.ndarray
+    runs: law.Runs, weights: np.ndarray, *, budgets: np.ndarray
 ) -> dict[str, Any]:
     """Minima of the IsoFLOP parabolas, and the exponent of a line through them."""
     best = law.parabolas(runs, np.ones((1, len(runs))))
@@ -144,7 +146,7 @@ def leave_one_budget_out(runs: law.Runs) -> list[dict[str, float]]:
 
 
 def predict(
-    run: run_records.Run, best: law.Law, resampled: law.Law, *, residual: np.ndarray
+    run: run_records.Run, best: law.Law, *, resampled: law.Law, residual: np.ndarray
 ) -> dict[str, Any]:
     """The loss of a run by the law, with an interval for one run, beside its own.
 

@@ -233,7 +233,7 @@ def draw(path: pathlib.Path, columns: Sequence[dict[str, Any]], *, scale: int) -
 
 
 def to_claim(
-    reading: str, found: Sequence[dict[str, Any]], ceiling: dict[str, Any]
+    reading: str, found: Sequence[dict[str, Any]], *, ceiling: dict[str, Any]
 ) -> scoreboard.Claim:
     """The figures of the ladder; the first is the last rung less the first."""
     by_factor: dict[int, list[dict[str, Any]]] = {}
@@ -339,7 +339,7 @@ def make(
     draw(output / PICTURE, [rung for rung in found if rung["seed"] == 0], scale=2)
     numbers = [{k: v for k, v in rung.items() if k != "videos"} for rung in found]
     (output / "ladder.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    return to_claim(reading, found, ceiling)
+    return to_claim(reading, found, ceiling=ceiling)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -358,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"ladder_{options.reading}"
     command = f"python -m experiments.scaling.ladder --reading {options.reading}"
     return scoreboard.run_report(
-        name, lambda: _make(options, name), options.output, command=command
+        name, lambda: _make(options, name), output=options.output, command=command
     )
 
 

@@ -97,7 +97,10 @@ def frontier(path: pathlib.Path, report: Mapping[str, Any]) -> None:
         runs.flops, runs.loss, c=np.log10(runs.parameters), s=18, cmap="viridis"
     )
     figure.colorbar(points, ax=panel, label="log10 of parameters")
-    flops = np.geomspace(runs.flops.min() / 2, runs.flops.max() * 10, 80)
+    last = 2 * max(
+        float(runs.flops.max()), report.get("held_out", {}).get("flops", 0.0)
+    )
+    flops = np.geomspace(runs.flops.min() / 2, last, 80)
     n, d = best.optimum(flops)
     panel.plot(flops, best.loss(n[0], d[0])[0], color="black", label="frontier")
     floor = report["law"]["floor"]
@@ -130,7 +133,7 @@ def optimum(path: pathlib.Path, reports: Mapping[str, Mapping[str, Any]]) -> Non
             _with_interval(
                 panel,
                 flops,
-                [row[key] for row in report["optimum"]],
+                rows=[row[key] for row in report["optimum"]],
                 label=f"{name}: law",
                 color=colour,
                 fmt="o-",
@@ -138,7 +141,7 @@ def optimum(path: pathlib.Path, reports: Mapping[str, Mapping[str, Any]]) -> Non
         _with_interval(
             panels[0],
             flops,
-            report["parabolas"]["parameters"],
+            rows=report["parabolas"]["parameters"],
             label=f"{name}: parabolas",
             color=colour,
             fmt="x--",
@@ -169,8 +172,8 @@ def optimum(path: pathlib.Path, reports: Mapping[str, Mapping[str, Any]]) -> Non
 def _with_interval(
     panel: Any,
     x: Sequence[float],
-    rows: Sequence[Mapping[str, float]],
     *,
+    rows: Sequence[Mapping[str, float]],
     label: str,
     color: Any,
     fmt: str,

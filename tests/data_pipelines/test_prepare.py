@@ -211,7 +211,7 @@ def test_bad_worlds_end_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = [
-        (["--world", "planets"], "unknown world 'planets'; there is: bodies"),
+        (["--world", "planets"], "unknown world 'planets'; there are: bodies, room"),
         (["--world", "bodies", "--variant", "x"], "there are: demo"),
         (["--world", "bodies", "--count", 0], "count=0"),
         (["--world", "bodies", "--seed", -1], "seed=-1"),

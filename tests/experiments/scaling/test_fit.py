@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from PIL import Image
 
-from experiments.scaling import fit, plot
+from experiments.scaling import fit, plot, runs
 from tests.experiments.scaling import synthetic
 
 
@@ -105,8 +105,8 @@ def test_runs_of_several_configurations_are_one_line(
         ),
         (
             lambda p: p.write_text(
-                '{"step": 2, "training_flops": 1.0, "training_tokens": 1.0, '
-                '"parameters": 1.0}\n{"step": 2, "validation/loss": NaN}\n'
+                '{"step": 20, "training_flops": 1.0, "training_tokens": 1.0, '
+                '"parameters": 1.0}\n{"step": 20, "validation/loss": NaN}\n'
             ),
             "nan is no positive number",
         ),
@@ -121,16 +121,13 @@ def test_a_run_without_a_result_is_one_line(
     error = _complaint(capsys, str(tmp_path))
     assert "1 of 30 runs have no result; first: run07: " in error
     assert complaint in error and "--finished" in error
-    assert fit.main([str(tmp_path), "--finished"]) == 0
+    assert len(runs.read(tmp_path, finished=True)) == 29
 
 
-def test_a_budget_whose_minimum_is_not_bracketed_is_told(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs = synthetic.runs(noise=0.0)
-    largest = runs.parameters.reshape(5, 6)[0, 3]
-    synthetic.write_all(
-        tmp_path, runs.chosen((runs.budget > 0) | (runs.parameters < largest))
-    )
-    assert fit.main([str(tmp_path)]) == 0
-    assert "note: budget 1e+12: its lowest loss" in capsys.readouterr().err
+def test_a_budget_whose_minimum_is_not_bracketed_is_told() -> None:
+    made = synthetic.runs(noise=0.0)
+    assert runs.unbracketed(made) == []
+    largest = made.parameters.reshape(5, 6)[0, 3]
+    few = made.chosen((made.budget > 0) | (made.parameters < largest))
+    (line,) = runs.unbracketed(few)
+    assert line.startswith("budget 1e+12: its lowest loss") and "above" in line

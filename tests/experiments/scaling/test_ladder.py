@@ -72,7 +72,7 @@ def test_the_ladder_is_shown_only_where_its_last_rung_wins(
 ) -> None:
     rows = [_found(1, 0, 0.3), _found(1, 1, 0.4), _found(4, 0, 0.9)]
     ceiling = {"colour": {"accuracy": 1.0}}
-    claim = ladder.to_claim("longer", rows, ceiling)
+    claim = ladder.to_claim("longer", rows, ceiling=ceiling)
     assert claim.verdict == "shown" and claim.flops == 6e12
     first = claim.figures[0]
     assert first.value == pytest.approx(0.9 - 0.35)
@@ -80,7 +80,7 @@ def test_the_ladder_is_shown_only_where_its_last_rung_wins(
     assert by_name["1x colour"].count == 80 and by_name["1x colour"].ceiling == 1.0
     assert by_name["4x frechet, by seed"].value == 2.5
     level = [_found(1, 0, 0.5), _found(4, 0, 0.5)]
-    assert ladder.to_claim("longer", level, ceiling).verdict == "not shown"
+    assert ladder.to_claim("longer", level, ceiling=ceiling).verdict == "not shown"
     ladder.draw(tmp_path / "ladder.png", [rows[0], rows[2]], scale=2)
     with Image.open(tmp_path / "ladder.png") as picture:
         pixels = np.asarray(picture)
