@@ -8,8 +8,8 @@ DEMO ?= demo
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: help demo gallery trained test test-fast test-page fuzz parity beam plan docs lint format \
-  constraints dist clean
+.PHONY: help demo gallery trained report test test-fast test-page fuzz parity beam plan docs \
+  lint format constraints dist clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,18 @@ gallery: trained .venv/installed ## a picture for every way of prompting, of CHE
 trained:
 	@test -d $(CHECKPOINT) || { echo "no model in $(CHECKPOINT): run 'make demo' first," \
 	  "or name another: CHECKPOINT=DIR make gallery" >&2; exit 2; }
+
+# The quick form tries every command on few clips; its page is no result.
+QUICK ?=
+REPORTS := build/report$(if $(QUICK),-quick)
+PAGE := $(if $(QUICK),$(REPORTS)/report.md,docs/report.md)
+report: .venv/installed ## every claim of the Sora report on one page (QUICK=--quick: minutes)
+	for name in sizes joint emergence_room emergence_canvas emergence_blocks \
+	    emergence_occlusion; do \
+	  $(BIN)/python -m experiments.reports.$$name --output $(REPORTS) $(QUICK) || exit; done
+	for reading in longer larger; do $(BIN)/python -m experiments.scaling.ladder \
+	  --reading $$reading --output $(REPORTS) $(QUICK) || exit; done
+	$(BIN)/python -m experiments.reports.scoreboard $(REPORTS) --output $(PAGE)
 
 # A file goes to one worker, which makes its fixtures; long files come before the end.
 test: .venv/installed ## every test

@@ -51,6 +51,7 @@ class WorldConfig:
       occluder, pan, dotted: probabilities of a bar in front, of a slow camera pan
         (always over a dotted background: on a plain one it would not show), and of
         a dotted background.
+      bar: range of the bar's width in short sides.
       holdout: 'any', 'exclude' or 'only' held-out combinations.
     """
 
@@ -72,6 +73,7 @@ class WorldConfig:
     separate: bool = False
     spin: float = 0.5
     occluder: float = 0.15
+    bar: tuple[float, float] = (0.1, 0.16)
     pan: float = 0.15
     dotted: float = 0.3
     holdout: str = "any"
@@ -301,7 +303,7 @@ def _draw_scene(draws: Draws, config: WorldConfig) -> scenes.Scene | None:
         walls=kind in ("gravity", "bounce"),
     )
     if draws.chance(config.occluder):
-        bar = draws.uniform(0.1, 0.16)
+        bar = draws.uniform(*config.bar)
         middle = draws.uniform(0.2, scene.extent[0] - 0.2)
         scene = dataclasses.replace(scene, occluder=scenes.Occluder(middle, bar))
     spin = draws.chance(config.spin)
@@ -444,6 +446,18 @@ VARIANTS = {
     "short": dataclasses.replace(_DEMO, frames=(9, 17), image_share=0.55),
     "images": dataclasses.replace(_DEMO, image_share=1.0),
     "videos": dataclasses.replace(_DEMO, image_share=0.0),
+    # One body that passes behind a bar, evenly.
+    "hidden": dataclasses.replace(
+        _DEMO,
+        sizes=((96, 64),),
+        frames=(17,),
+        image_share=0.0,
+        object_sizes=("small",),
+        directions=("left", "right"),
+        speed=(0.45, 0.6),
+        occluder=1.0,
+        bar=(0.3, 0.36),
+    ),
     "full": WorldConfig(
         sizes=((64, 64), (96, 64), (64, 96), (128, 96), (80, 112)),
         frames=(17, 17, 17, 9, 33),

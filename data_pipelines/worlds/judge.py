@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from scipy import ndimage, optimize
 
 from data_pipelines.worlds import captions, draw, palette
@@ -88,6 +88,14 @@ def read(video: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
     pan = float(camera[-1]) / short
     reading["pan"] = None if abs(pan) < 0.03 else ("right" if pan > 0 else "left")
     return reading
+
+
+def blobs(video: UInt8[np.ndarray, "T H W 3"]) -> list[Blob]:
+    """Every connected piece of foreground of every frame, the occluder apart."""
+    pixels = video.astype(np.float32)
+    _, colour = _background(pixels)
+    distance = np.sqrt(np.square(pixels - colour).sum(-1))
+    return _find_blobs(pixels, distance, bar=_bar_columns(pixels))
 
 
 def agreement(

@@ -35,6 +35,7 @@ class WorldRecipe:
 
     Attributes:
       world: a key of `measure.JUDGES`.
+      variant: of the world.
       clips: clips of the training data.
       autoencoder_steps, steps: of the two stages.
       prompts: held-out prompts, and real renders for the ceiling.
@@ -44,6 +45,7 @@ class WorldRecipe:
     """
 
     world: str
+    variant: str = "demo"
     clips: int = 8000
     autoencoder_steps: int = 2000
     steps: int = 6000
@@ -83,6 +85,7 @@ def train(
         prepare.prepare_world(
             recipe.world,
             dataset,
+            variant=recipe.variant,
             count=recipe.clips,
             validation=prepare.ValidationSplit(
                 count=max(2, min(64, recipe.clips // 10))
@@ -136,7 +139,8 @@ def held_out(recipe: WorldRecipe, **fields: Any) -> list[bodies.RenderedClip]:
       **fields: of the world's configuration, in place of its own.
     """
     world, _ = measure.JUDGES[recipe.world]
-    config = dataclasses.replace(world.VARIANTS["demo"], holdout="only", **fields)
+    variant = world.VARIANTS[recipe.variant]
+    config = dataclasses.replace(variant, holdout="only", **fields)
     return [
         world.render_clip(HELD_OUT_STREAM, index, config=config)
         for index in range(recipe.prompts)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data_pipelines import records
 from data_pipelines.builders import captions, files, folder, world
@@ -102,6 +103,15 @@ def test_rendered_records_hold_the_clip() -> None:
     np.testing.assert_array_equal(media.decode(record.video).frames, clip.video)
     assert record.captions == clip.captions and record.truth == clip.truth
     assert record.id == "bodies/4/000002"
+
+
+@pytest.mark.parametrize("name", list(world.WORLDS))
+def test_every_world_has_records_of_its_own_name(name: str) -> None:
+    config = world.WORLDS[name].VARIANTS["demo"]
+    record = world.render(world.ClipSpec(4, 0, config))
+    assert record.id == f"{name}/4/000000"
+    assert record.captions["detailed"].startswith(record.captions["short"])
+    assert media.decode(record.video).frames.shape[0] == record.frames
 
 
 def test_splits_of_a_world_share_no_stream_and_no_combination() -> None:
