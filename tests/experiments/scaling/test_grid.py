@@ -46,8 +46,11 @@ def test_sizes_are_centred_on_a_fit() -> None:
 
 def test_a_budget_that_no_size_fits_is_refused() -> None:
     preset = dataclasses.replace(grid.PRESETS["two_cores"], budgets=(1e10, 1e12, 1e13))
-    with pytest.raises(ValueError, match=r"budget 1e\+10.*use .* FLOPs or more"):
+    with pytest.raises(ValueError, match=r"budget 1e\+10 has 2 .*a larger budget"):
         grid.plan(preset, ROWS, base=bodies.MODEL, rate=RATE)
+    wide = dataclasses.replace(preset, budgets=(1e12, 1e13, 1e14), rows=4096)
+    with pytest.raises(ValueError, match=r"budget 1e\+12.*use .* FLOPs or more"):
+        grid.plan(wide, ROWS, base=bodies.MODEL, rate=RATE)
     with pytest.raises(ValueError, match="a law needs 3 or more"):
         dataclasses.replace(preset, sizes=2)
 
