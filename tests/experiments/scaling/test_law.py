@@ -78,14 +78,20 @@ def test_no_number_of_a_law_is_negative() -> None:
 
 
 def test_parabolas_find_the_exponent_of_a_symmetric_law() -> None:
+    """On grids about the optimum; about another point they are biased."""
     runs = synthetic.runs(noise=0.0)
-    tokens = runs.flops / (6 * runs.parameters)
-    loss = 0.3 + 50 * (runs.parameters**-0.35 + tokens**-0.35)
-    even = dataclasses.replace(runs, loss=loss)
-    minima = law.parabolas(even, np.ones((1, len(runs))))
     budgets = np.unique(runs.flops)
-    assert law.power_exponent(budgets, minima)[0] == pytest.approx(0.5, abs=0.03)
-    downward = dataclasses.replace(even, loss=2 - loss)
+    found = []
+    for power in (0.5, 0.4):
+        n = (runs.flops / 6) ** power * np.tile(np.geomspace(1 / 4, 4, 6), 5)
+        tokens = runs.flops / (6 * n)
+        loss = 0.3 + 50 * (n**-0.35 + tokens**-0.35)
+        even = dataclasses.replace(runs, parameters=n, tokens=tokens, loss=loss)
+        minima = law.parabolas(even, np.ones((1, len(runs))))
+        found.append(law.power_exponent(budgets, minima)[0])
+        assert law.fit(even).size_exponent[0] == pytest.approx(0.5, abs=1e-3)
+    assert found[0] == pytest.approx(0.5, abs=1e-6) and abs(found[1] - 0.5) > 0.01
+    downward = dataclasses.replace(even, loss=2 - even.loss)
     none = law.parabolas(downward, np.ones((1, len(runs))))
     assert np.isnan(none).all() and np.isnan(law.power_exponent(budgets, none)).all()
 
