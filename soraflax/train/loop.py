@@ -176,7 +176,7 @@ def fit(
             start=start,
             steps=config.steps,
             name=job.name,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(job.params)),
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(job.shapes)),
         )
         stack.enter_context(writer)
         writer.note(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
