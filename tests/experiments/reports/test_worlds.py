@@ -25,7 +25,7 @@ REPORTS = {
 
 
 def _clips(world: str, **fields: Any) -> list[Any]:
-    recipe = worlds.WorldRecipe(world, prompts=10)
+    recipe = worlds.WorldRecipe(world, prompts=6)
     return worlds.held_out(recipe, sizes=((64, 64),), frames=(17,), **fields)
 
 
