@@ -1,0 +1,1 @@
+"""How a cluster runs a stage: manifests of schedulers, and what fills them in."""
