@@ -196,7 +196,9 @@ def _abstract_step(
         params, param_shardings = sharding.abstract_params(
             boxed, key, workload_lib.abstract_batch(workload, mesh), mesh=mesh
         )
-    chain = optimizer.make_optimizer(workload.optimizer, steps=workload.train.steps)
+    chain = optimizer.make_optimizer(
+        workload.optimizer, steps=workload.train.steps, shardings=param_shardings
+    )
     shapes, shardings = state.abstract_state(
         params, chain, shardings=param_shardings, mesh=mesh
     )

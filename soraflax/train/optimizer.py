@@ -7,10 +7,9 @@
 schedule has decay 1. Weight decay acts on kernels alone: norms, biases, embeddings
 and modulation tables are free of it.
 
-Muon (https://kellerjordan.github.io/posts/muon, 2024) makes the update of a matrix
-orthogonal; here it acts on the kernels of scanned layers, `[depth, in, out]`, and AdamW
-on everything else. Updates are scaled to the root mean square that AdamW's have, 0.2
-(arXiv:2502.16982, equation 4), so that both take the same rate and the same decay.
+Muon (`train.muon`) makes the update of a matrix orthogonal; here it acts on the kernels
+of scanned layers, `[depth, in, out]`, and AdamW on everything else. Updates are scaled
+so that both take the same rate and the same decay.
 
 Networks that train side by side are groups, the top-level keys of their parameters:
 each has its own rule, schedule and gradient norm, and none sees another's.
@@ -23,6 +22,8 @@ from typing import Any, Literal
 
 import jax
 import optax
+
+from soraflax.train import muon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,10 @@ def make_schedules(
 
 
 def make_optimizer(
-    config: OptimizerConfig | Mapping[str, OptimizerConfig], *, steps: int
+    config: OptimizerConfig | Mapping[str, OptimizerConfig],
+    *,
+    steps: int,
+    shardings: Any = None,
 ) -> optax.GradientTransformation:
     """Gradient clipping, update rule and schedule, for a run of `steps`.
 
@@ -98,14 +102,18 @@ def make_optimizer(
       config: hyperparameters of all parameters, or of every group of them by its
         name, the top-level key.
       steps: number of updates of the run.
+      shardings: NamedSharding of every parameter; None where nothing is sharded.
     """
     if isinstance(config, Mapping):
         chain = optax.partition(
-            {name: _rule(group, steps) for name, group in config.items()},
+            {
+                name: _rule(group, steps, shardings=shardings)
+                for name, group in config.items()
+            },
             lambda params: {name: name for name in params},
         )
     else:
-        chain = _rule(config, steps)
+        chain = _rule(config, steps, shardings=shardings)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):  # optax: decay ** int32 count
@@ -114,9 +122,13 @@ def make_optimizer(
     return optax.GradientTransformation(chain.init, update)
 
 
-def _rule(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    rules = {"adamw": _adamw, "muon": _muon, "sgd": _sgd}
-    rule = rules[config.name](config, steps)
+def _rule(
+    config: OptimizerConfig, steps: int, *, shardings: Any
+) -> optax.GradientTransformation:
+    if config.name == "muon":
+        rule = _muon(config, steps, shardings=shardings)
+    else:
+        rule = {"adamw": _adamw, "sgd": _sgd}[config.name](config, steps)
     if not config.clip_norm:
         return rule
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
@@ -140,16 +152,30 @@ def _adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     )
 
 
-def _muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    # The rule subtracts, so the decay that joins it is negative as well; both then
-    # follow the schedule.
-    rule = optax.contrib.muon(
-        1.0,
-        eps=config.epsilon,
-        adam_b1=config.beta1,
-        adam_b2=config.beta2,
-        muon_weight_dimension_numbers=muon_dimensions,
-        consistent_rms=0.2,
+def _muon(
+    config: OptimizerConfig, steps: int, *, shardings: Any
+) -> optax.GradientTransformation:
+    # States are those of `optax.contrib.muon`, of which there are checkpoints: in its
+    # chain a scale by shape and a decay stand where there is none here. The rule
+    # subtracts, so the decay that joins it is negative as well; both then follow the
+    # schedule.
+    rule = optax.partition(
+        {
+            "muon": optax.chain(
+                muon.scale_by_muon(epsilon=config.epsilon, shardings=shardings),
+                optax.identity(),
+                optax.identity(),
+                optax.scale_by_learning_rate(1.0),
+            ),
+            "adam": optax.nadamw(
+                1.0,
+                b1=config.beta1,
+                b2=config.beta2,
+                eps=config.epsilon,
+                weight_decay=0.0,
+            ),
+        },
+        muon_labels,
     )
     return optax.chain(
         rule,
@@ -158,11 +184,10 @@ def _muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     )
 
 
-def muon_dimensions(params: Any) -> Any:
-    """The matrix axes of kernels `[depth, in, out]`; None for all other leaves."""
-    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+def muon_labels(params: Any) -> Any:
+    """'muon' for kernels `[depth, in, out]`, 'adam' for all other leaves."""
     return jax.tree.map(
-        lambda decays, leaf: matrix if decays and leaf.ndim == 3 else None,
+        lambda decays, leaf: "muon" if decays and leaf.ndim == 3 else "adam",
         weight_decay_mask(params),
         params,
     )
