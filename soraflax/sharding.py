@@ -3,7 +3,8 @@
 Modules name the *logical* axes of their parameters and activations; this file alone
 knows the mesh. The mesh has four axes:
 
-    data      replicas of the model; the only axis that crosses slow links (DCN)
+    data      replicas of the model; the only axis that crosses slow links between
+              slices of TPUs (DCN)
     fsdp      the batch, and a shard of every parameter (fully sharded data parallel)
     context   the tokens of a row
     tensor    heads and hidden features
@@ -13,6 +14,7 @@ activation `('batch', 'tokens', 'embed')` gives `fsdp` to its batch, a parameter
 `('embed', 'mlp')` gives it to `embed`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -102,10 +104,11 @@ def make_mesh(
     """A mesh of Auto axes over `devices` (all of them by default).
 
     One size may be -1 and takes the remaining devices. Several TPU slices are spanned
-    by the `data` axis alone.
+    by the `data` axis alone, several nodes of GPUs by all axes but `tensor`.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or an axis would
+        cross links that it must not.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
@@ -128,7 +131,12 @@ def make_mesh(
 
 
 def _device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Devices in mesh order; slices, where there are several, along `data`."""
+    """Devices in mesh order; slices, where there are several, along `data`.
+
+    Nodes of GPUs are spanned by `data`, then `fsdp` and `context`, never by `tensor`.
+    """
+    if devices[0].platform == "gpu":
+        return _node_grid(shape, devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         if shape[0] % slices:
@@ -150,6 +158,23 @@ def _device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
         return mesh_utils.create_device_mesh(
             shape, devices, allow_split_physical_axes=True
         )
+
+
+def _node_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """GPUs node by node; the `slice_index` of one is its node, that links join."""
+
+    def node(device: Any) -> int:
+        return getattr(device, "slice_index", device.process_index)
+
+    ordered = sorted(devices, key=lambda device: (node(device), device.id))
+    grid = np.asarray(ordered, object).reshape(shape)
+    if any(len(set(map(node, group))) > 1 for group in grid.reshape(-1, shape[-1])):
+        sizes = collections.Counter(map(node, devices))
+        raise ValueError(
+            f"tensor={shape[-1]} crosses nodes of {min(sizes.values())} GPUs: use a "
+            f"divisor of {min(sizes.values())}"
+        )
+    return grid
 
 
 def check_divides(shape: Sequence[int], spec: P, *, mesh: Any, what: str) -> None:

@@ -175,3 +175,43 @@ def test_processes_that_hold_the_same_rows_feed_them_together(
 def test_shares_of_a_batch_that_overlap_are_refused():
     with pytest.raises(ValueError, match="shares of a batch overlap"):
         sharding.batch_shard_processes(fakes.mesh(per_host=3, fsdp=3, tensor=2))
+
+
+def gpus(nodes: int, *, per_node: int = 8) -> list[Any]:
+    """GPUs in another order than that of their nodes, a process for each."""
+    found = [
+        fakes.Device(n, (), n, n // per_node, platform="gpu", device_kind="NVIDIA H100")
+        for n in range(nodes * per_node)
+    ]
+    return found[1::2] + found[::2]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"fsdp": 128},
+        {"data": 4, "fsdp": 32},
+        {"data": 1, "fsdp": 16, "context": 8},
+        {"data": 2, "fsdp": 4, "context": 2, "tensor": 8},
+    ],
+    ids=str,
+)
+def test_nodes_of_gpus_are_spanned_by_fsdp(sizes):
+    """16 nodes of 8: `slice_index` is the node there, and `data` may be 1."""
+    mesh = sharding.make_mesh(**sizes, devices=gpus(16))
+    grid = mesh.devices.reshape(16, 8)
+    assert [[d.slice_index for d in row] for row in grid] == [
+        [n] * 8 for n in range(16)
+    ]
+    assert [d.id for d in grid.flat] == list(range(128))
+
+
+def test_tensor_stays_inside_a_node():
+    with pytest.raises(ValueError, match=r"tensor=16 crosses nodes of 8 GPUs: use a d"):
+        sharding.make_mesh(fsdp=2, tensor=16, devices=gpus(4))
+
+
+def test_processes_of_gpus_feed_rows_of_their_own():
+    mesh = sharding.make_mesh(fsdp=4, context=4, devices=gpus(2))
+    groups = sharding.batch_shard_processes(mesh)
+    assert groups == [frozenset(range(n, n + 4)) for n in range(0, 16, 4)]

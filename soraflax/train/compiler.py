@@ -1,4 +1,4 @@
-"""Options of the TPU compiler for a train step, by kind of device.
+"""Options of the compiler for a train step, by kind of device.
 
 By default most collectives of a sharded step are synchronous. Chips with SparseCores
 (v5p, v6e, TPU7x) can offload gathers, sums and scatters to them, beside the matrix
@@ -7,6 +7,9 @@ beside it (an async collective fusion). All-to-all can be asynchronous on all.
 `experiments/benchmarks/pod_plans.py` measures the schedule of a step of 14 billion
 parameters: with these options most of its bytes move asynchronously, without them most
 are waited for.
+
+On several GPUs the scheduler that hides latencies moves collectives beside kernels, and
+gathers and sums of the layers before and after a layer are merged and pipelined.
 """
 
 import warnings
@@ -44,6 +47,16 @@ SPARSE_CORES = {
     "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": True,
     "xla_tpu_use_tc_device_shape_on_sc": True,
 }
+_COMBINED_BYTES = 2**28  # a few kernels of a layer, of one to fourteen billion in all
+GPUS = {
+    "xla_gpu_enable_latency_hiding_scheduler": True,
+    "xla_gpu_enable_pipelined_all_gather": True,
+    "xla_gpu_enable_pipelined_all_reduce": True,
+    "xla_gpu_enable_pipelined_reduce_scatter": True,
+    "xla_gpu_all_gather_combine_threshold_bytes": _COMBINED_BYTES,
+    "xla_gpu_all_reduce_combine_threshold_bytes": _COMBINED_BYTES,
+    "xla_gpu_reduce_scatter_combine_threshold_bytes": _COMBINED_BYTES,
+}
 # The first name that occurs in `device_kind` counts.
 OPTIONS: dict[str, dict[str, Any]] = {
     "TPU v5 lite": FUSED,
@@ -53,13 +66,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def options(mesh: Mesh) -> dict[str, Any] | None:
-    """Compiler options for the devices of a mesh; None where they are no TPUs.
+    """Compiler options for the devices of a mesh; None for CPUs and a single GPU.
 
     For local devices, without options that their compiler does not know.
     """
     device = mesh.devices.flat[0]
     by_kind = (table for name, table in OPTIONS.items() if name in device.device_kind)
     table = next(by_kind, None)
+    if device.platform == "gpu" and mesh.size > 1:
+        table = GPUS
     if table is None or device.platform != jax.default_backend():
         return table
     return supported_options(table)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from soraflax import sharding
@@ -16,7 +17,6 @@ from tests.planning import fakes
         ("TPU v5", compiler.SPARSE_CORES),
         ("TPU v6 lite", compiler.SPARSE_CORES),
         ("TPU7x", compiler.SPARSE_CORES),
-        ("NVIDIA H100", None),
     ],
 )
 def test_options_follow_the_kind_of_device(kind: str, expected: dict | None):
@@ -24,6 +24,16 @@ def test_options_follow_the_kind_of_device(kind: str, expected: dict | None):
     mesh.devices[0, 0, 0, 0] = dataclasses.replace(
         mesh.devices[0, 0, 0, 0], device_kind=kind
     )
+    assert compiler.options(mesh) == expected
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, compiler.GPUS), (1, None)])
+def test_several_gpus_hide_their_collectives(count: int, expected: dict | None):
+    mesh = fakes.mesh(fsdp=count)
+    for place, device in np.ndenumerate(mesh.devices):
+        mesh.devices[place] = dataclasses.replace(
+            device, device_kind="NVIDIA H100", platform="gpu"
+        )
     assert compiler.options(mesh) == expected
 
 
