@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from data_pipelines import cropping, packing, records, sources, transforms
+from data_pipelines import cropping, elastic, packing, records, sources, transforms
 from data_pipelines import latents as stored
 from data_pipelines import text_features as features_lib
 from soraflax import tokenizer
@@ -31,12 +31,7 @@ Encode = Callable[[str, int], Int[np.ndarray, "M"] | Float[np.ndarray, "M E"]]
 Or to text features: then as many as asked for, with zeros at the end."""
 
 
-@dataclasses.dataclass(frozen=True)
-class HostShard:
-    """One of the processes that feed a training run: its index and their count."""
-
-    index: int = 0
-    count: int = 1
+HostShard = elastic.HostShard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +53,14 @@ class ReadConfig:
 
     @property
     def options(self) -> grain.ReadOptions:
+        return self.share(1)
+
+    def share(self, count: int) -> grain.ReadOptions:
+        """The options of one of `count` streams that are read at once."""
+        threads, buffer = self.threads // count, self.buffer // count
         return grain.ReadOptions(
-            num_threads=self.threads, prefetch_buffer_size=self.buffer
+            num_threads=max(min(1, self.threads), threads),
+            prefetch_buffer_size=max(min(1, self.buffer), threads, buffer),
         )
 
 
@@ -75,6 +76,9 @@ class PackedDataConfig:
       features: directory of the text features of all captions (`text_features.embed`),
         where the transformer takes features; "" where it takes token ids.
       rows: rows per batch, for each host, or group of hosts that hold the same rows.
+      lanes: number of parts of the stream that are packed apart; any number of hosts
+        that divides it continues a run (`data_pipelines.elastic`). 0 for one for each
+        host that a run begins with.
       row: capacity of a row.
       shards: shards of a row over which its tokens are striped; training sets it to
         the number of groups of its ring (`attention.ring_shards`).
@@ -98,6 +102,7 @@ class PackedDataConfig:
     split: str = "train"
     features: str = ""
     rows: int = 4
+    lanes: int = 0
     row: packed_rows.RowShape = dataclasses.field(
         default_factory=lambda: packed_rows.RowShape(2048, 512, 32)
     )
@@ -118,6 +123,8 @@ class PackedDataConfig:
         for name in ("rows", "open_rows", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
+        if self.lanes < 0:
+            raise ValueError(f"lanes {self.lanes}: use 0 or more")
         if not 0 <= self.windows <= 1:
             raise ValueError(f"windows {self.windows}: use a probability, 0 to 1")
         packed_rows.stripe_order(self.row.tokens, shards=self.shards)
@@ -221,6 +228,24 @@ def make_dataset(
       ValueError: latents of another encoder, or a clip larger than a row.
       FileNotFoundError: no dataset at `config.path`.
     """
+    rounds = make_rounds(
+        config, encode=encode, digest=digest, host=host, latents=latents
+    )
+    pack = functools.partial(
+        packing.pack_batch, shape=config.row, count=config.rows, shards=config.shards
+    )
+    return read_ahead(rounds.map(pack), config.read)
+
+
+def make_rounds(
+    config: PackedDataConfig,
+    *,
+    encode: Encode | None = None,
+    digest: str | None = None,
+    host: HostShard | None = None,
+    latents: Sequence[LatentSource] = (),
+) -> elastic.LaneIterDataset:
+    """The rows of each batch of `make_dataset`, as segments; arguments as there."""
     host = host or HostShard()
     latents = latents or [
         stored.open_latents(path, config.split, digest=digest)
@@ -233,16 +258,61 @@ def make_dataset(
     segments = sources.stream(
         latents, seed=config.seed, weights=config.weights, passes=passes
     ).random_map(functools.partial(_segment, transform), seed=config.seed)
-    rows = packing.PackIterDataset(
-        sources.shard_stream(segments, host.index, count=host.count),
-        shape=config.row,
-        open_rows=config.open_rows,
-        read_options=config.read.options,
+    total = config.lanes or host.count
+    held, rows = host.lanes(total), config.rows * host.count
+    if rows % total:
+        raise ValueError(
+            f"lanes {total} do not divide the {rows} rows of a batch (data.rows "
+            f"{config.rows} for each of {host.count} hosts); use {rows}"
+        )
+    lanes = {
+        number: packing.PackIterDataset(
+            sources.shard_stream(segments, number, count=total),
+            shape=config.row,
+            open_rows=config.open_rows,
+            read_options=config.read.share(len(held)),
+        )
+        for number in held
+    }
+    return elastic.LaneIterDataset(lanes, rows=rows // total)
+
+
+def make_batches(
+    config: PackedDataConfig,
+    *,
+    host: HostShard,
+    encode: Encode | None = None,
+    digest: str | None = None,
+    latents: Sequence[LatentSource] = (),
+) -> elastic.LaneBatches:
+    """The batches of `make_dataset`, to be continued by another number of hosts.
+
+    Raises:
+      ValueError: as of `make_dataset`; or passes, after which hosts end apart.
+    """
+    if config.passes and host.count > 1:
+        raise ValueError(
+            f"data.passes {config.passes}: {host.count} hosts would end at different "
+            "steps; use 0, which repeats the data"
+        )
+
+    def with_lanes(make: Callable[..., T], lanes: int) -> T:
+        return make(
+            dataclasses.replace(config, lanes=lanes),
+            encode=encode,
+            digest=digest,
+            host=host,
+            latents=latents,
+        )
+
+    return elastic.LaneBatches(
+        functools.partial(with_lanes, make_dataset),
+        rounds=functools.partial(with_lanes, make_rounds),
+        host=host,
+        lanes=config.lanes,
+        rows=config.rows,
+        workers=config.read.workers,
     )
-    pack = functools.partial(
-        packing.pack_batch, shape=config.row, count=config.rows, shards=config.shards
-    )
-    return read_ahead(rows.batch(config.rows, batch_fn=pack), config.read)
 
 
 def make_transform(
@@ -292,7 +362,9 @@ def token_deviation(
 def _segment(
     transform: transforms.LatentTransform, record: Any, rng: np.random.Generator
 ) -> packed_rows.Segment:
-    return transform(record.latent, fps=record.fps, captions=record.captions, rng=rng)
+    captions = record.captions
+    segment = transform(record.latent, fps=record.fps, captions=captions, rng=rng)
+    return dataclasses.replace(segment, clip=record.id)
 
 
 def _default_encode(config: PackedDataConfig) -> Encode:

@@ -207,12 +207,14 @@ class Segment:
       positions: `[n, 3]` float32: time, height, width, as in `Packed`.
       cond_mask: `[n]` bool; the token is given, not denoised.
       text: `[m]` int32 ids or `[m, E]` float32 features; `m >= 1`.
+      clip: id of the clip, which rows do not hold; "" where it is not known.
     """
 
     tokens: Float[np.ndarray, "n P"]
     positions: Float[np.ndarray, "n 3"]
     cond_mask: Bool[np.ndarray, "n"]
     text: np.ndarray
+    clip: str = ""
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -40,6 +40,39 @@ class DataIterator(Protocol):
     def set_state(self, state: Any) -> None: ...
 
 
+@runtime_checkable
+class ElasticIterator(DataIterator, Protocol):
+    """Data that another number of processes continues."""
+
+    def set_states(self, states: Sequence[Any]) -> None:
+        """Continue where processes, of whatever number, were together.
+
+        Args:
+          states: the state of each of them, in order of process.
+
+        Raises:
+          ValueError: this number of processes cannot.
+        """
+        ...
+
+
+def set_states(iterator: DataIterator, states: Sequence[Any]) -> None:
+    """Move an iterator to where the processes of a run were.
+
+    Raises:
+      ValueError: they were of another number, which the iterator cannot continue.
+    """
+    if isinstance(iterator, ElasticIterator):
+        iterator.set_states(states)
+    elif len(states) != jax.process_count():
+        raise ValueError(
+            f"saved by {len(states)} processes, read by {jax.process_count()}; resume "
+            f"with {len(states)}"
+        )
+    else:
+        iterator.set_state(states[jax.process_index()])
+
+
 class Checkpointer:
     """Saves and restores one run in `directory/<step>/`; all processes call it alike.
 
@@ -142,8 +175,8 @@ class Checkpointer:
           mutable_keys: dotted keys of the configuration that need not agree.
 
         Raises:
-          CheckpointError: no whole step, another configuration, or another number of
-            processes.
+          CheckpointError: no whole step, another configuration, or a number of
+            processes that cannot continue its data.
         """
         self.wait()
         step = self.saved.last_whole()
@@ -155,16 +188,14 @@ class Checkpointer:
             ),
         )
         _check_config(folder, config, theirs=saved["config"], mutable_keys=mutable_keys)
-        positions = saved["iterator"]["positions"]
-        if len(positions) != jax.process_count():
-            raise CheckpointError(
-                f"{folder}: saved by {len(positions)} processes, read by "
-                f"{jax.process_count()}; resume with {len(positions)}"
-            )
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=_StateRestore(target))
         )["state"]
-        iterator.set_state(json.loads(positions[jax.process_index()]))
+        positions = map(json.loads, saved["iterator"]["positions"])
+        try:
+            set_states(iterator, list(positions))
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         self._current = step
         return state
 

@@ -6,6 +6,7 @@ out, so a run that resumes there sees every batch once.
 
 import collections
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -58,6 +59,12 @@ class DevicePrefetch:
         self._ready.clear()
         self._iterator.set_state(state)
         self._state = state
+
+    def set_states(self, states: Sequence[Any]) -> None:
+        """As `checkpoint.set_states` of the data."""
+        self._ready.clear()
+        checkpoint.set_states(self._iterator, states)
+        self._state = None
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -70,3 +70,19 @@ def test_it_ends_with_the_data() -> None:
 def test_a_batch_that_does_not_divide_names_both_numbers() -> None:
     with pytest.raises(ValueError, match="size 6 does not divide over 4 shards"):
         next(prefetch.DevicePrefetch(toy.Data(rows=6), toy.mesh(8)))
+
+
+def test_processes_of_another_number_are_for_elastic_data_alone() -> None:
+    class Elastic(toy.Data):
+        def set_states(self, states: list[Any]) -> None:
+            self.position = states[-1]["position"]
+
+    ahead = prefetch.DevicePrefetch(Elastic(), toy.mesh(1))
+    states = [{"position": 7}, {"position": 7}]
+    ahead.set_states(states)
+    assert ahead.get_state() == {"position": 7}
+    ahead = prefetch.DevicePrefetch(toy.Data(), toy.mesh(1))
+    with pytest.raises(ValueError, match="saved by 2 processes, read by 1"):
+        ahead.set_states(states)
+    ahead.set_states(states[:1])
+    assert _numbers(_take(ahead, 1)) == [float(next(_starts(8)[7])["x"][0, 0])]
