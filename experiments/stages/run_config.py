@@ -8,19 +8,23 @@ from ml_collections import config_dict
 
 from soraflax import config as config_lib
 from soraflax import sharding
+from soraflax.train import cluster as cluster_lib
 from soraflax.train import loop
 
 # Paths, hardware, logging and the length of a run may change when it is resumed; its
 # mathematics may not.
 MUTABLE_KEYS = (
     "autoencoder",
+    "cluster",
     "compilation_cache",
     "data.also",
     "data.features",
+    "data.lanes",
     "data.path",
     "data.read.ahead",
     "data.read.buffer",
     "data.read.threads",
+    "data.rows",
     "distributed",
     "evaluation",
     "follow_base",
@@ -33,6 +37,10 @@ MUTABLE_KEYS = (
     "train.keep",
     "train.keep_period",
     "train.log_every",
+    "train.profile_at",
+    "train.profile_steps",
+    "train.stall_minutes",
+    "train.stop_at",
     "train.steps",
 )
 
@@ -47,6 +55,7 @@ class RunConfig:
       mesh: sizes of the device mesh's axes.
       seed: PRNG seed of parameters, data order, noise levels and noise.
       distributed: whether several processes form one run (`jax.distributed`).
+      cluster: those processes, where the environment does not say who they are.
       compilation_cache: directory of compiled programs kept between runs; "" for none.
     """
 
@@ -55,6 +64,9 @@ class RunConfig:
     mesh: sharding.MeshConfig
     seed: int = 0
     distributed: bool = False
+    cluster: cluster_lib.ClusterConfig = dataclasses.field(
+        default_factory=cluster_lib.ClusterConfig
+    )
     compilation_cache: str = ""
 
 
@@ -67,5 +79,6 @@ def to_config_dict(stage: str, groups: Mapping[str, Any], **keys: Any) -> Any:
       **keys: single keys of the stage beside those of `RunConfig`.
     """
     shared = {"seed": 0, "distributed": False, "compilation_cache": ""}
+    shared["cluster"] = config_lib.to_dict(cluster_lib.ClusterConfig())
     values = {name: config_lib.to_dict(group) for name, group in groups.items()}
     return config_dict.ConfigDict({"stage": stage} | shared | keys | values)

@@ -15,7 +15,7 @@ from data_pipelines import account, pipeline, records
 from experiments.stages import run_config
 from soraflax import config as config_lib
 from soraflax import process_memory, sharding
-from soraflax.train import stopping
+from soraflax.train import cluster, goodput, stopping
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
 
@@ -30,8 +30,9 @@ def start(values: Any, config_class: type[Config]) -> tuple[Config, Mesh]:
       ConfigError: an unknown key, or an impossible value.
     """
     config = config_lib.to_dataclass(values, config_class)
-    if config.distributed:
-        jax.distributed.initialize()
+    several = config.distributed or config.cluster.is_given
+    if several and not jax.distributed.is_initialized():
+        cluster.start(config.cluster)
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -90,9 +91,13 @@ def remove_empty(path: pathlib.Path) -> None:
     metrics = path / "metrics.jsonl"
     if not metrics.exists() or metrics.stat().st_size == 0:
         metrics.unlink(missing_ok=True)
+        (path / goodput.FILE).unlink(missing_ok=True)
+        for beat in path.glob("heartbeats/*.json"):
+            beat.unlink()
         for events in path.glob("tensorboard/events.out.tfevents.*"):
             events.unlink()  # the header alone
-    for folder in (path / "checkpoints", path / "tensorboard", path):
+    folders = (path / name for name in ("checkpoints", "heartbeats", "tensorboard"))
+    for folder in (*folders, path):
         with contextlib.suppress(OSError):
             folder.rmdir()
 

@@ -17,13 +17,18 @@ from jax.sharding import Mesh
 from soraflax import sharding
 from soraflax.train import (
     checkpoint,
+    goodput,
+    incidents,
     metrics,
     optimizer,
     prefetch,
+    profiling,
+    replicas,
     saved_steps,
     state,
     step,
     stopping,
+    watchdog,
 )
 
 
@@ -51,6 +56,11 @@ class TrainConfig:
         none.
       ema_decay: decay of the averaged parameters that inference uses, in [0, 1).
       accumulate: number of microbatches that a batch is split into.
+      stop_at: number of updates after which a run stops before its end; 0 for none.
+      profile_at: number of the first step that is profiled; 0 for none.
+      profile_steps: number of steps of a profile, also of one that SIGUSR2 asks for.
+      stall_minutes: minutes that input, a step, an evaluation or a save may last before
+        the process writes its stacks and ends; 0 for no limit.
     """
 
     steps: int
@@ -62,12 +72,20 @@ class TrainConfig:
     keep_period: int = 0
     ema_decay: float = 0.999
     accumulate: int = 1
+    stop_at: int = 0
+    profile_at: int = 0
+    profile_steps: int = 5
+    stall_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.log_every < 1 or self.accumulate < 1:
             raise ValueError("steps, log_every and accumulate: use 1 or more")
         if self.checkpoint_minutes < 0 or self.keep_period < 0:
             raise ValueError("checkpoint_minutes and keep_period: use 0 or more")
+        if min(self.stall_minutes, self.profile_at, self.stop_at) < 0:
+            raise ValueError("stall_minutes, profile_at and stop_at: use 0 or more")
+        if self.profile_steps < 1:
+            raise ValueError("profile_steps: use 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay {self.ema_decay}: use one in [0, 1)")
 
@@ -96,6 +114,9 @@ class TrainJob:
         is refused.
       mutable_keys: dotted keys of `identity` that may change when a run is resumed.
       evaluate: measures averaged parameters; None for no evaluation.
+      settings: the configuration of the run, for records of steps that went wrong.
+      clips: the position of the data before a batch to the ids of its clips, for the
+        same; None where they are not known.
     """
 
     name: str
@@ -110,11 +131,13 @@ class TrainJob:
     identity: Any
     mutable_keys: tuple[str, ...] = ()
     evaluate: Evaluate | None = None
+    settings: Any = None
+    clips: Callable[[Any], Sequence[str]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainRun:
-    """A job under way, with its data and the open files that record it."""
+    """A job under way, with its data, and what records it."""
 
     job: TrainJob
     data: prefetch.DevicePrefetch
@@ -122,6 +145,9 @@ class TrainRun:
     checkpointer: checkpoint.Checkpointer
     writer: metrics.Writer
     meter: metrics.Meter
+    ledger: goodput.Ledger
+    profiler: profiling.Profiler
+    incidents: incidents.Incidents
 
 
 def fit(
@@ -134,17 +160,24 @@ def fit(
 ) -> state.TrainState:
     """Train a job in `workdir`, from where it was left.
 
-    `workdir` holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`. The optimizer is
-    one for all parameters, or one for each of their groups.
+    `workdir` holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`; `goodput.jsonl`,
+    `heartbeats/` and `stacks/` say what processes did and do, `incidents/` which steps
+    went wrong. The optimizer is one for all parameters, or one for each of their
+    groups.
 
     Returns:
       The state where it stopped; `state.step` says whether that was the end.
 
     Raises:
       CheckpointError: `workdir` holds a damaged checkpoint, or one of another job.
+      ReplicaError: copies of the state differ between devices.
     """
     workdir = pathlib.Path(workdir)
-    chain = optimizer.make_optimizer(optimizer_config, steps=config.steps)
+    workdir.mkdir(parents=True, exist_ok=True)
+    ledger = goodput.Ledger(workdir / goodput.FILE)
+    chain = optimizer.make_optimizer(
+        optimizer_config, steps=config.steps, shardings=job.shardings
+    )
     with jax.set_mesh(job.mesh), contextlib.ExitStack() as stack:
         places = {"shardings": job.shardings, "mesh": job.mesh}
         target, state_shardings = state.abstract_state(job.shapes, chain, **places)
@@ -156,21 +189,25 @@ def fit(
             shardings=state_shardings,
             accumulate=config.accumulate,
         )
+        limit = 60 * config.stall_minutes
+        stack.enter_context(watchdog.Watchdog(workdir, ledger, limit=limit))
         checkpointer = checkpoint.Checkpointer(
             workdir / "checkpoints", keep=config.keep, keep_period=config.keep_period
         )
         stack.enter_context(checkpointer)
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
-        if checkpointer.saved.steps():
-            current = checkpointer.restore(
-                target,
-                iterator=data,
-                config=job.identity,
-                mutable_keys=job.mutable_keys,
-            )
-        else:
-            current, _ = state.create(job.init(), chain, **places)
+        with ledger.phase("restore"):
+            if checkpointer.saved.steps():
+                current = checkpointer.restore(
+                    target,
+                    iterator=data,
+                    config=job.identity,
+                    mutable_keys=job.mutable_keys,
+                )
+            else:
+                current, _ = state.create(job.init(), chain, **places)
         start, peak = int(current.step), metrics.device_peak()
+        ledger.step = start
         writer = metrics.Writer(
             workdir,
             start=start,
@@ -185,7 +222,23 @@ def fit(
             peak=peak,
             batch_shards=len(sharding.batch_shard_processes(job.mesh)),
         )
-        run = TrainRun(job, data, config, checkpointer, writer, meter)
+        profiler = profiling.Profiler(
+            workdir / "profile",
+            at=config.profile_at,
+            steps=config.profile_steps,
+            say=writer.note,
+        )
+        stack.enter_context(profiler)
+        stack.callback(end_ledger, ledger, writer, workdir=workdir)
+        found = incidents.Incidents(
+            workdir / "incidents",
+            config=job.settings,
+            clips=job.clips,
+            say=writer.note,
+        )
+        run = TrainRun(
+            job, data, config, checkpointer, writer, meter, ledger, profiler, found
+        )
         return train(current, train_step, run=run)
 
 
@@ -200,9 +253,11 @@ def train(
       ValueError: the data ended early, or a batch does not divide over the mesh.
     """
     start, steps = int(current.step), run.config.steps
-    window, compiled_shapes = [], set()
+    last = min(run.config.stop_at or steps, steps)
+    window, places, compiled_shapes = [], [], set()
+    run.ledger.write("start")
     with stopping.deferred() as stop:
-        for number in range(start, steps):
+        for number in range(start, last):
             if number > start and _due(number, run.config.evaluate_every):
                 finish_steps(run, window)
                 if not evaluate(current, run, stop=stop):
@@ -210,35 +265,54 @@ def train(
             if number > start and checkpoint_due(number, run):
                 finish_steps(run, window)
                 save(current, run)
+            run.profiler.finish(number, wait=lambda: finish_steps(run, window[-1:]))
+            run.ledger.step = number
             run.meter.start()
-            batch, on_device = next_batch(run, number)
+            places.append(run.data.get_state())
+            with run.ledger.phase("input"):
+                batch, on_device = next_batch(run, number)
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
             if shapes not in compiled_shapes:
                 # The first step of each shape, mostly compilation, is not timed.
                 finish_steps(run, window)
-            current, values = train_step(current, on_device, run.job.key)
-            run.meter.add(batch)
-            # One step stays in flight while batches are read ahead.
             is_first = shapes not in compiled_shapes
-            jax.block_until_ready(values if is_first else window[-1:])
+            phase = run.ledger.phase("compile" if is_first else "step")
+            with phase, run.profiler.step(number):
+                current, values = train_step(current, on_device, run.job.key)
+                run.meter.add(batch)
+                # One step stays in flight while batches are read ahead.
+                jax.block_until_ready(values if is_first else window[-1:])
             compiled_shapes.add(shapes)
             window.append(values)
             run.writer.advance()
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
-                log(number + 1, run, window=window)
+                log(number + 1, run, window=window, places=places)
                 window.clear()
+                places.clear()
             if stop():
                 break
         save(current, run)
         ended = int(current.step) == steps > start
         if ended and not evaluate(current, run, stop=stop):
             raise stopping.Interrupted(f"step {steps} is saved; the same command ends")
+    with run.ledger.phase("save"):
+        run.checkpointer.wait()
     return current
+
+
+def end_ledger(
+    ledger: goodput.Ledger, writer: metrics.Writer, *, workdir: pathlib.Path
+) -> None:
+    """Write what this life of the run was spent on, and say what all lives were."""
+    ledger.write("end")
+    if jax.process_index() == 0:
+        writer.note(str(goodput.read(workdir)))
 
 
 def finish_steps(run: TrainRun, window: Sequence[Any]) -> None:
     """Wait for the step in flight, the window's last; what follows is not timed."""
-    jax.block_until_ready(window[-1:])
+    with run.ledger.phase("step"):
+        jax.block_until_ready(window[-1:])
     run.meter.stop()
 
 
@@ -253,7 +327,8 @@ def evaluate(
     if run.job.evaluate is None:
         return True
     try:
-        values = run.job.evaluate(current.ema, check=stop.check)
+        with run.ledger.phase("evaluate"):
+            values = run.job.evaluate(current.ema, check=stop.check)
     except stopping.Interrupted:
         return False
     run.writer.write(int(current.step), values)
@@ -272,10 +347,16 @@ def checkpoint_due(number: int, run: TrainRun) -> bool:
 
 
 def save(current: state.TrainState, run: TrainRun) -> None:
-    """Start writing a checkpoint of the state, the data position and the config."""
-    run.checkpointer.save(
-        int(current.step), current, iterator=run.data, config=run.job.identity
-    )
+    """Start writing a checkpoint of the state, the data position and the config.
+
+    Raises:
+      ReplicaError: copies of the state differ between devices; nothing is written.
+    """
+    with run.ledger.phase("save"):
+        replicas.check(current)
+        run.checkpointer.save(
+            int(current.step), current, iterator=run.data, config=run.job.identity
+        )
 
 
 def next_batch(run: TrainRun, number: int) -> tuple[Any, Any]:
@@ -292,18 +373,31 @@ def next_batch(run: TrainRun, number: int) -> tuple[Any, Any]:
         ) from None
 
 
-def log(number: int, run: TrainRun, *, window: list[dict[str, jax.Array]]) -> None:
+def log(
+    number: int,
+    run: TrainRun,
+    *,
+    window: list[dict[str, jax.Array]],
+    places: Sequence[Any],
+) -> None:
     """Write the means over the last steps that were not skipped, and the rates.
+
+    Steps that went wrong are recorded, with the place of the data before each.
 
     Raises:
       DivergenceError: no step of the window was finite.
     """
-    values = jax.device_get(window)
+    with run.ledger.phase("step"):
+        values = jax.device_get(window)
     run.meter.stop()  # all its steps are done
+    run.ledger.step = number
+    run.ledger.write("steps")
     counted = [v for v in values if not v["skipped"]] or values
     means = {k: float(np.mean([v[k] for v in counted])) for k in values[0]}
     means["skipped"] = float(np.mean([v["skipped"] for v in values]))
-    run.writer.write(number, means | run.meter.summary())
+    means["spikes"] = run.incidents.examine(number - len(window), values, places=places)
+    spent = run.ledger.window(len(window))
+    run.writer.write(number, means | run.meter.summary() | spent)
     run.meter.clear()
     if means["skipped"] == 1.0:
         raise DivergenceError(

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -200,7 +201,8 @@ class Writer:
 
     A line with `tokens_per_step` and `flops_per_step` gets the sums since step 0 beside
     them, `training_tokens` and `training_flops`; steps of which a stop left no line
-    count as those of the next line. Only the first process writes.
+    count as those of the next line. Only the first process writes. Where standard error
+    is no terminal, a line at each of `write` takes the place of the bar.
     """
 
     def __init__(
@@ -234,13 +236,15 @@ class Writer:
             self._board = tensorboardX.SummaryWriter(
                 str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1
             )
+        self._label, self._steps = name, steps
+        self._lines = self._active and not sys.stderr.isatty()
         self._bar = tqdm.tqdm(
             total=steps,
             initial=start,
             desc=name,
             unit="step",
             dynamic_ncols=True,
-            disable=not self._active,
+            disable=not self._active or self._lines,
         )
 
     def advance(self) -> None:
@@ -267,7 +271,11 @@ class Writer:
             for name, short in _BAR_NAMES.items()
             if name in scalars
         }
-        if postfix:
+        if postfix and self._lines:
+            shown = ", ".join(f"{name} {value}" for name, value in postfix.items())
+            line = f"{self._label}: step {step} of {self._steps}, {shown}"
+            print(line, file=sys.stderr, flush=True)
+        elif postfix:
             self._bar.set_postfix(postfix, refresh=False)
 
     def _add_costs(self, step: int, line: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run(scenario: str, folder: pathlib.Path) -> list[dict[str, Any]]:
     """What both processes found."""
+    ended = end(scenario, folder)
+    for status, _, errors in ended:
+        assert status == 0, errors[-3000:]
+    return [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
+
+
+def end(scenario: str, folder: pathlib.Path) -> list[tuple[int, str, str]]:
+    """Exit status, output and errors of both processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,9 +47,10 @@ def run(scenario: str, folder: pathlib.Path) -> list[dict[str, Any]]:
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, said, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+    return [
+        (process.returncode, *texts)
+        for process, texts in zip(processes, said, strict=True)
+    ]
 
 
 def checkpoints(folder: pathlib.Path) -> dict[str, Any]:
@@ -121,6 +130,26 @@ def stopping(folder: pathlib.Path) -> dict[str, Any]:
     with checkpoint.Checkpointer(folder / "checkpoints") as keeper:
         latest = keeper.saved.latest()
     return {"step": int(stopped.step), "asked": len(asked), "latest": latest}
+
+
+def stalling(folder: pathlib.Path) -> dict[str, Any]:
+    """Process 1 waits for ever for its batch of step 2, the other one for it."""
+    import time
+
+    import jax
+
+    from soraflax import sharding
+    from tests.train import toy
+
+    class Data(toy.Data):
+        def __next__(self) -> Any:
+            if jax.process_index() == 1 and self.position == 3:
+                time.sleep(3600)
+            return super().__next__()
+
+    mesh = sharding.make_mesh(fsdp=4)
+    toy.fit(toy.job(mesh, Data(rows=4)), folder, checkpoint_every=1, stall_minutes=0.2)
+    return {}
 
 
 def models(folder: pathlib.Path) -> dict[str, Any]:

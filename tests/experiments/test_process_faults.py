@@ -1,7 +1,9 @@
 """What two processes must agree on, under faults."""
 
 import pathlib
+import re
 
+from soraflax.train import checkpoint, watchdog
 from tests.experiments import processes
 
 
@@ -10,6 +12,17 @@ def test_a_signal_to_one_stops_all_at_the_same_place(tmp_path: pathlib.Path) -> 
     assert first == second
     assert first["step"] == first["latest"] == 2
     assert first["asked"] < 600
+
+
+def test_a_stalled_process_is_named_and_all_leave(tmp_path: pathlib.Path) -> None:
+    ended = processes.end("stalling", tmp_path)
+    statuses = [status for status, _, _ in ended]
+    assert watchdog.STALLED in statuses and 0 not in statuses
+    said = "".join(errors for _, _, errors in ended)
+    assert re.search(r"process 1 \(.*\) has been in input of step \d for \d+ s", said)
+    assert list((tmp_path / "stacks").glob("*.txt"))
+    with checkpoint.Checkpointer(tmp_path / "checkpoints") as keeper:
+        assert keeper.saved.last_whole() >= 1  # the next launch resumes there
 
 
 def test_models_are_read_by_shards_and_written_in_pieces(

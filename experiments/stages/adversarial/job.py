@@ -58,6 +58,7 @@ def make_job(
         key=run_key,
         iterator=iterator,
         step_cost=functools.partial(step_cost, config, source.config),
+        settings=config_lib.to_dict(config),
         identity=config_lib.to_dict(config) | {"start": source.digest},
         mutable_keys=run_config.MUTABLE_KEYS,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines import latents, pipeline, records
+from data_pipelines import elastic, latents, pipeline, records
 from experiments.stages import runtime
 from experiments.stages.autoencoder import config as config_lib
 from soraflax.config import ConfigError
@@ -81,4 +81,5 @@ def crops(
         raise ConfigError(
             f"config.batch {batch} does not divide over {host.count} processes"
         )
-    return iter(pipeline.make_video_dataset(data, batch=batch // host.count, host=host))
+    made = pipeline.make_video_dataset(data, batch=batch // host.count, host=host)
+    return elastic.StepBatches(iter(made))

@@ -70,6 +70,7 @@ def make_job(
         step_cost=functools.partial(
             step_cost, config.model, train_encoder=base is None
         ),
+        settings=config_lib.to_dict(config),
         identity=config_lib.to_dict(config) | ({"start": base.digest} if base else {}),
         mutable_keys=run_config.MUTABLE_KEYS,
     )

@@ -96,7 +96,7 @@ def make_job(
         return denoising.loss(merged, batch, key, predict=predict, config=config.loss)
 
     open_latents = functools.partial(data_lib.open_latents, base)
-    dataset = pipeline.make_dataset(
+    batches = pipeline.make_batches(
         data, latents=open_latents(data), host=runtime.host(mesh)
     )
     validate = video_job.make_evaluation(
@@ -117,8 +117,10 @@ def make_job(
         shardings=trainable.initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(jax.random.key(config.seed), 1),
-        iterator=iter(dataset),
+        iterator=batches,
         step_cost=functools.partial(video_job.step_cost, scratch.model),
+        settings=config_lib.to_dict(config),
+        clips=batches.clips,
         identity=config_lib.to_dict(config) | {"base": base.digest},
         mutable_keys=run_config.MUTABLE_KEYS,
         evaluate=evaluate if validate else None,

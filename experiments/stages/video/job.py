@@ -41,7 +41,7 @@ def make_job(
       mesh: mesh that the run is laid over.
     """
     module = dit.DiT(config.model)
-    dataset = pipeline.make_dataset(
+    batches = pipeline.make_batches(
         data, digest=encoder_digest, host=runtime.host(mesh)
     )
     key = jax.random.key(config.seed)
@@ -66,8 +66,10 @@ def make_job(
         shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
-        iterator=iter(dataset),
+        iterator=batches,
         step_cost=functools.partial(step_cost, config.model),
+        settings=config_lib.to_dict(config),
+        clips=batches.clips,
         identity=config_lib.to_dict(config)
         | {"encoder": encoder_digest, **({"text": dict(text)} if text else {})},
         mutable_keys=run_config.MUTABLE_KEYS,
@@ -165,6 +167,7 @@ def make_validation(
         passes=1,
         also=(),
         weights=(),
+        lanes=0,
         windows=0.0,
     )
     dataset = pipeline.make_dataset(
