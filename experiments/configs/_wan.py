@@ -90,6 +90,7 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
             checkpoint_every=1000,
             checkpoint_minutes=12,  # about sqrt(2 x 10 s to save x 8 h to a failure)
             keep_period=10_000,
+            stall_minutes=0 if tiny else 20,
             ema_decay=0.9999,
         ),
         "evaluation": stage_config.VideoEvaluationConfig(batches=8),
