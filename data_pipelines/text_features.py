@@ -42,7 +42,7 @@ class CaptionEncoder(Protocol):
 
     def encode(
         self, texts: Sequence[str], *, max_length: int, cut: bool
-    ) -> list[np.ndarray]: ...
+    ) -> list[Float[np.ndarray, "m D"]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,16 +219,7 @@ def embed(
             root,
             directory,
             info={
-                "kind": KIND,
-                "name": "text features",
-                "sources": [
-                    {"path": str(path), "digest": records.dataset_digest(path)}
-                    for path in datasets
-                ],
-                "encoder": {"digest": encoder.digest},
-                "vocabulary": {"digest": encoder.tokenizer.digest},
-                "dtype": encoder.dtype,
-                "width": encoder.width,
+                **_origin(datasets, encoder),
                 "max_length": max_length,
                 "keys": hashlib.sha256(keys).hexdigest(),
                 "tokens": lengths.tokens,
@@ -236,6 +227,22 @@ def embed(
             },
             report=lengths.cut,
         )
+
+
+def _origin(datasets: Sequence[str | Path], encoder: CaptionEncoder) -> dict[str, Any]:
+    """Entries of dataset.json about the captions, and what made their features."""
+    return {
+        "kind": KIND,
+        "name": "text features",
+        "sources": [
+            {"path": str(path), "digest": records.dataset_digest(path)}
+            for path in datasets
+        ],
+        "encoder": {"digest": encoder.digest},
+        "vocabulary": {"digest": encoder.tokenizer.digest},
+        "dtype": encoder.dtype,
+        "width": encoder.width,
+    }
 
 
 def read_captions(datasets: Iterable[str | Path]) -> Iterator[str]:

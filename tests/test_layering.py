@@ -130,6 +130,8 @@ NO_MODULE = {
     "experiments/test_wan_configs.py": "the configs of one family",
     "generation/test_batch_invariance.py": "the generator, all of it",
     "media/test_fuzz.py": "every reader, on damaged files",
+    "media/test_memory.py": "every reader, on large files",
+    "media/test_walks.py": "every walk of a container",
     "ops/attention/test_packed.py": "every implementation",
     "parity/": "others' code beside ours",
     "reliability/": "runs under faults",

@@ -17,13 +17,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from soraflax import media
-from soraflax.generation import (
-    conditioning,
-    generator,
-    prompts,
-    resizing,
-    tasks,
-)
+from soraflax.generation import conditioning, generator, prompts, resizing, tasks
 from soraflax.ops import grid as grids
 
 DEFAULT_SIZE = (64, 64)

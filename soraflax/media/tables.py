@@ -54,7 +54,7 @@ def check(file: Any, name: str) -> list[str]:
     movie = boxes.first(file, (b"moov",))
     tracks = boxes.boxes(file, movie.start, end=movie.end) if movie else ()
     for track in [box for box in tracks if box.kind == b"trak"]:
-        notes += _Track(file, name, track).check()
+        notes += _Track(file, name, box=track).check()
     if foreign:
         notes.append(f"{foreign} of its boxes are of no known kind: left out")
     if 0 < end < formats.length(file):
@@ -76,7 +76,7 @@ def _foreign(file: Any, box: boxes.Box) -> int:
 
 
 class _Track:
-    def __init__(self, file: Any, name: str, box: boxes.Box) -> None:
+    def __init__(self, file: Any, name: str, *, box: boxes.Box) -> None:
         self.file, self.name, self.box = file, name, box
 
     def damaged(self, what: str) -> common.MediaError:
