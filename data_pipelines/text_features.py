@@ -219,7 +219,7 @@ def embed(
             root,
             directory,
             info={
-                **_origin(datasets, encoder),
+                **_provenance(datasets, encoder),
                 "max_length": max_length,
                 "keys": hashlib.sha256(keys).hexdigest(),
                 "tokens": lengths.tokens,
@@ -229,7 +229,9 @@ def embed(
         )
 
 
-def _origin(datasets: Sequence[str | Path], encoder: CaptionEncoder) -> dict[str, Any]:
+def _provenance(
+    datasets: Sequence[str | Path], encoder: CaptionEncoder
+) -> dict[str, Any]:
     """Entries of dataset.json about the captions, and what made their features."""
     return {
         "kind": KIND,
