@@ -204,8 +204,7 @@ def embed(
     if max_length < 1:
         raise ValueError(f"max_length {max_length}: use 1 or more")
     records.check_output(output, overwrite=overwrite)
-    texts = {caption_key(text): text for text in read_captions(datasets)}
-    texts = dict(sorted(texts.items()))
+    texts = dict(sorted((caption_key(t), t) for t in read_captions(datasets)))
     lengths = _Lengths(max_length)
     with (
         tqdm.tqdm(total=len(texts), desc="features", unit="caption") as bar,
