@@ -5,6 +5,8 @@ import pytest
 
 from experiments.reports import emergence_occlusion as report
 from experiments.reports import scoreboard, worlds
+from soraflax.generation import generator
+from tests.generation import tiny
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,13 @@ def test_a_lost_body_and_a_second_one_are_counted(
     top = 2 if y > 32 else 62 - blob.shape[0]
     twice[-1, top : top + blob.shape[0], patch[1]] = blob
     assert report.outcome(twice, case)["several"] == 1
+
+
+def test_a_model_continues_what_is_given(cases: list[report.Occlusion]) -> None:
+    model = generator.Generator(tiny.model())
+    recipe = worlds.WorldRecipe("bodies", solver_steps=2, guidance=1.0)
+    case = cases[0]
+    (video,) = report.continued(model, [case], recipe=recipe)
+    assert video.shape == case.clip.video.shape and video.dtype == np.uint8
+    assert (video[: case.given] == case.clip.video[: case.given]).all()
+    assert (video[case.given :] != case.clip.video[case.given :]).any()

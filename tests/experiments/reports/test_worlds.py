@@ -16,6 +16,7 @@ from experiments.reports import (
     scoreboard,
     worlds,
 )
+from tests.generation import tiny
 
 REPORTS = {
     "room": (emergence_room, "camera"),
@@ -109,3 +110,36 @@ def test_the_picture_has_generated_clips_above_real_ones(
     with Image.open(tmp_path / "clips.png") as picture:
         pixels = np.asarray(picture)
     assert (pixels == 0).all(-1).sum() >= 2 * 8 * 64 * 64
+
+
+def test_a_claim_is_made_of_an_untrained_model(tmp_path: pathlib.Path) -> None:
+    """From data to figures and picture; training leaves a tiny model behind."""
+
+    def run(words: Sequence[str]) -> int:
+        workdir = pathlib.Path(words[-1].partition("=")[2])
+        workdir.mkdir(exist_ok=True)
+        if workdir.name == "video":
+            tiny.save(workdir.parent)
+            cost = '{"step": 2, "training_flops": 7.0}\n'
+            (workdir / "metrics.jsonl").write_text(cost)
+        (workdir / "result.json").write_text("{}")
+        return 0
+
+    recipe = worlds.WorldRecipe(
+        "canvas", clips=4, prompts=2, solver_steps=2, guidance=1.0
+    )
+    claim = worlds.make_claim(
+        "emergence_canvas",
+        claim=emergence_canvas.CLAIM,
+        recipe=recipe,
+        folder=tmp_path,
+        extra=emergence_canvas.figures,
+        deciding="trace that stays",
+        run=run,
+    )
+    assert claim.figures[0].name == "trace that stays" and claim.flops == 7.0
+    assert {"action", "colour"} <= {figure.name for figure in claim.figures}
+    assert all(figure.ceiling is not None for figure in claim.figures[1:])
+    assert (tmp_path / "clips.png").is_file()
+    claim.save(tmp_path)
+    assert scoreboard.read(tmp_path).verdict == claim.verdict
