@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from soraflax.generation import tasks as tasks
     from soraflax.generation.conditioning import Job as Job
@@ -75,13 +76,17 @@ __all__ = [
 ]
 
 
-def load(folder: "str | os.PathLike[str] | None" = None) -> "Model":
+def load(
+    folder: "str | os.PathLike[str] | None" = None, *, lora: "Sequence[str]" = ()
+) -> "Model":
     """A trained video model.
 
     Args:
       folder: that training made (VIDEO, such as `demo/video`), its `model/`, or a
         folder that holds just one of them; None for the model shipped with the
         package.
+      lora: files of adapters (safetensors of diffusers, PEFT, Wan or kohya) that are
+        merged into it, `FILE` or `FILE:SCALE`.
 
     Raises:
       FileNotFoundError: no model there, or none was shipped.
@@ -89,7 +94,7 @@ def load(folder: "str | os.PathLike[str] | None" = None) -> "Model":
     """
     from soraflax.generation import model
 
-    return model.Model.load(folder)
+    return model.Model.load(folder, lora=lora)
 
 
 def __getattr__(name: str) -> Any:

@@ -77,6 +77,9 @@ DEFAULT_RULES = AxisRules(
         "vocab": ("tensor",),
     }
 )
+# Parameters over all devices that rows are split over, gathered layer by layer: models
+# that are only run have one row or two, which no `fsdp` axis could divide.
+GENERATION_RULES = AxisRules({**DEFAULT_RULES.rules, "embed": ("fsdp", SIDE_AXIS)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +220,12 @@ def auto_mesh() -> jax.sharding.AbstractMesh | None:
     mesh = jax.sharding.get_abstract_mesh()
     local = mesh.empty or mesh.size == 1 or mesh.manual_axes
     return None if local else mesh
+
+
+def current_mesh() -> Mesh | None:
+    """The mesh that is set (`jax.set_mesh`); None without one, or of one device."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
 
 
 def platform() -> str:

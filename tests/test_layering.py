@@ -114,6 +114,7 @@ STILL_TO_SHAPE: dict[str, int] = {
 # Violations of budgets that are still to be mended: at most so many in a module.
 STILL_TO_MEND: dict[str, int] = {
     "experiments.benchmarks.tasks.clips": 1,
+    "soraflax.generation.generator": 1,
     "soraflax.generation.jobs": 2,
     "soraflax.generation.model": 8,
 }

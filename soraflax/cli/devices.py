@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 from soraflax import compilation_cache, sharding
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import shipped
 
 
 @contextlib.contextmanager
@@ -28,6 +30,14 @@ def kept_programs(
     """`compilation_cache.enabled` in its folder, unless the arguments forbid it."""
     refused = args.no_compilation_cache
     return compilation_cache.enabled(None if refused else compilation_cache.folder())
+
+
+def suited(checkpoint: pathlib.Path | None) -> int:
+    """Devices for a model whose user names no number: all there are for a large one."""
+    directory = model_io.find_model(shipped.or_given(checkpoint), kind="video")
+    model = model_io.model_config(directory).get("model", {})
+    large = model.get("transformer", {}).get("text", {}) is None
+    return len(jax.devices()) if large else 1
 
 
 def split_over(count: int) -> contextlib.AbstractContextManager[Any]:

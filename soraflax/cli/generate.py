@@ -21,7 +21,10 @@ def add_parser(subparsers: Any) -> cli.Parser:
         "overlap, and written while it is made.",
     )
     parser.add_argument("prompt", help="what the video shows")
-    options.add_size(parser, default=(64, 64))
+    options.add_size(
+        parser,
+        meaning="width and height in pixels (default: the model's own, else 64x64)",
+    )
     options.add_length(parser)
     options.add_fps(parser, "the model's own")
     options.add_sampling(parser)

@@ -20,7 +20,10 @@ def add_parser(subparsers: Any) -> cli.Parser:
         details="Any size on the grid; large ones in tiles (--tile) or over devices.",
     )
     parser.add_argument("prompt", help="what the image shows")
-    options.add_size(parser, default=(64, 64))
+    options.add_size(
+        parser,
+        meaning="width and height in pixels (default: the model's own, else 64x64)",
+    )
     options.add_sampling(parser, out="out.png")
     return parser
 

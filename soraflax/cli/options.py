@@ -8,6 +8,7 @@ from soraflax.cli import parser as cli
 
 SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
 CACHE = 0.4  # --cache alone: `generation.caching.StepCacheConfig.threshold`
+STEPS, GUIDANCE = 25, 2.0  # where neither the user nor the model says
 FRAMES = 17  # of a new video, where neither --frames nor --seconds is given
 MAX_COUNT = 10_000  # steps, videos
 
@@ -113,7 +114,7 @@ def add_length(
     parser: argparse.ArgumentParser,
     *,
     meaning: str = "frames of the video; 1 is an image",
-    default: str = f"{FRAMES}",
+    default: str = f"the model's own, else {FRAMES}",
 ) -> None:
     """Frames to make, or seconds of them; `default` is said where there is neither."""
     length = parser.add_mutually_exclusive_group()
@@ -180,10 +181,17 @@ def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> No
     )
     add(
         "--devices",
-        default=1,
         type=cli.positive_int,
         metavar="N",
-        help="split rows over N devices",
+        help="split rows over N devices (default: all there are for a model with an "
+        "outside text encoder, else 1)",
+    )
+    add(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="adapters merged into the transformer; may be given again (default: none)",
     )
     add(
         "--preview",
@@ -201,14 +209,36 @@ def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> No
 
 def _add_sampler(parser: argparse.ArgumentParser) -> None:
     add, count = parser.add_argument, cli.int_up_to(MAX_COUNT)
-    add("--steps", default=25, type=count, metavar="N", help="sampler steps")
-    add("--sampler", default="euler", choices=SAMPLERS, help="the solver")
+    add(
+        "--steps",
+        type=count,
+        metavar="N",
+        help=f"sampler steps (default: the model's own, else {STEPS})",
+    )
+    add(
+        "--sampler",
+        choices=SAMPLERS,
+        help="the solver (default: the model's own, else euler)",
+    )
     add(
         "--guidance",
-        default=2.0,
         type=cli.finite_float,
         metavar="G",
-        help="guidance scale; 1 is no guidance",
+        help="guidance scale; 1 is no guidance (default: the model's own, else "
+        f"{GUIDANCE:g})",
+    )
+    add(
+        "--low-guidance",
+        type=cli.finite_float,
+        metavar="G",
+        help="of two experts, the scale of the one for low noise levels (default: the "
+        "model's own, else --guidance)",
+    )
+    add(
+        "--shift",
+        type=cli.positive_float,
+        metavar="S",
+        help="shift of the noise levels (default: the model's own)",
     )
     add(
         "--guidance-interval",

@@ -1,9 +1,10 @@
-"""`soraflax plan`: a train step on a TPU pod that is not attached."""
+"""`soraflax plan`: a train step, or a video, on devices that are not attached."""
 
 import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import os
 import pathlib
 import sys
@@ -17,25 +18,46 @@ EXTRA = "plan"
 def add_parser(subparsers: Any) -> cli.Parser:
     parser = subparsers.add_parser(
         "plan",
-        help="what a train step takes on a TPU pod, without one",
+        help="what a train step, or a video, takes on devices that are not here",
         description="Compile the train step of a config for a TPU topology and print "
         "memory, traffic between chips, and a roofline of its time. Needs the extra "
-        "'plan', no TPU.",
-        epilog="example: soraflax plan --config=wan2_1_t2v_14b --topology v5p:8x8x8 "
-        "--slices 2",
+        "'plan', no TPU. With --generate, say what making a video with a model takes "
+        "in memory, from its sizes alone, and what to change where it does not fit.",
+        epilog="examples: soraflax plan --config=wan2_1_t2v_14b --topology v5p:8x8x8 "
+        "--slices 2; soraflax plan --generate --checkpoint WAN --size 832x480 "
+        "--frames 81 --topology v5e:2x2",
     )
     add, number = parser.add_argument, cli.positive_int
     add(
         "--config",
-        required=True,
         metavar="NAME[:preset]",
-        help="a shipped config or FILE.py of a training run of a video model",
+        help="a shipped config or FILE.py of a training run of a video model (default: "
+        "none; needed without --generate)",
     )
     add(
         "--topology",
         required=True,
         metavar="CHIP:SIDES",
-        help="such as v5p:8x8x8 or v6e:16x16",
+        help="such as v5p:8x8x8 or v6e:16x16; with --generate also h100 or h100:4",
+    )
+    add("--generate", action="store_true", help="plan a video instead of training")
+    add(
+        "--checkpoint",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="of --generate: a video model (default: the one shipped with soraflax)",
+    )
+    add(
+        "--size",
+        type=cli.size,
+        metavar="WxH",
+        help="of --generate: width and height in pixels (default: the model's own)",
+    )
+    add(
+        "--frames",
+        type=number,
+        metavar="N",
+        help="of --generate: frames of the video (default: the model's own)",
     )
     add("--slices", default=1, type=number, metavar="N", help="joined by DCN")
     add("--rows", type=number, metavar="N", help="of a batch (default: the config's)")
@@ -61,6 +83,11 @@ def run(args: argparse.Namespace) -> None:
     """Compile, print the table, and write JSON where asked."""
     if args.json:
         check_target(args.json)
+    if args.generate:
+        _plan_generation(args)
+        return
+    if args.config is None:
+        raise ValueError("--config NAME is needed, or --generate for making a video")
     # The compiler is all that is asked of a TPU; arrays live on the CPU.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     sys.path.insert(0, "")  # a config file may import what lies beside the command
@@ -89,6 +116,21 @@ def run(args: argparse.Namespace) -> None:
         lines += [report.to_json(other) for other in plans if other is not plan]
     if args.json:
         args.json.write_text("\n".join(lines) + "\n")
+
+
+def _plan_generation(args: argparse.Namespace) -> None:
+    from soraflax.planning import generation
+    from soraflax.pretrained import shipped
+
+    if args.config is not None:
+        raise ValueError("--generate plans a model: leave --config out")
+    devices = generation.parse_devices(args.topology)
+    sizes = generation.Sizes.of_checkpoint(shipped.or_given(args.checkpoint))
+    found = generation.plan(sizes, devices, size=args.size, frames=args.frames)
+    print(generation.table(found))
+    if args.json:
+        fields = dataclasses.asdict(found) | {"fits": found.fits}
+        args.json.write_text(json.dumps(fields) + "\n")
 
 
 def shipped_configs() -> pathlib.Path | None:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from soraflax.autoencoding import previews
-from soraflax.cli import devices, outputs, progress, sound
+from soraflax.cli import devices, options, outputs, progress, sound
 from soraflax.diffusion import samplers
-from soraflax.generation import caching, familiarity, generator, provenance
+from soraflax.generation import adapters, caching, familiarity, generator, provenance
 from soraflax.pretrained import shipped
 
 Generator = generator.Generator
@@ -45,11 +45,13 @@ def run(
     with (
         progress.Progress(f"{outputs.GENERATOR} {args.command}") as line,
         devices.kept_programs(args) as cache,
-        devices.split_over(args.devices),
+        devices.split_over(args.devices or devices.suited(args.checkpoint)),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
         line.begin("reading the model")
         model = Generator.load(shipped.or_given(args.checkpoint), cache=cache)
+        model = adapters.adapted(model, args.lora)
+        model.announce = line.begin
         config = sampling_config(args, model)
         first = familiarity.annotated(
             make_job(args, model), model.model.config, sampling_config=config
@@ -115,24 +117,34 @@ def sampling_config(
     cache = None
     if args.cache is not None:
         cache = caching.StepCacheConfig(threshold=args.cache)
-    if args.zero_init >= args.steps:
-        raise ValueError(
-            f"--zero-init {args.zero_init} of {args.steps} steps leaves noise: use "
-            f"{args.steps - 1} or less"
-        )
     windows = model.windows
     if args.tile is not None:
         windows = dataclasses.replace(windows, tile=(args.tile[1], args.tile[0]))
-    return generator.SamplingConfig(
-        steps=args.steps,
-        guidance=args.guidance,
-        sampler=samplers.SAMPLERS[args.sampler],
+    given = {
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "low_guidance": args.low_guidance,
+        "sampler": samplers.SAMPLERS[args.sampler] if args.sampler else None,
+    }
+    if model.model.config.sampling is None:
+        plain = {"steps": options.STEPS, "guidance": options.GUIDANCE}
+        given = plain | {k: v for k, v in given.items() if v is not None}
+    config = generator.SamplingConfig.of_model(
+        model.model.config,
+        **given,
+        shift=args.shift,
         interval=args.guidance_interval,
         rescale=args.guidance_rescale,
         zero_init=args.zero_init,
         cache=cache,
         windows=windows,
     )
+    if config.zero_init >= config.steps:
+        raise ValueError(
+            f"--zero-init {config.zero_init} of {config.steps} steps leaves noise: use "
+            f"{config.steps - 1} or less"
+        )
+    return config
 
 
 def sample(

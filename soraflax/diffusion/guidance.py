@@ -52,6 +52,19 @@ class GuidanceArrays:
     high: Any
     rescale: Any
     zero_init: Any
+    low_scale: Any
+
+    def at(self, level: Level, *, boundary: float | None) -> "GuidanceArrays":
+        """With the scale of each level, where two experts share them.
+
+        Args:
+          level: of every token, `[B, N, 1]`.
+          boundary: the level between the experts; None leaves one scale for all.
+        """
+        if boundary is None:
+            return self
+        scale = jnp.where(level >= boundary, self.scale, self.low_scale)
+        return dataclasses.replace(self, scale=scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +76,8 @@ class GuidanceConfig:
       low, high: the interval of guided levels, 0 to 1.
       rescale: weight of the rescaled result in equation (2), 0 to 1.
       zero_init: number of steps at the start that leave the data where it is.
+      low_scale: scale of levels below the boundary of two experts (`nn.experts`); None
+        for `scale` at all levels.
 
     Raises:
       ValueError: a number out of its range.
@@ -73,10 +88,12 @@ class GuidanceConfig:
     high: float = 1.0
     rescale: float = 0.0
     zero_init: int = 0
+    low_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.scale):
-            raise ValueError(f"guidance scale {self.scale}: use a finite number")
+        for scale in (self.scale, self.low_scale or 0.0):
+            if not np.isfinite(scale):
+                raise ValueError(f"guidance scale {scale}: use a finite number")
         if not 0 <= self.low <= self.high <= 1:
             interval = f"guidance interval {self.low} to {self.high}"
             raise ValueError(f"{interval}: need 0 <= low <= high <= 1")
@@ -87,8 +104,8 @@ class GuidanceConfig:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the scale asks for an unconditional prediction at all."""
-        return self.scale != 1
+        """Whether a scale asks for an unconditional prediction at all."""
+        return self.scale != 1 or self.low_scale not in (None, 1)
 
     def is_active(self, levels: Float[np.ndarray, "*shape"]) -> bool:
         """Whether any of these levels is guided; if not, the step can go without."""
@@ -104,6 +121,9 @@ class GuidanceConfig:
             high=np.float32(self.high),
             rescale=np.float32(self.rescale),
             zero_init=np.float32(self.zero_init),
+            low_scale=np.float32(
+                self.scale if self.low_scale is None else self.low_scale
+            ),
         )
 
 

@@ -17,14 +17,22 @@ equation 23):
 
 with n the segment's own token count; exponent 1/2 is the choice of that paper, exponent
 0 the same shift for every size. (2) moves log((1 - t) / t) by -log(shift).
+
+A sampler visits n levels, even before (2), and then 0: those down to 0 without its end,
+or, of models that were trained on N levels k / N (`TrainedLevels`), those down to 1 / N
+or to (2) of it. Published weights are best asked what their authors ask them.
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+
+FIRST_OFFSET = 1e-6  # from 1, where the second step of UniPC would be of first order
+ROUNDING = 1e-4  # of 1000 levels in float32
 
 
 @runtime_checkable
@@ -147,3 +155,56 @@ def inference_levels(
     even = jnp.linspace(1.0, 0.0, steps + 1, dtype=jnp.float32)
     even = even.reshape(-1, *(1 for _ in shift.shape)) * strength
     return start * shift_level(even, shift[None])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedLevels:
+    """The levels k / count of a model's training, and which of them a sampler visits.
+
+    Attributes:
+      count: N, levels of training.
+      spacing: 'open' for levels from 1 down to 1 / N, of which the last is left out, as
+        Wan's own UniPC takes them (its first is 1 - 1e-6); 'closed' for levels from 1
+        down to (2) of 1 / N, both shifted again, as Euler steps are taken in diffusers.
+      whole: whether the model is told k / N, rounded down, in the place of a level.
+    """
+
+    count: int = 1000
+    spacing: Literal["open", "closed"] = "open"
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"{self.count} levels of training: use 2 or more")
+
+    def inference_levels(
+        self,
+        steps: int,
+        shift: Float[np.ndarray, "*shape"],
+        *,
+        strength: Float[np.ndarray, "*#shape"] | float = 1.0,
+    ) -> Float[np.ndarray, "steps1 *shape"]:
+        """Levels that a sampler visits, float32; arguments as of `inference_levels`."""
+        if steps < 1:
+            raise ValueError(f"{steps} steps: use 1 or more")
+        shift = np.asarray(shift, np.float64)
+        if self.spacing == "open":
+            even = np.linspace(1.0, 1.0 / self.count, steps + 1)[:-1]
+            even = even.reshape(-1, *(1 for _ in shift.shape))
+        else:
+            last = shift / self.count
+            last = last / (last + 1.0 - 1.0 / self.count)
+            even = np.linspace(np.ones_like(last), last, steps)
+        even = even * np.asarray(strength, np.float64)
+        levels = shift * even / (shift * even + (1.0 - even))
+        if self.spacing == "open":
+            levels = np.minimum(levels, 1.0 - FIRST_OFFSET)
+        end = np.zeros((1, *levels.shape[1:]))
+        return np.concatenate([levels, end]).astype(np.float32)
+
+    def told(self, levels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """What the model is told of these levels."""
+        if not self.whole:
+            return levels
+        # Levels are float32: k / N may be a little less than it was.
+        return jnp.floor(levels * self.count + ROUNDING) / self.count

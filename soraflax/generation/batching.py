@@ -59,7 +59,8 @@ def row_shape(
     """Capacity of the rows: that of training, less if less will do, more if it must.
 
     Tokens are powers of two below the capacity of training, so that canvases of similar
-    size meet the same compiled functions; there is room for as much text.
+    size meet the same compiled functions; there is room for as much text, or for that
+    of training where it is features, which are large.
 
     Args:
       tiles, trained, block: as of `plan_rows`.
@@ -70,7 +71,9 @@ def row_shape(
     total = max(MIN_ROW_TOKENS, grids.power_of_two(sum(sizes)))
     tokens = max(min(total, trained.tokens), max(sizes))
     tokens = shape.aligned(tokens)
-    return dataclasses.replace(shape, tokens=tokens, text=max(tokens, text))
+    features = any(tile.segment.text.ndim > 1 for tile in tiles)
+    room = trained.text if features else tokens
+    return dataclasses.replace(shape, tokens=tokens, text=max(room, text))
 
 
 def pack_rows(

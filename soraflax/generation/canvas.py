@@ -11,7 +11,7 @@ import dataclasses
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from soraflax.nn import autoencoder
 from soraflax.ops import packing
@@ -102,7 +102,7 @@ def to_segment(
     canvas: Canvas,
     *,
     patch: tuple[int, int, int],
-    text: Int[np.ndarray, "m"],
+    text: np.ndarray,
     statistics: autoencoder.LatentStatistics,
 ) -> packing.Segment:
     """The segment that a canvas is for the transformer, its tokens normalised.
@@ -110,7 +110,7 @@ def to_segment(
     Args:
       canvas: small enough for a row.
       patch: latent frames, rows and columns of a token.
-      text: ids of the canvas's text.
+      text: ids `[m]` or features `[m, E]` of the canvas's text.
       statistics: of the latents that the transformer was trained on.
 
     Raises:

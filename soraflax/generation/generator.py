@@ -13,7 +13,7 @@ Jobs of any sizes and durations share packed rows and are denoised together.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from soraflax.autoencoding import decoding
-from soraflax.generation import batching, conditioning, sampling, tasks
+from soraflax.generation import (
+    batching,
+    conditioning,
+    residence,
+    sampling,
+    tasks,
+)
 from soraflax.generation import canvas as canvases
 from soraflax.generation import progress as progress_lib
 from soraflax.generation import windows as windows_lib
@@ -36,6 +42,8 @@ SamplingConfig = sampling.SamplingConfig
 Step = progress_lib.Step
 WindowConfig = windows_lib.WindowConfig
 Video = UInt8[np.ndarray, "T H W 3"]
+# Of a new video, where neither the model nor its user says.
+DEFAULT_SIZE, DEFAULT_FRAMES = (64, 64), 17
 # From the seed of a piece to that of the piece before it.
 _SEED_STEP = 7919
 # Of a latent in training, whose deviation is 1; what is larger has left all pictures.
@@ -47,15 +55,20 @@ class Generator:
 
     Arguments that its methods share:
 
-      config: how to sample; None for `SamplingConfig()`.
+      config: how to sample; None for `sampling`.
       progress: called with (steps done, steps in all) after every step.
       callback: called with a `Step` after every step; where it returns True sampling
         stops, and what is returned is what was made so far.
+
+    Where text comes as features of an outside encoder the model is taken to be large:
+    its parts come to the devices in turn, the encoder, the transformer, the decoder,
+    split over the mesh that is set, if there is one.
 
     Attributes:
       model: the transformer, its autoencoder and its vocabulary.
       grid: sizes that it can make.
       denoiser: its transformer, compiled for rows.
+      announce: called with a few words where a part of the work begins that takes long.
     """
 
     def __init__(self, model: models.VideoModel) -> None:
@@ -67,12 +80,19 @@ class Generator:
             transformer.patch,
             channels=transformer.latent_channels,
         )
-        self.denoiser = sampling.Denoiser(model, jax.device_put(model.params))
+        self._residence = residence.Residence(model)
+        self.denoiser = sampling.Denoiser(model, self._residence.transformer)
+        self.announce: Callable[[str], object] = lambda words: None
 
     @classmethod
     def load(cls, directory: Any, *, cache: pathlib.Path | None = None) -> "Generator":
         """Read a trained video model; as `models.load_video_model`."""
         return cls(models.load_video_model(directory, cache=cache))
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """As the model's authors sample: `SamplingConfig.of_model`."""
+        return SamplingConfig.of_model(self.model.config)
 
     @property
     def windows(self) -> WindowConfig:
@@ -131,12 +151,12 @@ class Generator:
             than `grid.MAX_TOKENS` tokens.
         """
         blank = canvases.Canvas.empty(self.grid.latent_shape(*job.conditioning.shape))
-        texts = {"text": job.text, "negative": job.negative}
-        self.schedule([dataclasses.replace(blank, **texts)], config or SamplingConfig())
+        told = {"text": job.text, "negative": job.negative}
+        self.schedule([dataclasses.replace(blank, **told)], config or self.sampling)
 
     def window_count(self, job: Job, config: SamplingConfig | None = None) -> int:
         """How many windows the canvas of a job is made in."""
-        windows = (config or SamplingConfig()).windows or self.windows
+        windows = (config or self.sampling).windows or self.windows
         frames = self.grid.latent_shape(*job.conditioning.shape)[0]
         return len(windows_lib.spans(frames, windows, patch=self.grid.patch[0]))
 
@@ -198,11 +218,12 @@ class Generator:
         callback: Callback | None = None,
     ) -> list[np.ndarray]:
         """Filled latents `[t, h, w, z]` of canvases; errors as of `__call__`."""
-        config = config or SamplingConfig()
-        scheduler = self.schedule(to_fill, config)
+        config = config or self.sampling
+        scheduler = self.schedule(to_fill, config, encode=True)
         observer = progress_lib.Observer(progress, callback)
         for _ in _windows(self.denoiser, scheduler, config=config, observer=observer):
             pass
+        self._residence.make_room(self.denoiser)
         return scheduler.latents
 
     def stream(
@@ -214,10 +235,12 @@ class Generator:
         callback: Callback | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Latents as windows are finished: number of a canvas, its next frames."""
-        config = config or SamplingConfig()
-        scheduler = self.schedule(to_fill, config)
+        config = config or self.sampling
+        scheduler = self.schedule(to_fill, config, encode=True)
         observer = progress_lib.Observer(progress, callback)
         for at in _windows(self.denoiser, scheduler, config=config, observer=observer):
+            if at + 1 == scheduler.count:
+                self._residence.make_room(self.denoiser)
             yield from scheduler.finished(at)
 
     def decode(self, latents: Sequence[np.ndarray], *, batch: int = 8) -> list[Video]:
@@ -225,17 +248,41 @@ class Generator:
         return decoding.decode(self.model.autoencoder, latents, batch=batch)
 
     def schedule(
-        self, to_fill: Sequence[canvases.Canvas], config: SamplingConfig
+        self,
+        to_fill: Sequence[canvases.Canvas],
+        config: SamplingConfig,
+        *,
+        encode: bool = False,
     ) -> windows_lib.WindowScheduler:
-        """Canvases in windows and tiles, checked; errors are those of `check`."""
-        length = self.model.config.text_length
+        """Canvases in windows and tiles, checked; errors are those of `check`.
+
+        Args:
+          to_fill: canvases to be filled.
+          config: how to sample.
+          encode: whether texts become features where the transformer takes them; else
+            they are ids, by which nothing but their length is checked.
+        """
+        if encode and self._residence.by_turns:
+            self.announce("encoding the text")
         return windows_lib.WindowScheduler(
             to_fill,
             config.windows or self.windows,
             grid=self.grid,
             statistics=self.model.config.statistics,
-            tokenize=functools.partial(self.model.tokenizer.encode, max_length=length),
+            read=self._residence.reader(to_fill, encode=encode),
         )
+
+
+def default_size(generator: Generator) -> tuple[int, int]:
+    """Width and height of a new video where none are given."""
+    defaults = generator.model.config.sampling
+    return defaults.size if defaults else DEFAULT_SIZE
+
+
+def default_frames(generator: Generator) -> int:
+    """Frames of a new video where none are given."""
+    defaults = generator.model.config.sampling
+    return defaults.frames if defaults else DEFAULT_FRAMES
 
 
 def _in_pieces(
@@ -246,7 +293,7 @@ def _in_pieces(
     observer: progress_lib.Observer,
 ) -> list[Video]:
     """Videos of jobs: all jobs, then the further pieces of those that have some."""
-    config = config or SamplingConfig()
+    config = config or generator.sampling
     # By the number of the job: what is still to be made, and what is made.
     left, videos = dict(enumerate(jobs)), {}
     latents: dict[int, np.ndarray] = {}

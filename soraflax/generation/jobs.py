@@ -20,8 +20,6 @@ from soraflax import media
 from soraflax.generation import conditioning, generator, prompts, resizing, tasks
 from soraflax.ops import grid as grids
 
-DEFAULT_SIZE = (64, 64)
-DEFAULT_FRAMES = 17
 Image = UInt8[np.ndarray, "H W 3"]
 
 
@@ -62,7 +60,7 @@ def generate(
     model: generator.Generator,
     text: Text,
     *,
-    size: tuple[int, int] = DEFAULT_SIZE,
+    size: tuple[int, int] | None = None,
     length: Length = Length(),
     fps: float | None = None,
 ) -> generator.Job:
@@ -71,7 +69,7 @@ def generate(
     Args:
       model: that makes it.
       text: what it shows.
-      size: width and height in pixels.
+      size: width and height in pixels; None for the model's own.
       length: of the whole video.
       fps: frames per second; None for the model's reference rate.
 
@@ -79,6 +77,7 @@ def generate(
       ValueError: a size off the grid, with the nearest sizes on it.
     """
     rate = fps or model.model.config.reference_fps
+    size = size or generator.default_size(model)
     frames = _whole_length(model, length, fps=rate)
     empty = tasks.generate(model.grid, size=size, frames=frames, fps=rate)
     return _job(
@@ -92,13 +91,13 @@ def generate(
 
 
 def image(
-    model: generator.Generator, text: Text, *, size: tuple[int, int] = DEFAULT_SIZE
+    model: generator.Generator, text: Text, *, size: tuple[int, int] | None = None
 ) -> generator.Job:
     """Text to image; errors as of `generate`."""
     return _job(
         model,
         "image",
-        conditioned=tasks.image(model.grid, size=size),
+        conditioned=tasks.image(model.grid, size=size or generator.default_size(model)),
         text=text,
         needs_prompt=True,
     )
@@ -443,7 +442,7 @@ def _check_enough(clip: media.Video, grid: grids.Grid, *, name: str) -> None:
 def _whole_length(model: generator.Generator, length: Length, *, fps: float) -> int:
     """Frames of a new video."""
     if length.seconds is None:
-        return length.frames or DEFAULT_FRAMES
+        return length.frames or generator.default_frames(model)
     return model.grid.nearest_frames(length.seconds, fps)
 
 

@@ -20,7 +20,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from soraflax import media
-from soraflax.generation import familiarity, generator, jobs, provenance, tasks
+from soraflax.generation import (
+    adapters,
+    familiarity,
+    generator,
+    jobs,
+    provenance,
+    tasks,
+)
 from soraflax.ops import grid as grids
 from soraflax.pretrained import shipped
 
@@ -66,9 +73,10 @@ class Model:
         self.generator = generator
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> "Model":
+    def load(cls, folder: Path | None = None, *, lora: Sequence[str] = ()) -> "Model":
         """Read a trained video model; arguments and errors as of `soraflax.load`."""
-        return cls(generator.Generator.load(shipped.or_given(folder)))
+        model = generator.Generator.load(shipped.or_given(folder))
+        return cls(adapters.adapted(model, lora))
 
     def __repr__(self) -> str:
         digest = self.generator.model.digest[:12]
@@ -88,7 +96,7 @@ class Model:
         self,
         text: str,
         *,
-        size: tuple[int, int] = jobs.DEFAULT_SIZE,
+        size: tuple[int, int] | None = None,
         frames: int | None = None,
         seconds: float | None = None,
         fps: float | None = None,
@@ -102,7 +110,7 @@ class Model:
 
         Args:
           text: what the video shows.
-          size: width and height in pixels.
+          size: width and height in pixels; None for the model's own.
           frames, seconds, fps, seed, negative, config, progress, callback: see `Model`.
         """
         job = jobs.generate(
@@ -118,7 +126,7 @@ class Model:
         self,
         text: str,
         *,
-        size: tuple[int, int] = jobs.DEFAULT_SIZE,
+        size: tuple[int, int] | None = None,
         seed: int = 0,
         negative: str = "",
         config: SamplingConfig | None = None,
@@ -409,7 +417,7 @@ class Model:
           inputs: what they were made from, by role, for the record.
           progress, callback: see `Model`.
         """
-        config = config or SamplingConfig()
+        config = config or self.generator.sampling
         batch = [self._annotated(job, config) for job in batch]
         with _Bar(progress) as bar:
             frames = self.generator(batch, config, progress=bar.step, callback=callback)

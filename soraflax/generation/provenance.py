@@ -20,6 +20,7 @@ import numpy as np
 import soraflax
 from soraflax import media
 from soraflax.generation import conditioning
+from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
 
 GENERATOR = "soraflax"
@@ -99,7 +100,7 @@ def record(provenance: Provenance, model: models.VideoModel) -> dict[str, Any]:
     Raises:
       MediaError: an input cannot be read.
     """
-    composite = bool(provenance.inputs)
+    composite, text = bool(provenance.inputs), model.text_encoder
     values = {
         "generator": GENERATOR,
         "version": soraflax.__version__,
@@ -120,7 +121,8 @@ def record(provenance: Provenance, model: models.VideoModel) -> dict[str, Any]:
             "transformer": model.digest,
             "autoencoder": model.autoencoder.digest,
             "vocabulary": hashlib.sha256(model.tokenizer.model).hexdigest(),
-        },
+        }
+        | ({"text_encoder": model_io.model_digest(text)} if text else {}),
         "platform": {
             "jax": jax.__version__,
             "device": jax.local_devices()[0].device_kind,

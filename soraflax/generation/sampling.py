@@ -24,7 +24,7 @@ row after the other, for its compiler sums in another order where there are more
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -35,69 +35,15 @@ from jaxtyping import Array, Float, Int, UInt32
 from soraflax.diffusion import guidance as guidance_lib
 from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import samplers, schedule, solver
-from soraflax.generation import batching, caching
-from soraflax.generation import windows as windows_lib
+from soraflax.generation import batching, caching, sampling_config
 from soraflax.nn import dit, experts, layers, text_encoder
 from soraflax.ops import batch_invariance, packing
 from soraflax.pretrained import models
 
+SamplingConfig = sampling_config.SamplingConfig
 # Tokens in an attention block on a CPU: segments begin at blocks, and small ones leave
 # less room between short segments.
 CPU_BLOCK = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How canvases are filled.
-
-    Attributes:
-      steps: number of the sampler's steps.
-      guidance: scale of classifier-free guidance; 1 is none, and costs half.
-      sampler: the update rule of a step.
-      interval: lowest and highest noise level that are guided; others cost half.
-      rescale, zero_init: as in `diffusion.guidance.GuidanceConfig`.
-      cache: which steps take over what the blocks added before; None computes all.
-      windows: how long and large canvases are taken apart; None for windows as long
-        as the clips of training.
-      rows: largest number of rows denoised at once; tiles of one canvas always are.
-      decode: largest number of latents decoded at once.
-    """
-
-    steps: int = 25
-    guidance: float = 4.0
-    sampler: samplers.Sampler = dataclasses.field(default_factory=samplers.Euler)
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
-    zero_init: int = 0
-    cache: caching.StepCacheConfig | None = None
-    windows: windows_lib.WindowConfig | None = None
-    rows: int = 8
-    decode: int = 8
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.rows < 1 or self.decode < 1:
-            raise ValueError("steps, rows and decode: use 1 or more")
-        if self.cache and self.sampler.evaluations > 1:
-            raise ValueError(
-                f"caching with {self.sampler}, which calls the model twice a step: use "
-                "one that calls it once, such as UniPC"
-            )
-        self.guide  # noqa: B018, refuses numbers out of range
-
-    @property
-    def guide(self) -> guidance_lib.GuidanceConfig:
-        """Its guidance.
-
-        Raises:
-          ValueError: a number out of its range.
-        """
-        return guidance_lib.GuidanceConfig(
-            scale=self.guidance,
-            low=self.interval[0],
-            high=self.interval[1],
-            rescale=self.rescale,
-            zero_init=self.zero_init,
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +55,7 @@ class StepSpec:
       boundary: noise level at which the second of two experts takes over; None for one
         transformer.
       process: the diffusion process that it was trained on.
+      trained_levels: the levels that it is told; None for all.
       sampler: the update rule.
       guided: whether the context holds every row twice.
       cached: whether the step returns what the blocks added.
@@ -117,6 +64,7 @@ class StepSpec:
     transformer: dit.DiTConfig
     boundary: float | None
     process: process_lib.Process
+    trained_levels: schedule.TrainedLevels | None
     sampler: samplers.Sampler
     guided: bool
     cached: bool
@@ -152,12 +100,12 @@ class Denoiser:
       block: tokens of an attention block, where segments begin.
     """
 
-    def __init__(self, model: models.VideoModel, params: Any) -> None:
-        """`params`: those of the model, where computation takes place."""
+    def __init__(self, model: models.VideoModel, params: Callable[[], Any]) -> None:
+        """`params`: gives those of the model, where computation takes place."""
         config = model.config
         self.model = model
         self.process = process_lib.make(config.process, config.prediction)
-        self._params = params
+        self._place, self._placed = params, None
         self._transformer = _one_attention(config.transformer)
         self.block = self._transformer.attention_block
         self._encode = jax.jit(
@@ -166,7 +114,17 @@ class Denoiser:
         self._start = jax.jit(functools.partial(_start, self.process))
         self._step = jax.jit(step, static_argnames="spec")
         self._average = jax.jit(batching.TileOverlap.average)
-        self._levels = jax.jit(self._levels_of, static_argnames="steps")
+        self._levels = jax.jit(self._levels_of, static_argnames=("steps", "shift"))
+
+    @property
+    def _params(self) -> Any:
+        if self._placed is None:
+            self._placed = self._place()
+        return self._placed
+
+    def release(self) -> None:
+        """Free the memory of the parameters until they are needed again."""
+        self._placed = None
 
     @property
     def compiled(self) -> tuple[int, ...]:
@@ -188,7 +146,7 @@ class Denoiser:
           context: from `batching.make_context`.
           config: how to sample.
         """
-        levels = self.levels(context, config.steps)
+        levels = self.levels(context, config)
         state = self._start(
             context.conditional, levels[0], context.seeds, context.noise_ids
         )
@@ -207,6 +165,7 @@ class Denoiser:
                 self._transformer,
                 self.model.config.boundary,
                 self.process,
+                self.model.config.trained_levels,
                 config.sampler,
                 guided=guided,
                 cached=config.cache is not None,
@@ -246,18 +205,38 @@ class Denoiser:
         return config.guide.is_active(levels[evaluated, context.token_counts > 0])
 
     def levels(
-        self, context: batching.SamplingContext, steps: int
+        self, context: batching.SamplingContext, config: SamplingConfig
     ) -> Float[np.ndarray, "steps1 B S1"]:
         """Noise level of every segment at every step."""
         counts = np.asarray(context.token_counts, np.float32)
-        return np.asarray(self._levels(steps, counts, strengths=context.strengths))
+        shift = self._shift(config)
+        if (trained := self.model.config.trained_levels) is not None:
+            return trained.inference_levels(
+                config.steps,
+                np.asarray(shift(jnp.asarray(counts))),
+                strength=context.strengths,
+            )
+        levels = self._levels(
+            config.steps, counts, strengths=context.strengths, shift=shift
+        )
+        return np.asarray(levels)
+
+    def _shift(self, config: SamplingConfig) -> schedule.TokenCountShift:
+        if config.shift is None:
+            return self.model.config.shift
+        return schedule.TokenCountShift(config.shift, exponent=0.0)
 
     def _levels_of(
-        self, steps: int, counts: Float[Array, "B S1"], *, strengths: Any
+        self,
+        steps: int,
+        counts: Float[Array, "B S1"],
+        *,
+        strengths: Any,
+        shift: schedule.TokenCountShift,
     ) -> Float[Array, "steps1 B S1"]:
         return schedule.inference_levels(
             steps,
-            self.model.config.shift(counts),
+            shift(counts),
             start=process_lib.start_level(self.process),
             strength=strengths,
         )
@@ -275,7 +254,7 @@ class Denoiser:
         changes = caching.modulation_changes(
             self._params,
             self.model.config.transformer,
-            shift=self.model.config.shift,
+            shift=self._shift(config),
             steps=config.steps,
         )
         return caching.skipped(changes.tolist(), config.cache)
@@ -330,16 +309,12 @@ def _encode(
 ) -> tuple[packing.Packed, dit.Plans]:
     """Rows with text features in the place of text ids, and their plans.
 
-    Of two experts each has an encoder of its own: ids stay.
+    Features of an outside encoder are there already. Of two experts with encoders each
+    has its own: ids stay.
     """
     packed = jax.tree.map(jnp.asarray, packed)
     plans = dit.make_plans(packed, config)
-    if config.text is None:
-        raise NotImplementedError(
-            "this model takes text features of an outside encoder; generation from "
-            "text needs a model with its own"
-        )
-    if boundary is not None:
+    if config.text is None or boundary is not None:
         return packed, plans
     dtype, kind = layers.compute_dtype(config.dtype), dit.ATTENTION[config.attention]
     encoder = text_encoder.TextEncoder(config.text, dtype, kind)
@@ -406,14 +381,16 @@ def step(
         return conditional.replace(levels=table).noise_levels[..., None]
 
     def denoise(x: jax.Array, level: jax.Array) -> tuple[jax.Array, Any]:
+        told = spec.trained_levels.told(level) if spec.trained_levels else level
         inputs = context.packed.replace(
             tokens=jnp.tile(x, (copies, 1, 1)),
-            levels=jnp.tile(packing.level_table(level), (copies, 1)),
+            levels=jnp.tile(packing.level_table(told), (copies, 1)),
         )
         output, residual = batch_invariance.map_rows(
             predict, (inputs, context.plans, state.residual)
         )
-        arguments: Any = {"settings": guidance, "process": spec.process, "x": x}
+        settings = guidance.at(expand(told), boundary=spec.boundary)
+        arguments: Any = {"settings": settings, "process": spec.process, "x": x}
         arguments |= {"level": expand(level), "step": state.index}
         if not spec.guided:
             return guidance_lib.zero_init(output, **arguments), residual

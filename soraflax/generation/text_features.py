@@ -119,7 +119,8 @@ class FeatureEncoder:
 
         def place(path: Any, leaf: Any, target: Any) -> jax.Array:
             matrix = str(getattr(path[-1], "key", "")) in ("kernel", "table")
-            array = leaf.astype(jnp.bfloat16) if half and matrix else leaf
+            array = np.asarray(leaf)  # one at a time, where it is still in its file
+            array = array.astype(jnp.bfloat16 if half and matrix else np.float32)
             return jax.device_put(array, target)
 
         return jax.tree_util.tree_map_with_path(place, model.params, shardings)

@@ -217,7 +217,7 @@ class WindowTile:
 
     Attributes:
       segment: its tokens with the canvas's text.
-      negative_text: ids of the canvas's negative text.
+      negative_text: ids or features of the canvas's negative text.
       token_ids: `[n]`, the number of each token within the whole canvas.
       weights: `[n]`, of each token where tiles overlap; None if the window is not cut.
       canvas: the part of the canvas that it is.
@@ -227,7 +227,7 @@ class WindowTile:
     """
 
     segment: packing.Segment
-    negative_text: Int32[np.ndarray, "m"]
+    negative_text: np.ndarray
     token_ids: Int32[np.ndarray, "n"]
     weights: Float32[np.ndarray, "n"] | None
     canvas: canvases.Canvas
@@ -252,7 +252,7 @@ class WindowScheduler:
         *,
         grid: grids.Grid,
         statistics: autoencoder.LatentStatistics,
-        tokenize: Callable[[str], Int32[np.ndarray, "m"]],
+        read: Callable[[str], np.ndarray],
     ) -> None:
         """Nothing is made yet.
 
@@ -261,7 +261,7 @@ class WindowScheduler:
           config: how to take them apart.
           grid: sizes that the model can make.
           statistics: of the latents that the transformer was trained on.
-          tokenize: text to ids; refuses what is too long.
+          read: text to ids `[m]` or features `[m, E]`; refuses what is too long.
 
         Raises:
           ValueError: windows or tiles that cannot be, a text too long, or a tile of
@@ -273,7 +273,7 @@ class WindowScheduler:
             spans(len(canvas.latent), config, patch=grid.patch[0]) for canvas in to_fill
         ]
         self._tiles = [tiles(canvas, grid, config=config) for canvas in to_fill]
-        self._texts = [(tokenize(c.text), tokenize(c.negative)) for c in to_fill]
+        self._texts = [(read(c.text), read(c.negative)) for c in to_fill]
         for index, canvas in enumerate(to_fill):
             # All windows of a canvas are of one size, and so are all tiles.
             window = canvas.cut(*self._spans[index][0])

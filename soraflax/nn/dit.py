@@ -276,7 +276,7 @@ class Head(nn.Module):
             sharding.named(layers.zeros, None, "embed"),
             (2, x.shape[-1]),
             jnp.float32,
-        )
+        ).astype(jnp.float32)
         x = transformer.modulate(
             x, table[0] + e, scale=table[1] + e, level_ids=level_ids
         )

@@ -257,7 +257,9 @@ class MLP(nn.Module):
         down = parameters(width, axes=("mlp", "embed"), name="down")(self.hidden)
         adapted = up.adapters is not None or down.adapters is not None
         if self.dtype == layers.ROUNDED and not adapted:
-            return mlp.rounded_mlp(x, up.kernel, up.bias, down.kernel, down.bias)
+            # Stored biases may be bfloat16.
+            biases = [jnp.asarray(a.bias).astype(jnp.float32) for a in (up, down)]
+            return mlp.rounded_mlp(x, up.kernel, biases[0], down.kernel, biases[1])
         y = layers.linear(x, up, dtype=self.dtype)
         y = _gelu(sharding.constrain(y, "batch", "tokens", "mlp"))
         return layers.linear(y, down, dtype=self.dtype)
@@ -310,6 +312,7 @@ class Block(nn.Module):
             (6, x.shape[-1]),
             jnp.float32,
         )
+        table = table.astype(jnp.float32)  # stored ones may be bfloat16
         parts = jnp.moveaxis(table + modulation, 2, 0)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
         attend = functools.partial(

@@ -31,7 +31,8 @@ def layer_norm(
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
 def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    return (_unit(x.astype(jnp.float32), eps) * scale).astype(x.dtype)
+    y = _unit(x.astype(jnp.float32), eps) * scale.astype(jnp.float32)
+    return y.astype(x.dtype)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
@@ -41,9 +42,9 @@ def _layer_norm(
     y = x.astype(jnp.float32)
     y = _unit(y - jnp.mean(y, axis=-1, keepdims=True), eps)
     if scale is not None:
-        y = y * scale
+        y = y * scale.astype(jnp.float32)
     if bias is not None:
-        y = y + bias
+        y = y + bias.astype(jnp.float32)
     return y.astype(x.dtype)
 
 

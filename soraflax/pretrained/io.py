@@ -9,6 +9,9 @@ model can say which other model it was made with. Parameters in bfloat16 are sto
 in half the space, and read back as float32; the digest is that of the float32 values,
 so it is one on disk and in memory. A directory appears whole or not at all. Pickle is
 never read.
+
+Parameters may be larger than memory: they are written a part at a time, and may be left
+in their file until they are needed (`arrays.LazyArray`, `arrays.StoredArray`).
 """
 
 import functools
@@ -30,12 +33,15 @@ import safetensors.numpy
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from soraflax.pretrained import slices
+from soraflax.pretrained import arrays, slices
 
 CONFIG = "config.json"
 PARAMS = "params.safetensors"
 SEPARATOR = "/"
 LISTED = 3  # problems that a message lists; of the others it gives the number
+
+# A file of a model: its bytes, what is copied, or a function that writes it to a path.
+File = bytes | pathlib.Path | Callable[[pathlib.Path], object]
 
 
 class ModelError(ValueError):
@@ -98,7 +104,7 @@ def save_model(
     params: Any,
     *,
     config: Mapping[str, Any],
-    files: Mapping[str, bytes | pathlib.Path] | None = None,
+    files: Mapping[str, File] | None = None,
 ) -> str:
     """Write a model; an older one at `directory` is replaced once all is written.
 
@@ -107,11 +113,11 @@ def save_model(
 
     Args:
       directory: directory to write; missing parents are made.
-      params: nested dict of arrays, of numpy or of JAX; those in bfloat16 are stored
-        so.
+      params: nested dict of arrays, of numpy or of JAX, lazy ones too; those in
+        bfloat16 are stored so.
       config: JSON types only.
-      files: further files of the model, by name relative to `directory`: bytes, or a
-        file or directory to copy.
+      files: further files of the model, by name relative to `directory`: bytes, a file
+        or directory to copy, or a function that writes it to a path.
 
     Returns:
       The digest of the parameters.
@@ -241,6 +247,38 @@ def load_model(
     return unflatten(flat), header["config"]
 
 
+def open_model(
+    directory: str | os.PathLike[str], *, like: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`load_model` of a model larger than memory: its parameters stay in their file.
+
+    They are read once, a piece at a time, to see that none is damaged.
+
+    Returns:
+      `(params, config)`; params as nested dicts of `StoredArray`, in their own dtype.
+
+    Raises:
+      FileNotFoundError, ModelError: as of `load_model`.
+    """
+    directory = find_model(directory)
+    header, path = _read_header(directory), directory / PARAMS
+    dtypes = {name: dtype for dtype, name in slices.DTYPES.items()}
+    with _open(path) as file:
+        parts = {name: file.get_slice(name) for name in file.offset_keys()}
+        stored = {
+            name: arrays.StoredArray(
+                path, name, tuple(part.get_shape()), dtypes[part.get_dtype()]
+            )
+            for name, part in parts.items()
+        }
+        check_like(stored, like, origin=path)
+        if slices.stored_digest(parts) != header["digest"]:
+            raise ModelError(
+                f"{path}: does not match the digest in {CONFIG}; copy it again"
+            )
+    return unflatten(stored), header["config"]
+
+
 def model_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """A model's configuration, without reading its parameters."""
     return _read_header(find_model(directory))["config"]
@@ -354,9 +392,11 @@ def _read_header(directory: pathlib.Path) -> dict[str, Any]:
     return header
 
 
-def _add(target: pathlib.Path, source: bytes | pathlib.Path) -> None:
+def _add(target: pathlib.Path, source: File) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, bytes):
+    if callable(source):
+        source(target)
+    elif isinstance(source, bytes):
         target.write_bytes(source)
     elif source.is_dir():
         shutil.copytree(source, target)

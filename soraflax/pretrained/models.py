@@ -6,6 +6,8 @@
     TUNED/adapters/ config.json  params.safetensors      adapters of one
     VIDEO/model/    config.json  params.safetensors  vocabulary.model
                     autoencoder/ config.json  params.safetensors
+                    text_encoder/ config.json  params.safetensors, where the transformer
+                                  takes features of an outside encoder
 
 `pretrained.io` defines the files, this module their configurations, but for the text
 encoder's (`pretrained.text_encoders`). Each model but
@@ -28,11 +30,17 @@ from soraflax.diffusion import process as process_lib
 from soraflax.diffusion import schedule
 from soraflax.nn import autoencoder, dit, experts, lora
 from soraflax.ops import batch_invariance, packing
-from soraflax.pretrained import abstract, migration, training_data
+from soraflax.pretrained import (
+    abstract,
+    migration,
+    sampling_defaults,
+    training_data,
+)
 from soraflax.pretrained import io as model_io
 
 VOCABULARY = "vocabulary.model"
 AUTOENCODER = "autoencoder"
+TEXT_ENCODER = "text_encoder"
 ENCODER = ("encoder", "moments", "linear_in")
 NOT_FINITE = (
     "decoded pixels are not finite: the latent is too large (use less guidance), or "
@@ -60,6 +68,9 @@ class VideoModelConfig:
         whose parameters are `{"high": ..., "low": ...}`; None for one transformer.
       trained_on: extremes and words of the clips of training; None where that is not
         known, as of models of 0.1.0.
+      trained_levels: noise levels of training, where they were finitely many.
+      sampling: how its authors sample; None where they do not say.
+      cleaned: whether texts are cleaned before they are encoded (`tokenizer.clean`).
     """
 
     transformer: dit.DiTConfig
@@ -76,6 +87,9 @@ class VideoModelConfig:
     window: int = 0
     boundary: float | None = None
     trained_on: training_data.TrainingData | None = None
+    trained_levels: schedule.TrainedLevels | None = None
+    sampling: sampling_defaults.SamplingDefaults | None = None
+    cleaned: bool = False
 
     def __post_init__(self) -> None:
         process_lib.make(self.process, self.prediction)
@@ -149,6 +163,10 @@ class AutoencoderModel:
         """The parameters on the default device."""
         return jax.device_put(self.params)
 
+    def release(self) -> None:
+        """Free the device's memory until the parameters are needed again."""
+        self.__dict__.pop("on_device", None)
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerModel:
@@ -190,10 +208,13 @@ class VideoModel:
 
     Attributes:
       config: sizes, and everything else that sampling needs to know.
-      params: parameters of the transformer.
+      params: parameters of the transformer; where its text comes as features, they are
+        still in their file (`arrays.StoredArray`), as published models are large.
       autoencoder: autoencoder of its latents.
       tokenizer: tokenizer of its captions.
       digest: digest of `params`.
+      text_encoder: directory of the encoder of its text features; None where it has an
+        encoder of its own.
     """
 
     config: VideoModelConfig
@@ -201,6 +222,7 @@ class VideoModel:
     autoencoder: AutoencoderModel
     tokenizer: tokenizer.Tokenizer
     digest: str
+    text_encoder: pathlib.Path | None = None
 
 
 def encoder_digest(params: Any) -> str:
@@ -339,7 +361,7 @@ def save_video_model(
     autoencoder_dir: str | os.PathLike[str],
     vocabulary: tokenizer.Tokenizer,
     metadata: Mapping[str, Any] | None = None,
-    files: Mapping[str, bytes | pathlib.Path] | None = None,
+    files: Mapping[str, model_io.File] | None = None,
 ) -> str:
     """Write a trained transformer with its autoencoder and vocabulary.
 
@@ -350,7 +372,7 @@ def save_video_model(
       autoencoder_dir: directory of the autoencoder of its latents; it is copied.
       vocabulary: tokenizer of its captions.
       metadata: further entries of its `config.json`.
-      files: further files beside it, by name, such as a card.
+      files: further files beside it, by name, such as a card, or `TEXT_ENCODER`.
 
     Returns:
       The digest of its parameters.
@@ -398,15 +420,18 @@ def load_video_model(
     )
     if config.boundary is not None:
         shapes = dict.fromkeys(experts.NAMES, shapes)
-    params = shapes
+    params, features = shapes, config.transformer.text is None
     if not only_shapes:
-        params, _ = model_io.load_model(directory, like=shapes)
+        load = model_io.open_model if features else model_io.load_model
+        params, _ = load(directory, like=shapes)
+    path = directory / VOCABULARY
     return VideoModel(
         config=config,
         params=params,
         autoencoder=codec,
-        tokenizer=tokenizer.Tokenizer.load(directory / VOCABULARY),
+        tokenizer=tokenizer.Tokenizer.load(path, cleaned=config.cleaned),
         digest=model_io.model_digest(directory),
+        text_encoder=directory / TEXT_ENCODER if features else None,
     )
 
 

@@ -39,7 +39,7 @@ def save_rounded(
     *,
     autoencoder: str | os.PathLike[str] | None = None,
     trained_on: training_data.TrainingData | None = None,
-    files: Mapping[str, bytes | pathlib.Path] | None = None,
+    files: Mapping[str, model_io.File] | None = None,
 ) -> str:
     """Write a video model with its parameters, and its autoencoder's, in bfloat16.
 

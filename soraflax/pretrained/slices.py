@@ -25,6 +25,8 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
+from soraflax.pretrained import arrays
+
 Index = tuple[slice, ...]
 PIECE_BYTES = 2**28  # about as much of a parameter is on every device at a time
 DTYPES = {
@@ -70,6 +72,9 @@ def host_pieces(leaf: Any) -> Iterator[np.ndarray]:
 
     Of an array that this process holds all of, there is one piece.
     """
+    if isinstance(leaf, arrays.LazyArray):
+        yield from map(np.ascontiguousarray, leaf.parts())
+        return
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         yield np.ascontiguousarray(jax.device_get(leaf))
         return
@@ -103,7 +108,7 @@ def write_tensors(
     Args:
       path: the file; None takes part in gathering alone, as all processes but the
         first do.
-      leaves: arrays by name, of numpy or of JAX.
+      leaves: arrays by name, of numpy or of JAX, lazy ones too.
 
     Returns:
       Their digest (`io.digest`), and the names of those that are not finite.

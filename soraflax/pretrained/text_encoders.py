@@ -30,7 +30,7 @@ class TextEncoderModel:
 
     Attributes:
       config: sizes.
-      params: parameters, float32.
+      params: parameters, float32; or still in their file.
       tokenizer: tokenizer of its captions; it knows whether they are cleaned.
       digest: digest of the parameters.
     """
@@ -106,8 +106,15 @@ def load_vocabulary(directory: str | os.PathLike[str]) -> tokenizer.Tokenizer:
     return tokenizer.Tokenizer.load(directory / models.VOCABULARY, cleaned=cleaned)
 
 
-def load_text_encoder(directory: str | os.PathLike[str]) -> TextEncoderModel:
+def load_text_encoder(
+    directory: str | os.PathLike[str], *, stored: bool = False
+) -> TextEncoderModel:
     """Read what `save_text_encoder` wrote, there or in its `model/`.
+
+    Args:
+      directory: of the encoder.
+      stored: whether parameters stay in their file, in the dtype that they have there
+        (`arrays.StoredArray`).
 
     Raises:
       FileNotFoundError, ModelError: see `model_io.load_model`.
@@ -122,6 +129,7 @@ def load_text_encoder(directory: str | os.PathLike[str]) -> TextEncoderModel:
     vocabulary = load_vocabulary(directory)
     check_vocabulary(config, vocabulary, origin=directory / models.VOCABULARY)
     like = abstract.text_encoder_shapes(config)
-    params, _ = model_io.load_model(directory, like=like)
+    load = model_io.open_model if stored else model_io.load_model
+    params, _ = load(directory, like=like)
     digest = model_io.model_digest(directory)
     return TextEncoderModel(config, params, vocabulary, digest)

@@ -133,7 +133,7 @@ class Request:
     prompt: str = ""
     negative: str = ""
     seed: int = 0
-    size: tuple[int, int] = jobs.DEFAULT_SIZE
+    size: tuple[int, int] = generator.DEFAULT_SIZE
     seconds: float | None = None
     guidance: float = 2.0
     steps: int = 25

@@ -26,7 +26,8 @@ import numpy as np
 
 from soraflax import media
 from soraflax.autoencoding import previews
-from soraflax.generation import familiarity, jobs, progress, resizing, sounds
+from soraflax.generation import familiarity, progress, resizing, sounds
+from soraflax.generation import generator as generators
 from soraflax.generation import model as models
 from soraflax.media import guard
 from soraflax.serving import job_queue, requests, uploads
@@ -350,7 +351,9 @@ def trained_size(model: models.Model) -> tuple[int, int]:
     """Width and height of wide frames of a model's training, on its grid."""
     seen = model.generator.model.config.trained_on
     if seen is None:
-        return resizing.nearest_size(model.grid, jobs.DEFAULT_SIZE)
+        return resizing.nearest_size(
+            model.grid, generators.default_size(model.generator)
+        )
     width = seen.sides[1]
     height = max(seen.sides[0], round(width / max(1.0, seen.aspects[1])))
     return resizing.nearest_size(model.grid, (width, height))

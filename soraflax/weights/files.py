@@ -26,7 +26,11 @@ DTYPES: dict[str, Any] = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
 }
+# Those that safetensors' own reader for numpy does not know.
+MAPPED = ("F8_E4M3", "F8_E5M2")
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 CONVERT = (
     'convert it once, where PyTorch is: python -c "import torch, safetensors.torch as '
@@ -145,9 +149,26 @@ def _open(file: pathlib.Path) -> dict[str, Tensor]:
             raise model_io.ModelError(
                 f"{file}: {name} is of {kind}; those read: {', '.join(DTYPES)}"
             )
+    offsets = _offsets(file) if set(kinds.values()) & set(MAPPED) else {}
+    tensors = {}
+    for name, part in slices.items():
+        shape, dtype = tuple(part.get_shape()), np.dtype(DTYPES[kinds[name]])
+        if kinds[name] in MAPPED:
+            values = np.memmap(file, np.uint8, "r", offsets[name], shape or (1,))
+            part = values.view(dtype).reshape(shape)
+        tensors[name] = Tensor(shape, dtype, part)
+    return tensors
+
+
+def _offsets(file: pathlib.Path) -> dict[str, int]:
+    """Where in a safetensors file each tensor begins."""
+    with open(file, "rb") as source:
+        size = int.from_bytes(source.read(8), "little")
+        header = json.loads(source.read(size))
     return {
-        name: Tensor(tuple(part.get_shape()), np.dtype(DTYPES[kinds[name]]), part)
-        for name, part in slices.items()
+        name: 8 + size + entry["data_offsets"][0]
+        for name, entry in header.items()
+        if name != "__metadata__"
     }
 
 

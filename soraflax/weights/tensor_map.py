@@ -10,14 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 from jax.sharding import Sharding
 
+from soraflax.pretrained import arrays, slices
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import slices
 from soraflax.weights import files
 
 Index = slices.Index
+# Dtypes of which bfloat16 holds every value.
+SHORT = tuple(
+    np.dtype(dtype)
+    for dtype in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +121,7 @@ def expected(
 def lazy_tensors(
     params: Any, entries: Sequence[Entry], *, shapes: Any
 ) -> list[files.LazyTensor]:
-    """Their tensors, float32, to write; each is computed when its file is written.
+    """Their tensors to write, in the dtypes of ours, each computed then.
 
     Args:
       params: our parameters, of numpy or JAX; sharded ones are fetched a layer at a
@@ -131,7 +137,7 @@ def lazy_tensors(
     found = []
     for entry in entries:
         leaf = leaves[entry.ours]
-        size = leaf.size * 4 // (entry.layers or 1)
+        size = leaf.size * leaf.dtype.itemsize // (entry.layers or 1)
         found += [
             files.LazyTensor(name, size, make) for name, make in entry.write(leaf)
         ]
@@ -176,6 +182,47 @@ def read(
     return params
 
 
+def lazy(
+    tensors: Mapping[str, files.Tensor],
+    entries: Sequence[Entry],
+    *,
+    shapes: Mapping[str, Any],
+    origin: Any,
+) -> dict[str, arrays.LazyArray]:
+    """Our parameters by their path, each read, a layer at a time, when it is written.
+
+    They are bfloat16 where all of their tensors have no more digits, else float32.
+
+    Args:
+      tensors, entries, shapes, origin: as of `read`.
+
+    Raises:
+      ModelError: a tensor is missing, unknown or of another shape; when it is read,
+        that it is not finite.
+    """
+    model_io.check_like(tensors, expected(entries, shapes), origin=origin)
+    params = {}
+    for entry in entries:
+        shape = tuple(shapes[entry.ours].shape)
+        short = all(tensors[name].dtype in SHORT for name in entry.names())
+        dtype = np.dtype(ml_dtypes.bfloat16 if short else np.float32)
+
+        def parts(
+            entry: Entry = entry, shape: tuple[int, ...] = shape, dtype: Any = dtype
+        ) -> Iterator[np.ndarray]:
+            rest = tuple(slice(0, size) for size in shape[1:])
+            rows = [slice(0, shape[0])]
+            if entry.layers is not None:
+                rows = [slice(layer, layer + 1) for layer in range(entry.layers)]
+            for row in rows:
+                index = (row, *rest)
+                part = _read_part(tensors, entry, index=index, origin=origin)
+                yield part.astype(dtype, copy=False)
+
+        params[entry.ours] = arrays.LazyArray(shape, dtype, parts)
+    return params
+
+
 def _read_part(
     tensors: Mapping[str, files.Tensor], entry: Entry, *, index: Index, origin: Any
 ) -> np.ndarray:
@@ -202,4 +249,4 @@ def _finite(array: np.ndarray) -> bool:
 
 
 def _to_host(array: Any) -> np.ndarray:
-    return np.asarray(jax.device_get(array))
+    return np.asarray(jax.device_get(array) if isinstance(array, jax.Array) else array)

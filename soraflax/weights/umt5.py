@@ -14,13 +14,12 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
 from soraflax import sharding, tokenizer
 from soraflax.nn import text_encoder
-from soraflax.pretrained import abstract, rounding, text_encoders
+from soraflax.pretrained import abstract, text_encoders
 from soraflax.pretrained import io as model_io
 from soraflax.weights import files, tensor_map
 
@@ -149,6 +148,40 @@ def from_tensors(
     if mesh is not None:
         tree = abstract.text_encoder_shardings(config, mesh, rules=rules)
         shardings = model_io.flat_shapes(tree)
+    flat = tensor_map.read(
+        _untied(tensors, origin=origin),
+        entries(config),
+        shapes=shapes,
+        origin=origin,
+        shardings=shardings,
+    )
+    return model_io.unflatten(flat)
+
+
+def lazy_params(
+    tensors: Mapping[str, files.Tensor],
+    config: text_encoder.TextEncoderConfig,
+    *,
+    origin: Any = "weights",
+) -> dict[str, Any]:
+    """Parameters that are read when they are written (`tensor_map.lazy`).
+
+    Raises:
+      ModelError: as of `from_tensors`.
+    """
+    flat = tensor_map.lazy(
+        _untied(tensors, origin=origin),
+        entries(config),
+        shapes=model_io.flat_shapes(abstract.text_encoder_shapes(config)),
+        origin=origin,
+    )
+    return model_io.unflatten(flat)
+
+
+def _untied(
+    tensors: Mapping[str, files.Tensor], *, origin: Any
+) -> dict[str, files.Tensor]:
+    """The tensors with one embedding, whichever of its names it has."""
     tensors = dict(tensors)
     if TIED in tensors:
         tied = tensors.pop(TIED)
@@ -156,10 +189,7 @@ def from_tensors(
             _check_tied(tensors[EMBEDDING], tied, origin=origin)
         else:
             tensors[EMBEDDING] = tied
-    flat = tensor_map.read(
-        tensors, entries(config), shapes=shapes, origin=origin, shardings=shardings
-    )
-    return model_io.unflatten(flat)
+    return tensors
 
 
 def _check_tied(shared: files.Tensor, tied: files.Tensor, *, origin: Any) -> None:
@@ -207,7 +237,7 @@ def save_text_encoder(
     config: text_encoder.TextEncoderConfig,
     max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
-    """Write `config.json` and float32 safetensors as transformers reads them.
+    """Write `config.json` and safetensors as transformers reads them.
 
     Args:
       folder: a new or empty folder.
@@ -262,9 +292,7 @@ def convert(
     config = parse_config(files.read_config(origin), origin=origin)
     text_encoders.check_vocabulary(config, pieces, origin=path)
     tensors = files.open_tensors(folder)
-    params = from_tensors(tensors, config, origin=folder)
-    if all(tensor.dtype == ml_dtypes.bfloat16 for tensor in tensors.values()):
-        params = rounding.rounded(params)
+    params = lazy_params(tensors, config, origin=folder)
     return text_encoders.save_text_encoder(
         out,
         params,

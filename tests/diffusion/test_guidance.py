@@ -222,3 +222,17 @@ def test_what_needs_an_unconditional_prediction():
 def test_impossible_settings_are_refused(numbers, message):
     with pytest.raises(ValueError, match=message):
         guidance.GuidanceConfig(**numbers)
+
+
+def test_two_experts_have_a_scale_each():
+    config = guidance.GuidanceConfig(scale=4.0, low_scale=3.0)
+    levels = jnp.asarray([[[0.9], [0.875], [0.5], [0.0]]])
+    found = config.arrays().at(levels, boundary=0.875).scale
+    np.testing.assert_array_equal(found[0, :, 0], [4, 4, 3, 3])
+    assert config.arrays().at(levels, boundary=None).scale == 4
+    one = guidance.GuidanceConfig(scale=4.0).arrays().at(levels, boundary=0.875)
+    assert (jnp.asarray(one.scale) == 4).all()
+    assert guidance.GuidanceConfig(scale=1.0, low_scale=2.0).is_enabled
+    assert not guidance.GuidanceConfig(scale=1.0, low_scale=1.0).is_enabled
+    with pytest.raises(ValueError, match="use a finite number"):
+        guidance.GuidanceConfig(low_scale=float("inf"))

@@ -71,6 +71,11 @@ def test_inference_levels_fall_to_zero_for_each_segment():
         (lambda: schedule.LogitNormal(even=2.0), "use a share, 0 to 1"),
         (lambda: schedule.Uniform(0.5, 0.5), "low < high"),
         (lambda: schedule.TokenCountShift(base=0.0), "above 0"),
+        (lambda: schedule.TrainedLevels(1), "1 levels of training: use 2 or more"),
+        (
+            lambda: schedule.TrainedLevels().inference_levels(0, np.ones(())),
+            "0 steps: use 1 or more",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
@@ -82,3 +87,41 @@ def test_level_sampling_is_a_function_of_the_key(key):
     sampler = schedule.LogitNormal()
     assert (sampler(key, (4,)) == sampler(key, (4,))).all()
     assert (sampler(key, (4,)) != sampler(jax.random.key(1), (4,))).all()
+
+
+def test_levels_of_wan_s_unipc():
+    """Even ones down to 1 / N, without it, then shifted; whole numbers are told."""
+    trained = schedule.TrainedLevels()
+    shifts = np.array([1.0, 3.0], np.float32)
+    levels = trained.inference_levels(4, shifts)
+    even = np.array([1.0, 0.75025, 0.5005, 0.25075])
+    expected = np.stack([even, 3 * even / (1 + 2 * even)], axis=1)
+    expected[0] -= 1e-6
+    np.testing.assert_allclose(levels[:-1], expected, atol=1e-7)
+    assert (levels[-1] == 0).all() and levels.dtype == np.float32
+    told = trained.told(jnp.asarray(levels)) * 1000
+    wanted = [[999, 999], [750, 900], [500, 750], [250, 500], [0, 0]]
+    np.testing.assert_allclose(told, wanted, rtol=1e-6)
+    whole = np.arange(1000, dtype=np.float32)
+    again = trained.told(jnp.asarray(whole / np.float32(1000)))
+    np.testing.assert_allclose(again * 1000, whole, rtol=1e-6)
+
+
+def test_levels_of_euler_steps_in_diffusers():
+    """From 1 to the shifted 1 / N, and shifted again."""
+    trained = schedule.TrainedLevels(spacing="closed", whole=False)
+    levels = trained.inference_levels(3, np.asarray(2.0, np.float32))
+    last = 2 * 0.001 / (1 + 0.001)
+    even = np.array([1.0, (1 + last) / 2, last])
+    np.testing.assert_allclose(levels, [*(2 * even / (1 + even)), 0], atol=1e-7)
+    assert (trained.told(jnp.asarray(levels)) == levels).all()
+
+
+@pytest.mark.parametrize("spacing", ["open", "closed"])
+def test_a_strength_scales_levels_before_the_shift(spacing):
+    trained = schedule.TrainedLevels(spacing=spacing)
+    strengths = np.array([1.0, 0.5, 0.0], np.float32)
+    levels = trained.inference_levels(5, np.ones(3, np.float32), strength=strengths)
+    np.testing.assert_allclose(levels[:, 1], levels[:, 0] / 2, atol=1e-6)
+    assert (levels[:, 2] == 0).all()
+    assert (np.diff(levels[:, :2], axis=0) < 0).all()

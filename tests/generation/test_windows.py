@@ -243,7 +243,7 @@ def test_overlapping_tokens_are_weighted_means():
         windows.WindowConfig(tile=(16, 32), tile_overlap=16),
         grid=GRID,
         statistics=tiny.model().config.statistics,
-        tokenize=lambda text: np.zeros(1, np.int32),
+        read=lambda text: np.zeros(1, np.int32),
     )
     first, second = scheduler.tiles(0)
     assert first.token_ids.tolist() == [0, 1] and second.token_ids.tolist() == [1, 2]

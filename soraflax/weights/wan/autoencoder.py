@@ -349,14 +349,24 @@ def to_files(
     *,
     family: str,
     max_shard_bytes: int,
+    statistics: autoencoder.LatentStatistics | None = None,
 ) -> models.AutoencoderModel:
     """Write what diffusers reads to `folder`, of our autoencoder at `checkpoint`.
+
+    Args:
+      checkpoint: our model's directory.
+      folder: the directory to write.
+      family: that it must be of.
+      max_shard_bytes: most bytes of a file.
+      statistics: of its latents; None for those that it has.
 
     Raises:
       FileNotFoundError, ModelError: no such model, or one of another form or family.
     """
     model = models.load_autoencoder(checkpoint)
     _check_family(family_of(model.config), family, origin=checkpoint)
+    if statistics is not None:
+        model = dataclasses.replace(model, statistics=statistics)
     tensors = autoencoder_to_tensors(model.params, model.config)
     lazy_tensors = [
         files.LazyTensor(name, tensor.nbytes, lambda tensor=tensor: tensor)

@@ -11,41 +11,57 @@ import shutil
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
 from soraflax.weights import files
-from soraflax.weights.wan import autoencoder, lora, transformer
+from soraflax.weights.wan import autoencoder, layouts, lora, pipeline, transformer
 
 Converted = models.AutoencoderModel | models.TransformerModel
-Model = Converted | models.AdaptersModel
-PARTS = ("vae", "transformer")
-CLASSES = (autoencoder.CLASS, transformer.CLASS)
+Model = Converted | models.AdaptersModel | models.VideoModel
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder")
+CLASSES = (autoencoder.CLASS, transformer.CLASS, layouts.ORIGINAL_CLASS)
 
 
 def convert(
-    weights: str | os.PathLike[str], out: str | os.PathLike[str], *, family: str
-) -> Converted:
-    """Read Wan's autoencoder or transformer from `weights` and write ours to `out`.
+    weights: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    family: str,
+    pipeline_folder: str | os.PathLike[str] | None = None,
+) -> Converted | pipeline.Folder:
+    """Read Wan's weights and write our model to `out`.
 
-    Of a whole repository, its autoencoder is taken (`vae`), else its transformer.
+    Args:
+      weights: the folder of a whole pipeline, which becomes a video model; or of an
+        autoencoder or a transformer alone, or the one file of a transformer.
+      out: directory to write.
+      family: 'wan2.1' or 'wan2.2'.
+      pipeline_folder: the folder of a pipeline that has all other parts, where
+        `weights` is a transformer that should become a video model.
 
     Raises:
       FileNotFoundError: nothing there.
       ModelError: not those weights, or `out` holds something that is not a model.
     """
     _check_known(family)
-    folder = pathlib.Path(weights)
-    if not (folder / "config.json").is_file():
-        folders = (folder / part for part in PARTS if (folder / part).is_dir())
-        folder = next(folders, folder)
-    _check_readable(folder)
-    _check_apart(folder, pathlib.Path(out))
-    origin = (folder if folder.is_dir() else folder.parent) / "config.json"
-    values = files.read_config(origin)
-    name = values.get("_class_name", autoencoder.CLASS)
+    path = pathlib.Path(weights)
+    _check_apart(path, pathlib.Path(out))
+    if pipeline_folder is not None:
+        whole = pathlib.Path(pipeline_folder)
+        _check_apart(whole, pathlib.Path(out))
+        return pipeline.convert(whole, out, family=family, transformer_path=path)
+    if pipeline.is_pipeline(path):
+        return pipeline.convert(path, out, family=family)
+    _check_readable(path)
+    origin = (path if path.is_dir() else path.parent) / model_io.CONFIG
+    values = files.read_config(origin) if origin.is_file() else {}
+    name = values.get("_class_name", autoencoder.CLASS if values else transformer.CLASS)
+    if name == autoencoder.CLASS:
+        tensors = files.open_tensors(path)
+        return autoencoder.from_files(
+            values, tensors, out=out, family=family, origin=origin
+        )
     if name not in CLASSES:
         known = " or ".join(CLASSES)
         raise model_io.ModelError(f"{origin}: of class {name}, not {known}")
-    module = transformer if name == transformer.CLASS else autoencoder
-    tensors = files.open_tensors(folder)
-    return module.from_files(values, tensors, out=out, family=family, origin=origin)
+    return transformer.from_files(path, out=out, family=family)
 
 
 def export(
@@ -55,7 +71,7 @@ def export(
     family: str,
     max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> Model:
-    """Write our autoencoder, transformer or adapters as diffusers reads Wan's.
+    """Write our model as diffusers reads Wan's: whole, a part of it, or adapters.
 
     Args:
       checkpoint: our model's directory.
@@ -76,7 +92,11 @@ def export(
     draft = out.with_name(f".draft.{secrets.token_hex(8)}")
     try:
         draft.mkdir()
-        if kind == "transformer":
+        if kind == "video":
+            model = pipeline.export(
+                source, draft, family=family, max_shard_bytes=max_shard_bytes
+            )
+        elif kind == "transformer":
             model = transformer.to_files(source, draft, max_shard_bytes=max_shard_bytes)
         elif kind == "lora":
             model = lora.to_files(source, draft)
@@ -92,13 +112,18 @@ def export(
 
 def _check_readable(folder: pathlib.Path) -> None:
     """Refuse a folder without weights, or with Wan's own pickled files."""
+    parts = [part for part in PARTS if (folder / part).is_dir()]
+    if parts and not (folder / model_io.CONFIG).is_file():
+        raise model_io.ModelError(
+            f"{folder}: has no {pipeline.INDEX}, as whole pipelines have; of a part "
+            f"alone name its folder: {' or '.join(str(folder / p) for p in parts)}"
+        )
     try:
         files.find_files(folder)
     except model_io.ModelError as error:
         raise model_io.ModelError(
-            f"{error}; of Wan's own files none has the names that are read: take the "
-            "folder `vae` or `transformer` of a repository in diffusers' layout (its "
-            "name ends in -Diffusers)"
+            f"{error}; or take a repository in diffusers' layout, whose name ends in "
+            "-Diffusers"
         ) from None
 
 
@@ -112,7 +137,7 @@ def _check_apart(source: pathlib.Path, out: pathlib.Path) -> None:
 def _is_exported(directory: pathlib.Path) -> bool:
     """Whether a directory holds nothing but what `export` writes."""
     names = {path.name for path in directory.iterdir()}
-    if names == {lora.FILE}:
+    if names == {lora.FILE} or pipeline.is_exported(directory):
         return True
     written = (files.SAFE, files.INDEX)
     others = {

@@ -59,7 +59,7 @@ _KNOWN = {
 }
 
 
-def _layers(config: dit.DiTConfig) -> dict[str, tensor_map.Entry]:
+def linear_entries(config: dit.DiTConfig) -> dict[str, tensor_map.Entry]:
     """Entries of the kernels that are linear layers in diffusers, by our path."""
     return {
         entry.ours: entry
@@ -79,7 +79,7 @@ def entries(
       ValueError: a target or a rank that the transformer does not have.
     """
     transformer.check_form(config)
-    known = _layers(config)
+    known = linear_entries(config)
     adapter_entries = []
     for path in lora.targets(abstract.transformer_shapes(config), lora_config):
         if path not in known:
@@ -195,7 +195,7 @@ def _lora_config(
     theirs = {_layer(name, prefix) for name in tensors}
     targets = tuple(
         entry.ours
-        for entry in _layers(config).values()
+        for entry in linear_entries(config).values()
         if theirs & {name.removesuffix(".weight") for name in entry.names()}
     )
     ranks = {t.shape[0] for n, t in tensors.items() if n.endswith(".lora_A.weight")}
@@ -205,13 +205,13 @@ def _lora_config(
             "of such a transformer; use a file of one rank"
         )
     (rank,) = ranks
-    fields = _peft_fields(path, prefix)
+    fields = peft_fields(path, prefix)
     alpha = fields.get("lora_alpha", rank)
     try:
         lora_config = lora.LoraConfig(rank, float(alpha), targets)
     except (TypeError, ValueError) as error:
         raise model_io.ModelError(f"{path}: {METADATA}: {error}") from None
-    _check_fields(fields, lora_config, origin=f"{path}: {METADATA}")
+    check_fields(fields, lora_config, origin=f"{path}: {METADATA}")
     return lora_config
 
 
@@ -240,7 +240,7 @@ def _of_prefix(
     return {n: v for n, v in values.items() if n.startswith(f"{prefix}.")}
 
 
-def _peft_fields(path: pathlib.Path, prefix: str) -> dict[str, Any]:
+def peft_fields(path: pathlib.Path, prefix: str) -> dict[str, Any]:
     """PEFT's fields about one transformer in a file's metadata."""
     with safetensors.safe_open(_single_file(path), "np") as source:
         text = (source.metadata() or {}).get(METADATA, "{}")
@@ -255,7 +255,7 @@ def _peft_fields(path: pathlib.Path, prefix: str) -> dict[str, Any]:
     return {name.removeprefix(f"{prefix}."): value for name, value in selected.items()}
 
 
-def _check_fields(
+def check_fields(
     fields: Mapping[str, Any], lora_config: lora.LoraConfig, *, origin: str
 ) -> None:
     """Refuse fields that contradict the tensors, or equation (1) of `nn.lora`."""

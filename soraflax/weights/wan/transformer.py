@@ -22,10 +22,12 @@ from soraflax.nn import dit, experts
 from soraflax.pretrained import abstract, models
 from soraflax.pretrained import io as model_io
 from soraflax.weights import files, tensor_map
+from soraflax.weights.wan import layouts
 
 CLASS = "WanTransformer3DModel"
 STEM = "diffusion_pytorch_model"
 PIPELINE = "model_index.json"
+IMAGE_TO_VIDEO_CHANNELS = 36  # 16 of the latent, 16 of the image's, 4 of its mask
 TABLE = tensor_map.TensorForm(lambda a: a[0], lambda a: a[None], (None, 0, 1))
 # Fields of `config.json`: sizes, with those of Wan 2.1 14B; fields that all models of
 # this form share; and fields that are checked by themselves, or change nothing.
@@ -140,9 +142,8 @@ def parse_config(
       ModelError: of another class, or a field that our module has no counterpart for.
     """
     if values.get("_class_name", CLASS) != CLASS:
-        raise model_io.ModelError(
-            f"{origin}: of class {values['_class_name']}, not {CLASS}"
-        )
+        name = values["_class_name"]
+        raise model_io.ModelError(f"{origin}: of class {name}, not {CLASS}")
     known = _SIZES.keys() | _FIXED.keys() | _OTHERS
     for name in sorted(values.keys() - known):
         if not name.startswith("_") and values[name] is not None:
@@ -154,6 +155,7 @@ def parse_config(
         if not isinstance(size, int) or isinstance(size, bool):
             raise model_io.ModelError(f"{origin}: {name} is {size!r}, not a number")
     channels = sizes["in_channels"]
+    _check_channels(values, channels, origin=origin)
     expected = _FIXED | {"out_channels": channels}
     for name, value in expected.items():
         if values.get(name, value) != value:
@@ -176,6 +178,21 @@ def parse_config(
         )
     except (TypeError, ValueError) as error:
         raise model_io.ModelError(f"{origin}: {error}") from None
+
+
+def _check_channels(values: Mapping[str, Any], channels: int, *, origin: Any) -> None:
+    """Refuse transformers that take more than they predict, saying what they are."""
+    kind = None
+    if values.get("image_dim") is not None or channels == IMAGE_TO_VIDEO_CHANNELS:
+        kind = "an image-to-video transformer: it takes an image's latent and its mask"
+    elif values.get("out_channels", channels) != channels:
+        kind = "a transformer with a control video: it takes one's latent"
+    if kind is not None:
+        raise model_io.ModelError(
+            f"{origin}: {channels} input channels: {kind} beside its own, which no "
+            "module here does; use a text-to-video transformer, or Wan 2.2 TI2V-5B, "
+            "which animates images"
+        )
 
 
 def _patch_size(value: Any, origin: Any) -> Sequence[int]:
@@ -240,6 +257,32 @@ def from_tensors(
     return model_io.unflatten(flat)
 
 
+def open_transformer(
+    path: str | os.PathLike[str],
+) -> tuple[dit.DiTConfig, dict[str, files.Tensor]]:
+    """Sizes, and tensors under diffusers' names, still in their files.
+
+    Args:
+      path: a safetensors file or a directory of some, in a layout of `wan.layouts`;
+        sizes are those of `config.json` beside them, or follow from the tensors.
+
+    Raises:
+      FileNotFoundError, ModelError: nothing there, or not such weights.
+    """
+    path = pathlib.Path(path)
+    origin = (path if path.is_dir() else path.parent) / model_io.CONFIG
+    values = files.read_config(origin) if origin.is_file() else {}
+    original = values.get("_class_name") == layouts.ORIGINAL_CLASS
+    config = parse_config(values, origin=origin) if values and not original else None
+    tensors = layouts.to_diffusers(files.open_tensors(path), origin=path)
+    if config is None:
+        heads = values.get("num_heads")
+        heads = heads if isinstance(heads, int) else None
+        found = layouts.config_of(tensors, heads=heads, origin=path)
+        config = parse_config(found, origin=path)
+    return config, tensors
+
+
 def load_transformer(
     directory: str | os.PathLike[str],
     *,
@@ -250,7 +293,7 @@ def load_transformer(
 
     Args:
       directory: directory of `config.json` and safetensors files, or a repository that
-        has those in `transformer/`.
+        has those in `transformer/`; or what else `open_transformer` takes.
       mesh: mesh over which the parameters are sharded; None for arrays of numpy.
       rules: logical to mesh axes.
 
@@ -260,9 +303,7 @@ def load_transformer(
     folder = pathlib.Path(directory)
     if not (folder / "config.json").is_file() and (folder / "transformer").is_dir():
         folder = folder / "transformer"
-    origin = folder / "config.json"
-    config = parse_config(files.read_config(origin), origin=origin)
-    tensors = files.open_tensors(folder)
+    config, tensors = open_transformer(folder)
     params = from_tensors(tensors, config, mesh=mesh, rules=rules, origin=folder)
     return config, params
 
@@ -318,7 +359,7 @@ def save_transformer(
     config: dit.DiTConfig,
     max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
-    """Write `config.json` and float32 safetensors as diffusers reads them.
+    """Write `config.json` and safetensors as diffusers reads them.
 
     Args:
       folder: a new or empty folder.
@@ -343,21 +384,25 @@ def save_transformer(
     (path / model_io.CONFIG).write_text(text + "\n")
 
 
+def lazy_params(
+    tensors: Mapping[str, files.Tensor], config: dit.DiTConfig, *, origin: Any
+) -> dict[str, Any]:
+    """Parameters that are read when they are written: `tensor_map.lazy`."""
+    shapes = model_io.flat_shapes(abstract.transformer_shapes(config))
+    flat = tensor_map.lazy(tensors, entries(config), shapes=shapes, origin=origin)
+    return model_io.unflatten(flat)
+
+
 def from_files(
-    values: Mapping[str, Any],
-    tensors: Mapping[str, files.Tensor],
-    *,
-    out: str | os.PathLike[str],
-    family: str,
-    origin: pathlib.Path,
+    path: pathlib.Path, *, out: str | os.PathLike[str], family: str
 ) -> models.TransformerModel:
-    """Write our transformer to `out` from diffusers' `config.json` and tensors.
+    """Write our transformer to `out`, of what `open_transformer` opens.
 
     Raises:
-      ModelError: a tensor or a field is not as it should be.
+      FileNotFoundError, ModelError: a tensor or a field is not as it should be.
     """
-    config = parse_config(values, origin=origin)
-    params = from_tensors(tensors, config, origin=origin.parent)
+    config, tensors = open_transformer(path)
+    params = lazy_params(tensors, config, origin=path)
     metadata = {"converted_from": family}
     digest = models.save_transformer(out, params, config=config, metadata=metadata)
     return models.TransformerModel(config, params, digest)

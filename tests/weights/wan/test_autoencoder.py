@@ -58,7 +58,7 @@ def test_equals_what_diffusers_computed(family, at):
 @pytest.mark.parametrize("family", wan.FAMILIES)
 def test_files_become_ours_and_theirs_again(tmp_path, family):
     config, tensors = _weights(family)
-    theirs = _save(tmp_path / "theirs" / "vae", family, tensors).parent
+    theirs = _save(tmp_path / "theirs" / "vae", family, tensors)
     converted: Any = wan.convert(theirs, tmp_path / "ours", family=family)
     loaded = models.load_autoencoder(tmp_path / "ours")
     assert loaded.config == config and loaded.digest == converted.digest

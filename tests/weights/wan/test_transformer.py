@@ -352,9 +352,10 @@ def test_damaged_weights_are_named_and_nothing_is_written(tmp_path, damage, mess
     ("changes", "message"),
     [
         ({"_class_name": "WanVACETransformer3DModel"}, "of class WanVACE"),
-        ({"image_dim": 1280}, "image_dim is 1280, not None"),
+        ({"image_dim": 1280}, "4 input channels: an image-to-video transformer"),
         ({"added_kv_proj_dim": 5120}, "added_kv_proj_dim is 5120, not None"),
-        ({"in_channels": 36}, "out_channels is 4, not 36"),
+        ({"in_channels": 36}, "36 input channels: an image-to-video transformer"),
+        ({"in_channels": 8}, "8 input channels: a transformer with a control video"),
         ({"qk_norm": None}, "qk_norm is None, not 'rms_norm_across_heads'"),
         ({"cross_attn_norm": False}, "cross_attn_norm is False, not True"),
         ({"eps": 1e-5}, "eps is 1e-05, not 1e-06"),
@@ -441,9 +442,11 @@ def test_pickled_weights_are_refused(tmp_path):
     values = {"_class_name": transformer.CLASS} | judge.SMALL["wan2.1"]
     (folder / "config.json").write_text(json.dumps(values))
     (folder / f"{STEM}.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(model_io.ModelError, match="are not read; convert it once"):
+        wan.convert(folder, tmp_path / "ours", family="wan2.1")
+    with pytest.raises(model_io.ModelError, match=r"has no model_index\.json"):
+        wan.convert(tmp_path, tmp_path / "ours", family="wan2.1")
     for path in (folder, tmp_path):
-        with pytest.raises(model_io.ModelError, match="are not read; convert it once"):
-            wan.convert(path, tmp_path / "ours", family="wan2.1")
         with pytest.raises(model_io.ModelError, match="are not read; convert it once"):
             wan.load_transformer(path)
 
