@@ -60,6 +60,7 @@ class CropConfig:
                 f"{len(self.weights)} weights for {len(self.shapes)} shapes: "
                 f"use {len(self.shapes)}"
             )
+        transforms.check_weights(self.weights, what="weights of shapes")
 
 
 @dataclasses.dataclass(frozen=True)

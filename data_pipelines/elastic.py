@@ -102,8 +102,7 @@ class LaneBatches(Iterator[Any]):
     """Batches of packed rows, continued by any number of hosts that divides the lanes.
 
     Its state is `{"rows", "lanes", "host", "states"}`: rows of a batch of all hosts,
-    number of lanes, index and count of the host, and the states of its lanes, or of its
-    worker processes.
+    number of lanes, index and count of the host, and the states of its lanes.
     """
 
     def __init__(
@@ -114,7 +113,6 @@ class LaneBatches(Iterator[Any]):
         host: HostShard,
         lanes: int,
         rows: int,
-        workers: int = 0,
     ) -> None:
         """Make the batches of a new run.
 
@@ -124,10 +122,9 @@ class LaneBatches(Iterator[Any]):
           host: this process.
           lanes: number of lanes of a new run; 0 for one for each host.
           rows: rows of a batch of this host.
-          workers: number of processes that read; their states hold for one host each.
         """
         self._make, self._rounds, self._host = make, rounds, host
-        self._rows, self._workers = rows * host.count, workers
+        self._rows = rows * host.count
         self._open(lanes or host.count)
 
     def _open(self, lanes: int) -> None:
@@ -177,27 +174,13 @@ class LaneBatches(Iterator[Any]):
                 f"{hint}"
             )
         held = self._host.lanes(first["lanes"])
-        own = next((s for s in states if tuple(s["host"]) == _key(self._host)), None)
-        if self._workers:
-            if own is None:
-                raise ValueError(
-                    f"data.read.workers {self._workers}: their places hold for "
-                    f"{first['host'][1]} hosts; resume with as many"
-                )
-            return self.set_state(own)
         lanes = _merged(states)
         self.set_state(
             {"lanes": first["lanes"], "states": {str(n): lanes[str(n)] for n in held}}
         )
-        return None
 
     def clips(self, state: dict[str, Any]) -> list[str]:
-        """Ids of the clips of this host's batch after a state, read once more.
-
-        None where worker processes read, whose states are their own.
-        """
-        if self._workers:
-            return []
+        """Ids of the clips of this host's batch after a state, read once more."""
         rounds = iter(self._rounds(state["lanes"]))
         rounds.set_state(state["states"])
         return [segment.clip for row in next(rounds) for segment in row]
@@ -235,10 +218,6 @@ class StepBatches(Iterator[Any]):
         if any(state != states[0] for state in states):
             raise ValueError("its processes were at different places in the data")
         self.set_state(states[0])
-
-
-def _key(host: HostShard) -> tuple[int, int]:
-    return host.index, host.count
 
 
 def _merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

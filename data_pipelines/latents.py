@@ -76,6 +76,8 @@ class LatentCacheConfig:
       chunk: windows encoded before any is written, in the order of the clips.
       seed: PRNG seed of the random windows.
       threads: number of decoding threads.
+      budgets: tokens; each clip is cached once for each of them, instead of
+        `fit.max_tokens`, so that training may draw among them (`budgets`). Increasing.
     """
 
     fit: transforms.FitConfig = dataclasses.field(default_factory=transforms.FitConfig)
@@ -85,11 +87,21 @@ class LatentCacheConfig:
     chunk: int = 512
     seed: int = 0
     threads: int = 2
+    budgets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("windows", "batch", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
+        if (
+            list(self.budgets) != sorted(set(self.budgets))
+            or min(self.budgets, default=1) < 1
+        ):
+            raise ValueError(
+                f"budgets {self.budgets}: use increasing numbers from 1 on"
+            )
+        if self.budgets and self.windows > 1:
+            raise ValueError(f"windows {self.windows} with budgets: use 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +135,12 @@ class LatentRecord:
 
     @classmethod
     def from_example(cls, example: Mapping[str, Any]) -> "LatentRecord":
-        """Inverse of `to_example`, from what a TFDS data source returns."""
+        """Inverse of `to_example`, from what a TFDS data source returns.
+
+        Raises:
+          ValueError: it holds no latent, or an impossible frame rate.
+        """
+        records.check_rate(float(example["fps"]))
         flat = np.frombuffer(bytes(example["latent"]), "<f2")
         return cls(
             id=_text(example["id"]),
@@ -142,6 +159,8 @@ class LatentDataset(records.RecordDataset[LatentRecord]):
       digest: digest of the encoder.
       mean, std: statistics of each channel, over the training split.
       shapes: the distinct `(t, h, w, z)` of all splits.
+      budgets: tokens that each clip was cached for, one record after the other; empty
+        where each was cached once.
     """
 
     def __init__(
@@ -156,6 +175,7 @@ class LatentDataset(records.RecordDataset[LatentRecord]):
         self.mean = np.array(info["mean"], np.float32)
         self.std = np.array(info["std"], np.float32)
         self.shapes = [tuple(shape) for shape in info["shapes"]]
+        self.budgets = tuple(info["config"].get("budgets", ()))
 
 
 def open_latents(
@@ -238,7 +258,7 @@ def cache_latents(
             "grid": dataclasses.asdict(grid),
             "config": dataclasses.asdict(config),
             "shapes": sorted(encoding.shapes),
-            **_statistics(root / directory),
+            **measure_statistics(root / directory),
         }
         return records.write_metadata(root, directory, info=metadata, report=report)
 
@@ -305,26 +325,33 @@ def plan_windows(
     windows = []
     for index in range(len(clips)):
         clip = clips[index]
-        fit = transforms.plan_fit(
-            clip.frames,
-            clip.height,
-            width=clip.width,
-            fps=clip.fps,
-            grid=grid,
-            config=config.fit,
-        )
-        # As many windows as fit into the clip side by side, if so many are asked for;
-        # spread evenly, the first begins with the clip and the last ends with it.
-        count = min(config.windows, 1 + fit.max_start // fit.span)
-        if count > 1:
-            starts = np.linspace(0, fit.max_start, count).astype(int).tolist()
-        else:
-            rng = np.random.default_rng((config.seed, index))
-            starts = [int(rng.integers(fit.max_start + 1))]
-        for number, start in enumerate(starts):
-            name = clip.id if count == 1 else f"{clip.id}#{number}"
-            windows.append(ClipWindow(index, clip.id, name, fit, start))
+        for budget in config.budgets or (config.fit.max_tokens,):
+            fit = transforms.plan_fit(
+                clip.frames,
+                clip.height,
+                width=clip.width,
+                fps=clip.fps,
+                grid=grid,
+                config=dataclasses.replace(config.fit, max_tokens=budget),
+            )
+            suffix = f"@{budget}" if config.budgets else ""
+            for name, start in _starts(clip.id, fit, index=index, config=config):
+                windows.append(ClipWindow(index, clip.id, name + suffix, fit, start))
     return windows
+
+
+def _starts(
+    clip: str, fit: transforms.FitPlan, *, index: int, config: LatentCacheConfig
+) -> list[tuple[str, int]]:
+    """Id and first native frame of each window of the clip `index` of its split."""
+    # As many windows as fit into the clip side by side, if so many are asked for;
+    # spread evenly, the first begins with the clip and the last ends with it.
+    count = min(config.windows, 1 + fit.max_start // fit.span)
+    if count > 1:
+        starts = np.linspace(0, fit.max_start, count).astype(int).tolist()
+        return [(f"{clip}#{number}", start) for number, start in enumerate(starts)]
+    rng = np.random.default_rng((config.seed, index))
+    return [(clip, int(rng.integers(fit.max_start + 1)))]
 
 
 def load_window(clips: sources.Source[records.ClipRecord], window: ClipWindow) -> Any:
@@ -396,7 +423,8 @@ class _Encoding:
             for group, loaded in fitted_batches(
                 clips, chunk, batch=self.config.batch, threads=self.config.threads
             ):
-                latents = self._encode([video for _, video in loaded])
+                videos = [video for _, video in loaded]
+                latents = encode_batch(self.encoder, videos, batch=self.config.batch)
                 self.shapes.add(latents.shape[1:])
                 for (position, window), (clip, _), latent in zip(
                     group, loaded, latents, strict=True
@@ -408,23 +436,31 @@ class _Encoding:
                 self.bar.update(len(group))
             yield from (finished[position] for position in range(len(chunk)))
 
-    def _encode(
-        self, videos: list[UInt8[np.ndarray, "T H W 3"]]
-    ) -> Float16[np.ndarray, "B t h w z"]:
-        """Latents of videos of one size, computed at the full batch size."""
-        filled = videos + [videos[-1]] * (self.config.batch - len(videos))
-        x = np.stack(filled).astype(np.float32) / np.float32(127.5) - np.float32(1)
-        latents = np.asarray(self.encoder.encode(x), np.float32)[: len(videos)]
-        largest = float(np.abs(latents).max())
-        if not largest <= np.finfo(np.float16).max:
-            raise ValueError(
-                f"the encoder gave latents up to {largest}, which float16 cannot hold; "
-                "train it further"
-            )
-        return latents.astype(np.float16)
+
+def encode_batch(
+    encoder: LatentEncoder,
+    videos: Sequence[UInt8[np.ndarray, "T H W 3"]],
+    *,
+    batch: int,
+) -> Float16[np.ndarray, "B t h w z"]:
+    """Latents of videos of one size, computed at the full batch size.
+
+    Raises:
+      ValueError: the encoder gave numbers that float16 cannot hold.
+    """
+    filled = [*videos, *[videos[-1]] * (batch - len(videos))]
+    x = np.stack(filled).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    latents = np.asarray(encoder.encode(x), np.float32)[: len(videos)]
+    largest = float(np.abs(latents).max())
+    if not largest <= np.finfo(np.float16).max:
+        raise ValueError(
+            f"the encoder gave latents up to {largest}, which float16 cannot hold; "
+            "train it further"
+        )
+    return latents.astype(np.float16)
 
 
-def _statistics(directory: Path) -> dict[str, list[float]]:
+def measure_statistics(directory: Path) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel over the training split."""
     import tensorflow_datasets as tfds
 

@@ -18,6 +18,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from data_pipelines import reading
 from soraflax.ops import packing
 
 
@@ -131,17 +132,17 @@ class PackIterDataset(grain.IterDataset[list[packing.Segment]]):
         *,
         shape: packing.RowShape,
         open_rows: int = 8,
-        read_options: grain.ReadOptions | None = None,
+        read: reading.ReadConfig | None = None,
     ) -> None:
-        super().__init__(stream.to_iter_dataset(read_options))
+        read = read or reading.ReadConfig()
+        super().__init__(reading.StreamIterDataset(stream, read))
+        self.stream = stream
         self.shape = shape
         self.open_rows = open_rows
 
     def __iter__(self) -> "PackIterator":
-        # Through the parents: worker processes slice what they hold, in place.
-        stream = self.parents[0].parents[0]
         packer = BestFitPacker(self.shape, self.open_rows)
-        return PackIterator(iter(self.parents[0]), stream, packer=packer)
+        return PackIterator(iter(self.parents[0]), self.stream, packer=packer)
 
 
 class PackIterator(grain.DatasetIterator[list[packing.Segment]]):

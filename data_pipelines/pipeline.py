@@ -17,7 +17,16 @@ import grain
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from data_pipelines import cropping, elastic, packing, records, sources, transforms
+from data_pipelines import budgets as budget_lib
+from data_pipelines import (
+    cropping,
+    elastic,
+    packing,
+    reading,
+    records,
+    sources,
+    transforms,
+)
 from data_pipelines import latents as stored
 from data_pipelines import text_features as features_lib
 from soraflax import tokenizer
@@ -34,34 +43,7 @@ Or to text features: then as many as asked for, with zeros at the end."""
 HostShard = elastic.HostShard
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadConfig:
-    """Prefetching. Of its fields `workers` alone changes what comes, or in which order.
-
-    Attributes:
-      threads: number of threads that read and decode; 0 for the caller's own.
-      buffer: number of clips (or batches of crops) prefetched.
-      ahead: number of batches that a thread holds ready; 0 for none.
-      workers: number of processes that read, transform and pack a slice of the stream
-        each; 0 for none. Order and checkpoints hold for one number of workers.
-    """
-
-    threads: int = 2
-    buffer: int = 16
-    ahead: int = 2
-    workers: int = 0
-
-    @property
-    def options(self) -> grain.ReadOptions:
-        return self.share(1)
-
-    def share(self, count: int) -> grain.ReadOptions:
-        """The options of one of `count` streams that are read at once."""
-        threads, buffer = self.threads // count, self.buffer // count
-        return grain.ReadOptions(
-            num_threads=max(min(1, self.threads), threads),
-            prefetch_buffer_size=max(min(1, self.buffer), threads, buffer),
-        )
+ReadConfig = reading.ReadConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +76,7 @@ class PackedDataConfig:
       passes: passes over the data; 0 for endless. The last batch of a finite dataset
         is filled with empty rows.
       read: prefetching.
+      budgets: tokens of a clip, drawn each time, in a curriculum.
     """
 
     path: str = ""
@@ -118,6 +101,9 @@ class PackedDataConfig:
     seed: int = 0
     passes: int = 0
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
+    budgets: budget_lib.BudgetConfig = dataclasses.field(
+        default_factory=budget_lib.BudgetConfig
+    )
 
     def __post_init__(self) -> None:
         for name in ("rows", "open_rows", "shards"):
@@ -182,8 +168,9 @@ def make_video_dataset(
         seed=config.seed,
         host=(host.index, host.count),
     )
-    dataset = grain.MapDataset.source(batches).to_iter_dataset(config.read.options)
-    return read_ahead(dataset, config.read)
+    return reading.read_ahead(
+        reading.StreamIterDataset(batches, config.read), config.read
+    )
 
 
 @runtime_checkable
@@ -234,7 +221,7 @@ def make_dataset(
     pack = functools.partial(
         packing.pack_batch, shape=config.row, count=config.rows, shards=config.shards
     )
-    return read_ahead(rounds.map(pack), config.read)
+    return reading.read_ahead(rounds.map(pack), config.read)
 
 
 def make_rounds(
@@ -251,6 +238,8 @@ def make_rounds(
         stored.open_latents(path, config.split, digest=digest)
         for path in (config.path, *config.also)
     ]
+    if config.budgets.tokens:
+        latents = [_budgeted(source, config) for source in latents]
     for source in latents:
         _check_source(source, latents[0], config=config)
     transform = make_transform(config, latents[0], encode=encode)
@@ -270,7 +259,7 @@ def make_rounds(
             sources.shard_stream(segments, number, count=total),
             shape=config.row,
             open_rows=config.open_rows,
-            read_options=config.read.share(len(held)),
+            read=config.read.shared(len(held)),
         )
         for number in held
     }
@@ -311,7 +300,6 @@ def make_batches(
         host=host,
         lanes=config.lanes,
         rows=config.rows,
-        workers=config.read.workers,
     )
 
 
@@ -327,6 +315,15 @@ def make_transform(
         captions=config.captions,
         encode=encode or _default_encode(config),
         windows=config.windows,
+    )
+
+
+def _budgeted(source: LatentSource, config: PackedDataConfig) -> Any:
+    """The source at the budgets of the run; one that draws them itself as it is."""
+    if hasattr(source, "draw"):
+        return source
+    return budget_lib.BudgetedLatents(
+        source, config.budgets, patch=config.patch, seed=config.seed
     )
 
 
@@ -383,23 +380,3 @@ def _encode(
     vocabulary: tokenizer.Tokenizer, text: str, max_length: int
 ) -> Int[np.ndarray, "M"]:
     return vocabulary.encode_prefix(text, max_length=max_length).ids
-
-
-def read_ahead(
-    dataset: grain.IterDataset[T], config: ReadConfig
-) -> grain.IterDataset[T]:
-    """The same batches, prefetched by worker processes or a thread."""
-    if config.workers:
-        from absl import flags
-
-        flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
-        return dataset.mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=config.workers, per_worker_buffer_size=max(1, config.ahead)
-            )
-        )
-    if not config.ahead:
-        return dataset
-    return grain.experimental.ThreadPrefetchIterDataset(
-        dataset, prefetch_buffer_size=config.ahead
-    )

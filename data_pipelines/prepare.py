@@ -25,8 +25,8 @@ from typing import Any
 import tqdm
 
 from data_pipelines import account, records
+from data_pipelines.builders import archives, files, folder, world
 from data_pipelines.builders import captions as caption_files
-from data_pipelines.builders import files, folder, world
 from data_pipelines.curate import command as curation
 from soraflax import media
 from soraflax.cli import parser as cli
@@ -96,10 +96,11 @@ def prepare_folder(
     strict: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """A dataset from a folder of video files; returns its dataset.json.
+    """A dataset from video files; returns its dataset.json.
 
     Args:
-      source: the folder; searched with all its subfolders.
+      source: the folder, searched with all its subfolders; or a file of captions with
+        the clips that it names; or one or several WebDataset tars or parquet tables.
       output: the DATASET directory; it appears whole or not at all.
       captions: captions file or folder; see `captions.read_captions`.
       validation: size of the validation split.
@@ -140,24 +141,14 @@ def _usable(
     strict: bool,
 ) -> tuple[list[folder.ClipFile], list[dict[str, Any]]]:
     """The clips of a folder that can be records, at least one, and the report."""
-    if source.is_file():
-        raise records.DatasetError(f"{source}: is a file, not a folder of clips")
-    if not source.is_dir():
-        raise records.DatasetError(f"{source}: no such folder of clips")
-    found = files.find_files(source)
-    if not found.clips:
-        first = f"; first: {_told(found.unusable[0])}" if found.unusable else ""
-        raise records.DatasetError(
-            f"{source}: no video or image files in it "
-            f"({' '.join(media.SUFFIXES)}){first}"
+    if archives_found := archives.find_archives(source, texts=captions):
+        clips, report = archives.probe_samples(
+            archives_found,
+            keep_uncaptioned=keep_uncaptioned,
+            progress=functools.partial(tqdm.tqdm, desc="probing"),
         )
-    texts = caption_files.read_captions(found, captions, needed=not keep_uncaptioned)
-    clips, report = folder.probe_clips(
-        found,
-        texts,
-        keep_uncaptioned=keep_uncaptioned,
-        progress=functools.partial(tqdm.tqdm, desc="probing"),
-    )
+    else:
+        clips, report = _folder_clips(source, captions, keep=keep_uncaptioned)
     failed = [line for line in report if line["outcome"] == "failed"]
     if not clips or (strict and failed):
         reason = _told(failed[0]) if failed else "no clips"
@@ -166,6 +157,31 @@ def _usable(
         )
         raise records.DatasetError(f"{source}: {problem}; first: {reason}")
     return clips, report
+
+
+def _folder_clips(
+    source: Path, captions: Path | None, *, keep: bool
+) -> tuple[list[folder.ClipFile], list[dict[str, Any]]]:
+    """The clips of a folder, or those that a file of captions names."""
+    if source.is_file() and source.suffix.lower() in caption_files.SUFFIXES:
+        source, captions = source.parent, captions or source
+    if source.is_file():
+        raise records.DatasetError(f"{source}: is a file, not a folder of clips")
+    if not source.is_dir():
+        raise records.DatasetError(f"{source}: no such folder of clips")
+    found = files.find_files(source)
+    if not found.clips and captions is None:
+        first = f"; first: {_told(found.unusable[0])}" if found.unusable else ""
+        raise records.DatasetError(
+            f"{source}: no video or image files in it "
+            f"({' '.join(media.SUFFIXES)}){first}"
+        )
+    return folder.probe_clips(
+        found,
+        caption_files.read_captions(found, captions, needed=not keep),
+        keep_uncaptioned=keep,
+        progress=functools.partial(tqdm.tqdm, desc="probing"),
+    )
 
 
 def prepare_world(

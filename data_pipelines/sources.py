@@ -1,7 +1,8 @@
 """Random-access sources, and the endless shuffled stream drawn from them.
 
 A source is anything with a length and items: a clip dataset (`records.open_dataset`),
-a latent dataset (`latents.open_latents`), a list. The stream over one or several of
+a latent dataset (`latents.open_latents`), a list; one with `draw(element, index)` is
+told which draw it is (`budgets`). The stream over one or several of
 them is random-access too: element k is a pure function of (seed, k), each pass over a
 source is shuffled anew, and host i of n takes elements i, i + n, i + 2 n, ... So the
 elements drawn do not depend on how many hosts, threads or workers draw them, and a
@@ -13,6 +14,7 @@ place in the stream decides as well. Each is said once; too many end the run.
 
 import dataclasses
 import functools
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -57,9 +59,11 @@ def stream(
     """
     if not sources or min(len(source) for source in sources) == 0:
         raise ValueError("a dataset without clips cannot be drawn from: give 1 or more")
-    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+    if weights and (
+        len(weights) != len(sources) or not all(0 < w < math.inf for w in weights)
+    ):
         raise ValueError(
-            f"{len(weights)} weights for {len(sources)} datasets: give one positive "
+            f"weights {tuple(weights)} for {len(sources)} datasets: give one positive "
             "weight for each"
         )
     if len(sources) > 1 and passes is not None:
@@ -154,10 +158,15 @@ class ShuffledPasses(Generic[T]):
             if element in self.damaged:
                 continue
             try:
-                return self.source[element]
+                return self._draw(element, index)
             except records.DamagedRecordError as error:
                 self.damaged.add(element, error)
         raise records.DatasetError(f"none of {size} records can be read")
+
+    def _draw(self, element: int, index: int) -> T:
+        """An element, in the size of its `index`-th draw where the source has some."""
+        draw = getattr(self.source, "draw", None)
+        return self.source[element] if draw is None else draw(element, index)
 
 
 def shuffled_index(position: int, size: int, *, seed: int) -> int:

@@ -110,7 +110,7 @@ def plan_fit(
     Raises:
       ValueError: the clip is empty, or the limits admit no size at all.
     """
-    if min(frames, height, width) < 1 or fps <= 0:
+    if min(frames, height, width) < 1 or not 0 < fps < math.inf:
         raise ValueError(
             f"a clip of {frames} frames of {width}x{height} at {fps} frames/s is empty"
         )
@@ -273,9 +273,22 @@ class CaptionConfig:
                 f"{len(self.weights)} caption weights for {len(self.names)} caption "
                 f"names: use {len(self.names)}"
             )
+        check_weights(self.weights, what="caption weights")
         if not 0 <= self.dropout <= 1:
             nearest = min(max(self.dropout, 0), 1)
             raise ValueError(f"caption dropout {self.dropout}: use {nearest}")
+
+
+def check_weights(weights: Sequence[float], *, what: str) -> None:
+    """Refuse relative frequencies that are none; the empty ones are equal ones.
+
+    Raises:
+      ValueError: one is negative or not finite, or all are 0.
+    """
+    if weights and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
+        raise ValueError(
+            f"{what} {tuple(weights)}: use finite numbers of 0 or more, and one above 0"
+        )
 
 
 def choose_caption(
@@ -288,6 +301,8 @@ def choose_caption(
     weight_of = dict(zip(config.names, weights, strict=True))
     candidates = shown_captions(captions, config)
     odds = np.array([weight_of.get(name, 1.0) for name in candidates])
+    if not odds.any():  # it has only those of weight 0
+        odds[:] = 1.0
     name = list(candidates)[int(rng.choice(len(candidates), p=odds / odds.sum()))]
     return prompts.readable(candidates[name])[0]
 

@@ -1,4 +1,4 @@
-"""Captions of the files of a folder: jsonl, csv, or a text file for each.
+"""Captions of the files of a folder: jsonl, csv, parquet, or a text file for each.
 
 A text is read as a prompt is (`generation.prompts`): what a model must not see is taken
 out, and said. A line or file that cannot be used is reported, and the others are used.
@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import records
-from data_pipelines.builders import files
+from data_pipelines.builders import files, tables
 from soraflax.generation import prompts
 
-_NAMES = ("captions.jsonl", "captions.csv")
+# In a folder, the first that is there; the last three are those of datasets on the
+# Hugging Face hub.
+NAMES = (
+    "captions.jsonl",
+    "captions.csv",
+    "metadata.jsonl",
+    "metadata.csv",
+    "metadata.parquet",
+)
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+# Of the key that names the file: ours, that of the hub, of Open-Sora, of others.
+FILE_KEYS = ("file", "file_name", "path", "video")
 _QUOTES = "close every quote, and double those inside a text"
 
 
@@ -47,25 +58,29 @@ def read_captions(
 
     Args:
       clips: the folder, to which file names in the captions are relative.
-      path: a jsonl or csv file, or a folder of .txt files; a relative path that is not
-        there is looked for in the folder. By default captions.jsonl or captions.csv in
-        the folder, else a .txt beside each clip.
+      path: a jsonl, csv or parquet file, or a folder of .txt files; a relative path
+        that is not there is looked for in the folder. By default one of `NAMES` in the
+        folder, else a .txt beside each clip.
       needed: refuse a folder without any .txt.
 
     Raises:
       DatasetError: there is no captions file, it cannot be read, or none of its lines
         names a file that exists.
     """
-    defaults = [clips.root / n for n in _NAMES if (clips.root / n).is_file()]
+    defaults = [clips.root / n for n in NAMES if (clips.root / n).is_file()]
     source = path or (defaults[0] if defaults else clips.root)
     if not source.exists() and (clips.root / source).exists():
         source = clips.root / source
     if source.is_dir():
         return _from_text_files(clips, source, needed=needed)
+    if source.suffix.lower() == ".parquet" and source.is_file():
+        rows = list(enumerate(tables.read_rows(source), start=1))
+        return _from_lines(clips, source, lines=rows)
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
-    if source.suffix.lower() not in readers:
+    if source.suffix.lower() not in (*readers, ".parquet"):
         raise records.DatasetError(
-            f"{source}: captions come as .jsonl, .csv, or a folder of .txt files"
+            f"{source}: captions come as .jsonl, .csv, .parquet, or a folder of .txt "
+            "files"
         )
     # Bytes that are not UTF-8 fail their line, not the file.
     options: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
@@ -117,7 +132,7 @@ def _read_csv(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
     if isinstance(header, str):
         raise ValueError(f"its header is {header}")
     names = [prompts.readable(name)[0] for name in header]
-    if header and "file" not in names:
+    if header and not set(FILE_KEYS) & set(names):
         raise ValueError(f"no column `file`; columns: {', '.join(names)}")
     if len(set(filter(None, names))) < len(list(filter(None, names))):
         raise ValueError(f"a column is there twice: {', '.join(names)}")
@@ -182,7 +197,7 @@ def _from_lines(
             unused.append(_unused(f"{source.name}:{number}", str(error)))
             continue
         paths[name] = path
-        texts[name], changed = _cleaned({n: t for n, t in row.items() if n != "file"})
+        texts[name], changed = clean(_texts(row))
         if changed:
             notes[name] = changed
     if not texts:
@@ -199,17 +214,30 @@ def _named_file(
     clips: files.FolderFiles, row: Any, *, taken: Collection[str]
 ) -> tuple[str, Path]:
     """The file of a line; the message of LookupError says why there is none."""
-    if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+    key = _file_key(row) if isinstance(row, dict) else None
+    if key is None:
         raise LookupError(
             row if isinstance(row, str) else "caption line without a `file`"
         )
-    name, path = clips.find(row["file"])
+    name, path = clips.find(row[key])
     if name in taken:
-        raise LookupError(f"file captioned before: {row['file']}")
+        raise LookupError(f"file captioned before: {row[key]}")
     return name, path
 
 
-def _cleaned(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _file_key(row: Mapping[str, Any]) -> str | None:
+    """The key under which a row names its file."""
+    return next((k for k in FILE_KEYS if isinstance(row.get(k), str)), None)
+
+
+def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The captions of a row; others' tables have numbers beside them."""
+    key = _file_key(row)
+    texts = {name: text for name, text in row.items() if name != key}
+    return texts if key == "file" else tables.caption_texts(texts)
+
+
+def clean(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """The texts of a row as a model may read them, and what was changed."""
     texts, notes = {}, []
     for name, value in row.items():

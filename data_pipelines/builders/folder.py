@@ -12,6 +12,7 @@ Every text field beside `file` is a caption source under its own name
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ class ClipFile:
 
     Attributes:
       id: its name: path relative to the folder.
-      path: the file.
+      path: the file, or the bytes in a larger one (`builders.archives`).
       info: its size, length and rate.
       captions: source name to text.
     """
 
     id: str
-    path: Path
+    path: Any
     info: media.VideoInfo
     captions: Mapping[str, str]
 
@@ -71,7 +72,7 @@ class FolderClips(base.RecordBuilder):
         for clip in clips:
             yield records.ClipRecord(
                 id=clip.id,
-                video=media.read_bytes(clip.path),
+                video=_read(clip.path),
                 fps=clip.info.fps,
                 frames=clip.info.frames,
                 height=clip.info.height,
@@ -79,6 +80,10 @@ class FolderClips(base.RecordBuilder):
                 captions=clip.captions,
             ).to_example()
             self._tick()
+
+
+def _read(path: Any) -> bytes:
+    return media.read_bytes(path) if isinstance(path, Path) else path.read_bytes()
 
 
 def probe_clips(
@@ -108,26 +113,63 @@ def probe_clips(
         *map(dict, found.unusable),
     ]
     for name in progress(list(paths)):
-        own = texts.texts.get(name, {})
-        line: dict[str, Any] = {"input": name, "outcome": "failed"}
-        if name in texts.notes:
-            line["notes"] = list(texts.notes[name])
+        line, info = probe_clip(
+            name,
+            paths[name],
+            captions=texts.texts.get(name, {}),
+            notes=[*texts.notes.get(name, ()), *_place(name)],
+            keep_uncaptioned=keep_uncaptioned,
+            max_pixels=max_pixels,
+        )
         report.append(line)
-        if not own and not keep_uncaptioned:
-            line["reason"] = "no caption"
-            continue
-        try:
-            info = guard.probe(paths[name], name=name, max_pixels=max_pixels)
-        except media.MediaError as error:
-            line["reason"] = str(error).removeprefix(f"{name}: ")
-            continue
-        clips.append(ClipFile(name, paths[name], info, own))
-        facts = dataclasses.asdict(info)
-        if notes := [*line.get("notes", ()), *facts.pop("notes")]:
-            line["notes"] = notes
-        line |= {"outcome": "kept", **facts}
+        if info is not None:
+            own = texts.texts.get(name, {})
+            clips.append(ClipFile(name, paths[name], info, own))
     seen = {str(line["input"]) for line in report}
     return clips, report + _ignored(found, texts.source, seen=seen)
+
+
+def _place(name: str) -> list[str]:
+    """A note for a clip that captions took from elsewhere."""
+    return ["lies outside the folder"] if os.path.isabs(name) else []
+
+
+def probe_clip(
+    name: str,
+    path: Path,
+    *,
+    captions: Mapping[str, str],
+    notes: Sequence[str] = (),
+    keep_uncaptioned: bool = False,
+    reason: str = "",
+    max_pixels: int = media.MAX_PIXELS,
+) -> tuple[dict[str, Any], media.VideoInfo | None]:
+    """Decode a clip once; the line of the report, and its facts where it is good.
+
+    Args:
+      name: its name in the report.
+      path: its bytes.
+      captions: source name to text.
+      notes: what was changed before.
+      keep_uncaptioned: accept a clip without a caption.
+      reason: why it is refused already.
+      max_pixels: most pixels of a frame.
+    """
+    line: dict[str, Any] = {"input": name, "outcome": "failed"}
+    if notes:
+        line["notes"] = list(notes)
+    if not captions and not keep_uncaptioned:
+        reason = reason or "no caption"
+    if reason:
+        return line | {"reason": reason}, None
+    try:
+        info = guard.probe(path, name=name, max_pixels=max_pixels)
+    except media.MediaError as error:
+        return line | {"reason": str(error).removeprefix(f"{name}: ")}, None
+    facts = dataclasses.asdict(info)
+    if every := [*notes, *facts.pop("notes")]:
+        line["notes"] = every
+    return line | {"outcome": "kept", **facts}, info
 
 
 def _ignored(
@@ -150,7 +192,7 @@ def split(
     Clips that are one file, by links, are held out together or not at all, so that no
     clip is validated on that was trained on; then there may be fewer.
     """
-    of_file: dict[Path, list[str]] = {}
+    of_file: dict[Any, list[str]] = {}
     for clip in clips:
         of_file.setdefault(clip.path.resolve(), []).append(clip.id)
 

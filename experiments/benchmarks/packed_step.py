@@ -69,7 +69,7 @@ def rows_of(
             grain.MapDataset.source(segments),
             shape=shape,
             open_rows=32,
-            read_options=packers.NO_THREADS,
+            read=packers.IN_TURN,
         )
     )
 

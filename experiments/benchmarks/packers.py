@@ -17,7 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from data_pipelines import packing
+from data_pipelines import packing, reading
 from experiments.benchmarks import measurement
 from soraflax.cli import parser as cli
 from soraflax.ops import packing as packed_rows
@@ -31,7 +31,7 @@ ASPECTS = (9 / 16, 3 / 4, 1.0, 4 / 3, 16 / 9)
 IMAGES = 0.3
 FRAMES = (2, 36)  # latent frames; 36 of them are 141 frames at 4:1
 CAPTION = (20, 200)
-NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+IN_TURN = reading.ReadConfig(threads=0, buffer=0)
 
 
 def corpus(row: int, clips: int, *, shrink: int = 1, seed: int = 0) -> list[int]:
@@ -96,11 +96,11 @@ def packers(
 ) -> dict[str, Any]:
     """Name to dataset of rows."""
     ours = packing.PackIterDataset(
-        grain.MapDataset.source(segments), shape=shape, read_options=NO_THREADS
+        grain.MapDataset.source(segments), shape=shape, read=IN_TURN
     )
     elements = grain.MapDataset.source(
         [{"tokens": s.tokens, "at": s.positions, "text": s.text} for s in segments]
-    ).to_iter_dataset(NO_THREADS)
+    ).to_iter_dataset(IN_TURN.options)
     datasets: dict[str, Any] = {"soraflax, 8 open rows": ours}
     for name in ("FirstFit", "BestFit"):
         for bins in (32, 128):

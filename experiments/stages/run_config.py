@@ -16,8 +16,10 @@ from soraflax.train import loop
 MUTABLE_KEYS = (
     "autoencoder",
     "cluster",
+    "cache.budgets",
     "compilation_cache",
     "data.also",
+    "data.budgets",
     "data.features",
     "data.lanes",
     "data.path",
@@ -25,6 +27,7 @@ MUTABLE_KEYS = (
     "data.read.buffer",
     "data.read.threads",
     "data.rows",
+    "data.read.workers",
     "distributed",
     "evaluation",
     "follow_base",

@@ -52,10 +52,17 @@ EXTRAS = {
         "orbax",
         "tensorboardX",
     ),
+    "parquet": ("pyarrow",),
     "plan": ("libtpu",),
     "ui": ("gradio",),
 }
-BASES = {"data": "media", "train": "data", "plan": "train", "ui": "media"}
+BASES = {
+    "data": "media",
+    "train": "data",
+    "parquet": "data",
+    "plan": "train",
+    "ui": "media",
+}
 
 
 class HelpFormatter(argparse.HelpFormatter):

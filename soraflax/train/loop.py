@@ -270,7 +270,7 @@ def train(
             run.meter.start()
             places.append(run.data.get_state())
             with run.ledger.phase("input"):
-                batch, on_device = next_batch(run, number)
+                batch, on_device = next_batch(run, number, window=window)
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
             if shapes not in compiled_shapes:
                 # The first step of each shape, mostly compilation, is not timed.
@@ -359,18 +359,30 @@ def save(current: state.TrainState, run: TrainRun) -> None:
         )
 
 
-def next_batch(run: TrainRun, number: int) -> tuple[Any, Any]:
-    """This process's rows, and the batch on the mesh.
+def next_batch(
+    run: TrainRun, number: int, *, window: Sequence[Any] = ()
+) -> tuple[Any, Any]:
+    """This process's rows, and the batch on the mesh; meters what devices waited.
+
+    Args:
+      run: the run.
+      number: steps before.
+      window: metrics of steps before, the last of which may be under way.
 
     Raises:
       ValueError: the data ended, after `number` steps.
     """
+    began = run.meter.clock()
     try:
-        return next(run.data)
+        batch = next(run.data)
     except StopIteration:
         raise ValueError(
             f"the data ended after {number} of {run.config.steps} steps; repeat it"
         ) from None
+    # Where the step before is still under way, the wait cost nothing.
+    if all(value.is_ready() for value in jax.tree.leaves(window[-1:])):
+        run.meter.stall(run.meter.clock() - began)
+    return batch
 
 
 def log(

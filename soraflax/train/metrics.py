@@ -108,6 +108,10 @@ class Meter:
     meter.add(batch)      a step of the span, perhaps still under way
     meter.stop()          all its steps are done; the span ends
     meter.add(batch)      outside of spans: counted, not timed, such as to compile
+    meter.stall(seconds)  in a span: the devices had nothing to do but to wait for data
+
+    Attributes:
+      clock: seconds.
     """
 
     def __init__(
@@ -130,22 +134,23 @@ class Meter:
         self._step_cost = step_cost
         self._peak = peak
         self._batch_shards = batch_shards
-        self._clock = clock
+        self.clock = clock
         self._costs: list[StepCost] = []
         self._timed: list[StepCost] = []
         self._seconds = 0.0
         self._began: float | None = None
         self._in_span = 0
+        self._stalled = 0.0
 
     def start(self) -> None:
         """A span begins, if none has."""
         if self._began is None:
-            self._began, self._in_span = self._clock(), 0
+            self._began, self._in_span = self.clock(), 0
 
     def stop(self) -> None:
         """The span ends: what was added in it is done. One without steps is none."""
         if self._began is not None and self._in_span:
-            self._seconds += self._clock() - self._began
+            self._seconds += self.clock() - self._began
         self._began = None
 
     def add(self, batch: Any) -> None:
@@ -156,11 +161,16 @@ class Meter:
             self._timed.append(cost)
             self._in_span += 1
 
+    def stall(self, seconds: float) -> None:
+        """Count time that devices waited for data, where a span has begun."""
+        if self._began is not None:
+            self._stalled += seconds
+
     def clear(self) -> None:
         """Forget all but whether a span has begun."""
         self._costs.clear()
         self._timed.clear()
-        self._seconds = 0.0
+        self._seconds = self._stalled = 0.0
 
     def summary(self) -> dict[str, float]:
         """Since the last `clear`: packing, costs, and rates where a step was timed.
@@ -183,6 +193,7 @@ class Meter:
             "seconds_per_step": self._seconds / len(self._timed),
             "useful_tokens_per_second": tokens / self._seconds,
             "model_flops_utilisation": flops / (self._seconds * self._peak.flops),
+            "input_stall": self._stalled / self._seconds,
         }
 
 

@@ -108,7 +108,6 @@ def test_clips_of_a_batch_are_known_by_its_place():
     state = plain(alone.get_state())
     clips = test_pipeline.clips_of(take_one())
     assert alone.clips(state) == [f"clip-{clip}" for clip in clips]
-    assert unread(workers=1).clips(state) == []
     close([alone])
 
 
@@ -158,13 +157,6 @@ def test_processes_of_one_lane_at_different_places_are_refused():
     ]
     other = unread()
     with pytest.raises(ValueError, match="at different places in lane 0"):
-        other.set_states(states)
-
-
-def test_places_of_workers_hold_for_one_number_of_hosts():
-    other = unread(host=pipeline.HostShard(0, 2), lanes=2, rows=6, workers=2)
-    states = [{"rows": 12, "lanes": 2, "host": [0, 1], "states": {}}]
-    with pytest.raises(ValueError, match="workers 2: their places hold for 1 hosts"):
         other.set_states(states)
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from data_pipelines import packing
+from data_pipelines import packing, reading
 from soraflax.ops import packing as packed_rows
 from tests.data_pipelines import clip_data
 
-OPTIONS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+IN_TURN = reading.ReadConfig(threads=0, buffer=0)
 SHAPE = packed_rows.RowShape(tokens=100, text=30, segments=4, align=8)
 
 
@@ -23,7 +23,7 @@ def dataset(sizes, *, shape=SHAPE, open_rows=3):
         grain.MapDataset.source(segments),
         shape=shape,
         open_rows=open_rows,
-        read_options=OPTIONS,
+        read=IN_TURN,
     )
 
 

@@ -126,7 +126,8 @@ def test_bad_folders_end_in_one_line(
     output = tmp_path / "data"
     cases = [
         (["--input", tmp_path / "gone"], "no such folder of clips"),
-        (["--input", wrong], "wrong.jsonl: is a file, not a folder of clips"),
+        (["--input", wrong], "none of its 1 lines names a file"),
+        (["--input", CLIPS / "shapes.png"], "is a file, not a folder of clips"),
         (["--input", empty], "no video or image files in it"),
         (["--input", clips, "--captions", wrong], "none of its 1 lines names a file"),
         (["--input", clips, "--captions", tmp_path / "no.csv"], "no such captions"),

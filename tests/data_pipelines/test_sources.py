@@ -60,7 +60,11 @@ def test_mixtures_follow_their_weights():
     [
         ({"sources": []}, "without clips"),
         ({"sources": [[]]}, "without clips"),
-        ({"sources": [[1], [2]], "weights": (1.0,)}, "1 weights for 2 datasets"),
+        ({"sources": [[1], [2]], "weights": (1.0,)}, r"weights \(1.0,\) for 2"),
+        ({"sources": [[1], [2]], "weights": (1.0, 0.0)}, "one positive weight"),
+        ({"sources": [[1], [2]], "weights": (-1.0, 1.0)}, "one positive weight"),
+        ({"sources": [[1], [2]], "weights": (float("nan"), 1.0)}, "one positive"),
+        ({"sources": [[1], [2]], "weights": (float("inf"), 1.0)}, "one positive"),
         ({"sources": [[1], [2]], "passes": 1}, "passes over a mixture"),
     ],
 )

@@ -41,15 +41,33 @@ class Value:
         self.device.wait(self.ready)
         return self
 
+    def is_ready(self) -> bool:
+        return self.device.now >= self.ready
+
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         self.block_until_ready()
         return np.zeros(())
 
 
-def train(*, steps, shapes=(8,), **course):
+class Data:
+    """Batches of given sizes, each of which takes so many seconds to read."""
+
+    def __init__(self, device, shapes, *, seconds):
+        self.device, self.seconds = device, seconds
+        self.batches = ({"x": np.zeros(n)} for n in itertools.cycle(shapes))
+
+    def __next__(self):
+        self.device.now += self.seconds
+        batch = next(self.batches)
+        return batch, batch
+
+    def get_state(self):
+        return None
+
+
+def train(*, steps, shapes=(8,), reading=0.0, **course):
     """The loop, on a device that is simulated; the lines of its record with rates."""
     device, compiled, lines = Device(), set(), []
-    batches = ({"x": np.zeros(n)} for n in itertools.cycle(shapes))
 
     def train_step(current, batch, key):
         value = device.step(compile=batch["x"].shape not in compiled)
@@ -72,7 +90,7 @@ def train(*, steps, shapes=(8,), **course):
     )
     run: Any = types.SimpleNamespace(
         job=types.SimpleNamespace(key=None, evaluate=spend, identity=None),
-        data=((batch, batch) for batch in batches),
+        data=Data(device, shapes, seconds=reading),
         config=loop.TrainConfig(steps=steps, **course),
         checkpointer=types.SimpleNamespace(save=spend),
         writer=writer,
@@ -115,6 +133,16 @@ def test_neither_compiling_nor_what_comes_between_steps_counts(course):
     assert len(rates) == 20 // course["log_every"]
     for values in rates:
         assert values["seconds_per_step"] == pytest.approx(SECONDS, rel=0.01)
+
+
+@pytest.mark.parametrize("reading", [0.0, 1.9, 3.0, 6.0])
+def test_only_a_wait_that_outlasts_the_step_before_is_a_stall(reading):
+    """A step is under way while the next batch is read, but for the first of a span."""
+    lines = train(steps=40, log_every=20, reading=reading)
+    *_, values = (values for _, values in lines if "input_stall" in values)
+    seconds = 20 * values["seconds_per_step"]
+    stalls = 20 if reading > SECONDS else 1
+    assert values["input_stall"] == pytest.approx(stalls * reading / seconds, abs=0.02)
 
 
 def test_a_span_without_steps_counts_nothing():

@@ -31,6 +31,10 @@ class RenormalizedLatents:
     def shapes(self) -> list[tuple[int, ...]]:
         return self.source.shapes
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        return self.source.budgets
+
     def __len__(self) -> int:
         return len(self.source)
 

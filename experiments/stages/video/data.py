@@ -113,7 +113,8 @@ def find_latents(
         target, config.data.split, digest=encoder.model.encoder_digest
     )
     check_source(source, target, provenance=cached.info.get("source", {}))
-    difference = config_lib.first_difference(config.cache, cached.info["config"])
+    made_with = {"budgets": (), **cached.info["config"]}  # none in earlier ones
+    difference = config_lib.first_difference(config.cache, made_with)
     if difference:
         key, ours, theirs = difference
         raise config_lib.ConfigError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import records
+from data_pipelines import prepare, records
 from data_pipelines.builders import captions, files
 
 
@@ -261,3 +261,54 @@ def test_text_files_that_are_not_used_are_named(clips: Path) -> None:
     (clips / "captions.jsonl").write_text('{"file": "a.png", "caption": "x"}')
     reasons = _reasons(_read(clips))
     assert reasons["a.txt"] == "not read: captions come from captions.jsonl"
+
+
+def test_captions_of_the_hub(clips: Path) -> None:
+    lines = [
+        {"file_name": "a.png", "text": "a circle", "fps": "8.0", "id": 3},
+        {"file_name": "sub/b.MKV", "prompt": "bars"},
+    ]
+    (clips / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert _by_name(_read(clips)) == {
+        "a.png": {"text": "a circle"},
+        "sub/b.MKV": {"prompt": "bars"},
+    }
+
+
+def test_captions_in_parquet(clips: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {"file_name": "a.png", "text": "a circle", "likes": 3},
+        {"file_name": "gone.mp4", "text": "x", "likes": 4},
+    ]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, clips / "metadata.parquet")
+    found = _read(clips)
+    assert _by_name(found) == {"a.png": {"text": "a circle"}}
+    reason = "caption names a missing file: gone.mp4"
+    assert _reasons(found) == {"metadata.parquet:2": reason}
+
+
+def test_a_table_of_open_sora_names_its_clips_by_path(
+    clips: Path, tmp_path: Path
+) -> None:
+    """Absolute paths, and numbers beside the text, which are no captions."""
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / "meta.csv"
+    path.write_text(
+        "path,text,num_frames,height,width,aspect_ratio,fps\n"
+        f'{clips / "a.png"},"a circle, red",1,80,120,0.66,nan\n'
+        f"{clips / 'sub' / 'b.MKV'},bars,10,64,64,1.0,25.0\n"
+    )
+    output = tmp_path / "data"
+    info = prepare.prepare_folder(path, output)
+    assert info["captions"] == {"text": 2}
+    kept = {
+        line["input"]: line["notes"]
+        for line in records.read_report(output)
+        if line["outcome"] == "kept"
+    }
+    assert set(kept) == {str(clips / "a.png"), str(clips / "sub" / "b.MKV")}
+    assert all("lies outside the folder" in notes for notes in kept.values())
