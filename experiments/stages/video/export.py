@@ -45,6 +45,7 @@ def export(
         process=config.loss.process,
         prediction=config.loss.prediction,
         shift=config.loss.shift,
+        cleaned=text.vocabulary.cleaned,
         window=max(shape[0] for shape in source.shapes),
         trained_on=measure_data((data.path, *data.also), data) if first else None,
     )
