@@ -37,12 +37,14 @@ def check(tree: Any) -> None:
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if isinstance(leaf, jax.Array)
     }
     copied = {name: leaf for name, leaf in leaves.items() if _is_copied(leaf)}
     if not copied:
         return
-    mesh = next(iter(copied.values())).sharding.mesh
-    specs = {name: leaf.sharding.spec for name, leaf in copied.items()}
+    places: Any = {name: leaf.sharding for name, leaf in copied.items()}
+    mesh = next(iter(places.values())).mesh
+    specs = {name: place.spec for name, place in places.items()}
     sums = _program(mesh, tuple(specs.items()))(copied)
     own = {
         name: {
