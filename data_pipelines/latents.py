@@ -22,7 +22,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, Float16, UInt8
 
-from data_pipelines import account, records, sources, transforms
+from data_pipelines import account, added_captions, records, sources, transforms
 from soraflax import config as config_lib
 from soraflax.ops import grid as grids
 from soraflax.pretrained import models
@@ -169,8 +169,10 @@ class LatentDataset(records.RecordDataset[LatentRecord]):
         info: Mapping[str, Any],
         *,
         reopen: Callable[[], Any] | None = None,
+        added: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        super().__init__(source, info, parse=LatentRecord.from_example, reopen=reopen)
+        parse = LatentRecord.from_example
+        super().__init__(source, info, parse=parse, reopen=reopen, added=added)
         self.digest: str = info["encoder"]["digest"]
         self.mean = np.array(info["mean"], np.float32)
         self.std = np.array(info["std"], np.float32)
@@ -204,6 +206,7 @@ def open_latents(
         records.open_source(path, split),
         info,
         reopen=functools.partial(records.reopen_source, path, split),
+        added=added_captions.read(path),
     )
 
 

@@ -120,6 +120,7 @@ class RecordDataset(Sequence[Record]):
         *,
         parse: Callable[[Any], Record],
         reopen: Callable[[], Any] | None = None,
+        added: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Give the records of an open source.
 
@@ -128,9 +129,10 @@ class RecordDataset(Sequence[Record]):
           info: contents of dataset.json.
           parse: example to record.
           reopen: opens the source anew, where a read failed; None keeps it.
+          added: captions beside the records' own (`added_captions.read`).
         """
         self._source, self._parse, self._reopen = source, parse, reopen
-        self.info = info
+        self.info, self._added = info, added or {}
 
     def __len__(self) -> int:
         return len(self._source)
@@ -149,7 +151,8 @@ class RecordDataset(Sequence[Record]):
             raise IndexError(f"record {index} of {size}")
         for seconds in (*RETRY_SECONDS, None):
             try:
-                return self._parse(self._source[int(index) % size])
+                record = self._parse(self._source[int(index) % size])
+                return self._with_added(record) if self._added else record
             except (RuntimeError, ValueError, OSError) as error:
                 if seconds is None:
                     name = self.info.get("name")
@@ -161,6 +164,17 @@ class RecordDataset(Sequence[Record]):
                     with contextlib.suppress(RuntimeError, ValueError, OSError):
                         self._source = self._reopen()
 
+    def _with_added(self, record: Any) -> Any:
+        """A record with the captions that were added for its clip."""
+        # The windows of a clip, `id#0`, `id#1` ..., may have one caption for all.
+        names = (record.id, record.id.rpartition("#")[0])
+        added = {
+            source: next(texts[name] for name in names if name in texts)
+            for source, texts in self._added.items()
+            if any(name in texts for name in names)
+        }
+        return dataclasses.replace(record, captions={**record.captions, **added})
+
 
 def open_dataset(
     path: str | Path, split: str = "train", *, verify: bool = False
@@ -169,12 +183,15 @@ def open_dataset(
     info = read_info(path)
     if info.get("kind") != "clips":
         raise DatasetError(f"{path}: holds {info.get('kind')}, not clips")
+    from data_pipelines import added_captions
+
     source = open_source(path, split, verify=verify)
     return RecordDataset(
         source,
         info,
         parse=ClipRecord.from_example,
         reopen=functools.partial(reopen_source, path, split),
+        added=added_captions.read(path),
     )
 
 

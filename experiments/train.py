@@ -21,7 +21,7 @@ from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 
 EXTRA = "train"
-STAGES = ("autoencoder", "adversarial", "video", "finetune")
+STAGES = ("autoencoder", "adversarial", "video", "finetune", "captioner")
 
 
 def add_parser(subparsers: Any) -> cli.Parser:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from soraflax.generation import tasks as tasks
+    from soraflax.generation.captioner import Captioner as Captioner
     from soraflax.generation.conditioning import Job as Job
     from soraflax.generation.model import Model as Model
     from soraflax.generation.progress import Step as Step
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Autoencoder": "soraflax.nn.autoencoder",
     "AutoencoderConfig": "soraflax.nn.autoencoder",
+    "Captioner": "soraflax.generation.captioner",
     "DiT": "soraflax.nn.dit",
     "DiTConfig": "soraflax.nn.dit",
     "Job": "soraflax.generation.conditioning",
@@ -58,6 +60,7 @@ _MODULES = {"tasks": "soraflax.generation.tasks"}
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
+    "Captioner",
     "DiT",
     "DiTConfig",
     "Job",

@@ -77,6 +77,24 @@ class TransformerSizes(Protocol):
 
 
 @runtime_checkable
+class CaptionerSizes(Protocol):
+    """What a captioner's configuration has."""
+
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
+    @property
+    def encoder_depth(self) -> int: ...
+    @property
+    def decoder_depth(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
+
+
+@runtime_checkable
 class AutoencoderSizes(Protocol):
     """What an autoencoder's configuration has."""
 
@@ -212,6 +230,17 @@ def transformer_flops(config: TransformerSizes, sizes: Lengths) -> int:
         text += text_encoder_flops(config.text, sizes)
     ends = 4 * n * d * config.patch_size
     return config.depth * block + levels + text + ends
+
+
+def captioner_flops(config: CaptionerSizes, sizes: Lengths) -> int:
+    """Forward FLOPs of a batch of clips and their captions; causal pairs count half."""
+    d, n, m = config.width, sum(sizes.tokens), sum(sizes.text)
+    layer = 2 * d * (4 * d + 2 * config.mlp)
+    encoder = n * layer + 4 * d * sizes.self_pairs
+    decoder = m * (layer + 4 * d * d) + 4 * n * d * d
+    decoder += 2 * d * sizes.text_pairs + 4 * d * sizes.cross_pairs
+    ends = 2 * d * (n * config.patch_size + m * config.vocabulary)
+    return config.encoder_depth * encoder + config.decoder_depth * decoder + ends
 
 
 def transformer_activation_bytes(

@@ -458,6 +458,11 @@ VARIANTS = {
         occluder=1.0,
         bar=(0.3, 0.36),
     ),
+    # One to three of them, alike or not, so that there is something to count: what the
+    # captioner learns from.
+    "several": dataclasses.replace(
+        _DEMO, image_share=0.4, counts=(0.5, 0.3, 0.2), twins=0.2
+    ),
     "full": WorldConfig(
         sizes=((64, 64), (96, 64), (64, 96), (128, 96), (80, 112)),
         frames=(17, 17, 17, 9, 33),

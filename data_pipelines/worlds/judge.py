@@ -24,7 +24,7 @@ renders, autoencoder reconstructions and generated videos alike.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,10 +117,7 @@ def agreement(
     )
     if not expected_objects:
         return result
-    match = np.array(
-        [[_alike(w, g) for g in read_objects] for w in expected_objects]
-    ).reshape(len(expected_objects), len(read_objects))
-    pairs = dict(zip(*optimize.linear_sum_assignment(-match), strict=True))
+    pairs = match_objects(expected_objects, read_objects)
     for key in ("colour", "shape", "size", "direction"):
         named = [
             (i, item[key]) for i, item in enumerate(expected_objects) if key in item
@@ -131,6 +128,16 @@ def agreement(
                 for i, value in named
             )
     return result
+
+
+def match_objects(
+    expected: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]
+) -> dict[int, int]:
+    """Indices of expected objects to those that were read, most attributes agreeing."""
+    match = np.array([[_alike(w, g) for g in read] for w in expected])
+    match = match.reshape(len(expected), len(read))
+    rows, columns = optimize.linear_sum_assignment(-match)
+    return dict(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def _alike(expected: Mapping[str, Any], reading: Mapping[str, Any]) -> int:

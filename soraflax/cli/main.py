@@ -6,6 +6,9 @@
     soraflax image | animate | extend | loop | connect | edit | inpaint | outpaint |
         upscale ...
     soraflax serve
+    soraflax caption clip.mp4
+    soraflax expand "a red ball"
+    soraflax verify out.mp4
     soraflax reconstruct clip.mp4 --out out.mp4
     soraflax convert --from wan2.1 --weights wan/vae --out autoencoder
     soraflax info
@@ -24,9 +27,11 @@ from collections.abc import Sequence
 import soraflax
 from soraflax.cli import (
     animate,
+    caption,
     connect,
     convert,
     edit,
+    expand,
     extend,
     generate,
     image,
@@ -38,6 +43,7 @@ from soraflax.cli import (
     reconstruct,
     serve,
     upscale,
+    verify,
 )
 from soraflax.cli import parser as cli
 
@@ -53,6 +59,9 @@ COMMANDS: tuple[cli.Command, ...] = (
     outpaint,
     upscale,
     serve,
+    caption,
+    expand,
+    verify,
     reconstruct,
     convert,
     info,

@@ -11,6 +11,7 @@ CACHE = 0.4  # --cache alone: `generation.caching.StepCacheConfig.threshold`
 STEPS, GUIDANCE = 25, 2.0  # where neither the user nor the model says
 FRAMES = 17  # of a new video, where neither --frames nor --seconds is given
 MAX_COUNT = 10_000  # steps, videos
+TEMPLATE = "template"  # `generation.expansion.TEMPLATE`
 
 
 def add_command(
@@ -158,6 +159,7 @@ BESIDE = "1 invents all of the new piece; less keeps more of the frames beside i
 def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
     """How results are sampled, how many, and where they go; `out` by default."""
     _add_sampler(parser)
+    add_wording(parser)
     add, count = parser.add_argument, cli.int_up_to(MAX_COUNT)
     add(
         "--negative-prompt",
@@ -204,6 +206,29 @@ def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> No
         type=pathlib.Path,
         metavar="FILE",
         help=".mp4, .mkv, .gif or .png",
+    )
+
+
+def add_wording(parser: argparse.ArgumentParser) -> None:
+    """What becomes of the prompt before it is sampled."""
+    add = parser.add_argument
+    add(
+        "--expand",
+        nargs="?",
+        const=TEMPLATE,
+        metavar="NAME",
+        help="make the prompt longer first: alone by the template of `soraflax "
+        "expand`, else by MODULE:FUNCTION or an entry point of soraflax.expanders "
+        "(default: as it is)",
+    )
+    add(
+        "--guard",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="refuse prompts and results that a filter does not let pass, with exit "
+        "status 3: words, captions, a FILE.txt of words, MODULE:FUNCTION, or an entry "
+        "point of soraflax.filters; may be repeated (default: none)",
     )
 
 

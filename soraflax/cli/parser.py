@@ -6,6 +6,7 @@ standard error and an exit status:
 
     0    done
     2    bad input: the line says what is wrong and the nearest right value
+    3    refused by a filter (`--guard`)
     130  Ctrl-C
     141  the reader of standard output went away (`soraflax info DIR | head -1`)
 
@@ -240,7 +241,8 @@ def run_command(
     except (ValueError, OSError, ImportError) as error:
         message = one_line(_missing_modules(error, extra) or str(error))
         print(f"{name}: {message}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        # `generation.guardrails.RefusedError` has its own.
+        return getattr(error, "exit_status", EXIT_BAD_INPUT)
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped; {str(stop) or interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from soraflax.autoencoding import previews
-from soraflax.cli import devices, options, outputs, progress, sound
+from soraflax.cli import devices, options, outputs, progress, sound, wording
 from soraflax.diffusion import samplers
 from soraflax.generation import adapters, caching, familiarity, generator, provenance
 from soraflax.pretrained import shipped
@@ -53,9 +53,10 @@ def run(
         model = adapters.adapted(model, args.lora)
         model.announce = line.begin
         config = sampling_config(args, model)
-        first = familiarity.annotated(
-            make_job(args, model), model.model.config, sampling_config=config
-        )
+        with line.hidden():
+            words = wording.prepare(args, model, inputs=inputs)
+        first = words.recorded(make_job(words.args, model))
+        first = familiarity.annotated(first, model.model.config, sampling_config=config)
         kept = sound.of_job(args, first, inputs=inputs)
         first = dataclasses.replace(first, notes=(*first.notes, *kept.notes))
         jobs = [
@@ -77,8 +78,8 @@ def run(
             outputs.print_notes(args.command, first.notes)
         records = []
         for job in jobs:
-            words = outputs.repeat_command(args, positional=positional, seed=job.seed)
-            source = provenance.of_job(job, config, inputs=inputs, command=words)
+            again = outputs.repeat_command(args, positional=positional, seed=job.seed)
+            source = provenance.of_job(job, config, inputs=inputs, command=again)
             records.append(provenance.record(source, model.model))
 
         written: list[pathlib.Path] = []
@@ -86,7 +87,8 @@ def run(
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
             fps = jobs[number].conditioning.fps
             made: Any = {"record": records[number], "sounds": kept.sounds}
-            outputs.write(paths[number], frames, fps=fps, **made)
+            passed = words.checked(frames, fps=fps)
+            outputs.write(paths[number], passed, fps=fps, **made)
             written.append(paths[number])
             with line.hidden():
                 print(paths[number], flush=True)

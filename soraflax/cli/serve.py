@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import gc
+import logging
 import signal
 import sys
 import time
@@ -81,6 +82,14 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most sampler steps",
     )
+    add(
+        "--guard",
+        action="append",
+        metavar="NAME",
+        help="filter of prompts and results, as of `soraflax generate`; may be "
+        "repeated (default: words)",
+    )
+    add("--no-guard", action="store_true", help="filter nothing")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -92,8 +101,8 @@ def run(args: argparse.Namespace) -> None:
     # Before the model is read: it may be missing.
     from soraflax.serving import page  # isort: skip
 
-    from soraflax.cli import devices, progress
-    from soraflax.generation import generator
+    from soraflax.cli import devices, progress, wording
+    from soraflax.generation import generator, guardrails
     from soraflax.generation import model as models
     from soraflax.pretrained import shipped
     from soraflax.serving import studio, uploads
@@ -104,13 +113,24 @@ def run(args: argparse.Namespace) -> None:
         seconds=args.max_seconds,
         steps=args.max_steps,
     )
-    settings = studio.Settings(limits=limits, queue=args.queue, size=args.size)
+    # What is refused, a line each.
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger(guardrails.__name__).setLevel(logging.INFO)
+    filters = [] if args.no_guard else args.guard or [guardrails.WORDS]
     with contextlib.ExitStack() as stack:
         with progress.Progress("soraflax serve") as line:
             line.begin("reading the model")
             cache = stack.enter_context(devices.kept_programs(args))
             folder = shipped.or_given(args.checkpoint)
             model = models.Model(generator.Generator.load(folder, cache=cache))
+            settings = studio.Settings(
+                limits=limits,
+                queue=args.queue,
+                size=args.size,
+                guard=guardrails.load(
+                    filters, caption=wording.LazyCaption(model.generator)
+                ),
+            )
             place = stack.enter_context(studio.Studio(model, settings))
             address: Any = {"host": args.host, "port": args.port}
             url = stack.enter_context(page.opened(place, **address))

@@ -1,9 +1,12 @@
-"""The model that comes with the package, and its card.
+"""The models that come with the package, and their cards.
 
     soraflax/assets/bodies/  config.json  params.safetensors  vocabulary.model  card.md
                              autoencoder/ config.json  params.safetensors
+    soraflax/assets/captioner/  config.json  params.safetensors  vocabulary.model
+                             card.md
 
-`pretrained.models` defines these files and `python -m experiments.ship` writes them.
+`pretrained.models` and `pretrained.captioners` define these files;
+`python -m experiments.ship` writes the first, `experiments.ship_captioner` the second.
 """
 
 import os
@@ -11,8 +14,9 @@ import pathlib
 import zlib
 
 FOLDER = pathlib.Path(__file__).parents[1] / "assets" / "bodies"
+CAPTIONER = FOLDER.with_name("captioner")
 CARD = "card.md"
-MAX_BYTES = 20_000_000  # that it takes in a wheel
+MAX_BYTES = 20_000_000  # that both take in a wheel
 
 
 def folder() -> pathlib.Path:
@@ -33,6 +37,22 @@ def folder() -> pathlib.Path:
 def or_given(directory: str | os.PathLike[str] | None) -> pathlib.Path:
     """`directory`, or where that is None the shipped model's; errors as of `folder`."""
     return folder() if directory is None else pathlib.Path(directory)
+
+
+def captioner_or_given(directory: str | os.PathLike[str] | None) -> pathlib.Path:
+    """`directory`, or where that is None the shipped captioner's.
+
+    Raises:
+      FileNotFoundError: this build of the package has none.
+    """
+    if directory is not None:
+        return pathlib.Path(directory)
+    if not (CAPTIONER / "config.json").is_file():
+        raise FileNotFoundError(
+            "this build of soraflax has no captioner of its own: name the folder of a "
+            "trained one (`soraflax train --config=captioner_small`)"
+        )
+    return CAPTIONER
 
 
 def packed_bytes(directory: pathlib.Path) -> int:

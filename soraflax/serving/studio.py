@@ -26,7 +26,7 @@ import numpy as np
 
 from soraflax import media
 from soraflax.autoencoding import previews
-from soraflax.generation import familiarity, progress, resizing, sounds
+from soraflax.generation import familiarity, guardrails, progress, resizing, sounds
 from soraflax.generation import generator as generators
 from soraflax.generation import model as models
 from soraflax.media import guard
@@ -49,11 +49,15 @@ class Settings:
       queue: jobs that may wait while one runs.
       size: width and height that suit the model, to about whose pixels clips are
         brought; None for those of its training.
+      guard: filters of prompts and results; none, unless a server names some.
     """
 
     limits: uploads.Limits = dataclasses.field(default_factory=uploads.Limits)
     queue: int = 8
     size: tuple[int, int] | None = None
+    guard: guardrails.Guardrails = dataclasses.field(
+        default_factory=guardrails.Guardrails
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +153,11 @@ class Studio:
 
         Raises:
           QueueFullError: no room; nothing was read.
+          RefusedError: a filter does not let the prompt pass.
           ValueError: what cannot be made, in one line.
         """
         self.queue.check_room()
+        self.settings.guard.check(request.prompt)
         prepared = requests.prepare(
             request, self.model.generator, limits=self.settings.limits
         )
@@ -243,6 +249,7 @@ class Studio:
             )
             if ticket.is_cancelled:
                 raise job_queue.CancelledError
+            self.settings.guard.check(prepared.job.text, video)
             seconds = time.monotonic() - start
             return self._save(video, seconds=seconds, heard=heard)
 

@@ -9,6 +9,7 @@ import pytest
 from experiments import configs
 from experiments.stages.adversarial import config as adversarial
 from experiments.stages.autoencoder import config as autoencoder
+from experiments.stages.captioner import config as captioner
 from experiments.stages.finetune import config as finetune
 from experiments.stages.video import config as video
 from soraflax import config as config_lib
@@ -19,6 +20,7 @@ RUN_CONFIGS = {
     "adversarial": adversarial.AdversarialRunConfig,
     "video": video.VideoRunConfig,
     "finetune": finetune.FinetuneRunConfig,
+    "captioner": captioner.CaptionerRunConfig,
 }
 
 

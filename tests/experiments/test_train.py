@@ -18,11 +18,13 @@ from experiments import configs
 from experiments.stages import runtime
 from experiments.stages.adversarial import stage as adversarial
 from experiments.stages.autoencoder import stage as autoencoder
+from experiments.stages.captioner import stage as captioner
 from experiments.stages.finetune import config as finetune_config
 from experiments.stages.finetune import job as finetune_job
 from experiments.stages.finetune import stage as finetune
 from experiments.stages.video import stage as video
 from soraflax import config as config_lib
+from soraflax.generation import captioner as captioners
 from soraflax.nn import lora
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
@@ -41,6 +43,7 @@ STAGES = {
     "adversarial": adversarial,
     "video": video,
     "finetune": finetune,
+    "captioner": captioner,
 }
 
 
@@ -78,7 +81,7 @@ def train(
         values = _shrunk(name, dataset)
         if "autoencoder" in values:
             values.autoencoder = str(run("autoencoder_small"))
-        if "base" in values:
+        if "base" in values and values.stage != "captioner":  # which begins anew
             values.base = str(run(BASES.get(name, "video_small")))
         if name.startswith("wan"):
             values.data.features = str(features(dataset))
@@ -100,7 +103,7 @@ def _shrunk(name: str, dataset: pathlib.Path) -> Any:
     config = configs.load(f"{CONFIGS / name}.py:tiny")
     config.data.path = str(dataset)
     config.mesh.update(MESH)
-    if config.stage not in ("video", "finetune"):
+    if config.stage not in ("video", "finetune", "captioner"):
         config.evaluation.update(clips=1, statistics=1)
     return config
 
@@ -319,6 +322,33 @@ def test_video_stage_exports(
     seen = models.load_video_model(path).config.trained_on
     assert seen is not None and (seen.sides, seen.frames[1]) == ((32, 48), 9)
     assert {"a", "moves"} <= set(seen.words)
+
+
+def test_captioner_stage_exports(train: Callable[[str], pathlib.Path]) -> None:
+    path = train("captioner_small")
+    model = captioners.Captioner.load(path)
+    codec = models.load_autoencoder(train("autoencoder_small"))
+    assert model.model.config.autoencoder == codec.encoder_digest
+    assert model.model.config.max_frames == 9
+    result = json.loads((path / "result.json").read_text())
+    assert 0 < result["validation/loss"] < 10
+    (line,) = model([np.zeros((9, 32, 48, 3), np.uint8)])
+    assert isinstance(line, str)
+
+
+def test_a_captioner_that_drops_captions_is_refused(
+    dataset: pathlib.Path, trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = _shrunk("captioner_small", dataset)
+    config.autoencoder = str(trained)
+    config.data.captions.dropout = 0.1
+    with pytest.raises(ValueError, match=r"dropout 0\.1, .* use 0 for both"):
+        captioner.run(config, tmp_path / "run")
+    config.data.captions.dropout = 0.0
+    config.model.vocabulary = 1000
+    with pytest.raises(config_lib.ConfigError, match="1024 pieces; use 1024"):
+        captioner.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_latents_of_other_clips_are_refused(

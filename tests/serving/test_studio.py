@@ -9,7 +9,7 @@ import pytest
 
 import soraflax
 from soraflax import media
-from soraflax.generation import generator
+from soraflax.generation import generator, guardrails
 from soraflax.pretrained import training_data
 from soraflax.serving import job_queue, requests, studio, uploads
 from tests.generation import tiny
@@ -229,3 +229,18 @@ def test_sound_that_cannot_be_read_is_left_out(place, loud, monkeypatch):
     assert ticket.wait(LONG) and ticket.state == "done", ticket.error
     assert "clip: sound: invalid data: its sound is left out" in ticket.result.notes
     assert test_sound.packets(ticket.result.video) == []
+
+
+def test_a_guard_refuses_before_and_after(model):
+    def no_blue(text, video):
+        return (
+            "no blue" if "blue" in text and (video is None) == ("!" in text) else None
+        )
+
+    settings = dataclasses.replace(SETTINGS, guard=guardrails.Guardrails((no_blue,)))
+    with studio.Studio(model, settings) as place:
+        with pytest.raises(guardrails.RefusedError, match="prompt refused: no blue"):
+            place.submit(asked(prompt="blue!"))
+        ticket = place.submit(asked(prompt="blue"))
+        assert ticket.wait(LONG) and ticket.state == "failed"
+        assert ticket.error == "result refused: no blue" and ticket.result is None

@@ -3,16 +3,26 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import jax
 
-from data_pipelines import latents, records, text_features
+from data_pipelines import latents, pipeline, records, text_features
 from experiments.stages import runtime
-from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
 from soraflax import sharding, tokenizer
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, text_encoders
+
+
+@runtime_checkable
+class CachedData(Protocol):
+    """Of a run's configuration, what its latents follow from."""
+
+    @property
+    def data(self) -> pipeline.PackedDataConfig: ...
+    @property
+    def cache(self) -> latents.LatentCacheConfig: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +94,7 @@ class TextSource:
 
 
 def find_latents(
-    config: stage_config.VideoRunConfig,
+    config: CachedData,
     encoder: TrainedEncoder,
     *,
     workdir: pathlib.Path,

@@ -1,7 +1,8 @@
 """The one entry of attention.
 
-A token attends to the keys of its own segment. Padding attends to nothing, its output
-is 0, and no value in it (NaN included) reaches any other token.
+A token attends to the keys of its own segment, in a causal plan to those that are not
+after it. Padding attends to nothing, its output is 0, and no value in it (NaN included)
+reaches any other token.
 """
 
 import jax

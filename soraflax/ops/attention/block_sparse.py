@@ -65,7 +65,13 @@ def forward(
         def step(j: jax.Array, state: tuple) -> tuple:
             o, m, total = state
             kj, vj = _at(ks, first + j), _at(vs, first + j)
-            mask = tiles.same_segment(ids, _at(key_ids, first + j))
+            mask = tiles.pair_mask(
+                queries,
+                keys,
+                ids=(ids, _at(key_ids, first + j)),
+                blocks=(i % queries.blocks, j),
+                causal=plan.causal,
+            )
             s = scale * _dot(qi, kj, contraction=_A_BT)
             s = s if bias_tiles is None else s + _at(bias_tiles, nearest + j)
             s = jnp.where(mask, s, kernels.MASK_VALUE)
@@ -121,11 +127,18 @@ def backward(
 
         def step(i: jax.Array, state: tuple) -> tuple:
             dq, dkj, dvj, d_tiles = state
+            blocks = i, j % keys.blocks
             tile, i = nearest - i, first + i
             qi, do = _at(qs, i), _at(dos, i)
             s = scale * _dot(qi, kj, contraction=_A_BT)
             s = s if bias_tiles is None else s + _at(bias_tiles, tile)
-            mask = tiles.same_segment(_at(query_ids, i), ids)
+            mask = tiles.pair_mask(
+                queries,
+                keys,
+                ids=(_at(query_ids, i), ids),
+                blocks=blocks,
+                causal=residuals.plan.causal,
+            )
             p = jnp.where(mask, jnp.exp(s - _at(lses, i)[..., None]), 0.0)
             dvj = dvj + _dot(p.astype(do.dtype), do, contraction=_AT_B)
             ds = p * (_dot(do, vj, contraction=_A_BT) - _at(deltas, i)[..., None])

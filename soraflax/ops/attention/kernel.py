@@ -192,6 +192,8 @@ def unsupported_sizes(
       tile: tokens in a tile of the kernel.
       max_block: tokens in the largest block of the kernel; None for no limit.
     """
+    if plan.causal:
+        return "a causal plan: use 'reference'"
     if head_size not in head_sizes:
         nearest = min(head_sizes, key=lambda size: abs(size - head_size))
         return f"heads of size {head_size}: use {nearest}"

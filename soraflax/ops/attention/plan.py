@@ -54,7 +54,7 @@ class Runs:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["query_segments", "key_segments", "keys_of", "queries_of"],
-    meta_fields=["query_block", "key_block", "key_axis"],
+    meta_fields=["query_block", "key_block", "key_axis", "causal"],
 )
 @dataclasses.dataclass(frozen=True)
 class AttentionPlan:
@@ -71,6 +71,7 @@ class AttentionPlan:
       query_block: tokens in a block of queries.
       key_block: tokens in a block of keys.
       key_axis: logical axis of the keys.
+      causal: query n sees no key m > n; both sides are then the same row.
     """
 
     query_segments: Any
@@ -80,12 +81,17 @@ class AttentionPlan:
     query_block: int
     key_block: int
     key_axis: str
+    causal: bool = False
 
     @property
     def mask(self) -> Bool[Array, "B N M"]:
-        """Query n may attend to key m: same segment, and neither is padding."""
+        """Query n may attend to key m: same segment, and neither is padding.
+
+        In a causal plan m is not after n either.
+        """
         query, key = self.query_segments[:, :, None], self.key_segments[:, None, :]
-        return (query == key) & (query > 0)
+        mask = (query == key) & (query > 0)
+        return mask & jnp.tri(*mask.shape[1:], dtype=bool) if self.causal else mask
 
     @property
     def shards(self) -> tuple[int, int]:
@@ -134,6 +140,7 @@ def make_plan(
     block: int = DEFAULT_BLOCK,
     heads: int | None = None,
     key_axis: str = "tokens",
+    causal: bool = False,
 ) -> AttentionPlan:
     """Plan attention from `query_segments` to `key_segments` (which may be traced).
 
@@ -145,10 +152,11 @@ def make_plan(
       heads: number of heads of the layers that read the plan; needed only where the
         mesh axis that shards tokens does not divide it.
       key_axis: logical axis of the keys: 'tokens', or 'text' for cross-attention.
+      causal: a token attends to none after it in its row, which is that of the keys.
 
     Raises:
-      ValueError: the block is not positive, shards do not divide a row, or heads do not
-        divide over the tensor axis.
+      ValueError: the block is not positive, shards do not divide a row, heads do not
+        divide over the tensor axis, or a causal row is cut into shards.
     """
     if block < 1:
         raise ValueError(f"attention block {block} must be positive: use 128")
@@ -165,6 +173,11 @@ def make_plan(
     touch = (low <= key_high[:, None, :, None, :]) & (
         key_low[:, None, :, None, :] <= high
     )
+    if causal:
+        _check_causal(query_segments, key_segments, shards=(queries, keys))
+        last = query_block * (jnp.arange(touch.shape[-2]) + 1) - 1
+        first = key_block * jnp.arange(touch.shape[-1])
+        touch = touch & (first <= last[:, None])
     return AttentionPlan(
         query_segments=query_segments,
         key_segments=key_segments,
@@ -173,7 +186,18 @@ def make_plan(
         query_block=query_block,
         key_block=key_block,
         key_axis=key_axis,
+        causal=causal,
     )
+
+
+def _check_causal(
+    queries: jax.Array, keys: jax.Array, *, shards: tuple[int, int]
+) -> None:
+    if queries.shape != keys.shape or shards != (1, 1):
+        raise ValueError(
+            f"causal attention of {queries.shape} queries to {keys.shape} keys in "
+            f"{shards} shards: use one row for both, on one device each"
+        )
 
 
 def coarsen(plan: AttentionPlan, *, queries: int, keys: int) -> AttentionPlan:

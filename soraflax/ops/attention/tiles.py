@@ -67,3 +67,28 @@ def sides(plan: planning.AttentionPlan) -> tuple[Side, Side]:
 def same_segment(own: Int[Array, "n"], other: Int[Array, "m"]) -> Bool[Array, "n m"]:
     """The token mask of a pair of blocks with segment ids `own` and `other`."""
     return (own[:, None] == other[None, :]) & (own > 0)[:, None]
+
+
+def pair_mask(
+    queries: Side,
+    keys: Side,
+    *,
+    ids: tuple[Int[Array, "n"], Int[Array, "m"]],
+    blocks: tuple[Int[Array, ""], Int[Array, ""]],
+    causal: bool,
+) -> Bool[Array, "n m"]:
+    """The token mask of a block of queries and one of keys, as of `AttentionPlan.mask`.
+
+    Args:
+      queries: side of the queries.
+      keys: side of the keys.
+      ids: segment ids of the two blocks.
+      blocks: index of each block in its row.
+      causal: as of the plan.
+    """
+    mask = same_segment(*ids)
+    if not causal:
+        return mask
+    query = blocks[0] * queries.block + jnp.arange(queries.block)
+    key = blocks[1] * keys.block + jnp.arange(keys.block)
+    return mask & (key[None, :] <= query[:, None])

@@ -35,7 +35,9 @@ def inputs(
     ]
 
 
-@functools.partial(jax.jit, static_argnames=("implementation", "block", "key_axis"))
+@functools.partial(
+    jax.jit, static_argnames=("implementation", "block", "key_axis", "causal")
+)
 def run(
     q,
     k,
@@ -47,10 +49,16 @@ def run(
     implementation,
     block=8,
     key_axis="tokens",
+    causal=False,
 ):
     """The output and the gradients of vdot(output, w)."""
     plan = attention.make_plan(
-        query_segments, key_segments, block=block, heads=q.shape[2], key_axis=key_axis
+        query_segments,
+        key_segments,
+        block=block,
+        heads=q.shape[2],
+        key_axis=key_axis,
+        causal=causal,
     )
 
     def loss(q, k, v):

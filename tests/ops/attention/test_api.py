@@ -72,6 +72,36 @@ def test_ids_out_of_order_are_still_right():
     cases.check_close(cases.run(*arrays, query, key, implementation="blocks"), expected)
 
 
+def test_a_causal_plan_masks_what_comes_after():
+    row = np.array([[1, 1, 0, 2, 2]])
+    plan = attention.make_plan(row, row, causal=True)
+    mask = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    np.testing.assert_array_equal(plan.mask[0], np.array(mask, bool))
+
+
+@settings(max_examples=10, deadline=None)
+@given(segments=rows_of_segments((37,)))
+def test_causal_blocks_equal_causal_reference(segments):
+    arrays = cases.inputs(37, 37)
+    expected, found = (
+        cases.run(*arrays, *segments, *segments, implementation=name, causal=True)
+        for name in ("reference", "blocks")
+    )
+    cases.check_close(found, expected)
+
+
+def test_a_causal_plan_is_of_one_row_and_of_kernels_that_know_it():
+    row = np.ones((1, 256), np.int32)
+    with pytest.raises(ValueError, match="use one row for both"):
+        attention.make_plan(row, row[:, :128], causal=True)
+    plan = attention.make_plan(row, row, causal=True)
+    assert plan.visited[0] == 3  # of two by two blocks all but the last above
+    q, k, v, _ = cases.inputs(256, 256, rows=1, size=64)
+    for name in ("splash", "triton"):
+        with pytest.raises(ValueError, match="causal plan: use 'reference'"):
+            attention.attention(q, k, v, plan=plan, implementation=name)
+
+
 @pytest.mark.parametrize("implementation", ["reference", "blocks"])
 def test_packed_segments_equal_segments_alone(implementation):
     lengths = [(1, 11), (2, 5), (3, 17)]

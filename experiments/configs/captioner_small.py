@@ -1,0 +1,60 @@
+"""A small captioner of the shipped autoencoder's latents, trained on a laptop.
+
+Claim     a captioner of a million parameters reads clips of the world back in words.
+Hardware  one CPU core; the same file runs on one GPU or a TPU mesh.
+Command   soraflax prepare --world bodies --variant several --count 6656 \\
+              --validation-count 512 --seed 21 --output SEVERAL
+          soraflax train --config=captioner_small --config.data.path=SEVERAL \\
+              --config.autoencoder=soraflax/assets/bodies --workdir=CAPTIONER
+Result    not measured yet
+
+`:tiny` is the size that tests train.
+"""
+
+from ml_collections import config_dict
+
+from data_pipelines import latents, pipeline, transforms
+from experiments.stages import run_config
+from experiments.stages.captioner import config as stage_config
+from soraflax import config as config_lib
+from soraflax import sharding
+from soraflax.nn import captioner
+from soraflax.ops import packing
+from soraflax.train import loop, optimizer
+
+SIZES = ("small", "tiny")
+
+
+def get_config(size: str = "small") -> config_dict.ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: {config_lib.nearest(size, SIZES)}")
+    tiny = size == "tiny"
+    groups = {
+        "data": pipeline.PackedDataConfig(
+            rows=8 if tiny else 4,
+            row=packing.RowShape(tokens=128, text=96, segments=8),
+            captions=transforms.CaptionConfig(
+                names=("detailed",), dropout=0.0, max_length=64
+            ),
+        ),
+        "cache": latents.LatentCacheConfig(
+            fit=transforms.FitConfig(max_tokens=128, max_frames=17, fps=8.0)
+        ),
+        "model": captioner.VARIANTS[size],
+        "optimizer": optimizer.OptimizerConfig(
+            name="muon", learning_rate=2e-3, schedule="constant", warmup=30
+        ),
+        "train": loop.TrainConfig(
+            steps=4000, log_every=20, checkpoint_every=500, ema_decay=0.995
+        ),
+        "evaluation": stage_config.CaptionerEvaluationConfig(),
+        "mesh": sharding.MeshConfig(),
+    }
+    config = run_config.to_config_dict("captioner", groups, autoencoder="", base="")
+    config.data.patch = config.model.get_ref("patch")
+    config.cache.patch = config.model.get_ref("patch")
+    config.data.seed = config.get_ref("seed")
+    if tiny:
+        config.train.update(steps=2, log_every=1)
+        config.evaluation.batches = 1
+    return config

@@ -1,0 +1,1 @@
+"""The captioner's stage: latents in, detailed captions out."""

@@ -1,0 +1,127 @@
+"""The configuration of the stage `captioner`, and what must agree in it."""
+
+import dataclasses
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from data_pipelines import latents, pipeline
+from experiments.stages import run_config, runtime
+from soraflax import config as config_lib
+from soraflax import sharding, tokenizer
+from soraflax.nn import autoencoder, captioner
+from soraflax.train import optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionerEvaluationConfig:
+    """Loss and token accuracy on held-out captions.
+
+    Attributes:
+      batches: greatest number of packed batches of held-out clips.
+    """
+
+    batches: int = 2
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"batches {self.batches}: use 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionerRunConfig(run_config.RunConfig):
+    """A run of the stage `captioner`.
+
+    Attributes:
+      stage: `"captioner"`.
+      autoencoder: directory of the trained autoencoder, or of a video model with one.
+      base: directory of a trained captioner to train on; "" for a new one.
+      data: latents (or clips), captions and rows.
+      cache: encoding of clips, where `data.path` holds clips.
+      model: sizes of the captioner.
+      optimizer: update rule and learning rate schedule.
+      evaluation: batches of the validation loss.
+    """
+
+    stage: Literal["captioner"]
+    autoencoder: str
+    base: str = ""
+    data: pipeline.PackedDataConfig
+    cache: latents.LatentCacheConfig
+    model: captioner.CaptionerConfig
+    optimizer: optimizer.OptimizerConfig
+    evaluation: CaptionerEvaluationConfig
+
+    def __post_init__(self) -> None:
+        if not self.data.path:
+            raise ValueError("data.path is empty: give --config.data.path=DATASET")
+        if not self.autoencoder:
+            raise ValueError("autoencoder is empty: give --config.autoencoder=AE")
+        for key in ("data", "cache"):
+            patch = getattr(self, key).patch
+            if patch != self.model.patch:
+                raise ValueError(
+                    f"{key}.patch {patch} is not model.patch; use {self.model.patch}"
+                )
+        row, tokens = self.data.row, self.cache.fit.max_tokens
+        if tokens > row.tokens:
+            raise ValueError(
+                f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
+                f"{row.tokens} or less"
+            )
+        captions = self.data.captions
+        if captions.max_length > row.text:
+            raise ValueError(
+                f"data.captions.max_length {captions.max_length} is more than "
+                f"data.row.text; use {row.text} or less"
+            )
+        if captions.dropout or self.data.windows:
+            raise ValueError(
+                f"data.captions.dropout {captions.dropout}, data.windows "
+                f"{self.data.windows}: a captioner reads whole clips with their "
+                "captions; use 0 for both"
+            )
+
+
+def check_mesh(config: CaptionerRunConfig, mesh: Mesh) -> None:
+    """Refuse a mesh that does not divide the rows or the heads, or cuts a row.
+
+    Raises:
+      ConfigError: naming both sizes.
+    """
+    rows = config.data.rows * len(sharding.batch_shard_processes(mesh))
+    runtime.check_rows(rows, mesh, key="config.data.rows")
+    if mesh.shape["context"] > 1:
+        raise config_lib.ConfigError(
+            f"config.mesh.context {mesh.shape['context']}: a captioner's rows are "
+            "short; use 1"
+        )
+    if config.model.heads % mesh.shape["tensor"]:
+        raise config_lib.ConfigError(
+            f"config.mesh.tensor {mesh.shape['tensor']} does not divide "
+            f"config.model.heads {config.model.heads}"
+        )
+
+
+def check_model(
+    model: captioner.CaptionerConfig,
+    encoder: autoencoder.AutoencoderConfig,
+    *,
+    vocabulary: tokenizer.Tokenizer,
+) -> None:
+    """Refuse a captioner that does not fit the autoencoder or the vocabulary.
+
+    Raises:
+      ConfigError: naming both sizes.
+    """
+    channels, pieces = encoder.latent_channels, vocabulary.vocab_size
+    if model.latent_channels != channels:
+        raise config_lib.ConfigError(
+            f"config.model.latent_channels {model.latent_channels}: the "
+            f"autoencoder has {channels}; use {channels}"
+        )
+    if model.vocabulary != pieces:
+        raise config_lib.ConfigError(
+            f"config.model.vocabulary {model.vocabulary}: the vocabulary has {pieces} "
+            f"pieces; use {pieces}"
+        )

@@ -1,0 +1,238 @@
+"""Short prompts made longer: what was asked for stays, what was left open is said.
+
+    expand("a red circle", seed=0)
+    # 'a large red circle moves left on a white background'
+
+Models are trained on detailed captions (`data_pipelines.worlds.captions`) and draw
+best what is said in such words. `Template` needs no model. It is grounded: every word
+of the prompt is kept, nothing that the prompt says is contradicted, and only what it
+leaves open is added: a size, a colour, a motion, a background. Where it does not
+understand a word beside a body, or a denial, it adds nothing there.
+
+An expander is any function `(prompt, *, seed) -> str`: `load` finds a user's own.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from soraflax import extensions
+
+GROUP = "soraflax.expanders"
+TEMPLATE = "template"
+
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+SHAPES = ("circle", "square", "triangle", "star", "ring")
+SIZES = ("small", "large")
+MOTIONS = ("moves left", "moves right", "moves up", "moves down", "stays still")
+BACKGROUNDS = ("black", "gray", "white", "navy", "tan", "mint")
+# Common words for those of the world; replaced by them, and said.
+SYNONYMS = {
+    "ball": "circle",
+    "dot": "circle",
+    "disc": "circle",
+    "disk": "circle",
+    "box": "square",
+    "block": "square",
+    "cube": "square",
+    "pyramid": "triangle",
+    "donut": "ring",
+    "doughnut": "ring",
+    "hoop": "ring",
+    "big": "large",
+    "huge": "large",
+    "little": "small",
+    "tiny": "small",
+    "violet": "purple",
+    "grey": "gray",
+}
+_COUNTS = ("a", "an", "one", "the", "two", "three")
+_PLURAL = ("two", "three")
+_DENIALS = frozenset(("no", "not", "without", "never", "nothing", "none", "neither"))
+
+
+@runtime_checkable
+class Expander(Protocol):
+    """A prompt to a longer one that asks for the same."""
+
+    def __call__(self, prompt: str, *, seed: int) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """The expander without a model.
+
+    Attributes:
+      words: that may be added, such as those of a model's training; empty for all.
+      moving: whether motion is added; not to images.
+      fresh: whether appearance is added: sizes, colours, a background. Not where they
+        are those of a clip that the prompt goes with.
+    """
+
+    words: Collection[str] = ()
+    moving: bool = True
+    fresh: bool = True
+
+    def __call__(self, prompt: str, *, seed: int = 0) -> str:
+        """The longer prompt; the same for one prompt and seed.
+
+        Args:
+          prompt: any text; one without a body of the world stays as it is.
+          seed: of what is added.
+        """
+        text = " ".join(prompt.split())
+        tokens = _tokens(text)
+        bodies = [n for n, token in enumerate(tokens) if _shape(token)]
+        if not bodies or any(token.lower() in _DENIALS for token in tokens):
+            return text
+        draw = _Draw(text, seed)
+        added: list[tuple[int, int, str]] = []
+        for number in bodies:
+            self._describe(tokens, number, draw=draw, added=added)
+        for start, stop, words in sorted(added, reverse=True):
+            tokens[start:stop] = words.split()
+        tokens = _articles([SYNONYMS.get(t.lower(), _plural(t)) for t in tokens])
+        longer = re.sub(r" ([,.;:!?])", r"\1", " ".join(tokens))
+        return longer + self._background(tokens, draw)
+
+    def _describe(
+        self,
+        tokens: Sequence[str],
+        number: int,
+        *,
+        draw: "_Draw",
+        added: list[tuple[int, int, str]],
+    ) -> None:
+        """Add what is unsaid of the body at index `number`: `(start, stop, words)`."""
+        start = number
+        while start and _adjective(tokens[start - 1]):
+            start -= 1
+        before = tokens[start - 1].lower() if start else ""
+        known = {_common(token) for token in tokens[start:number]}
+        # A word that is none of ours may be a size or a colour in other words.
+        if self.fresh and (not start or before in _COUNTS or not before.isalpha()):
+            article = "a " if not start or not before.isalpha() else ""
+            size = "" if known & set(SIZES) else self._choose(draw, SIZES)
+            colour = "" if known & set(COLOURS) else self._choose(draw, COLOURS)
+            said = [t for t in tokens[start:number] if _common(t) in SIZES]
+            rest = [t for t in tokens[start:number] if _common(t) not in SIZES]
+            words = " ".join(filter(None, [size, *said, colour, *rest]))
+            added.append((start, number, article + words))
+        after = tokens[number + 1].lower() if number + 1 < len(tokens) else ""
+        if self.moving and after in ("", ",", ".", ";", "and", "on", "over", "against"):
+            motion = self._choose(draw, MOTIONS)
+            if before in _PLURAL:
+                motion = motion.replace("moves", "move").replace("stays", "stay")
+            added.append((number + 1, number + 1, motion))
+
+    def _background(self, tokens: Sequence[str], draw: "_Draw") -> str:
+        said = {"background", "on", "over", "against", "in", "before", "behind", "."}
+        if not self.fresh or said & {token.lower() for token in tokens}:
+            return ""
+        name = self._choose(draw, BACKGROUNDS)
+        return f" on a {name} background" if name else ""
+
+    def _choose(self, draw: "_Draw", options: Sequence[str]) -> str:
+        """One of the options whose words may be added; "" if there is none."""
+        known = [
+            o for o in options if not self.words or set(o.split()) <= {*self.words}
+        ]
+        return draw(known) if known else ""
+
+
+class _Draw:
+    """Even draws that depend on a text and a seed alone."""
+
+    def __init__(self, text: str, seed: int) -> None:
+        self._name, self._count = f"{seed}/{text}", 0
+
+    def __call__(self, options: Sequence[str]) -> str:
+        self._count += 1
+        name = f"{self._name}/{self._count}".encode("utf-8", "surrogatepass")
+        number = int.from_bytes(hashlib.sha256(name).digest()[:8])
+        return options[number % len(options)]
+
+
+def _tokens(text: str) -> list[str]:
+    """Words, and the marks between them, each by itself."""
+    return re.findall(r"[^\s,.;:!?]+|[,.;:!?]", text)
+
+
+def _singular(token: str) -> str:
+    word = token.lower()
+    single = word[:-2] if word.endswith("xes") else word.removesuffix("s")
+    return single if single in SYNONYMS or single in SHAPES else word
+
+
+def _common(token: str) -> str:
+    """The world's word for it."""
+    word = _singular(token)
+    return SYNONYMS.get(word, word)
+
+
+def _plural(token: str) -> str:
+    """The world's word for a body in the plural; other words as they are."""
+    single = _singular(token)
+    is_body = _common(token) in SHAPES and single != token.lower()
+    return f"{_common(token)}s" if is_body else token
+
+
+def _shape(token: str) -> bool:
+    return _common(token) in SHAPES
+
+
+def _adjective(token: str) -> bool:
+    return _common(token) in (*SIZES, *COLOURS)
+
+
+def _articles(tokens: list[str]) -> list[str]:
+    """`a` before consonants, `an` before vowels."""
+    after = [*tokens[1:], ""]
+    return [
+        ("an" if n[:1].lower() in {*"aeiou"} else "a")
+        if t.lower() in ("a", "an")
+        else t
+        for t, n in zip(tokens, after, strict=True)
+    ]
+
+
+def load(name: str, template: Template) -> Expander:
+    """An expander by its name.
+
+    Args:
+      name: 'template', `module:function`, or an entry point of `GROUP`.
+      template: what 'template' is.
+
+    Raises:
+      ExtensionError: there is no such function.
+    """
+    if name == TEMPLATE:
+        return template
+    return extensions.load(name, group=GROUP, known=(TEMPLATE,))
+
+
+def expanded(prompt: str, expander: Expander, *, seed: int, name: str) -> str:
+    """What an expander makes of a prompt.
+
+    Args:
+      prompt: that it is given.
+      expander: any.
+      seed: that it is given.
+      name: of the expander, for errors.
+
+    Raises:
+      ValueError: it fails, or gives anything but a text.
+    """
+    try:
+        longer: Any = expander(prompt, seed=seed)
+    except Exception as error:
+        raise ValueError(
+            f"expander {name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(longer, str) or not longer.strip():
+        raise ValueError(
+            f"expander {name!r} gave {longer!r}: it must give a text that is not empty"
+        )
+    return longer
