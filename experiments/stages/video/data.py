@@ -9,6 +9,7 @@ import jax
 
 from data_pipelines import latents, pipeline, records, text_features
 from experiments.stages import runtime
+from experiments.stages.video import config as stage_config
 from soraflax import config as config_lib
 from soraflax import sharding, tokenizer
 from soraflax.pretrained import io as model_io
