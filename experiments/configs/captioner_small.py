@@ -1,6 +1,6 @@
 """A small captioner of the shipped autoencoder's latents, trained on a laptop.
 
-Claim     a captioner of a million parameters reads clips of the world back in words.
+Claim     a captioner of 0.8 million parameters reads clips of the world back in words.
 Hardware  one CPU core; the same file runs on one GPU or a TPU mesh.
 Command   soraflax prepare --world bodies --variant several --count 6656 \\
               --validation-count 512 --seed 21 --output SEVERAL
