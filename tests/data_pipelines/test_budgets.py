@@ -1,6 +1,7 @@
 """Token budgets: the largest size that fits, a curriculum, and the same for all."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,8 @@ def test_a_clip_that_cannot_be_decoded_is_replaced(clips, capsys):
 
     source = dataclasses.replace(video_latents(clips), clips=Damaged())
     stream = sources.stream([source], seed=0)
-    assert "clip-2" not in {stream[index].id for index in range(12)}
+    found: list[Any] = [stream[index] for index in range(12)]
+    assert "clip-2" not in {clip.id for clip in found}
     assert "another takes its place" in capsys.readouterr().err
 
 

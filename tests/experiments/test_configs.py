@@ -74,6 +74,8 @@ def test_every_config_converts_strictly(config: pathlib.Path) -> None:
             values.autoencoder = "AE"
         if "base" in values:
             values.base = "VIDEO"
+        if "text_encoder" in values:
+            values.text_encoder, values.data.features = "TEXT", "FEATURES"
         made = config_lib.to_dataclass(values, RUN_CONFIGS[values.stage])
         again = config_lib.to_dataclass(config_lib.to_dict(made), type(made))
         assert again == made

@@ -1,5 +1,7 @@
 """Whole pipelines against diffusers': the same noise and words, the same video."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,9 @@ def pair(case, tmp_path_factory):
     if not vocabulary.exists():  # newer versions write tokenizer.json alone
         original = folder / "written" / "tokenizer" / "spiece.model"
         vocabulary.write_bytes(original.read_bytes())
-    found = wan.convert(folder / "saved", folder / "ours", family=case.convert_from)
+    found: Any = wan.convert(
+        folder / "saved", folder / "ours", family=case.convert_from
+    )
     assert found.unused == ()
     return theirs, folder
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def test_a_record_of_an_impossible_rate_is_replaced_and_said(
         examples, {"name": "set"}, parse=latents.LatentRecord.from_example
     )
     stream = sources.stream([source], seed=0)
-    assert "clip-3" not in {stream[index].id for index in range(16)}
+    found: list[Any] = [stream[index] for index in range(16)]
+    assert "clip-3" not in {clip.id for clip in found}
     assert (
         "set: record 3 is damaged; another takes its place" in capsys.readouterr().err
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 Size = tuple[int, int, int]
 

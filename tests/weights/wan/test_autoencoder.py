@@ -93,7 +93,7 @@ def test_half_precision_is_read(tmp_path):
     config, tensors = _weights("wan2.1")
     half = {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()}
     theirs = _save(tmp_path / "theirs", "wan2.1", half)
-    ours = wan.convert(theirs, tmp_path / "ours", family="wan2.1")
+    ours: Any = wan.convert(theirs, tmp_path / "ours", family="wan2.1")
     assert ours.config == config
     kernel = ours.params["moments"]["kernel"]
     assert kernel.dtype == np.float32
