@@ -375,7 +375,7 @@ class Captioner(nn.Module):
           plans: of these captions and of the tokens.
         """
         angles = text_angles(text_positions(captions), self.config)
-        y = sharding.constrain(self.words(ids), "batch", "text", "embed")
+        y = sharding.constrain(self.words(jnp.asarray(ids)), "batch", "text", "embed")
         y, _ = self.decoder(y, features, angles, plans)
         return self.head(y)
 

@@ -46,7 +46,8 @@ def test_a_shipped_captioner_is_rounded_and_has_a_card(tmp_path, codec, capsys):
     card.write_text("# A captioner\n")
     words = ["--captioner", str(path), "--card", str(card), "--output", str(output)]
     assert ship_captioner.main(words) == 0
-    assert shipped.card(output).read_text() == "# A captioner\n"
+    written = shipped.card(output)
+    assert written is not None and written.read_text() == "# A captioner\n"
     stored = safetensors.numpy.load_file(output / "params.safetensors")
     assert {array.dtype for array in stored.values()} == {np.dtype(ml_dtypes.bfloat16)}
     model, before = (captioners.load_captioner(p, codec=codec) for p in (output, path))
