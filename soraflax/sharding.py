@@ -3,8 +3,7 @@
 Modules name the *logical* axes of their parameters and activations; this file alone
 knows the mesh. The mesh has four axes:
 
-    data      replicas of the model; the only axis that crosses slow links between
-              slices of TPUs (DCN)
+    data      replicas of the model; alone crosses links between slices of TPUs (DCN)
     fsdp      the batch, and a shard of every parameter (fully sharded data parallel)
     context   the tokens of a row
     tensor    heads and hidden features
@@ -134,10 +133,7 @@ def make_mesh(
 
 
 def _device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Devices in mesh order; slices, where there are several, along `data`.
-
-    Nodes of GPUs are spanned by `data`, then `fsdp` and `context`, never by `tensor`.
-    """
+    """Devices in mesh order; slices, where there are several, along `data`."""
     if devices[0].platform == "gpu":
         return _node_grid(shape, devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -164,7 +160,7 @@ def _device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 
 
 def _node_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """GPUs node by node; the `slice_index` of one is its node, that links join."""
+    """GPUs node by node, which `tensor` never crosses; `slice_index` is the node."""
 
     def node(device: Any) -> int:
         return getattr(device, "slice_index", device.process_index)
@@ -218,8 +214,7 @@ def mesh_axes(logical: str) -> tuple[str, ...]:
 def auto_mesh() -> jax.sharding.AbstractMesh | None:
     """The mesh over which the compiler shards; None without one or in `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
-    local = mesh.empty or mesh.size == 1 or mesh.manual_axes
-    return None if local else mesh
+    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def current_mesh() -> Mesh | None:

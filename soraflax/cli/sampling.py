@@ -64,15 +64,8 @@ def run(
             for number in range(args.num_videos)
         ]
         paths = outputs.result_paths(args.out, args.num_videos)
-        for path, job in zip(paths, jobs, strict=True):
-            outputs.check_result(
-                path,
-                frames=job.conditioning.length,
-                fps=job.conditioning.fps,
-                size=job.conditioning.size,
-                inputs=inputs.values(),
-                previewed=args.preview,
-            )
+        _check(args, jobs=dict(zip(paths, jobs, strict=True)), inputs=inputs)
+        for job in jobs:
             model.check(job, config)
         with line.hidden():
             outputs.print_notes(args.command, first.notes)
@@ -81,7 +74,6 @@ def run(
             again = outputs.repeat_command(args, positional=positional, seed=job.seed)
             source = provenance.of_job(job, config, inputs=inputs, command=again)
             records.append(provenance.record(source, model.model))
-
         written: list[pathlib.Path] = []
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
@@ -98,6 +90,24 @@ def run(
             sample(model, jobs, config=config, write=write, **shown)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(_left_behind(written, str(stop))) from None
+
+
+def _check(
+    args: argparse.Namespace,
+    *,
+    jobs: Mapping[pathlib.Path, Job],
+    inputs: Mapping[str, pathlib.Path],
+) -> None:
+    """Refuse a result, by the path of each job, that could not be written."""
+    for path, job in jobs.items():
+        outputs.check_result(
+            path,
+            frames=job.conditioning.length,
+            fps=job.conditioning.fps,
+            size=job.conditioning.size,
+            inputs=inputs.values(),
+            previewed=args.preview,
+        )
 
 
 def _left_behind(written: Sequence[pathlib.Path], preview: str) -> str:
