@@ -45,6 +45,6 @@ def test_captions_become_features(folder, capsys):
     ],
 )
 def test_bad_input_is_one_line(folder, words, message, capsys):
-    assert run(folder, **words) == 2
+    assert run(folder, **{"output": "more", **words}) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line

@@ -35,6 +35,7 @@ MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 BASES = {
     "autoencoder_decoder": "autoencoder_small",
     "bodies_longer": "bodies",
+    "bodies_tasks": "bodies",
     "wan_finetune": "wan2_1_t2v_1_3b",
 }
 CONFIGS = pathlib.Path(configs.DIRECTORY)
@@ -454,7 +455,8 @@ def test_finetuning_changes_the_adapted_kernels_alone(
     for name, leaf in after.items():
         assert np.array_equal(leaf, before[name]) == (name not in targets), name
     merged = model_io.flatten(lora.merge(base.params, adapters, config=form))
-    chex.assert_trees_all_equal(after, merged)
+    # One is compiled, the other not: a product may round otherwise in its last bit.
+    chex.assert_trees_all_close(after, merged, rtol=1e-6, atol=1e-9)
 
 
 def _finetune(train: Callable[[str], pathlib.Path]) -> Any:

@@ -121,7 +121,7 @@ def test_the_command(tmp_path, capsys):
     assert "h100: 1 x 80 GiB" in output and output.endswith("it fits\n")
     assert "64x64, 17 frames" in output and (tmp_path / "p.json").is_file()
     for more, says in (
-        (["h100", "--size", "63x64"], "63 pixels wide: use 56 or 64"),
+        (["h100", "--size", "63x64"], "63 pixels wide: use 48 or 64"),
         (["h100", "--config", "x"], "leave --config out"),
         (["h1000"], "did you mean 'h100'"),
     ):

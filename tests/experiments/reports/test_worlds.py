@@ -25,8 +25,8 @@ REPORTS = {
 }
 
 
-def _clips(world: str, **fields: Any) -> list[Any]:
-    recipe = worlds.WorldRecipe(world, prompts=6)
+def _clips(world: str, *, count: int = 6, **fields: Any) -> list[Any]:
+    recipe = worlds.WorldRecipe(world, prompts=count)
     return worlds.held_out(recipe, sizes=((64, 64),), frames=(17,), **fields)
 
 
@@ -43,7 +43,7 @@ def _verdict(world: str, clips: Sequence[Any], videos: Sequence[np.ndarray]) -> 
 @pytest.mark.parametrize("world", list(REPORTS))
 def test_a_perfect_model_is_shown_and_noise_is_not(world: str) -> None:
     fields = {"image_share": 0.0} if world == "room" else {}
-    clips = _clips(world, **fields)
+    clips = _clips(world, count=10, **fields)  # of few, noise may be right by luck
     assert _verdict(world, clips, [clip.video for clip in clips]) == "shown"
     random = np.random.default_rng(0)
     noise = [random.integers(0, 255, c.video.shape, np.uint8) for c in clips]

@@ -243,9 +243,9 @@ def test_no_more_than_one_shard_is_staged(theirs, monkeypatch):
     """Peak of what was read and is not yet on its devices."""
     staged, put = [], jax.device_put
 
-    def counted(values, device):
+    def counted(values, device, **how):
         staged.append(values.nbytes)
-        return put(values, device)
+        return put(values, device, **how)
 
     monkeypatch.setattr(tensor_map.jax, "device_put", counted)
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
