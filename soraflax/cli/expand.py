@@ -1,6 +1,7 @@
 """`soraflax expand`: a short prompt made longer, as `--expand` does."""
 
 import argparse
+import pathlib
 from typing import Any
 
 from soraflax.cli import options
@@ -19,6 +20,12 @@ def add_parser(subparsers: Any) -> cli.Parser:
     add = parser.add_argument
     add("prompt", help="what a video shall show")
     add("--image", action="store_true", help="add no motion")
+    add(
+        "--checkpoint",
+        type=pathlib.Path,
+        metavar="VIDEO",
+        help="the model whose words are added (default: the shipped)",
+    )
     add("--seed", default=0, type=int, metavar="N", help="of what is added")
     add(
         "--count",
@@ -39,10 +46,15 @@ def add_parser(subparsers: Any) -> cli.Parser:
 def run(args: argparse.Namespace) -> None:
     """Print each prompt."""
     from soraflax.generation import expansion
+    from soraflax.pretrained import io as model_io
+    from soraflax.pretrained import shipped
 
     if not args.prompt.strip():
         raise ValueError("the prompt is empty: say what a video shall show")
-    template = expansion.Template(moving=not args.image)
+    record = model_io.model_config(shipped.or_given(args.checkpoint))
+    trained_on = record.get("model", {}).get("trained_on") or {}
+    words = trained_on.get("words", ())
+    template = expansion.Template(words=words, moving=not args.image)
     expander = expansion.load(args.expander, template)
     for seed in range(args.seed, args.seed + args.count):
         print(expansion.expanded(args.prompt, expander, seed=seed, name=args.expander))

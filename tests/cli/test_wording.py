@@ -5,6 +5,7 @@ import json
 import pytest
 
 from soraflax.cli import main
+from soraflax.pretrained import models, shipped
 
 SIZE = "--size 32x16 --frames 5 --out out.mkv"
 
@@ -66,6 +67,10 @@ def test_expand_prints_prompts(capsys):
     status, lines, _ = told(capsys, ["expand", "a red ball", "--count", "3"])
     assert status == 0 and len(set(lines)) == 3
     assert all("red circle" in line for line in lines)
+    known = models.load_video_model(shipped.folder()).config.trained_on
+    assert known is not None and {*" ".join(lines).split()} <= {*known.words}
+    status, _, (line,) = told(capsys, ["expand", "a ball", "--checkpoint", "gone"])
+    assert status == 2 and "gone" in line
     status, (line,), _ = told(capsys, ["expand", "a red ball", "--image"])
     assert not {"moves", "stays"} & {*line.split()}
     status, _, (line,) = told(capsys, ["expand", " "])
