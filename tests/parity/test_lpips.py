@@ -1,6 +1,7 @@
 """LPIPS against the paper's formula in PyTorch, on the same random weights."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -51,7 +52,7 @@ def test_distance_and_gradient_equal_pytorch(tmp_path, height, width):
     b = (a + 0.2 * rng.standard_normal(a.shape)).astype(np.float32)
 
     def total(x):
-        found = perceptual.distance(x, b, params=params)
+        found = perceptual.distance(x, jnp.asarray(b), params=params)
         return found.sum(), found
 
     slope, found = jax.jit(jax.grad(total, has_aux=True))(a)

@@ -86,7 +86,8 @@ def test_a_level_for_every_frame(pair, sizes):
     packed, slices = pack([case], sizes)
     ids = packed.positions[..., 0].astype(np.int32)
     packed = packed.replace(levels=jnp.asarray(LEVELS)[None], level_ids=ids)
-    prediction: Any = dit.DiT(config).apply({"params": params}, packed)
+    arrays = jax.tree.map(jnp.asarray, params)
+    prediction: Any = dit.DiT(config).apply({"params": arrays}, packed)
     found = prediction[0, slices[0]]
     latent, text = judge.inputs(case, sizes)
     x = torch.from_numpy(np.einsum("thwz->zthw", latent)[None].copy())
