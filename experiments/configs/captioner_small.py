@@ -11,7 +11,7 @@ Result    2,126 steps on 6,144 of the clips, and from there (config.base,
           config.train.steps=6000) 6,000 on all of 20,000 (--count 20512), in 10 minutes
           on one core of two: of 128 held-out clips the captions are right, for every
           body, in background 1.00, count 0.99, colour 0.99, size 0.99, direction 0.95,
-          shape 0.93, and equal the world's own in 0.72. Before, after 2,126 steps, 1.00,
+          shape 0.93, and equal the world's own in 0.72. After 2,126 steps: 1.00,
           0.91, 0.88, 0.88, 0.67, 0.63 and 0.45. 0.95 of shape is not reached.
 
 `:tiny` is the size that tests train.
