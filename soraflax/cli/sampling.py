@@ -64,8 +64,8 @@ def run(
             for number in range(args.num_videos)
         ]
         paths = outputs.result_paths(args.out, args.num_videos)
-        _check(args, jobs=dict(zip(paths, jobs, strict=True)), inputs=inputs)
-        for job in jobs:
+        for path, job in zip(paths, jobs, strict=True):
+            _check(args, job, path=path, inputs=inputs)
             model.check(job, config)
         with line.hidden():
             outputs.print_notes(args.command, first.notes)
@@ -94,20 +94,20 @@ def run(
 
 def _check(
     args: argparse.Namespace,
+    job: Job,
     *,
-    jobs: Mapping[pathlib.Path, Job],
+    path: pathlib.Path,
     inputs: Mapping[str, pathlib.Path],
 ) -> None:
-    """Refuse a result, by the path of each job, that could not be written."""
-    for path, job in jobs.items():
-        outputs.check_result(
-            path,
-            frames=job.conditioning.length,
-            fps=job.conditioning.fps,
-            size=job.conditioning.size,
-            inputs=inputs.values(),
-            previewed=args.preview,
-        )
+    """Refuse the result of a job that could not be written."""
+    outputs.check_result(
+        path,
+        frames=job.conditioning.length,
+        fps=job.conditioning.fps,
+        size=job.conditioning.size,
+        inputs=inputs.values(),
+        previewed=args.preview,
+    )
 
 
 def _left_behind(written: Sequence[pathlib.Path], preview: str) -> str:
