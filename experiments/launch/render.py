@@ -2,8 +2,8 @@
 
     python -m experiments.launch.render gke_jobset --set name=wan slices=2 hosts=16 \\
         accelerator=tpu-v5p-slice topology=4x4x4 image=IMAGE claim=work \\
-        --run 'train --config=wan2_1_t2v_14b --config.data.path=/work/latents ...
-        --workdir=/work/wan' | kubectl apply -f -
+        --run 'train --config=wan2_1_t2v_14b --config.data.path=/storage/latents ...
+        --workdir=/storage/wan' | kubectl apply -f -
 
 KIND is `gke_jobset` (slices of TPUs on GKE), `slurm` (nodes of GPUs) or `tpu_vm` (one
 TPU VM). What is run is a command of `soraflax`, which gets `--config.distributed=True`.
@@ -56,7 +56,7 @@ MANIFESTS = {
             "image": PLAIN,
             "claim": NAME,
         },
-        {"slices": "1", "chips": "4", "restarts": "100", "mount": "/work"},
+        {"slices": "1", "chips": "4", "restarts": "100", "mount": "/storage"},
     ),
     "slurm": Manifest(
         "slurm.sbatch",

@@ -10,7 +10,7 @@ import yaml
 from experiments.launch import render
 
 ROOT = pathlib.Path(__file__).parents[3]
-WORDS = ["train", "--config=wan2_1_t2v_14b", "--workdir=/work/wan"]
+WORDS = ["train", "--config=wan2_1_t2v_14b", "--workdir=/storage/wan"]
 GKE = {
     "name": "wan",
     "slices": "2",
