@@ -9,7 +9,6 @@ the simulator on the clip's own map. Chance of the rules is that of clips whose 
 are put into a random order.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -107,13 +106,7 @@ def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options: argparse.Namespace = scoreboard.make_parser(NAME, __doc__).parse_args(argv)
-    return scoreboard.run_report(
-        NAME,
-        lambda: make(options.output, quick=options.quick),
-        output=options.output,
-        command=f"python -m experiments.reports.{NAME}",
-    )
+    return scoreboard.run_claim(NAME, make, doc=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

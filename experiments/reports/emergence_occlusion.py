@@ -15,7 +15,6 @@ Chance of (3) is a body that stays where it was last seen; of (1) and (2) it is 
 clip whose last given frame is repeated scores, which never shows the body come out.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -200,13 +199,7 @@ def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options: argparse.Namespace = scoreboard.make_parser(NAME, __doc__).parse_args(argv)
-    return scoreboard.run_report(
-        NAME,
-        lambda: make(options.output, quick=options.quick),
-        output=options.output,
-        command=f"python -m experiments.reports.{NAME}",
-    )
+    return scoreboard.run_claim(NAME, make, doc=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ is put beside real renders through the autoencoder. A camera that was asked to s
 still, or an image, has no (1).
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -82,13 +81,7 @@ def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options: argparse.Namespace = scoreboard.make_parser(NAME, __doc__).parse_args(argv)
-    return scoreboard.run_report(
-        NAME,
-        lambda: make(options.output, quick=options.quick),
-        output=options.output,
-        command=f"python -m experiments.reports.{NAME}",
-    )
+    return scoreboard.run_claim(NAME, make, doc=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -244,7 +244,7 @@ def _section(
 
 
 def make_parser(module: str, description: str | None) -> cli.Parser:
-    """The parser that every report shares: `--output`, `--quick`, `--checkpoint`."""
+    """The parser that every report shares: `--output` and `--quick`."""
     parser = cli.Parser(
         prog=f"python -m experiments.reports.{module}",
         description=(description or "").split("\n\n")[0],
@@ -253,6 +253,25 @@ def make_parser(module: str, description: str | None) -> cli.Parser:
     add("--output", type=pathlib.Path, default=pathlib.Path("report"), help="folder")
     add("--quick", action="store_true", help="few clips and steps: minutes")
     return parser
+
+
+class Maker(Protocol):
+    """What makes a claim, from nothing, in a folder of its own in `output`."""
+
+    def __call__(self, output: pathlib.Path, *, quick: bool) -> Claim: ...
+
+
+def run_claim(
+    module: str, make: Maker, *, doc: str | None, argv: Sequence[str] | None
+) -> int:
+    """A report without flags of its own, as a command; the exit status."""
+    options = make_parser(module, doc).parse_args(argv)
+    return run_report(
+        module,
+        lambda: make(options.output, quick=options.quick),
+        output=options.output,
+        command=f"python -m experiments.reports.{module}",
+    )
 
 
 def run_report(
@@ -264,7 +283,8 @@ def run_report(
         start = time.perf_counter()
         claim = make()
         seconds = round(time.perf_counter() - start, 1)
-        claim = dataclasses.replace(claim, seconds=seconds, command=command)
+        typed = f"{command} --quick" if claim.quick else command
+        claim = dataclasses.replace(claim, seconds=seconds, command=typed)
         claim.save(output / module)
         print(f"{module}: {claim.verdict}")
         for figure in claim.figures:
