@@ -73,6 +73,39 @@ class RunConfig:
     compilation_cache: str = ""
 
 
+def check_rows_of_latents(config: Any) -> None:
+    """Refuse a run on packed latents whose data, cache and model do not fit together.
+
+    Args:
+      config: with `data`, `cache`, `model` and `autoencoder`, of any stage.
+
+    Raises:
+      ValueError: naming the key and the nearest legal value.
+    """
+    if not config.data.path:
+        raise ValueError("data.path is empty: give --config.data.path=DATASET")
+    if not config.autoencoder:
+        raise ValueError("autoencoder is empty: give --config.autoencoder=AE")
+    for key in ("data", "cache"):
+        patch = getattr(config, key).patch
+        if patch != config.model.patch:
+            raise ValueError(
+                f"{key}.patch {patch} is not model.patch; use {config.model.patch}"
+            )
+    row, tokens = config.data.row, config.cache.fit.max_tokens
+    if tokens > row.tokens:
+        raise ValueError(
+            f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
+            f"{row.tokens} or less"
+        )
+    length = config.data.captions.max_length
+    if length > row.text:
+        raise ValueError(
+            f"data.captions.max_length {length} is more than data.row.text; use "
+            f"{row.text} or less"
+        )
+
+
 def to_config_dict(stage: str, groups: Mapping[str, Any], **keys: Any) -> Any:
     """The ConfigDict of a shipped config.
 

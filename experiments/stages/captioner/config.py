@@ -53,28 +53,8 @@ class CaptionerRunConfig(run_config.RunConfig):
     evaluation: CaptionerEvaluationConfig
 
     def __post_init__(self) -> None:
-        if not self.data.path:
-            raise ValueError("data.path is empty: give --config.data.path=DATASET")
-        if not self.autoencoder:
-            raise ValueError("autoencoder is empty: give --config.autoencoder=AE")
-        for key in ("data", "cache"):
-            patch = getattr(self, key).patch
-            if patch != self.model.patch:
-                raise ValueError(
-                    f"{key}.patch {patch} is not model.patch; use {self.model.patch}"
-                )
-        row, tokens = self.data.row, self.cache.fit.max_tokens
-        if tokens > row.tokens:
-            raise ValueError(
-                f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
-                f"{row.tokens} or less"
-            )
+        run_config.check_rows_of_latents(self)
         captions = self.data.captions
-        if captions.max_length > row.text:
-            raise ValueError(
-                f"data.captions.max_length {captions.max_length} is more than "
-                f"data.row.text; use {row.text} or less"
-            )
         if captions.dropout or self.data.windows:
             raise ValueError(
                 f"data.captions.dropout {captions.dropout}, data.windows "

@@ -66,27 +66,7 @@ class VideoRunConfig(run_config.RunConfig):
     evaluation: VideoEvaluationConfig
 
     def __post_init__(self) -> None:
-        if not self.data.path:
-            raise ValueError("data.path is empty: give --config.data.path=DATASET")
-        if not self.autoencoder:
-            raise ValueError("autoencoder is empty: give --config.autoencoder=AE")
-        for key in ("data", "cache"):
-            patch = getattr(self, key).patch
-            if patch != self.model.patch:
-                raise ValueError(
-                    f"{key}.patch {patch} is not model.patch; use {self.model.patch}"
-                )
-        row, tokens = self.data.row, self.cache.fit.max_tokens
-        if tokens > row.tokens:
-            raise ValueError(
-                f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
-                f"{row.tokens} or less"
-            )
-        if self.data.captions.max_length > row.text:
-            raise ValueError(
-                f"data.captions.max_length {self.data.captions.max_length} is more "
-                f"than data.row.text; use {row.text} or less"
-            )
+        run_config.check_rows_of_latents(self)
         self._check_text()
 
     def _check_text(self) -> None:
