@@ -334,7 +334,7 @@ def _pictures(decoded: _Items, notes: list[str]) -> Iterator[source.Picture]:
         notes.append(f"composed of {tiles} tiles")
     picture = pixels.over_white(_shown(rgba, items.properties.get(primary, [])))
 
-    def convert(size: source.Size | None) -> UInt8[np.ndarray, "H W 3"]:
+    def convert(size: source.Size | None) -> Any:
         return picture if size is None else pixels.resized(picture, size)
 
     yield source.Picture((picture.shape[1], picture.shape[0]), convert)

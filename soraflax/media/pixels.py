@@ -96,7 +96,7 @@ def picture(
     box = geometry.box((frame.width, frame.height))
     shown = turn.size(geometry.square(box[2:]))
 
-    def convert(size: source.Size | None) -> UInt8[np.ndarray, "H W 3"]:
+    def convert(size: source.Size | None) -> Any:
         stored = None if size is None else turn.size(size)
         square = turn.size(shown)
         with conversion(name):
@@ -248,7 +248,9 @@ def complete_matrix(frame: Any) -> None:
 
 def _orientation(frame: Any, still: bytes) -> orientation.Orientation:
     try:
-        data = frame.side_data
+        # Not `frame.side_data`, which the frame keeps and which keeps the frame: pixels
+        # of every frame would wait for Python's collector of cycles.
+        data = common.pyav().sidedata.sidedata.SideDataContainer(frame)
     except ValueError:  # EXIF, which PyAV does not know; it is in the file's bytes
         from soraflax.media import stills
 

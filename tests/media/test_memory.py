@@ -1,5 +1,6 @@
 """Memory does not grow with the number of frames, nor with the size of a file."""
 
+import gc
 import os
 import pathlib
 import struct
@@ -7,7 +8,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
+from soraflax import media
 from tests.media import samples
 
 HOLE = 5 * 10**9  # bytes
@@ -93,3 +96,25 @@ def test_a_file_of_five_gigabytes(tmp_path):
         file.write(after)
     frames, megabytes = growth(tmp_path / "small", tmp_path / "large")
     assert frames == 12 and megabytes < 16
+
+
+SAMPLES = {
+    "mp4": samples.h264,
+    "turned mp4": lambda: samples.with_matrix(0.0, 1.0, -1.0, 0.0),
+    "png": lambda: samples.picture("png"),
+    "turned jpeg": lambda: samples.oriented("jpeg", 6),
+    "gif": lambda: samples.animation("gif", samples.moving()),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_frames_are_freed_without_the_collector_of_cycles(kind):
+    data = SAMPLES[kind]()
+    media.decode(data)
+    gc.collect()
+    gc.disable()
+    try:
+        media.decode(data)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
