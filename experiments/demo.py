@@ -43,6 +43,7 @@ from experiments.stages.video import stage as video_stage
 from soraflax import config as config_lib
 from soraflax import media
 from soraflax.cli import parser as cli
+from soraflax.diffusion import samplers
 from soraflax.generation import generator
 from soraflax.pretrained import models, shipped
 
@@ -68,6 +69,7 @@ class DemoConfig:
         real renders that the ceiling is measured on.
       images: number of prompts for still images.
       steps: number of solver steps.
+      sampler: a name in `diffusion.samplers.SAMPLERS`.
       guidance: scale of classifier-free guidance.
       seed: PRNG seed of data, training and sampling.
       size: argument of both configs: 'small', or 'tiny' for tests.
@@ -77,7 +79,8 @@ class DemoConfig:
     held_out_clips: int = 64
     videos: int = 72
     images: int = 16
-    steps: int = 20
+    steps: int = 40
+    sampler: str = "ancestral"
     guidance: float = 2.0
     seed: int = 0
     size: str = "small"
@@ -224,7 +227,11 @@ def generate(
         )
         for index, (text, _, frames) in enumerate(requests)
     ]
-    sampling = generator.SamplingConfig(steps=config.steps, guidance=config.guidance)
+    sampling = generator.SamplingConfig(
+        steps=config.steps,
+        guidance=config.guidance,
+        sampler=samplers.SAMPLERS[config.sampler],
+    )
     with tqdm.tqdm(desc="sample", unit="step") as bar:
 
         def progress(done: int, total: int) -> None:

@@ -20,7 +20,7 @@ from soraflax import media
 from soraflax.cli import main as soraflax_cli
 from soraflax.cli import parser as cli
 
-SETTINGS = ("--steps", "30", "--guidance", "2")
+SETTINGS = ("--sampler", "ancestral", "--steps", "48", "--guidance", "2")
 FRAMES, HALF, SIDE, WIDE, FPS = 17, 9, 64, 96, 8.0
 EDIT = 0.5
 SHOWN, SCALE = 7, 2

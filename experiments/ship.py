@@ -9,7 +9,9 @@ writes `pretrained.shipped`: parameters in bfloat16 (`pretrained.rounding`), and
 
     {"title": "...", "summary": "...", "data": "...", "training": ["COMMAND", ...],
      "hardware": "...", "limits": ["...", ...],
-     "figures": [{"what": "...", "value": "...", "command": "..."}, ...]}
+     "figures": [{"what": "...", "value": "...", "command": "..."}, ...],
+     "sampling": {"sampler": "ancestral", "steps": 60, "guidance": 2.0,
+                  "size": [64, 64], "frames": 17}}
 """
 
 import dataclasses
@@ -24,7 +26,13 @@ from experiments.stages.video import export
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models, rounding, shipped, training_data
+from soraflax.pretrained import (
+    models,
+    rounding,
+    sampling_defaults,
+    shipped,
+    training_data,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,7 @@ class CardFacts:
       hardware: on what they ran, and for how long.
       figures: how good it is; at least one.
       limits: what it cannot do.
+      sampling: how the model is to be sampled; None leaves it as it is.
       licence: of its parameters.
     """
 
@@ -64,6 +73,7 @@ class CardFacts:
     hardware: str
     figures: tuple[Figure, ...]
     limits: tuple[str, ...]
+    sampling: sampling_defaults.SamplingDefaults | None = None
     licence: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
@@ -103,7 +113,7 @@ def card(
             f"# {facts.title}",
             f"\n{facts.summary}",
             "\n## Model\n",
-            *_table([("", ""), *_sizes(model)]),
+            *_table([("", ""), *_sizes(model), *_sampled(facts.sampling)]),
             "\n## Training\n",
             f"{facts.data}\n",
             *([] if seen is None else [*_table([("", ""), *_seen(seen)]), ""]),
@@ -145,6 +155,16 @@ def _sizes(model: models.VideoModel) -> list[tuple[str, str]]:
         ("stored in", "bfloat16, computed in float32 parameters"),
         ("before rounding", f"transformer `{model.digest[:12]}`"),
     ]
+
+
+def _sampled(
+    sampling: sampling_defaults.SamplingDefaults | None,
+) -> list[tuple[str, str]]:
+    """How it is sampled where no one says otherwise."""
+    if sampling is None:
+        return []
+    numbers = f"{sampling.steps} steps, guidance {sampling.guidance:g}"
+    return [("sampled by", f"{sampling.sampler}, {numbers}")]
 
 
 def _seen(seen: training_data.TrainingData) -> list[tuple[str, str]]:
@@ -201,6 +221,7 @@ def ship(
             draft,
             autoencoder=autoencoder,
             trained_on=seen,
+            sampling=facts.sampling,
             files={shipped.CARD: text},
         )
         size = shipped.packed_bytes(draft)

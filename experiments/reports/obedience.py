@@ -23,6 +23,7 @@ from data_pipelines.worlds import bodies
 from experiments import demo
 from experiments.benchmarks import measurement
 from soraflax.cli import parser as cli
+from soraflax.diffusion import samplers
 from soraflax.generation import generator
 from soraflax.pretrained import shipped
 
@@ -40,7 +41,7 @@ def measure(
 
     Args:
       model: the model.
-      config: numbers of clips and images, solver steps, guidance; the first seed.
+      config: numbers of clips and images, sampler, its steps, guidance; the first seed.
       seeds: number of seeds; each has its own noise for the same prompts.
       output: directory to write.
 
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--videos", type=cli.positive_int, default=defaults.videos, help="clips")
     add("--images", type=cli.positive_int, default=defaults.images, help="images")
     add("--steps", type=cli.positive_int, default=defaults.steps, help="solver steps")
+    add("--sampler", choices=samplers.SAMPLERS, default=defaults.sampler)
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale")
     options = parser.parse_args(argv)
     return cli.run_command("obedience", lambda: _run(options))
@@ -100,13 +102,17 @@ def _run(options: argparse.Namespace) -> None:
         videos=options.videos,
         images=options.images,
         steps=options.steps,
+        sampler=options.sampler,
         guidance=options.guidance,
     )
     scores: Any = measure(
         model, config=config, seeds=options.seeds, output=options.output
     )
     for name, values in scores.items():
-        about = {"seeds": options.seeds, "guidance": options.guidance}
+        about = {
+            name: getattr(options, name)
+            for name in ("seeds", "sampler", "steps", "guidance")
+        }
         print(
             json.dumps({"figure": name, **values, **about, **measurement.environment()})
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from soraflax.cli import parser as cli
 
-SAMPLERS = ("euler", "heun", "ddim", "dpm++", "unipc")
+SAMPLERS = ("euler", "heun", "ddim", "ancestral", "dpm++", "unipc")
 CACHE = 0.4  # --cache alone: `generation.caching.StepCacheConfig.threshold`
 STEPS, GUIDANCE = 25, 2.0  # where neither the user nor the model says
 FRAMES = 17  # of a new video, where neither --frames nor --seconds is given

@@ -21,12 +21,13 @@ process's marginals, for any process (1); for a variance-preserving one it is eq
 These forget each step as soon as it is done. Those of `multistep` remember, and reach
 second order with one evaluation a step:
 
-    name     class      order  evaluations a step
-    euler    Euler      1      1
-    heun     Heun       2      2
-    ddim     DDIM       1      1
-    dpm++    DPMSolver  2      1
-    unipc    UniPC      2-3    1
+    name       class      order  evaluations a step
+    euler      Euler      1      1
+    heun       Heun       2      2
+    ddim       DDIM       1      1
+    ancestral  DDIM, eta 1  1    1
+    dpm++      DPMSolver  2      1
+    unipc      UniPC      2-3    1
 
 `solver.step` makes one step, for a host loop; `sample` makes all of them in one
 `lax.scan`.
@@ -166,6 +167,7 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": Euler(),
     "heun": Heun(),
     "ddim": DDIM(),
+    "ancestral": DDIM(eta=1.0),
     "dpm++": DPMSolver(),
     "unipc": UniPC(),
 }

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import models, training_data
+from soraflax.pretrained import models, sampling_defaults, training_data
 
 
 def rounded(params: Any) -> Any:
@@ -39,6 +39,7 @@ def save_rounded(
     *,
     autoencoder: str | os.PathLike[str] | None = None,
     trained_on: training_data.TrainingData | None = None,
+    sampling: sampling_defaults.SamplingDefaults | None = None,
     files: Mapping[str, model_io.File] | None = None,
 ) -> str:
     """Write a video model with its parameters, and its autoencoder's, in bfloat16.
@@ -48,7 +49,8 @@ def save_rounded(
       directory: directory to write; see `model_io.save_model`.
       autoencoder: an autoencoder of the same encoder, whose decoder was trained on,
         to take the place of the model's own.
-      trained_on: for a model that does not say; None leaves it as it is.
+      trained_on, sampling: for a model that does not say; None leaves them as they
+        are.
       files: further files beside it, by name.
 
     Returns:
@@ -67,6 +69,7 @@ def save_rounded(
         model.config,
         autoencoder=models.encoder_digest(codec_params),
         trained_on=trained_on or model.config.trained_on,
+        sampling=sampling or model.config.sampling,
     )
     origin = {"digest": codec.digest, "encoder": codec.encoder_digest}
     facts = model_io.model_config(path) | {"rounded_from": origin}

@@ -178,7 +178,7 @@ def _settings(place: studio.Studio) -> dict[str, Any]:
         info="How much is made anew: 0 keeps all, 1 keeps nothing",
     )
     with gr.Accordion("More settings", open=False, elem_id="more"):
-        return parts | _more_settings(place.settings.limits.steps)
+        return parts | _more_settings(place)
 
 
 def _size_and_seconds(place: studio.Studio) -> dict[str, Any]:
@@ -208,13 +208,14 @@ def _size_and_seconds(place: studio.Studio) -> dict[str, Any]:
     return parts
 
 
-def _more_settings(max_steps: int) -> dict[str, Any]:
+def _more_settings(place: studio.Studio) -> dict[str, Any]:
     """How it is sampled, and what becomes of clips."""
-    parts: dict[str, Any] = {}
+    limits, parts = place.settings.limits, {}
+    usual = requests.usual(place.model.generator.model.config)
     parts["guidance"] = gr.Slider(
         1,
         12,
-        value=2.0,
+        value=usual.guidance,
         step=0.1,
         label="Guidance",
         elem_id="guidance",
@@ -222,14 +223,17 @@ def _more_settings(max_steps: int) -> dict[str, Any]:
     )
     parts["steps"] = gr.Slider(
         1,
-        max_steps,
-        value=min(25, max_steps),
+        limits.steps,
+        value=min(usual.steps, limits.steps),
         step=1,
         label="Steps",
         elem_id="steps",
     )
     parts["sampler"] = gr.Dropdown(
-        list(samplers.SAMPLERS), value="euler", label="Sampler", elem_id="sampler"
+        list(samplers.SAMPLERS),
+        value=usual.sampler,
+        label="Sampler",
+        elem_id="sampler",
     )
     parts["negative"] = gr.Textbox(
         label="Negative prompt",

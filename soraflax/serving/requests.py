@@ -13,7 +13,11 @@ from typing import Any
 from soraflax import media
 from soraflax.diffusion import samplers
 from soraflax.generation import generator, jobs, sounds, tasks
+from soraflax.pretrained import models, sampling_defaults
 from soraflax.serving import uploads
+
+# Of a model that does not say how it is sampled.
+PLAIN = sampling_defaults.SamplingDefaults("euler", steps=25, guidance=2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,8 @@ class Request:
       size: width and height in pixels of what is made; clips are brought to about as
         many, unless `as_is`.
       seconds: of the video, or of what is new; None for what suits the model.
-      guidance, steps, sampler: as in `SamplingConfig`; the name of a sampler.
+      guidance, steps, sampler: as in `SamplingConfig`; the name of a sampler. None for
+        what is `usual`.
       strength: of the noise that known pixels are given; None for the task's own.
       direction: of time, of an extension.
       as_is: whether clips keep their size and all their frames.
@@ -135,9 +140,9 @@ class Request:
     seed: int = 0
     size: tuple[int, int] = generator.DEFAULT_SIZE
     seconds: float | None = None
-    guidance: float = 2.0
-    steps: int = 25
-    sampler: str = "euler"
+    guidance: float | None = None
+    steps: int | None = None
+    sampler: str | None = None
     strength: float | None = None
     direction: tasks.Direction = "forward"
     as_is: bool = False
@@ -194,7 +199,7 @@ def prepare(
         be made.
     """
     _check(request, limits)
-    config = sampling(request, limits)
+    config = sampling(request, model.model.config, limits=limits)
     given = _Given(request, model, limits=limits)
     make = _from_clip if "clip" in TASKS[request.task].files else _from_text
     job = make(request, model, given=given)
@@ -204,21 +209,32 @@ def prepare(
     return Prepared(job, config, given.inputs, given.clips)
 
 
-def sampling(request: Request, limits: uploads.Limits) -> generator.SamplingConfig:
+def usual(config: models.VideoModelConfig) -> sampling_defaults.SamplingDefaults:
+    """How a model is sampled where a request does not say."""
+    return config.sampling or PLAIN
+
+
+def sampling(
+    request: Request, config: models.VideoModelConfig, *, limits: uploads.Limits
+) -> generator.SamplingConfig:
     """How a request is sampled.
 
     Raises:
       ValueError: a number out of range, or an unknown sampler.
     """
-    if request.steps > limits.steps:
-        raise ValueError(f"{request.steps} steps: use {limits.steps} or less here")
-    if request.sampler not in samplers.SAMPLERS:
+    own = usual(config)
+    steps = min(own.steps, limits.steps) if request.steps is None else request.steps
+    sampler = own.sampler if request.sampler is None else request.sampler
+    if steps > limits.steps:
+        raise ValueError(f"{steps} steps: use {limits.steps} or less here")
+    if sampler not in samplers.SAMPLERS:
         names = ", ".join(samplers.SAMPLERS)
-        raise ValueError(f"sampler {request.sampler!r}: use one of {names}")
-    return generator.SamplingConfig(
-        steps=request.steps,
-        guidance=request.guidance,
-        sampler=samplers.SAMPLERS[request.sampler],
+        raise ValueError(f"sampler {sampler!r}: use one of {names}")
+    return generator.SamplingConfig.of_model(
+        config,
+        steps=steps,
+        guidance=own.guidance if request.guidance is None else request.guidance,
+        sampler=samplers.SAMPLERS[sampler],
     )
 
 

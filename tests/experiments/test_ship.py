@@ -9,6 +9,8 @@ import pytest
 
 import soraflax
 from experiments import ship
+from soraflax.diffusion import samplers
+from soraflax.generation import generator
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, rounding, shipped, training_data
 from tests.generation import tiny
@@ -50,6 +52,25 @@ def test_a_model_and_its_card(tmp_path, capsys, monkeypatch):
     assert "| PSNR | 30.5 | `a \\| b` |" in card
     assert tiny.model().digest[:12] in card
     assert "- Knows the words" in card
+
+
+def test_the_model_says_how_it_is_sampled(tmp_path, capsys):
+    sampling = {"sampler": "ancestral", "steps": 48, "guidance": 2.5}
+    sampling |= {"size": [48, 32], "frames": 9}
+    source, output = tiny.save(tmp_path), tmp_path / "bodies"
+    facts = write(tmp_path, sampling=sampling)
+    words = ("--checkpoint", source, "--facts", facts, "--output", output)
+    assert run(capsys, *words)[0] == 0
+    model = generator.Generator.load(output)
+    assert model.sampling.sampler == samplers.SAMPLERS["ancestral"]
+    assert (model.sampling.steps, model.sampling.guidance) == (48, 2.5)
+    assert generator.default_size(model) == (48, 32)
+    card = (output / shipped.CARD).read_text()
+    assert "| sampled by | ancestral, 48 steps, guidance 2.5 |" in card
+    facts = write(tmp_path, sampling=sampling | {"sampler": "magic"})
+    status, told = run(capsys, *words)
+    assert status == 2 and "unknown sampler 'magic'" in told.err
+    assert generator.Generator.load(output).sampling == model.sampling
 
 
 def test_a_model_that_does_not_say_is_told_what_it_was_trained_on(

@@ -1,6 +1,7 @@
 """Requests become jobs as the library makes them; what is missing is one line."""
 
 import base64
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from soraflax import media
 from soraflax.diffusion import samplers
 from soraflax.generation import generator
+from soraflax.pretrained import sampling_defaults
 from soraflax.serving import requests, uploads
 from tests.generation import tiny
 
@@ -119,6 +121,19 @@ def test_numbers_reach_the_sampler_and_the_job(model, files):
     assert made.job.negative == "a square"
     assert made.job.options["direction"] == "backward"
     assert made.job.options["strength"] == 0.3
+
+
+@pytest.mark.parametrize("own", (None, ("ancestral", 48, 3.0), ("euler", 200, 3.0)))
+def test_what_a_request_does_not_say_is_as_the_models_authors_do(model, own):
+    config, plain = model.model.config, requests.PLAIN
+    if own is not None:
+        config = dataclasses.replace(
+            config, sampling=sampling_defaults.SamplingDefaults(*own)
+        )
+    made = requests.sampling(asked("generate", {}), config, limits=LIMITS)
+    name, steps, guidance = own or (plain.sampler, plain.steps, plain.guidance)
+    assert made.sampler == samplers.SAMPLERS[name]
+    assert (made.steps, made.guidance) == (min(steps, LIMITS.steps), guidance)
 
 
 def test_clips_are_brought_to_what_suits_the_model_unless_they_stay(model, tmp_path):
