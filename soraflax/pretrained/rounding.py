@@ -8,6 +8,7 @@ rounding are therefore refused, as those of any other. What the digests were sta
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -60,8 +61,8 @@ def save_rounded(
       FileNotFoundError, ModelError, ConfigError: see `models.load_video_model`.
     """
     model = models.load_video_model(source)
-    path = model_io.find_model(source, kind="video") / models.AUTOENCODER
-    path = pathlib.Path(autoencoder or path)
+    own = model_io.find_model(source, kind="video") / models.AUTOENCODER
+    path = pathlib.Path(autoencoder or own)
     codec = models.load_autoencoder(path)
     models.check_encoder(path, codec, config=model.config)
     codec_params = rounded(codec.params)
@@ -71,12 +72,10 @@ def save_rounded(
         trained_on=trained_on or model.config.trained_on,
         sampling=sampling or model.config.sampling,
     )
-    origin = {"digest": codec.digest, "encoder": codec.encoder_digest}
-    facts = model_io.model_config(path) | {"rounded_from": origin}
+    facts = model_io.model_config(path) | {"rounded_from": _origin(codec)}
+    save = functools.partial(models.save_autoencoder, config=codec.config)
     with tempfile.TemporaryDirectory() as place:
-        models.save_autoencoder(
-            place, codec_params, config=codec.config, metadata=facts
-        )
+        save(place, codec_params, metadata=facts)
         return models.save_video_model(
             directory,
             rounded(model.params),
@@ -86,3 +85,8 @@ def save_rounded(
             metadata={"rounded_from": {"digest": model.digest}},
             files=files,
         )
+
+
+def _origin(codec: models.AutoencoderModel) -> dict[str, str]:
+    """The digests of an autoencoder before rounding."""
+    return {"digest": codec.digest, "encoder": codec.encoder_digest}
