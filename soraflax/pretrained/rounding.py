@@ -8,7 +8,6 @@ rounding are therefore refused, as those of any other. What the digests were sta
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 import tempfile
@@ -72,10 +71,8 @@ def save_rounded(
         trained_on=trained_on or model.config.trained_on,
         sampling=sampling or model.config.sampling,
     )
-    facts = model_io.model_config(path) | {"rounded_from": _origin(codec)}
-    save = functools.partial(models.save_autoencoder, config=codec.config)
     with tempfile.TemporaryDirectory() as place:
-        save(place, codec_params, metadata=facts)
+        _save_codec(place, codec_params, codec=codec, facts=model_io.model_config(path))
         return models.save_video_model(
             directory,
             rounded(model.params),
@@ -87,6 +84,10 @@ def save_rounded(
         )
 
 
-def _origin(codec: models.AutoencoderModel) -> dict[str, str]:
-    """The digests of an autoencoder before rounding."""
-    return {"digest": codec.digest, "encoder": codec.encoder_digest}
+def _save_codec(
+    place: str, params: Any, *, codec: models.AutoencoderModel, facts: dict[str, Any]
+) -> None:
+    """Write a rounded autoencoder, with the digests that it had before."""
+    origin = {"digest": codec.digest, "encoder": codec.encoder_digest}
+    metadata = facts | {"rounded_from": origin}
+    models.save_autoencoder(place, params, config=codec.config, metadata=metadata)
