@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import pathlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from data_pipelines import account, pipeline, records
 from experiments.stages import run_config
+from soraflax import buckets, process_memory, sharding
 from soraflax import config as config_lib
-from soraflax import process_memory, sharding
 from soraflax.train import cluster, goodput, stopping
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
@@ -61,8 +61,12 @@ def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
         raise config_lib.ConfigError(str(error)) from error
 
 
+# What a run leaves in its folder before its first line of metrics.
+_OF_A_START = {"metrics.jsonl", goodput.FILE, "heartbeats", "tensorboard"}
+
+
 @contextlib.contextmanager
-def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
+def run_directory(workdir: str | os.PathLike[str]) -> Iterator[buckets.Folder]:
     """The run's directory; bad input leaves no empty one that was not there before.
 
     What holds something stays: cached latents, checkpoints, a line of metrics. SIGTERM
@@ -70,15 +74,16 @@ def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
     Raises:
       ValueError: `workdir` is a file.
+      BucketError: a bucket that cannot be used.
       Interrupted: SIGTERM, outside of training.
     """
-    path = pathlib.Path(workdir)
+    path = buckets.folder(workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: is a file; give a directory as --workdir")
-    new = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
     try:
-        with stopping.raised():
+        with buckets.one_line(path), stopping.raised():
+            new = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
             yield path
     except (ValueError, OSError):
         if new and jax.process_index() == 0:
@@ -86,10 +91,17 @@ def run_directory(workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
-def remove_empty(path: pathlib.Path) -> None:
+def remove_empty(path: buckets.Folder) -> None:
     """Remove what a run that recorded nothing left of its own, and `path` if empty."""
+    if buckets.is_bucket(path):
+        held = buckets.listing(path)
+        kinds = {name.partition("/")[0] for name in held}
+        metrics = held.get("metrics.jsonl")
+        if kinds <= _OF_A_START and (metrics is None or not metrics.bytes):
+            buckets.remove(path, held)
+        return
     metrics = path / "metrics.jsonl"
-    if not metrics.exists() or metrics.stat().st_size == 0:
+    if not metrics.exists() or os.stat(metrics).st_size == 0:
         metrics.unlink(missing_ok=True)
         (path / goodput.FILE).unlink(missing_ok=True)
         for beat in path.glob("heartbeats/*.json"):
@@ -125,7 +137,7 @@ def tell_account(paths: Iterable[str]) -> None:
         tell(account.block(path, records.read_info(path)))
 
 
-def write_json(path: pathlib.Path, values: Any) -> None:
+def write_json(path: buckets.Folder, values: Any) -> None:
     """Write `values` as indented JSON, from the first process alone."""
     if jax.process_index() == 0:
         path.write_text(json.dumps(values, indent=2) + "\n")

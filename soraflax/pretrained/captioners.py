@@ -17,8 +17,8 @@ from typing import Any
 import jax
 from flax.core import meta
 
+from soraflax import buckets, tokenizer
 from soraflax import config as config_lib
-from soraflax import tokenizer
 from soraflax.nn import autoencoder, captioner
 from soraflax.ops import packing
 from soraflax.pretrained import abstract, models, shipped
@@ -114,7 +114,7 @@ def save_captioner(
       ModelError: the autoencoder is not the one its latents came from, or the
         vocabulary is of another size.
     """
-    directory = pathlib.Path(directory)
+    directory = buckets.folder(directory)
     _check_vocabulary(directory, vocabulary, config=config)
     own: dict[str, Any] = {models.VOCABULARY: vocabulary.model}
     if autoencoder_dir is not None:
@@ -185,7 +185,7 @@ def check_encoder(
 
 
 def _check_vocabulary(
-    directory: pathlib.Path,
+    directory: buckets.Folder,
     vocabulary: tokenizer.Tokenizer,
     *,
     config: CaptionerModelConfig,

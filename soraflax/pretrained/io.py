@@ -10,10 +10,14 @@ in half the space, and read back as float32; the digest is that of the float32 v
 so it is one on disk and in memory. A directory appears whole or not at all. Pickle is
 never read.
 
+In a bucket (`gs://`) `config.json` is written last; a model there is read from a copy
+on this machine (`buckets.fetch`).
+
 Parameters may be larger than memory: they are written a part at a time, and may be left
 in their file until they are needed (`arrays.LazyArray`, `arrays.StoredArray`).
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -22,7 +26,8 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +38,7 @@ import safetensors.numpy
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
+from soraflax import buckets
 from soraflax.pretrained import arrays, slices
 
 CONFIG = "config.json"
@@ -108,11 +114,13 @@ def save_model(
 ) -> str:
     """Write a model; an older one at `directory` is replaced once all is written.
 
+    In a bucket there is no model for a moment then, while its objects are copied.
+
     All processes call it, and the first writes: parameters that are spread over several
     are gathered and written one after the other (`pretrained.slices`).
 
     Args:
-      directory: directory to write; missing parents are made.
+      directory: directory to write, on a disk or in a bucket; missing parents are made.
       params: nested dict of arrays, of numpy or of JAX, lazy ones too; those in
         bfloat16 are stored so.
       config: JSON types only.
@@ -125,32 +133,58 @@ def save_model(
     Raises:
       ModelError: a parameter that is not finite, or a name that leaves the directory.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = buckets.absolute(directory)
     leaves = named_leaves(params)
     for name in files or {}:
         if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
             raise ModelError(f"{name}: not a name inside the model directory")
     if jax.process_index() != 0:
         return _write_params(None, leaves, origin=directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = directory.with_name(f".draft.{secrets.token_hex(8)}")
-    try:
-        draft.mkdir()
+    with _draft_of(directory) as (draft, small):
         total = _write_params(draft / PARAMS, leaves, origin=directory)
         version = importlib.metadata.version("soraflax")
         header = {"soraflax": version, "digest": total, "config": config}
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
-        (draft / CONFIG).write_text(text)
+        (small / CONFIG).write_text(text)
         for name, source in (files or {}).items():
-            _add(draft / name, source)
-        replace_directory(draft, directory, is_replaceable=is_model)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            _add(small / name, source)
     return total
 
 
+@contextlib.contextmanager
+def _draft_of(
+    directory: buckets.Folder,
+) -> Iterator[tuple[buckets.Folder, pathlib.Path]]:
+    """A draft of a model, and where its small files go; then put in its place.
+
+    Raises:
+      ModelError: `directory` holds something else.
+    """
+    draft = directory.with_name(f".draft.{secrets.token_hex(8)}")
+    if not buckets.is_bucket(directory):
+        draft = pathlib.Path(draft)
+        try:
+            draft.mkdir(parents=True)
+            yield draft, draft
+            place = pathlib.Path(directory)
+            replace_directory(draft, place, is_replaceable=is_model)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return
+    held = buckets.listing(directory)
+    if held and PARAMS not in held and not is_model(directory):
+        raise ModelError(f"{directory}: exists and is not a model; choose another name")
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as small:
+        try:
+            yield draft, pathlib.Path(small)
+            buckets.upload(pathlib.Path(small), draft)
+            buckets.commit(draft, directory, marker=CONFIG)
+        finally:
+            buckets.remove(draft)
+
+
 def _write_params(
-    path: pathlib.Path | None, leaves: Mapping[str, Any], *, origin: Any
+    path: buckets.Folder | None, leaves: Mapping[str, Any], *, origin: Any
 ) -> str:
     total, bad = slices.write_tensors(path, leaves)
     _raise_problems([f"{name} is not finite" for name in bad], origin)
@@ -300,16 +334,26 @@ def find_model(
 ) -> pathlib.Path:
     """The directory of a model: `directory`, its `model/`, or the one model below it.
 
+    That of one in a bucket is its copy on this machine.
+
     Args:
       directory: where to look.
       kind: of the model looked for among several below, such as 'video'; None is any.
 
     Raises:
       FileNotFoundError: no model there, or several below, which are named.
+      BucketError: a bucket that cannot be used.
     """
-    directory = pathlib.Path(directory)
+    directory = buckets.folder(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory")
+    model = _find(directory, kind=kind)
+    if buckets.is_bucket(model):
+        return buckets.fetch(model, marker=CONFIG)
+    return pathlib.Path(model)
+
+
+def _find(directory: buckets.Folder, *, kind: str | None) -> buckets.Folder:
     model = _model_in(directory)
     if model is not None:
         return model
@@ -328,7 +372,7 @@ def find_model(
     )
 
 
-def _model_in(directory: pathlib.Path) -> pathlib.Path | None:
+def _model_in(directory: buckets.Folder) -> buckets.Folder | None:
     for candidate in (directory, directory / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
@@ -380,7 +424,7 @@ def _raise_problems(problems: list[str], origin: Any) -> None:
         raise ModelError(f"{origin}: {'; '.join(problems[:LISTED])}{rest}")
 
 
-def _read_header(directory: pathlib.Path) -> dict[str, Any]:
+def _read_header(directory: buckets.Folder) -> dict[str, Any]:
     path = directory / CONFIG
     try:
         header = json.loads(path.read_text())
@@ -404,7 +448,7 @@ def _add(target: pathlib.Path, source: File) -> None:
         shutil.copyfile(source, target)
 
 
-def is_model(directory: pathlib.Path) -> bool:
+def is_model(directory: buckets.Folder) -> bool:
     """Whether a directory is one that `save_model` wrote."""
     try:
         _read_header(directory)

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import json
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
+from soraflax import buckets
 from soraflax.pretrained import arrays
 
 Index = tuple[slice, ...]
@@ -101,7 +101,7 @@ def _gather(replicated: NamedSharding, size: int) -> Any:
 
 
 def write_tensors(
-    path: pathlib.Path | None, leaves: Mapping[str, Any]
+    path: buckets.Folder | None, leaves: Mapping[str, Any]
 ) -> tuple[str, list[str]]:
     """Write a safetensors file, one tensor after the other.
 
@@ -125,14 +125,16 @@ def write_tensors(
     text += b" " * (-len(text) % 8)
     total, bad = hashlib.sha256(), []
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("wb")) if path else None
+        # Of one dtype, they are written in the order of the file.
+        seeks = len({entry["dtype"] for entry in header.values()}) > 1
+        file = stack.enter_context(buckets.writing(path, seeks=seeks)) if path else None
         if file:
             file.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(leaves):
             total.update(
                 digest_line(name, dtype=leaves[name].dtype, shape=leaves[name].shape)
             )
-            if file:
+            if file and seeks:
                 file.seek(8 + len(text) + header[name]["data_offsets"][0])
             for piece in host_pieces(leaves[name]):
                 total.update(widened(piece).data)

@@ -10,7 +10,7 @@ Several processes agree on all of this: one lists the steps, each verifies a sha
 
 import dataclasses
 import json
-import pathlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import orbax.checkpoint as ocp
 
+from soraflax import buckets
 from soraflax import config as config_lib
 from soraflax.pretrained import migration
 from soraflax.train import digests, saved_steps
@@ -83,7 +84,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        directory: str | pathlib.Path,
+        directory: str | os.PathLike[str],
         *,
         keep: int = 2,
         keep_period: int = 0,
@@ -92,13 +93,13 @@ class Checkpointer:
         """Open `directory`, making it if need be.
 
         Args:
-          directory: parent of the steps.
+          directory: parent of the steps, on a disk or in a bucket.
           keep: number of last steps that are kept, at least 2; the last one that is
             known to be whole is kept beside them.
           keep_period: steps that it divides are kept beside them; 0 for none.
           say: takes lines about steps that are passed over.
         """
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = buckets.absolute(directory)
         self._say = say
         self.saved = saved_steps.SavedSteps(
             self.directory, keep=max(2, keep), keep_period=keep_period, say=say
@@ -232,10 +233,10 @@ class _StateHandler(ocp.StandardCheckpointHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._step: pathlib.Path | None = None
+        self._step: buckets.Folder | None = None
 
     async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
-        item = pathlib.Path(directory)
+        item = buckets.folder(directory)
         self._step = item.parent
         futures = await super().async_save(directory, *args, **kwargs)
         return [_Digested(futures or [], item)]
@@ -251,7 +252,7 @@ class _Digested:
     """The writing of arrays, and then of the digests of this process's files."""
 
     futures: Sequence[Any]
-    item: pathlib.Path
+    item: buckets.Folder
 
     def result(self, timeout: float | None = None) -> None:
         for future in self.futures:
@@ -276,7 +277,7 @@ class _StateRestore(ocp.args.StandardRestore):
 
 
 def _check_config(
-    folder: pathlib.Path, ours: Any, *, theirs: Any, mutable_keys: Iterable[str]
+    folder: buckets.Folder, ours: Any, *, theirs: Any, mutable_keys: Iterable[str]
 ) -> None:
     """Refuse a checkpoint of a run with another configuration."""
     ours = json.loads(config_lib.to_json(ours))

@@ -7,28 +7,37 @@ committed, and `seal` adds the rest: a committed step always has them. CRC-32 fi
 flipped bit and, of other damage, all but one case in 2^32; it is read several times
 faster than a disk. Checkpoints of earlier versions hold `{name: SHA-256}`, which is
 checked as well.
+
+A bucket keeps the CRC-32C of every object, and compares it with the bytes that it
+sends. There a digest is `[bytes, "crc32c:..."]`, of a list of its objects: nothing is
+read again, neither to write digests nor to verify them.
 """
 
+import base64
 import concurrent.futures
+import functools
 import hashlib
+import importlib
 import json
 import os
-import pathlib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from soraflax import buckets
 
 DIGESTS = "digests.json"
 METADATA = "_CHECKPOINT_METADATA"  # orbax writes its time of commit after the seal
 UNREAD = ("commit_success.txt",)  # holds nothing but the fact that it was written
 BLOCK = 1 << 24
+_BUCKET = "crc32c:"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line."""
 
 
-def write_share(item: pathlib.Path, process: int) -> None:
+def write_share(item: buckets.Folder, process: int) -> None:
     """Write the digests of the files that one process wrote, to be merged by `seal`.
 
     Args:
@@ -40,7 +49,7 @@ def write_share(item: pathlib.Path, process: int) -> None:
     _write(item.parent / f"{DIGESTS}.{process}", _digests(item.parent, own))
 
 
-def seal(folder: pathlib.Path) -> None:
+def seal(folder: buckets.Folder) -> None:
     """Write `digests.json`: the shares of all processes, and all files in none."""
     merged: dict[str, Any] = {}
     shares = sorted(folder.glob(f"{DIGESTS}.*"))
@@ -51,19 +60,22 @@ def seal(folder: pathlib.Path) -> None:
     _write(folder / DIGESTS, merged | _digests(folder, rest))
 
 
-def files(folder: pathlib.Path) -> list[pathlib.Path]:
+def files(folder: buckets.Folder) -> list[buckets.Folder]:
     """The files of a step that have digests, sorted."""
+    if buckets.is_bucket(folder):
+        found = [folder / name for name in buckets.listing(folder)]
+    else:
+        found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not path.name.startswith(DIGESTS)
+        for path in found
+        if not path.name.startswith(DIGESTS)
         and not (path.parent == folder and path.name in UNREAD)
     ]
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
-    """The digest of every file of a step, by name: `[bytes, CRC-32]` or a SHA-256.
+def read(folder: buckets.Folder) -> dict[str, Any]:
+    """The digest of every file of a step, by name: `[bytes, CRC]` or a SHA-256.
 
     Raises:
       CheckpointError: they are missing or damaged.
@@ -91,12 +103,14 @@ def share(expected: Mapping[str, Any], index: int, *, count: int) -> dict[str, A
     return mine
 
 
-def problems(folder: pathlib.Path, expected: Mapping[str, Any]) -> list[str]:
+def problems(folder: buckets.Folder, expected: Mapping[str, Any]) -> list[str]:
     """One line for every file that is missing, or not what was written."""
-    return [line for line in _map(_problem, _pairs(folder, expected)) if line]
+    problem = functools.partial(_problem, held=_held(folder))
+    pairs = ((folder / name, digest) for name, digest in expected.items())
+    return [line for line in _map(problem, pairs) if line]
 
 
-def verify(folder: pathlib.Path) -> None:
+def verify(folder: buckets.Folder) -> None:
     """Check every file of a step, in this process alone.
 
     Raises:
@@ -106,33 +120,41 @@ def verify(folder: pathlib.Path) -> None:
         raise CheckpointError(lines[0])
 
 
-def _pairs(
-    folder: pathlib.Path, expected: Mapping[str, Any]
-) -> Iterator[tuple[pathlib.Path, Any]]:
-    return ((folder / name, digest) for name, digest in expected.items())
+Held = Mapping[str, buckets.Object]  # by full path
 
 
-def _problem(pair: tuple[pathlib.Path, Any]) -> str | None:
+def _held(folder: buckets.Folder) -> Held:
+    """What a bucket says of the files of a step; nothing on a disk."""
+    if not buckets.is_bucket(folder):
+        return {}
+    return {str(folder / n): held for n, held in buckets.listing(folder).items()}
+
+
+def _problem(pair: tuple[buckets.Folder, Any], *, held: Held) -> str | None:
     path, digest = pair
     try:
-        if not path.is_file():
+        if str(path) not in held and not path.is_file():
             return f"{path}: missing from the checkpoint"
         if isinstance(digest, str):
             return None if _sha256(path) == digest else f"{path}: damaged (SHA-256)"
-        size = _size(path)
+        size = _size(path, held)
         if size != digest[0]:
             return f"{path}: damaged ({size} bytes instead of {digest[0]})"
-        return None if _crc32(path) == digest[1] else f"{path}: damaged (CRC-32)"
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        listed = isinstance(digest[1], str)
+        found = _crc32c(path, held) if listed else _crc32(path)
+        return None if found == digest[1] else f"{path}: damaged (CRC-32)"
+    except (OSError, ValueError, LookupError, TypeError, ImportError) as error:
         return f"{path}: cannot be read ({error})"
 
 
-def _digests(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> dict[str, Any]:
-    values = _map(lambda path: [_size(path), _crc32(path)], paths)
+def _digests(folder: buckets.Folder, paths: Sequence[buckets.Folder]) -> dict[str, Any]:
+    held = _held(folder)
+    crc = functools.partial(_crc32c, held=held) if held else _crc32
+    values = _map(lambda path: [_size(path, held), crc(path)], paths)
     return dict(zip([_name(folder, path) for path in paths], values, strict=True))
 
 
-def _name(folder: pathlib.Path, path: pathlib.Path) -> str:
+def _name(folder: buckets.Folder, path: buckets.Folder) -> str:
     """The name of a file once its step is committed; items are renamed before."""
     first, *rest = path.relative_to(folder).parts
     return "/".join([first.partition(".orbax-checkpoint-tmp")[0], *rest])
@@ -144,11 +166,13 @@ def _map(function: Any, items: Iterable[Any]) -> list[Any]:
         return list(pool.map(function, items))
 
 
-def _size(path: pathlib.Path) -> int:
-    return len(_metadata(path)) if path.name == METADATA else path.stat().st_size
+def _size(path: buckets.Folder, held: Held) -> int:
+    if path.name == METADATA:
+        return len(_metadata(path))
+    return held[str(path)].bytes if held else os.stat(path).st_size
 
 
-def _crc32(path: pathlib.Path) -> int:
+def _crc32(path: buckets.Folder) -> int:
     if path.name == METADATA:
         return zlib.crc32(_metadata(path))
     value = 0
@@ -158,20 +182,34 @@ def _crc32(path: pathlib.Path) -> int:
     return value
 
 
-def _metadata(path: pathlib.Path) -> bytes:
+def _crc32c(path: buckets.Folder, held: Held) -> int | str:
+    """That of the bucket's list; of a step copied to a disk, computed."""
+    if path.name == METADATA:
+        return _crc32(path)
+    if held:
+        return _BUCKET + held[str(path)].crc32c
+    total: Any = importlib.import_module("google_crc32c").Checksum()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            total.update(block)
+    return _BUCKET + base64.b64encode(total.digest()).decode()
+
+
+def _metadata(path: buckets.Folder) -> bytes:
     """What orbax says of a step, without the time of its commit, not known before."""
     values = json.loads(path.read_text())
     values.pop("commit_timestamp_nsecs", None)
     return json.dumps(values, sort_keys=True).encode()
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _sha256(path: buckets.Folder) -> str:
+    total = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            total.update(block)
+    return total.hexdigest()
 
 
-def _write(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-    draft = path.with_name(f"{path.name}.tmp")
+def _write(path: buckets.Folder, values: Mapping[str, Any]) -> None:
     text = json.dumps({"files": values}, indent=1, sort_keys=True)
-    draft.write_text(text)
-    draft.replace(path)
+    buckets.write_text(path, text)

@@ -11,12 +11,14 @@ import collections
 import dataclasses
 import json
 import math
-import pathlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from soraflax import buckets
 
 SPIKE = 20.0  # times the median of the gradient's norm
 HISTORY = 100  # steps of that median
@@ -46,10 +48,10 @@ class Incident:
     config: Any
 
     @classmethod
-    def read(cls, path: str | pathlib.Path) -> "Incident":
+    def read(cls, path: str | os.PathLike[str]) -> "Incident":
         """Raises ValueError or FileNotFoundError where there is none."""
         try:
-            return cls(**json.loads(pathlib.Path(path).read_text()))
+            return cls(**json.loads(buckets.folder(path).read_text()))
         except (TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: no record of an incident ({error})") from error
 
@@ -59,7 +61,7 @@ class Incidents:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: buckets.Folder,
         *,
         config: Any,
         clips: Callable[[Any], Sequence[str]] | None,

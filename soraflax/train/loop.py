@@ -6,6 +6,7 @@ live, resumes what its workdir holds, and calls `train`, which is the loop itsel
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from soraflax.train import (
     step,
     stopping,
     watchdog,
+    work_folder,
 )
 
 
@@ -145,6 +147,7 @@ class TrainRun:
     checkpointer: checkpoint.Checkpointer
     writer: metrics.Writer
     meter: metrics.Meter
+    folder: work_folder.WorkFolder
     ledger: goodput.Ledger
     profiler: profiling.Profiler
     incidents: incidents.Incidents
@@ -153,7 +156,7 @@ class TrainRun:
 def fit(
     job: TrainJob,
     *,
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     config: TrainConfig,
     optimizer_config: optimizer.OptimizerConfig
     | Mapping[str, optimizer.OptimizerConfig],
@@ -172,13 +175,12 @@ def fit(
       CheckpointError: `workdir` holds a damaged checkpoint, or one of another job.
       ReplicaError: copies of the state differ between devices.
     """
-    workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    ledger = goodput.Ledger(workdir / goodput.FILE)
     chain = optimizer.make_optimizer(
         optimizer_config, steps=config.steps, shardings=job.shardings
     )
     with jax.set_mesh(job.mesh), contextlib.ExitStack() as stack:
+        folder = stack.enter_context(work_folder.WorkFolder(workdir))
+        ledger = goodput.Ledger(folder.local / goodput.FILE)
         places = {"shardings": job.shardings, "mesh": job.mesh}
         target, state_shardings = state.abstract_state(job.shapes, chain, **places)
         train_step = step.make_train_step(
@@ -190,9 +192,11 @@ def fit(
             accumulate=config.accumulate,
         )
         limit = 60 * config.stall_minutes
-        stack.enter_context(watchdog.Watchdog(workdir, ledger, limit=limit))
+        stack.enter_context(watchdog.Watchdog(folder.shared, ledger, limit=limit))
         checkpointer = checkpoint.Checkpointer(
-            workdir / "checkpoints", keep=config.keep, keep_period=config.keep_period
+            folder.shared / "checkpoints",
+            keep=config.keep,
+            keep_period=config.keep_period,
         )
         stack.enter_context(checkpointer)
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
@@ -209,7 +213,7 @@ def fit(
         start, peak = int(current.step), metrics.device_peak()
         ledger.step = start
         writer = metrics.Writer(
-            workdir,
+            folder.local,
             start=start,
             steps=config.steps,
             name=job.name,
@@ -223,21 +227,31 @@ def fit(
             batch_shards=len(sharding.batch_shard_processes(job.mesh)),
         )
         profiler = profiling.Profiler(
-            workdir / "profile",
+            folder.local / "profile",
+            shown=folder.shared / "profile",
             at=config.profile_at,
             steps=config.profile_steps,
             say=writer.note,
         )
         stack.enter_context(profiler)
-        stack.callback(end_ledger, ledger, writer, workdir=workdir)
+        stack.callback(end_ledger, ledger, writer, workdir=folder.local)
         found = incidents.Incidents(
-            workdir / "incidents",
+            folder.shared / "incidents",
             config=job.settings,
             clips=job.clips,
             say=writer.note,
         )
         run = TrainRun(
-            job, data, config, checkpointer, writer, meter, ledger, profiler, found
+            job,
+            data,
+            config,
+            checkpointer,
+            writer,
+            meter,
+            folder,
+            ledger,
+            profiler,
+            found,
         )
         return train(current, train_step, run=run)
 
@@ -354,6 +368,7 @@ def save(current: state.TrainState, run: TrainRun) -> None:
     """
     with run.ledger.phase("save"):
         replicas.check(current)
+        run.folder.copy()
         run.checkpointer.save(
             int(current.step), current, iterator=run.data, config=run.job.identity
         )

@@ -26,6 +26,7 @@ class Profiler:
         self,
         folder: pathlib.Path,
         *,
+        shown: object = None,
         at: int = 0,
         steps: int = 5,
         say: Callable[[str], Any] = print,
@@ -34,11 +35,13 @@ class Profiler:
 
         Args:
           folder: where traces are written.
+          shown: what a line about them names in its place; None is the folder.
           at: number of the first step of a window; 0 for none.
           steps: length of a window.
           say: takes a line about every trace.
         """
         self.folder = folder
+        self._shown = folder if shown is None else shown
         self._at, self._steps, self._say = at, steps, say
         self._asked = threading.Event()
         self._until: int | None = None
@@ -67,7 +70,7 @@ class Profiler:
     def _stop(self) -> None:
         self._until = None
         jax.profiler.stop_trace()
-        self._say(f"profile of {self._steps} steps: {self.folder}")
+        self._say(f"profile of {self._steps} steps: {self._shown}")
 
     def __enter__(self) -> "Profiler":
         if threading.current_thread() is threading.main_thread():

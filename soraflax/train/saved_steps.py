@@ -6,7 +6,6 @@ no step is read twice.
 """
 
 import json
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from soraflax import buckets
 from soraflax.train import digests
 
 DIGESTS = digests.DIGESTS
@@ -38,7 +38,7 @@ class SavedSteps:
 
     def __init__(
         self,
-        directory: pathlib.Path,
+        directory: buckets.Folder,
         *,
         keep: int,
         keep_period: int = 0,
@@ -126,6 +126,8 @@ class SavedSteps:
 
     def committed(self) -> list[int]:
         """The committed steps, as this process sees them."""
+        if not self._directory.is_dir():
+            return []  # of a bucket, in which nothing is saved yet
         folders = [p for p in self._directory.iterdir() if p.name.isdigit()]
         finished = (p for p in folders if ocp.utils.is_checkpoint_finalized(p))
         return sorted(int(p.name) for p in finished)
@@ -140,7 +142,7 @@ class SavedSteps:
         return json.loads(from_first(found))
 
 
-def _read_digests(folder: pathlib.Path) -> str:
+def _read_digests(folder: buckets.Folder) -> str:
     """The digests of a step, or why there are none, as JSON."""
     try:
         return json.dumps({"files": digests.read(folder), "problems": []})

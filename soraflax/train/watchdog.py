@@ -14,9 +14,9 @@ import dataclasses
 import faulthandler
 import json
 import os
-import pathlib
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from soraflax import buckets
 from soraflax.train import goodput
 
 STALLED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -60,7 +61,7 @@ class Heartbeat:
         return f"process {self.process} ({self.host})"
 
 
-def write(folder: pathlib.Path, ledger: goodput.Ledger) -> None:
+def write(folder: buckets.Folder, ledger: goodput.Ledger) -> None:
     """Replace the heartbeat of this process."""
     beat = Heartbeat(
         process=jax.process_index(),
@@ -71,12 +72,11 @@ def write(folder: pathlib.Path, ledger: goodput.Ledger) -> None:
         time=time.time(),
         seconds={**ledger.seconds},
     )
-    draft = folder / f".{beat.process}"
-    draft.write_text(json.dumps(dataclasses.asdict(beat)))
-    draft.replace(folder / f"{beat.process}.json")
+    text = json.dumps(dataclasses.asdict(beat))
+    buckets.write_text(folder / f"{beat.process}.json", text)
 
 
-def read(folder: pathlib.Path) -> dict[int, Heartbeat]:
+def read(folder: buckets.Folder) -> dict[int, Heartbeat]:
     """The last heartbeat of every process that wrote one."""
     found = {}
     for path in folder.glob("*.json"):
@@ -149,7 +149,7 @@ class Watchdog:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: buckets.Folder,
         ledger: goodput.Ledger,
         *,
         limit: float = 0.0,
@@ -187,7 +187,7 @@ class Watchdog:
         while not self._done.wait(self._every):
             try:
                 self.look()
-            except OSError as error:  # the disk of heartbeats is not the run's concern
+            except Exception as error:  # where heartbeats go is not the run's concern
                 _say([f"heartbeat: {error}"])
 
     def look(self) -> None:
@@ -211,13 +211,19 @@ class Watchdog:
         )
         self._stacks.mkdir(exist_ok=True)
         path = self._stacks / f"{jax.process_index()}.txt"
-        with path.open("a") as file:
-            file.write(f"{time.strftime('%F %T')} step {self._ledger.step}\n")
-            file.flush()
-            faulthandler.dump_traceback(file)
+        head = f"{time.strftime('%F %T')} step {self._ledger.step}\n"
+        buckets.append_text(path, head + _stacks_of_all())
         where = f"{self._ledger.phase_name} of step {self._ledger.step}"
         _say([f"stalled for {lasted:.0f} s in {where}; stacks are in {path}", *lines])
         self._leave(STALLED)
+
+
+def _stacks_of_all() -> str:
+    """The stacks of all threads of this process."""
+    with tempfile.TemporaryFile("w+") as file:  # it wants the number of a file
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read()
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """A small model and endless data, for tests of the machinery around them."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,7 +82,11 @@ def job(where: Mesh, data: Data | None = None, **changes: Any) -> loop.TrainJob:
 
 
 def fit(
-    made: loop.TrainJob, workdir: pathlib.Path, *, steps: int = 6, **course: Any
+    made: loop.TrainJob,
+    workdir: str | os.PathLike[str],
+    *,
+    steps: int = 6,
+    **course: Any,
 ) -> state.TrainState:
     config = loop.TrainConfig(**{"steps": steps, "log_every": 2, **course})
     return loop.fit(made, workdir=workdir, config=config, optimizer_config=OPTIMIZER)

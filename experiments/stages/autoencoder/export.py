@@ -1,16 +1,16 @@
 """The model that a stage of the autoencoder leaves."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from experiments.stages import runtime
+from soraflax import buckets
 from soraflax.nn import autoencoder
 from soraflax.pretrained import models
 
 
 def export(
-    workdir: pathlib.Path,
+    workdir: buckets.Folder,
     params: Any,
     *,
     sizes: autoencoder.AutoencoderConfig,

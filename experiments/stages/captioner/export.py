@@ -1,12 +1,11 @@
 """The captioner that the stage leaves, complete for captioning."""
 
-import pathlib
 from typing import Any
 
 from data_pipelines import latents, pipeline
 from experiments.stages.captioner import config as stage_config
 from experiments.stages.video import data as data_lib
-from soraflax import tokenizer
+from soraflax import buckets, tokenizer
 from soraflax.nn import autoencoder
 from soraflax.pretrained import captioners
 
@@ -19,7 +18,7 @@ def export(
     vocabulary: tokenizer.Tokenizer,
     params: Any,
     result: dict[str, float],
-    workdir: pathlib.Path,
+    workdir: buckets.Folder,
 ) -> None:
     """Write `workdir/model`: captioner, autoencoder, vocabulary, statistics.
 

@@ -1,7 +1,6 @@
 """The fine-tuned video model, and its adapters."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from data_pipelines import pipeline
 from experiments.stages.finetune import config as stage_config
 from experiments.stages.video import data as video_data
 from experiments.stages.video import export as video_export
+from soraflax import buckets
 from soraflax.nn import lora
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
@@ -22,7 +22,7 @@ def export(
     data: pipeline.PackedDataConfig,
     text: video_data.TextSource,
     params: Any,
-    workdir: pathlib.Path,
+    workdir: buckets.Folder,
 ) -> None:
     """Write `workdir/model`, and `workdir/adapters` where there are some.
 

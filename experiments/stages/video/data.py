@@ -10,8 +10,8 @@ import jax
 from data_pipelines import latents, pipeline, records, text_features
 from experiments.stages import runtime
 from experiments.stages.video import config as stage_config
+from soraflax import buckets, sharding, tokenizer
 from soraflax import config as config_lib
-from soraflax import sharding, tokenizer
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, text_encoders
 
@@ -98,7 +98,7 @@ def find_latents(
     config: CachedData,
     encoder: TrainedEncoder,
     *,
-    workdir: pathlib.Path,
+    workdir: buckets.Folder,
 ) -> pathlib.Path:
     """The latents to train on; clips are encoded into `workdir/latents` once.
 
@@ -113,7 +113,13 @@ def find_latents(
             source, config.data.split, digest=encoder.model.encoder_digest
         )
         return source
-    target = workdir / "latents"
+    if buckets.is_bucket(workdir):
+        raise config_lib.ConfigError(
+            f"config.data.path {source} holds clips, and latents are not cached into a "
+            "bucket: encode them first, with python -m data_pipelines.cache CLIPS "
+            "LATENTS --autoencoder AE, and give --config.data.path=LATENTS"
+        )
+    target = pathlib.Path(workdir) / "latents"
     if not target.exists() and jax.process_index() == 0:
         with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])):
             latents.cache_latents(

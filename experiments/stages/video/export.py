@@ -1,7 +1,6 @@
 """The video model that the stage leaves, complete for generation."""
 
 import functools
-import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 from data_pipelines import latents, pipeline, transforms
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
+from soraflax import buckets
 from soraflax.nn import autoencoder
 from soraflax.ops import grid as grids
 from soraflax.pretrained import models, training_data
@@ -24,7 +24,7 @@ def export(
     encoder: data_lib.TrainedEncoder,
     text: data_lib.TextSource,
     params: Any,
-    workdir: pathlib.Path,
+    workdir: buckets.Folder,
 ) -> None:
     """Write `workdir/model`, all that generation needs; `params` stay on the mesh.
 
