@@ -27,6 +27,7 @@ def with_windows(
     fits: Iterable[tuple[str, str, int, transforms.FitPlan]],
     *,
     splits: Mapping[str, str],
+    failed: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
     """The lines of a dataset's report, with what its clips became as latents.
 
@@ -35,13 +36,21 @@ def with_windows(
       fits: id of the clip, id of the window, first native frame and fitted size of
         every window.
       splits: id of a clip to its split.
+      failed: id of a clip that became none, to why.
     """
     windows: dict[str, list[tuple[str, int, transforms.FitPlan]]] = {}
     for clip, window, start, fit in fits:
         windows.setdefault(clip, []).append((window, start, fit))
+    left_out = dict(failed)
     for line in report:
-        own = windows.pop(str(line.get("input")), None)
-        yield dict(line) if own is None else {**line, **_fitted(own)}
+        name = str(line.get("input"))
+        own, reason = windows.pop(name, None), left_out.pop(name, None)
+        if reason is not None:
+            yield {**line, "outcome": "failed", "reason": reason}
+        else:
+            yield dict(line) if own is None else {**line, **_fitted(own)}
+    for clip, reason in left_out.items():
+        yield {"input": clip, "outcome": "failed", "reason": reason}
     for clip, own in windows.items():
         line = {"input": clip, "outcome": "kept", "split": splits[clip]}
         yield line | _fitted(own)

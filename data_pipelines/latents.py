@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float, Float16, UInt8
 
-from data_pipelines import account, added_captions, records, sources, transforms
+from data_pipelines import added_captions, records, sources, transforms
 from soraflax import config as config_lib
+from soraflax import sharding
+from soraflax.nn import autoencoder
 from soraflax.ops import grid as grids
 from soraflax.pretrained import models
 
@@ -47,11 +49,19 @@ class LatentEncoder:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of_model(cls, model: models.AutoencoderModel) -> "LatentEncoder":
-        """The encoder of an autoencoder, whose parameters are on one device in use."""
+    def of_model(
+        cls, model: models.AutoencoderModel, *, devices: Sequence[Any] = ()
+    ) -> "LatentEncoder":
+        """The encoder of an autoencoder.
+
+        Args:
+          model: the autoencoder.
+          devices: devices of this process that share each batch, which they divide; by
+            default it is encoded by one.
+        """
         model = dataclasses.replace(model)  # which remembers what is on a device
         return cls(
-            encode=model.encode,
+            encode=_divided(model, devices) if len(devices) > 1 else model.encode,
             digest=model.encoder_digest,
             temporal_ratio=model.config.temporal_ratio,
             spatial_ratio=model.config.spatial_ratio,
@@ -60,6 +70,27 @@ class LatentEncoder:
 
     def grid(self, patch: tuple[int, int, int]) -> grids.Grid:
         return grids.Grid(self.temporal_ratio, self.spatial_ratio, patch=patch)
+
+
+def _divided(
+    model: models.AutoencoderModel, devices: Sequence[Any]
+) -> Callable[[np.ndarray], Any]:
+    """The encoding of batches whose clips are dealt to several devices."""
+    mesh = sharding.make_mesh(data=len(devices), devices=devices)
+    module = autoencoder.Autoencoder(model.config)
+
+    @jax.jit
+    def encode(params: Any, video: Any) -> Any:
+        return module.apply({"params": params}, video, method="encode")[0]
+
+    params = jax.device_put(model.params, sharding.replicated(mesh))
+
+    def on_all(video: np.ndarray) -> Any:
+        with jax.set_mesh(mesh):
+            clips = jax.device_put(video, sharding.batch_sharding(mesh))
+            return encode(params, clips)
+
+    return on_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +104,7 @@ class LatentCacheConfig:
         at random.
       batch: clips encoded together; a shorter batch is filled up, so that each fitted
         size is compiled once.
-      chunk: windows encoded before any is written, in the order of the clips.
+      chunk: clips encoded before any is written, in their order.
       seed: PRNG seed of the random windows.
       threads: number of decoding threads.
       budgets: tokens; each clip is cached once for each of them, instead of
@@ -220,6 +251,9 @@ def cache_latents(
 ) -> dict[str, Any]:
     """Encode every split of a clip dataset; all or nothing is written.
 
+    What was encoded when it was stopped is kept, and not encoded again
+    (`latent_parts`, which also has several workers share the work).
+
     Args:
       dataset: a DATASET directory of clips.
       output: the new directory.
@@ -231,66 +265,17 @@ def cache_latents(
       The contents of dataset.json.
 
     Raises:
-      DatasetError: `dataset` cannot be read, or `output` is in the way.
-      MediaError: a clip cannot be decoded.
+      DatasetError: `dataset` cannot be read, `output` is in the way, or more than one
+        in 100 clips cannot be decoded.
     """
-    from data_pipelines.builders import latent_records as builder
+    from data_pipelines import latent_parts
 
-    config = config or LatentCacheConfig()
     records.check_output(output, overwrite=overwrite)
-    info, grid = records.read_info(dataset), encoder.grid(config.patch)
-    splits = {
-        k: records.open_dataset(dataset, k) for k, n in info["splits"].items() if n
-    }
-    plans = {
-        name: plan_windows(clips, grid, config=config) for name, clips in splits.items()
-    }
-    bar = tqdm.tqdm(total=sum(map(len, plans.values())), desc="latents", unit="clip")
-    with bar, records.publish(output, overwrite=overwrite) as root:
-        encoding = _Encoding(encoder, config, bar=bar)
-        examples = {
-            name: encoding.examples(clips, plans[name])
-            for name, clips in splits.items()
-        }
-        directory = builder.Latents(data_dir=root, examples=examples).write()
-        report = list(_report(dataset, plans))
-        metadata = {
-            "kind": "latents",
-            "account": account.summary(report),
-            **_origin(dataset, info, encoder=encoder),
-            "grid": dataclasses.asdict(grid),
-            "config": dataclasses.asdict(config),
-            "shapes": sorted(encoding.shapes),
-            **measure_statistics(root / directory),
-        }
-        return records.write_metadata(root, directory, info=metadata, report=report)
-
-
-def _origin(
-    dataset: str | Path, info: Mapping[str, Any], *, encoder: LatentEncoder
-) -> dict[str, Any]:
-    """Entries of dataset.json about the clips and the encoder of the latents."""
-    digest = records.dataset_digest(dataset)
-    return {
-        "name": info.get("name", ""),
-        "source": {"path": str(dataset), "digest": digest},
-        "encoder": {"digest": encoder.digest, "config": dict(encoder.config)},
-    }
-
-
-def _report(
-    dataset: str | Path, plans: Mapping[str, Sequence["ClipWindow"]]
-) -> Iterator[dict[str, Any]]:
-    """The lines of the clips' own report, with the windows of each."""
-    return account.with_windows(
-        records.read_report(dataset),
-        [
-            (window.clip, window.id, window.start, window.fit)
-            for windows in plans.values()
-            for window in windows
-        ],
-        splits={w.clip: split for split, windows in plans.items() for w in windows},
+    job = latent_parts.CacheJob(
+        dataset, output, encoder=encoder, config=config or LatentCacheConfig()
     )
+    job.encode()
+    return job.finish(overwrite=overwrite)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,21 +310,32 @@ def plan_windows(
       grid: legal sizes of the autoencoder and the patch.
       config: limits, and the number of windows.
     """
+    indices = range(len(clips))
+    planned = (plan_clip(clips[i], i, grid=grid, config=config) for i in indices)
+    return [window for windows in planned for window in windows]
+
+
+def plan_clip(
+    clip: records.ClipRecord,
+    index: int,
+    *,
+    grid: grids.Grid,
+    config: LatentCacheConfig,
+) -> list[ClipWindow]:
+    """The windows of the clip `index` of its split, with their sizes; at least one."""
     windows = []
-    for index in range(len(clips)):
-        clip = clips[index]
-        for budget in config.budgets or (config.fit.max_tokens,):
-            fit = transforms.plan_fit(
-                clip.frames,
-                clip.height,
-                width=clip.width,
-                fps=clip.fps,
-                grid=grid,
-                config=dataclasses.replace(config.fit, max_tokens=budget),
-            )
-            suffix = f"@{budget}" if config.budgets else ""
-            for name, start in _starts(clip.id, fit, index=index, config=config):
-                windows.append(ClipWindow(index, clip.id, name + suffix, fit, start))
+    for budget in config.budgets or (config.fit.max_tokens,):
+        fit = transforms.plan_fit(
+            clip.frames,
+            clip.height,
+            width=clip.width,
+            fps=clip.fps,
+            grid=grid,
+            config=dataclasses.replace(config.fit, max_tokens=budget),
+        )
+        suffix = f"@{budget}" if config.budgets else ""
+        for name, start in _starts(clip.id, fit, index=index, config=config):
+            windows.append(ClipWindow(index, clip.id, name + suffix, fit, start))
     return windows
 
 
@@ -398,48 +394,6 @@ def fitted_batches(
     yield from grain.MapDataset.source(batches).map(load).to_iter_dataset(options)
 
 
-class _Encoding:
-    """The encoding of the splits of a dataset, under one progress bar.
-
-    Attributes:
-      shapes: shapes of the latents so far.
-    """
-
-    def __init__(
-        self, encoder: LatentEncoder, config: LatentCacheConfig, *, bar: Any
-    ) -> None:
-        self.encoder = encoder
-        self.config = config
-        self.bar = bar
-        self.shapes: set[tuple[int, ...]] = set()
-
-    def examples(
-        self, clips: sources.Source[records.ClipRecord], windows: Sequence[ClipWindow]
-    ) -> Iterator[dict[str, Any]]:
-        """The examples of one split, in the order of its windows.
-
-        Within a chunk windows are encoded by size; `finished` brings them back.
-        """
-        for start in range(0, len(windows), self.config.chunk):
-            chunk = windows[start : start + self.config.chunk]
-            finished: dict[int, dict[str, Any]] = {}
-            for group, loaded in fitted_batches(
-                clips, chunk, batch=self.config.batch, threads=self.config.threads
-            ):
-                videos = [video for _, video in loaded]
-                latents = encode_batch(self.encoder, videos, batch=self.config.batch)
-                self.shapes.add(latents.shape[1:])
-                for (position, window), (clip, _), latent in zip(
-                    group, loaded, latents, strict=True
-                ):
-                    record = LatentRecord(
-                        window.id, latent, window.fit.fps, clip.captions, clip.truth
-                    )
-                    finished[position] = record.to_example()
-                self.bar.update(len(group))
-            yield from (finished[position] for position in range(len(chunk)))
-
-
 def encode_batch(
     encoder: LatentEncoder,
     videos: Sequence[UInt8[np.ndarray, "T H W 3"]],
@@ -466,8 +420,6 @@ def encode_batch(
 def measure_statistics(directory: Path) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel over the training split."""
     import tensorflow_datasets as tfds
-
-    from soraflax.nn import autoencoder
 
     built: Any = tfds.builder_from_directory(str(directory))
     split = "train" if "train" in built.info.splits else next(iter(built.info.splits))

@@ -287,7 +287,7 @@ def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
             f"{path}: {count} records instead of {shard['records']}: damaged; make the "
             "dataset again"
         )
-    if verify and _digest(path) != shard["sha256"]:
+    if verify and file_digest(path) != shard["sha256"]:
         raise DatasetError(f"{path}: SHA-256 differs; make the dataset again")
 
 
@@ -334,7 +334,7 @@ def dataset_digest(path: str | Path) -> str:
     manifest = Path(path) / MANIFEST
     if not manifest.is_file():
         raise DatasetError(f"{manifest}: missing; make the dataset again")
-    return _digest(manifest)
+    return file_digest(manifest)
 
 
 def read_report(path: str | Path) -> list[dict[str, Any]]:
@@ -395,7 +395,7 @@ def _shards(root: Path, directory: str) -> Iterator[dict[str, Any]]:
             "split": split,
             "records": _count(path),
             "bytes": path.stat().st_size,
-            "sha256": _digest(path),
+            "sha256": file_digest(path),
         }
 
 
@@ -452,7 +452,8 @@ def _count(path: Path) -> int:
     return count
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

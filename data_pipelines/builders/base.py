@@ -3,12 +3,13 @@
 import contextlib
 import io
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 
 class RecordBuilder(tfds.core.GeneratorBasedBuilder):
@@ -43,6 +44,68 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         # TFDS makes an empty one beside the builder's own folder, NAME/VERSION.
         shutil.rmtree(Path(self.data_dir).parents[1] / "downloads", ignore_errors=True)
         return f"{self.name}/{self.VERSION}"
+
+    def serialize(self, example: Mapping[str, Any]) -> bytes:
+        """The bytes of an example in a shard, the same in every process.
+
+        Those of TFDS's own writers hold a record's fields in an order that changes.
+        """
+        from tensorflow_datasets.core import example_serializer
+
+        features: Any = self.info.features
+        serializer = example_serializer.ExampleSerializer(
+            features.get_serialized_info()
+        )
+        encoded = serializer.get_tf_example(features.encode_example(example))
+        return encoded.SerializeToString(deterministic=True)
+
+    def write_info(self, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+        """Write what TFDS needs beside shards that were written elsewhere.
+
+        Args:
+          splits: `records` and `bytes` of the shards of each split.
+
+        Returns:
+          Their directory, relative to `data_dir`.
+        """
+        directory = f"{self.name}/{self.VERSION}"
+        place = Path(self.data_dir).parents[1] / directory
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=epath.Path(place),
+            dataset_name=self.name,
+            filetype_suffix="array_record",
+        )
+        infos = [
+            tfds.core.SplitInfo(
+                name=name,
+                shard_lengths=[row["records"] for row in rows],
+                num_bytes=sum(row["bytes"] for row in rows),
+                filename_template=template.replace(split=name),
+            )
+            for name, rows in splits.items()
+            if rows
+        ]
+        self.info.set_splits(tfds.core.SplitDict(infos))
+        place.mkdir(parents=True, exist_ok=True)
+        self.info.write_to_directory(place)
+        return directory
+
+    def shard_entries(
+        self, splits: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> Iterator[dict[str, Any]]:
+        """Lines of the manifest: `file`, `split`, `records`, `bytes`, `sha256`, `key`.
+
+        Args:
+          splits: rows of the shards of each split, with all but the first two.
+        """
+        directory = f"{self.name}/{self.VERSION}"
+        for split in sorted(splits):
+            rows = splits[split]
+            for number, row in enumerate(rows):
+                name = f"{self.name}-{split}.array_record"
+                name += f"-{number:05d}-of-{len(rows):05d}"
+                facts = {k: row[k] for k in ("records", "bytes", "sha256", "key")}
+                yield {"file": f"{directory}/{name}", "split": split, **facts}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

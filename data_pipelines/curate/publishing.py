@@ -98,8 +98,9 @@ def _old_shards(output: str) -> set[str]:
 def _write_metadata(
     dataset: Dataset, root: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    directory = shards.write_tfds_metadata(root, dataset.splits)
-    entries = list(shards.shard_entries(directory, dataset.splits))
+    builder = shards.CuratedClips(data_dir=root)
+    directory = builder.write_info(dataset.splits)
+    entries = list(builder.shard_entries(dataset.splits))
     (root / QUARANTINE).write_bytes(json_lines(dataset.quarantine))
     (root / THUMBNAILS).write_bytes(json_lines(dataset.thumbnails))
     info = {"kind": "clips", "name": "curated", "schema": SCHEMA, **dataset.info}

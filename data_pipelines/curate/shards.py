@@ -32,22 +32,6 @@ class CuratedClips(base.RecordBuilder):
     def features(self) -> dict[str, Any]:
         return base.clip_features()
 
-    def serialize(self, record: records.ClipRecord) -> bytes:
-        """The bytes of a record in a shard, the same in every process.
-
-        Those of TFDS's own writers hold a record's fields in an order that changes.
-        """
-        from tensorflow_datasets.core import example_serializer
-
-        features: Any = self.info.features
-        serializer = example_serializer.ExampleSerializer(
-            features.get_serialized_info()
-        )
-        example = serializer.get_tf_example(
-            features.encode_example(record.to_example())
-        )
-        return example.SerializeToString(deterministic=True)
-
 
 def plan_shards(
     clips: Sequence[Mapping[str, Any]], rules: settings.ShardSettings
@@ -95,7 +79,7 @@ class ShardStep:
             builder = CuratedClips(data_dir=folder)
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for clip in shard:
-                writer.write(builder.serialize(self._record(clip, ran)))
+                writer.write(builder.serialize(self._record(clip, ran).to_example()))
             writer.close()
             with storage.local_copy(os.fspath(path)) as (_, digest):
                 pass
@@ -160,50 +144,3 @@ def cut_out(
             return target.read_bytes()
     except ValueError as error:
         raise records.DatasetError(f"{error}; it was whole before") from error
-
-
-def write_tfds_metadata(
-    root: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> str:
-    """Write what TFDS needs beside the shards; returns their folder within `root`.
-
-    Args:
-      root: of the dataset, or a local image of it.
-      splits: rows of the shards of each split.
-    """
-    import tensorflow_datasets as tfds
-    from etils import epath
-
-    builder = CuratedClips(data_dir=root)
-    directory = f"{builder.name}/{builder.VERSION}"
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(root / directory),
-        dataset_name=builder.name,
-        filetype_suffix="array_record",
-    )
-    infos = [
-        tfds.core.SplitInfo(
-            name=name,
-            shard_lengths=[row["records"] for row in rows],
-            num_bytes=sum(row["bytes"] for row in rows),
-            filename_template=template.replace(split=name),
-        )
-        for name, rows in splits.items()
-        if rows
-    ]
-    builder.info.set_splits(tfds.core.SplitDict(infos))
-    (root / directory).mkdir(parents=True, exist_ok=True)
-    builder.info.write_to_directory(root / directory)
-    return directory
-
-
-def shard_entries(
-    directory: str, splits: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[dict[str, Any]]:
-    """Lines of the manifest: `file`, `split`, `records`, `bytes`, `sha256`, `key`."""
-    for split in sorted(splits):
-        rows = splits[split]
-        for number, row in enumerate(rows):
-            name = f"curated_clips-{split}.array_record-{number:05d}-of-{len(rows):05d}"
-            facts = {k: row[k] for k in ("records", "bytes", "sha256", "key")}
-            yield {"file": f"{directory}/{name}", "split": split, **facts}

@@ -15,7 +15,7 @@ from data_pipelines import account, pipeline, records
 from experiments.stages import run_config
 from soraflax import buckets, process_memory, sharding
 from soraflax import config as config_lib
-from soraflax.train import cluster, goodput, stopping
+from soraflax.train import cluster, goodput, saved_steps, stopping
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
 
@@ -141,6 +141,26 @@ def write_json(path: buckets.Folder, values: Any) -> None:
     """Write `values` as indented JSON, from the first process alone."""
     if jax.process_index() == 0:
         path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What all processes do, each its own; where it fails in one, it fails in all.
+
+    Raises:
+      ValueError: in the others, naming the process and its error.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        failure = error
+    said = saved_steps.allgather_text(str(failure) if failure else "")
+    if failure is not None:
+        raise failure
+    for number, text in enumerate(said):
+        if text:
+            raise ValueError(f"process {number}: {text}")
 
 
 def barrier(name: str) -> None:

@@ -26,7 +26,9 @@ def _joined(*extra):
         ("photo.png", "photo.png", 0, _fit(1, 64, 64, fps=1.0)),
         *extra,
     ]
-    return list(account.with_windows(REPORT, fits, splits={"new.mp4": "train"}))
+    return list(
+        account.with_windows(REPORT, fits, splits={"new.mp4": "train"}, failed={})
+    )
 
 
 def test_a_line_follows_a_clip_from_file_to_window():
@@ -45,7 +47,7 @@ def test_a_line_follows_a_clip_from_file_to_window():
 def test_windows_that_overlap_lose_what_none_of_them_covers():
     fit = _fit(41, 64, 64, fps=10.0)
     fits = [("a", "a#0", 0, fit), ("a", "a#1", 10, fit)]
-    (line,) = account.with_windows([], fits, splits={"a": "train"})
+    (line,) = account.with_windows([], fits, splits={"a": "train"}, failed={})
     assert line["lost_seconds"] == 1.4  # 41 frames, less 0..26
     assert [window["id"] for window in line["windows"]] == ["a#0", "a#1"]
 
@@ -53,6 +55,13 @@ def test_windows_that_overlap_lose_what_none_of_them_covers():
 def test_a_clip_that_no_report_names_has_a_line_all_the_same():
     *_, line = _joined(("new.mp4", "new.mp4", 0, _fit(5, 64, 64, fps=8.0)))
     assert line["input"] == "new.mp4" and line["split"] == "train"
+
+
+def test_a_clip_that_became_none_says_why():
+    failed = {"long.mp4": "long.mp4: no frame", "gone": "record 7 is damaged"}
+    lines = list(account.with_windows(REPORT, [], splits={}, failed=failed))
+    told = {k["input"]: k["reason"] for k in lines if k["outcome"] == "failed"}
+    assert told == {"broken.mp4": "not a video"} | failed
 
 
 def test_the_summary_says_what_was_refused_resized_cut_and_made_an_image():

@@ -7,13 +7,14 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from data_pipelines import latents, pipeline, records, text_features
+from data_pipelines import latent_parts, latents, pipeline, records, text_features
 from experiments.stages import runtime
 from experiments.stages.video import config as stage_config
 from soraflax import buckets, sharding, tokenizer
 from soraflax import config as config_lib
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, text_encoders
+from soraflax.train import saved_steps
 
 
 @runtime_checkable
@@ -43,9 +44,14 @@ class TrainedEncoder:
         """Raises ModelError or FileNotFoundError where there is none."""
         return cls(pathlib.Path(path), models.load_autoencoder(path))
 
-    def for_cache(self) -> latents.LatentEncoder:
-        """The encoder as `cache_latents` takes it; on one device while in use."""
-        return latents.LatentEncoder.of_model(self.model)
+    def for_cache(self, batch: int = 1) -> latents.LatentEncoder:
+        """The encoder as `cache_latents` takes it.
+
+        It is on as many devices of this process as divide `batch` clips, while in use.
+        """
+        local = jax.local_devices()
+        count = next(n for n in range(len(local), 0, -1) if batch % n == 0)
+        return latents.LatentEncoder.of_model(self.model, devices=local[:count])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +108,8 @@ def find_latents(
 ) -> pathlib.Path:
     """The latents to train on; clips are encoded into `workdir/latents` once.
 
+    All processes share that work, and go on where they were stopped.
+
     Raises:
       DatasetError: no dataset, or latents of another encoder.
       ConfigError: `workdir/latents` was cached under other settings, or from other
@@ -116,16 +124,12 @@ def find_latents(
     if buckets.is_bucket(workdir):
         raise config_lib.ConfigError(
             f"config.data.path {source} holds clips, and latents are not cached into a "
-            "bucket: encode them first, with python -m data_pipelines.cache CLIPS "
-            "LATENTS --autoencoder AE, and give --config.data.path=LATENTS"
+            "bucket: encode them first (python -m experiments.cache, with the same "
+            "--config and --out LATENTS) and give --config.data.path=LATENTS"
         )
     target = pathlib.Path(workdir) / "latents"
-    if not target.exists() and jax.process_index() == 0:
-        with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])):
-            latents.cache_latents(
-                source, target, encoder=encoder.for_cache(), config=config.cache
-            )
-    runtime.barrier("latents")
+    if saved_steps.from_first(lambda: str(target.exists())) == "False":
+        cache(source, target, encoder=encoder, config=config.cache)
     cached = latents.open_latents(
         target, config.data.split, digest=encoder.model.encoder_digest
     )
@@ -139,6 +143,31 @@ def find_latents(
             f"use {theirs!r} or another workdir"
         )
     return target
+
+
+def cache(
+    source: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    encoder: TrainedEncoder,
+    config: latents.LatentCacheConfig,
+) -> None:
+    """Encode clips by all processes; the first puts the parts together.
+
+    Raises:
+      ValueError: in all of them, where one failed.
+    """
+    one = sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])
+    with jax.set_mesh(one):  # not that of the run, which spans processes
+        job = latent_parts.CacheJob(
+            source, target, encoder=encoder.for_cache(config.batch), config=config
+        )
+        index, count = jax.process_index(), jax.process_count()
+        with runtime.together():
+            job.encode(index, count=count)
+        with runtime.together():
+            if index == 0:
+                job.finish()
 
 
 def check_source(
