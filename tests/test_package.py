@@ -54,7 +54,7 @@ def test_the_parser_knows_the_extras():
         modules = cli.modules_of(extra)
         names = {distributions.get(m, m.replace("_", "-")) for m in modules}
         assert {n.replace("_", "-") for n in dependencies(extra)} == names
-    inner = map(dependencies, ("clean", "parquet", "plan", "ui"))
+    inner = map(dependencies, ("clean", "gcs", "parquet", "plan", "ui"))
     assert dependencies("all") == set().union(*inner)
 
 

@@ -8,10 +8,21 @@
 KIND is `gke_jobset` (slices of TPUs on GKE), `slurm` (nodes of GPUs) or `tpu_vm` (one
 TPU VM). What is run is a command of `soraflax`, which gets `--config.distributed=True`.
 What a manifest needs and was not given is named.
+
+A sweep is a manifest for every combination of values, each with a name and a work
+folder of its own, in a folder:
+
+    python -m experiments.launch.render gke_jobset --set name=wan ... \\
+        --run 'train ...' --out sweep \\
+        --sweep config.seed=0,1 config.optimizer.learning_rate=1e-4,3e-4
+    kubectl apply -f sweep      # or: for job in sweep/*.sbatch; do sbatch $job; done
+
+`sweep/sweep.jsonl` says which is which. All of them resume as one does.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -107,6 +118,83 @@ def render(kind: str, fields: Mapping[str, str], *, words: Sequence[str]) -> str
     return string.Template(text).substitute(filled)
 
 
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+      name: name of its job, and of its work folder within that of the sweep.
+      values: value of every field that is swept.
+      words: the command that it runs.
+    """
+
+    name: str
+    values: Mapping[str, str]
+    words: Sequence[str]
+
+
+def sweep(name: str, words: Sequence[str], *, fields: Sequence[str]) -> list[Point]:
+    """The runs of a sweep, in order; the last field changes fastest.
+
+    Args:
+      name: name of the sweep.
+      words: the command of all runs, with `--workdir=`.
+      fields: `config.FIELD=VALUE,VALUE...` of every field.
+
+    Raises:
+      ValueError: a field of another form, named twice or fixed by `words`; a value
+        twice; or no work folder.
+    """
+    swept: dict[str, list[str]] = {}
+    for field in fields:
+        key, _, listed = field.partition("=")
+        values = listed.split(",")
+        if not key.startswith("config.") or not all(values):
+            raise ValueError(f"--sweep {field}: use config.FIELD=VALUE,VALUE")
+        if len(set(values)) < len(values):
+            raise ValueError(f"--sweep {field}: a value is there twice")
+        if key in swept or any(word.startswith(f"--{key}=") for word in words):
+            raise ValueError(f"--sweep {field}: {key} is given twice")
+        swept[key] = values
+    folders = [i for i, word in enumerate(words) if word.startswith("--workdir=")]
+    if len(folders) != 1:
+        raise ValueError("--run: give the folder of the sweep as one --workdir=FOLDER")
+    points = []
+    for number, chosen in enumerate(itertools.product(*swept.values())):
+        values = dict(zip(swept, chosen, strict=True))
+        own, made = f"{name}-{number}", list(words)
+        made[folders[0]] = f"{words[folders[0]].rstrip('/')}/{own}"
+        made += [f"--{key}={value}" for key, value in values.items()]
+        points.append(Point(own, values, made))
+    return points
+
+
+def write_sweep(
+    kind: str,
+    fields: Mapping[str, str],
+    *,
+    points: Sequence[Point],
+    folder: pathlib.Path,
+) -> None:
+    """Write a manifest for every point, and `sweep.jsonl`.
+
+    Raises:
+      ValueError: as of `render`; or `folder` holds something.
+    """
+    texts = {
+        point.name: render(kind, {**fields, "name": point.name}, words=point.words)
+        for point in points
+    }
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: exists; choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = pathlib.Path(MANIFESTS[kind].file).suffix
+    for name, text in texts.items():
+        (folder / f"{name}{suffix}").write_text(text)
+    lines = [json.dumps(dataclasses.asdict(point)) + "\n" for point in points]
+    (folder / "sweep.jsonl").write_text("".join(lines))
+
+
 def add_parser(subparsers: Any) -> cli.Parser:
     """The parser of the command."""
     parser = subparsers.add_parser(
@@ -119,6 +207,8 @@ def add_parser(subparsers: Any) -> cli.Parser:
     add("kind", metavar="KIND", help=", ".join(MANIFESTS))
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="fields")
     add("--run", default="", metavar="COMMAND", help="train --config=... --workdir=...")
+    add("--sweep", nargs="+", default=[], metavar="FIELD=V,V", help="config.FIELD=V,V")
+    add("--out", type=pathlib.Path, metavar="FOLDER", help="of a sweep, to make")
     return parser
 
 
@@ -128,7 +218,15 @@ def run(args: argparse.Namespace) -> None:
         if "=" not in pair:
             raise ValueError(f"--set {pair}: use NAME=VALUE")
     fields = dict(pair.split("=", 1) for pair in args.set)
-    print(render(args.kind, fields, words=shlex.split(args.run)), end="")
+    words = shlex.split(args.run)
+    if bool(args.sweep) != bool(args.out):
+        raise ValueError("--sweep and --out go together")
+    if not args.sweep:
+        print(render(args.kind, fields, words=words), end="")
+        return
+    points = sweep(fields.get("name", "run"), words, fields=args.sweep)
+    write_sweep(args.kind, fields, points=points, folder=args.out)
+    print(f"{args.out}: {len(points)} manifests; which is which is in sweep.jsonl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

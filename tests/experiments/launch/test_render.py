@@ -1,9 +1,12 @@
 """Manifests: filled in, of the form that their scheduler takes, or refused by name."""
 
+import json
 import pathlib
 import re
 import subprocess
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -43,6 +46,95 @@ def test_a_jobset_runs_every_host_of_every_slice():
     names = [volume["name"] for volume in pod["volumes"]]
     assert [mount["name"] for mount in container["volumeMounts"]] == names
     assert all(type(port["containerPort"]) is int for port in container["ports"])
+
+
+def _schema() -> dict[str, Any]:
+    return json.loads((ROOT / "tests/data/schemas/jobset_v1alpha2.json").read_text())
+
+
+@pytest.mark.parametrize("slices", ["1", "64"])
+def test_a_jobset_is_what_its_published_schema_allows(slices: str):
+    made = yaml.safe_load(
+        render.render("gke_jobset", GKE | {"slices": slices}, words=WORDS)
+    )
+    jsonschema.validate(made, _schema())
+
+
+def _set(values: Any, path: str, value: Any) -> None:
+    *folders, last = path.split(".")
+    for name in folders:
+        values = values[int(name) if name.isdigit() else name]
+    values[last] = value
+
+
+JOB = "spec.replicatedJobs.0.template.spec"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (f"{JOB}.parallelism", "16"),
+        (f"{JOB}.paralelism", 16),
+        (f"{JOB}.template.spec.restartpolicy", "Never"),
+        (f"{JOB}.template.spec.containers.0.args", "train"),
+        (f"{JOB}.template.spec.containers.0.ports.0.containerPort", "8471"),
+        ("spec.failurePolicy.maxRestart", 3),
+        ("metadata.name", 3),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(path: str, value: Any):
+    made = yaml.safe_load(render.render("gke_jobset", GKE, words=WORDS))
+    _set(made, path, value)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(made, _schema())
+
+
+SWEEP = ["config.seed=0,1", "config.optimizer.learning_rate=1e-4,3e-4"]
+
+
+def test_a_sweep_is_a_manifest_for_every_combination(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    fields = [f"{name}={value}" for name, value in GKE.items()]
+    words = ["gke_jobset", "--set", *fields, "--run", " ".join(WORDS)]
+    assert render.main([*words, "--sweep", *SWEEP, "--out", str(tmp_path / "s")]) == 0
+    assert "4 manifests" in capsys.readouterr().out
+    lines = (tmp_path / "s/sweep.jsonl").read_text().splitlines()
+    assert [json.loads(line)["values"] for line in lines] == [
+        {"config.seed": seed, "config.optimizer.learning_rate": rate}
+        for seed in ("0", "1")
+        for rate in ("1e-4", "3e-4")
+    ]
+    folders = set()
+    for number in range(4):
+        made = yaml.safe_load((tmp_path / f"s/wan-{number}.yaml").read_text())
+        jsonschema.validate(made, _schema())
+        assert made["metadata"]["name"] == f"wan-{number}"
+        pod = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+        args = pod["containers"][0]["args"]
+        assert f"--config.seed={number // 2}" in args
+        folders |= {word for word in args if word.startswith("--workdir=")}
+    assert folders == {f"--workdir=/storage/wan/wan-{n}" for n in range(4)}
+    assert render.main([*words, "--sweep", *SWEEP, "--out", str(tmp_path / "s")]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert render.main([*words, "--sweep", *SWEEP]) == 2
+    assert "--sweep and --out go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "message"),
+    [
+        (["seed=0,1"], WORDS, "use config.FIELD=VALUE,VALUE"),
+        (["config.seed="], WORDS, "use config.FIELD=VALUE,VALUE"),
+        (["config.seed=0,0"], WORDS, "a value is there twice"),
+        (["config.seed=0", "config.seed=1"], WORDS, "config.seed is given twice"),
+        (["config.seed=0"], [*WORDS, "--config.seed=1"], "is given twice"),
+        (["config.seed=0"], WORDS[:2], "one --workdir=FOLDER"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(fields, words, message):
+    with pytest.raises(ValueError, match=message):
+        render.sweep("wan", words, fields=fields)
 
 
 def test_words_with_quotes_stay_words():
