@@ -73,16 +73,13 @@ def enabled(place: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
         yield None
         return
     settings = _SETTINGS | {"jax_compilation_cache_dir": str(programs)}
-    before = {name: _setting(name) for name in settings}
     try:
-        _configure(settings)
-        with warnings.catch_warnings():
+        with configured(settings), warnings.catch_warnings():
             # Such as a full disk: then it is compiled again the next time.
             message = "Error (reading|writing) persistent compilation cache"
             warnings.filterwarnings("ignore", message)
             yield place
     finally:
-        _configure(before)
         with contextlib.suppress(OSError):
             _evict(programs)
             _write_index(programs)
@@ -90,6 +87,17 @@ def enabled(place: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
 
 def _setting(name: str) -> Any:
     return getattr(jax.config, name)
+
+
+@contextlib.contextmanager
+def configured(settings: Mapping[str, Any]) -> Iterator[None]:
+    """JAX's own cache under other settings inside, by their names in its config."""
+    before = {name: _setting(name) for name in settings}
+    try:
+        _configure(settings)
+        yield
+    finally:
+        _configure(before)
 
 
 def _configure(settings: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import http.server
+import importlib
 import json
 import os
 import re
@@ -19,8 +20,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-import google_crc32c
-
+google_crc32c: Any = importlib.import_module("google_crc32c")
 Refusal = Callable[[str, str], bool]  # of a method and a name
 _OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o/([^/]+)")
 _LIST = re.compile(r"/storage/v1/b/([^/]+)/o")

@@ -59,7 +59,8 @@ class RunConfig:
       seed: PRNG seed of parameters, data order, noise levels and noise.
       distributed: whether several processes form one run (`jax.distributed`).
       cluster: those processes, where the environment does not say who they are.
-      compilation_cache: directory of compiled programs kept between runs; "" for none.
+      compilation_cache: directory of compiled programs kept between runs; "" is
+        `compiled/` in the work folder, but none on a CPU; "none" is none.
     """
 
     stage: str

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from data_pipelines import account, pipeline, records
 from experiments.stages import run_config
-from soraflax import buckets, process_memory, sharding
+from soraflax import buckets, compilation_cache, process_memory, sharding
 from soraflax import config as config_lib
 from soraflax.train import cluster, goodput, saved_steps, stopping
 
@@ -33,9 +33,6 @@ def start(values: Any, config_class: type[Config]) -> tuple[Config, Mesh]:
     several = config.distributed or config.cluster.is_given
     if several and not jax.distributed.is_initialized():
         cluster.start(config.cluster)
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     if jax.default_backend() == "cpu":
         process_memory.keep_freed()
     return config, config.mesh.make()
@@ -61,16 +58,23 @@ def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
         raise config_lib.ConfigError(str(error)) from error
 
 
+PROGRAMS = "compiled"  # in a run's directory
 # What a run leaves in its folder before its first line of metrics.
 _OF_A_START = {"metrics.jsonl", goodput.FILE, "heartbeats", "tensorboard"}
 
 
 @contextlib.contextmanager
-def run_directory(workdir: str | os.PathLike[str]) -> Iterator[buckets.Folder]:
+def run_directory(
+    workdir: str | os.PathLike[str], *, programs: str = "none"
+) -> Iterator[buckets.Folder]:
     """The run's directory; bad input leaves no empty one that was not there before.
 
     What holds something stays: cached latents, checkpoints, a line of metrics. SIGTERM
     ends the block, where training does not heed it: in caching and in exporting.
+
+    Args:
+      workdir: the directory, on a disk or in a bucket.
+      programs: `RunConfig.compilation_cache`.
 
     Raises:
       ValueError: `workdir` is a file.
@@ -84,11 +88,30 @@ def run_directory(workdir: str | os.PathLike[str]) -> Iterator[buckets.Folder]:
         with buckets.one_line(path), stopping.raised():
             new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            yield path
+            with kept_programs(path, programs):
+                yield path
     except (ValueError, OSError):
         if new and jax.process_index() == 0:
             remove_empty(path)
         raise
+
+
+@contextlib.contextmanager
+def kept_programs(path: buckets.Folder, programs: str) -> Iterator[None]:
+    """What is compiled inside is kept, and found by the next life of the run.
+
+    Args:
+      path: the run's directory.
+      programs: `RunConfig.compilation_cache`.
+    """
+    place = programs or str(path / PROGRAMS)
+    # Of several devices of a CPU they could wait for each other (`compilation_cache`).
+    if programs == "none" or (not programs and jax.default_backend() == "cpu"):
+        yield
+        return
+    settings = {"jax_persistent_cache_min_compile_time_secs": 1.0}
+    with compilation_cache.configured(settings | {"jax_compilation_cache_dir": place}):
+        yield
 
 
 def remove_empty(path: buckets.Folder) -> None:

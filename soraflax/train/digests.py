@@ -22,7 +22,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from soraflax import buckets
 
@@ -31,6 +31,7 @@ METADATA = "_CHECKPOINT_METADATA"  # orbax writes its time of commit after the s
 UNREAD = ("commit_success.txt",)  # holds nothing but the fact that it was written
 BLOCK = 1 << 24
 _BUCKET = "crc32c:"
+Path = TypeVar("Path", bound=buckets.Folder)
 
 
 class CheckpointError(ValueError):
@@ -60,7 +61,7 @@ def seal(folder: buckets.Folder) -> None:
     _write(folder / DIGESTS, merged | _digests(folder, rest))
 
 
-def files(folder: buckets.Folder) -> list[buckets.Folder]:
+def files(folder: Path) -> list[Path]:
     """The files of a step that have digests, sorted."""
     if buckets.is_bucket(folder):
         found = [folder / name for name in buckets.listing(folder)]

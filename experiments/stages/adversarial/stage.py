@@ -41,7 +41,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         config.data.path, source.config, config.evaluation, mesh
     )
     train_job, frozen = job.make_job(config, source, mesh=mesh)
-    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+    kept = config.compilation_cache
+    with (
+        runtime.run_directory(workdir, programs=kept) as path,
+        jax.set_mesh(mesh),
+    ):
         runtime.tell_account((config.data.path, *config.data.also))
         batches = clips.held_out()
 

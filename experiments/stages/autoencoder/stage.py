@@ -36,7 +36,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     )
     train_job = job.make_job(config, module, base=base, mesh=mesh)
     frozen = train_job.loss.constants.get("frozen", {})
-    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+    kept = config.compilation_cache
+    with (
+        runtime.run_directory(workdir, programs=kept) as path,
+        jax.set_mesh(mesh),
+    ):
         runtime.tell_account((config.data.path, *config.data.also))
         batches = clips.held_out()
 

@@ -40,7 +40,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     if config.base:
         base = captioners.load_captioner(config.base, codec=encoder.model)
     records.read_info(config.data.path)
-    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+    kept = config.compilation_cache
+    with (
+        runtime.run_directory(workdir, programs=kept) as path,
+        jax.set_mesh(mesh),
+    ):
         source = data_lib.find_latents(config, encoder, workdir=path)
         data = dataclasses.replace(config.data, path=str(source))
         sources = [latents.open_latents(p, data.split) for p in (source, *data.also)]

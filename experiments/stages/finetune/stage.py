@@ -38,7 +38,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     encoder = video_data.TrainedEncoder.load(scratch.autoencoder)
     text = video_data.TextSource.find(scratch)
     records.read_info(config.data.path)
-    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+    kept = config.compilation_cache
+    with (
+        runtime.run_directory(workdir, programs=kept) as path,
+        jax.set_mesh(mesh),
+    ):
         data = dataclasses.replace(
             config.data,
             path=str(video_data.find_latents(scratch, encoder, workdir=path)),

@@ -35,7 +35,11 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     pieces = text.vocabulary.vocab_size
     config_lib.check_model(config.model, encoder.model.config, pieces=pieces)
     records.read_info(config.data.path)
-    with runtime.run_directory(workdir) as path, jax.set_mesh(mesh):
+    kept = config.compilation_cache
+    with (
+        runtime.run_directory(workdir, programs=kept) as path,
+        jax.set_mesh(mesh),
+    ):
         data = dataclasses.replace(
             config.data,
             path=str(data_lib.find_latents(config, encoder, workdir=path)),
