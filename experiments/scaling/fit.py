@@ -9,11 +9,13 @@ with intervals from a bootstrap within budgets, and IsoFLOP parabolas beside it,
 are known to be biased (arXiv:2603.22339). Says how well the law predicts each budget
 from all others, and with `--held-out RUN` a larger run. Writes `fit.json` and the
 curves of `experiments.scaling.plot` into `--output` (default: RUNS), and prints a line
-for every figure: [low, high] are the 2.5th and 97.5th percentiles over resamples.
+for every figure: [low, high] are the 2.5th and 97.5th percentiles over resamples. What
+is not defined, such as the minimum of a parabola that opens downward, is null there.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -51,9 +53,13 @@ def analyse(
       resamples: number of bootstrap resamples.
       seed: PRNG seed of the bootstrap.
       held_out: a larger run that is no part of `runs`, to be predicted.
+
+    Raises:
+      RunsError: a loss that does not fall with size, or with data, has no optimum.
     """
     weights = law.bootstrap(runs.budget, resamples=resamples, seed=seed)
     best, resampled = law.fit(runs), law.fit(runs, weights)
+    _check_falls(best)
     budgets = np.array(
         [runs.flops[runs.budget == group].mean() for group in np.unique(runs.budget)]
     )
@@ -76,13 +82,44 @@ def analyse(
         },
         "resamples": resamples,
         "level": LEVEL,
-        "notes": run_records.unbracketed(runs),
+        "notes": run_records.unbracketed(runs) + _at_bounds(best),
     }
     if held_out is not None:
         report["held_out"] = predict(
             held_out, best, resampled=resampled, residual=residual
         )
     return report
+
+
+def _check_falls(best: law.Law) -> None:
+    """Refuse a law without one of its two terms: it has no optimum."""
+    for term, what in ((best.size, "parameters"), (best.data, "tokens")):
+        if not term[0] > 0:
+            raise run_records.RunsError(
+                f"the loss does not fall with {what}: these runs have no optimum; a "
+                f"law needs sizes and budgets that lie further apart, and a loss of "
+                "held-out clips"
+            )
+
+
+def _at_bounds(best: law.Law) -> list[str]:
+    """A line for every exponent that is only held by the bounds of the search."""
+    return [
+        f"the exponent {name} is at {value[0]:.3g}, the bound of its search: these "
+        "runs do not determine it, add larger and smaller budgets"
+        for name, value in (("a", best.a), ("b", best.b))
+        if not law.EXPONENTS[0] * 1.001 < value[0] < law.EXPONENTS[1] / 1.001
+    ]
+
+
+def to_json(report: Any) -> Any:
+    """A report with null for what is not finite, which JSON has no number for."""
+    if isinstance(report, dict):
+        return {key: to_json(value) for key, value in report.items()}
+    if isinstance(report, list):
+        return [to_json(value) for value in report]
+    is_number = isinstance(report, float)
+    return None if is_number and not math.isfinite(report) else report
 
 
 def estimate(value: np.ndarray, resampled: np.ndarray) -> dict[str, float]:
@@ -216,6 +253,9 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--resamples {options.resamples}: percentiles need {LEAST_RESAMPLES}"
         )
+    output = options.output or options.runs
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: is a file; give a folder")
     found = run_records.read(options.runs, finished=options.finished)
     held_out = None
     if options.held_out is not None:
@@ -229,9 +269,9 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
         held_out=held_out,
     )
-    output = options.output or options.runs
     output.mkdir(parents=True, exist_ok=True)
-    (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    text = json.dumps(to_json(report), indent=2, allow_nan=False)
+    (output / REPORT).write_text(text + "\n")
     for note in report["notes"]:
         print(f"note: {note}", file=sys.stderr)
     print("\n".join(lines(report)))

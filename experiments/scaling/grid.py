@@ -59,9 +59,14 @@ class LearningRate:
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "LearningRate":
-        """What `experiments.scaling.learning_rate` wrote."""
-        values = json.loads(path.read_text())
-        return cls(*(values[f.name] for f in dataclasses.fields(cls)))
+        """What `experiments.scaling.learning_rate` wrote.
+
+        Raises:
+          ValueError: another file.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        values = _read_object(path, names, made_by="learning_rate")
+        return cls(*(values[name] for name in names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +195,43 @@ def family(base: dit.DiTConfig) -> list[dit.DiTConfig]:
     return models
 
 
+def read_fit(path: pathlib.Path) -> dict[str, Any]:
+    """A `fit.json` of `experiments.scaling.fit`.
+
+    Raises:
+      ValueError: another file.
+    """
+    return _read_object(path, ("law", "optimum", "runs", "parabolas"), made_by="fit")
+
+
+def _read_object(
+    path: pathlib.Path, keys: Sequence[str], *, made_by: str
+) -> dict[str, Any]:
+    """A JSON object that has `keys`."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not set(keys) <= set(values):
+        raise ValueError(
+            f"{path}: is not of python -m experiments.scaling.{made_by}; run that first"
+        )
+    return values
+
+
 def predicted_optimum(
     budget: float, preset: Preset, *, fit: dict[str, Any] | None = None
 ) -> float:
-    """N_opt of a budget: by a fit's law, or by equation (1)."""
+    """N_opt of a budget: by a fit's law, or by equation (1).
+
+    Raises:
+      ValueError: a fit whose runs determine no optimum.
+    """
     if fit is None:
         return math.sqrt(budget / (6 * preset.tokens_per_parameter))
-    rows = fit["optimum"]
+    rows = [row for row in fit["optimum"] if row["parameters"]["value"] is not None]
+    if not rows:
+        raise ValueError("the fit has no optimum; leave --fit out")
     middle = min(rows, key=lambda row: abs(math.log(row["flops"] / budget)))
     exponent = fit["law"]["size_exponent"]["value"]
     optimum = middle["parameters"]["value"]

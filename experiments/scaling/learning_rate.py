@@ -1,16 +1,18 @@
 """The learning rate by width: `python -m experiments.scaling.learning_rate`.
 
-    python -m experiments.scaling.learning_rate --output RATES --data SWEEP/latents
+    python -m experiments.scaling.learning_rate --output RATES [--preset two_cores]
 
-Trains models of two widths or more, each at several rates, for the same number of
-tokens. A parabola of the validation loss in log rate gives each width's best rate, and
-a line through their logarithms the law that `grid.LearningRate` states. Writes
+Trains models of two widths or more, each at several rates about muP's, for the same
+number of tokens. The data is made as a sweep makes it; `--data SWEEP/latents` takes
+that of one. A parabola of the validation loss in log rate gives each width's best rate,
+and a line through their logarithms the law that `grid.LearningRate` states. Writes
 `learning_rate.json`, which `sweep --learning-rate` takes, and is taken up like a sweep.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import records
 from experiments.configs import bodies as bodies_config
 from experiments.scaling import grid, sweep
 from experiments.scaling import runs as run_records
@@ -28,6 +31,33 @@ from soraflax.nn import dit
 from soraflax.pretrained import shipped
 
 RESULT = "learning_rate.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RatePreset:
+    """Widths and rates for a machine.
+
+    Attributes:
+      widths: of the models.
+      factors: rates of each width, over that of muP's rule (`grid.LearningRate`).
+      steps: updates of every run.
+      rows: packed rows of a batch.
+      clips: clips of the data that is made.
+    """
+
+    widths: tuple[int, ...] = (64, 128)
+    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    steps: int = 800
+    rows: int = 16
+    clips: int = 4000
+
+
+PRESETS = {
+    # 1.1e14 FLOPs in all: three quarters of an hour at the rate of `grid.PRESETS`.
+    "two_cores": RatePreset(),
+    "v5p-8": RatePreset((512, 1024), steps=5000, rows=256, clips=200_000),
+    "h200": RatePreset((384, 768), steps=5000, rows=128, clips=200_000),
+}
 
 
 def fit(losses: Mapping[int, Mapping[float, float]]) -> grid.LearningRate:
@@ -74,32 +104,50 @@ def _best_rate(width: int, row: Mapping[float, float]) -> float:
 
 
 def points(
-    widths: Sequence[int],
-    rates: Sequence[float],
+    rates: Mapping[int, Sequence[float]],
     *,
     base: dit.DiTConfig,
     steps: int,
     rows: int,
 ) -> list[grid.Point]:
-    """Every width at every rate, all for the same steps of the same rows."""
+    """Every width at each of its rates, all for the same steps of the same rows.
+
+    Raises:
+      ValueError: a width that no model has, or too little for a law (`fit`).
+    """
+    if len(rates) < 2 or min(map(len, rates.values())) < 3:
+        raise ValueError(
+            f"{len(rates)} width(s) with {min(map(len, rates.values()))} rate(s): a "
+            "law of the rate needs 2 widths or more, with 3 rates or more"
+        )
     models = {model.width: model for model in grid.family(base)}
     made = []
-    for width in widths:
+    for width, own in rates.items():
         if width not in models:
             nearest = min(models, key=lambda known: abs(known - width))
             raise ValueError(f"width {width}: use {nearest}")
-        for rate in rates:
+        for rate in own:
             count = flops.transformer_parameters(models[width])
             name = f"w{width:04d}-r{rate:.2e}"
             made.append(grid.Point(name, 0.0, models[width], count, steps, rate, rows))
     return made
 
 
-def _numbers(text: str) -> list[float]:
+def _rates(text: str) -> list[float]:
     try:
-        return [float(word) for word in text.split(",")]
+        values = sorted({float(word) for word in text.split(",")})
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: use numbers, as 1,2,3") from None
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r}: use rates above 0, as 1e-3,2e-3")
+    return values
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        return sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: use widths, as 64,128") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,23 +157,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--output", type=pathlib.Path, required=True, help="folder of the runs")
-    add("--data", type=pathlib.Path, required=True, help="latents")
+    add("--preset", choices=list(PRESETS), default="two_cores")
+    add("--data", type=pathlib.Path, help="latents of your own")
     add("--autoencoder", type=pathlib.Path, help="of those latents (default: shipped)")
-    add("--widths", type=_numbers, default=[64, 128], help="(default: 64,128)")
-    add(
-        "--rates",
-        type=_numbers,
-        default=[7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2],
-        help="(default: 7.5e-4,1.5e-3,3e-3,6e-3,1.2e-2)",
-    )
-    add("--steps", type=cli.positive_int, default=800, help="(default: 800)")
-    add("--rows", type=cli.positive_int, default=16, help="(default: 16)")
+    add("--modality", choices=list(sweep.MODALITIES), default="both")
+    add("--widths", type=_widths, help="(default: the preset's)")
+    add("--rates", type=_rates, help="of every width (default: about muP's rule)")
+    add("--steps", type=cli.positive_int, help="(default: the preset's)")
+    add("--rows", type=cli.positive_int, help="(default: the preset's)")
+    add("--clips", type=cli.positive_int, help="of the data that is made")
+    add("--plan", action="store_true", help="print the points and train none")
     options = parser.parse_args(argv)
     return cli.run_command(
         "learning_rate",
         lambda: _run(options),
         extra="train",
         interrupted="the same command goes on",
+    )
+
+
+def chosen(options: argparse.Namespace) -> RatePreset:
+    """The preset with what the command line says otherwise."""
+    names = ("widths", "steps", "rows", "clips")
+    given = {name: getattr(options, name) for name in names}
+    return dataclasses.replace(
+        PRESETS[options.preset], **{k: v for k, v in given.items() if v}
     )
 
 
@@ -136,18 +192,37 @@ def _run(
     run: sweep.Run = sweep.train_here,
 ) -> None:
     values: Any = bodies_config.get_config(size)
+    preset = chosen(options)
+    rule = grid.LearningRate(values.optimizer.learning_rate, values.model.width)
     planned = points(
-        [int(width) for width in options.widths],
-        options.rates,
+        {
+            width: options.rates
+            or [factor * rule.at(width) for factor in preset.factors]
+            for width in preset.widths
+        },
         base=config_lib.to_dataclass(values.model, dit.DiTConfig),
-        steps=options.steps,
-        rows=options.rows,
+        steps=preset.steps,
+        rows=preset.rows,
     )
+    if options.plan:
+        for point in planned:
+            print(
+                f"{point.name}  {point.parameters:>12,} parameters {point.steps} steps"
+            )
+        return
     autoencoder = options.autoencoder or shipped.folder() / "autoencoder"
+    data = options.data or sweep.make_data(
+        options.output,
+        options.modality,
+        clips=preset.clips,
+        autoencoder=autoencoder,
+        values=values,
+    )
+    records.dataset_digest(data)  # refuses what is no dataset, before any run
     failed = sweep.run_points(
         planned,
         lambda point: sweep.arguments(
-            point, options.output, data=options.data, autoencoder=autoencoder, size=size
+            point, options.output, data=data, autoencoder=autoencoder, size=size
         ),
         folder=options.output,
         run=run,

@@ -8,7 +8,6 @@ law's optimum. `optimum.png`: N_opt and D_opt over compute with their intervals,
 exponents beside published ones; several fits, of images and of video say, share it.
 """
 
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.figure
 import numpy as np
 
-from experiments.scaling import law
+from experiments.scaling import grid, law
 from soraflax.cli import parser as cli
 
 NAMES = ("isoflop.png", "frontier.png", "optimum.png")
@@ -159,8 +158,11 @@ def optimum(path: pathlib.Path, reports: Mapping[str, Mapping[str, Any]]) -> Non
     for name, value in published.items():
         rows.append((name, {"value": value, "low": value, "high": value}, "black"))
     for height, (_, values, colour) in enumerate(reversed(rows)):
-        panels[2].plot([values["low"], values["high"]], [height] * 2, color=colour)
-        panels[2].plot(values["value"], height, "o", color=colour)
+        low, high, value = (  # null, where it is not defined, is not drawn
+            np.array(values[key], float) for key in ("low", "high", "value")
+        )
+        panels[2].plot([low, high], [height] * 2, color=colour)
+        panels[2].plot(value, height, "o", color=colour)
     panels[2].set_yticks(
         range(len(rows)), [row[0] for row in reversed(rows)], fontsize="x-small"
     )
@@ -179,7 +181,7 @@ def _with_interval(
     fmt: str,
 ) -> None:
     values, low, high = (
-        np.array([row[key] for row in rows]) for key in ("value", "low", "high")
+        np.array([row[key] for row in rows], float) for key in ("value", "low", "high")
     )
     bars = np.abs(np.stack([values - low, high - values]))
     panel.errorbar(
@@ -210,9 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def run() -> None:
-        reports = {
-            path.parent.name: json.loads(path.read_text()) for path in options.fits
-        }
+        reports = {path.parent.name: grid.read_fit(path) for path in options.fits}
         options.output.mkdir(parents=True, exist_ok=True)
         if len(reports) == 1:
             draw(next(iter(reports.values())), options.output)

@@ -110,10 +110,7 @@ def read_run(path: pathlib.Path, *, name: str = "") -> Run:
     name = name or path.name
     if not (path / METRICS).is_file():
         raise RunsError(f"{name}: no {METRICS}")
-    try:
-        lines = metrics.read(path)
-    except json.JSONDecodeError:
-        raise RunsError(f"{name}: {METRICS} ends in half a line") from None
+    lines = _metric_lines(path, name=name)
     costs = [line for line in lines if "training_flops" in line]
     losses = [line for line in lines if LOSS in line]
     if not costs or "parameters" not in costs[-1]:
@@ -121,26 +118,53 @@ def read_run(path: pathlib.Path, *, name: str = "") -> Run:
     if not losses or losses[-1]["step"] < costs[-1]["step"]:
         raise RunsError(f"{name}: no {LOSS} after its last step")
     point = path / POINT
-    planned = json.loads(point.read_text()) if point.is_file() else {}
+    planned = _read_object(point, name=name) if point.is_file() else {}
     if costs[-1]["step"] < planned.get("steps", 0):
         raise RunsError(
             f"{name}: step {costs[-1]['step']} of {planned['steps']} is its last"
         )
-    numbers = [costs[-1][key] for key in _COUNTS] + [losses[-1][LOSS]]
-    if not all(math.isfinite(value) and value > 0 for value in numbers):
-        raise RunsError(f"{name}: {LOSS} {losses[-1][LOSS]} is no positive number")
-    settings = _settings(path) | planned.get("settings", {})
+    values = {key: costs[-1].get(key) for key in _COUNTS} | {LOSS: losses[-1][LOSS]}
+    numbers = []
+    for key, value in values.items():
+        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise RunsError(f"{name}: {key} {value} is no positive number")
+        numbers.append(float(value))
+    settings = _settings(path, name=name) | planned.get("settings", {})
     parameters, tokens, flops, loss = numbers
     return Run(name, parameters, tokens, flops, loss, settings)
 
 
-def _settings(path: pathlib.Path) -> dict[str, Any]:
+def _metric_lines(path: pathlib.Path, *, name: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, each an object with a step."""
+    try:
+        lines = metrics.read(path)
+    except json.JSONDecodeError:
+        raise RunsError(
+            f"{name}: {METRICS} has half a line, or one that is no JSON"
+        ) from None
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int | float):
+            raise RunsError(f"{name}: {METRICS} line {number} has no step")
+    return lines
+
+
+def _read_object(path: pathlib.Path, *, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, dict):
+        raise RunsError(f"{name}: {path.name} is no JSON object; write it again")
+    return values
+
+
+def _settings(path: pathlib.Path, *, name: str) -> dict[str, Any]:
     """The configuration of a run's last checkpoint, without what may differ."""
     steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
     for step in sorted(steps, key=lambda p: -int(p.name)):
         file = step / "config" / "metadata"
         if file.is_file():
-            flat = _flatten(json.loads(file.read_text()))
+            flat = _flatten(_read_object(file, name=name))
             return {k: v for k, v in flat.items() if not k.startswith(_FREE)}
     return {}
 

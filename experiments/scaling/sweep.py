@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def _budgets(text: str) -> tuple[float, ...]:
         values = tuple(sorted(float(word) for word in text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: use 1e12,1e13,1e14") from None
-    if not values or values[0] <= 0:
+    if not all(0 < value < math.inf for value in values):
         raise argparse.ArgumentTypeError(f"{text!r}: use FLOPs above 0")
     return values
 
@@ -299,6 +300,10 @@ def _run(
     preset = preset_of(options)
     autoencoder = options.autoencoder or shipped.folder() / "autoencoder"
     values: Any = bodies_config.get_config(size)
+    fit = grid.read_fit(options.fit) if options.fit else None
+    rate = grid.LearningRate(values.optimizer.learning_rate, values.model.width)
+    if options.learning_rate:
+        rate = grid.LearningRate.read(options.learning_rate)
     options.output.mkdir(parents=True, exist_ok=True)
     data = options.data or make_data(
         options.output,
@@ -307,15 +312,12 @@ def _run(
         autoencoder=autoencoder,
         values=values,
     )
-    rate = grid.LearningRate(values.optimizer.learning_rate, values.model.width)
-    if options.learning_rate:
-        rate = grid.LearningRate.read(options.learning_rate)
     points = grid.plan(
         preset,
         measure_rows(values, data),
         base=config_lib.to_dataclass(values.model, dit.DiTConfig),
         rate=rate,
-        fit=json.loads(options.fit.read_text()) if options.fit else None,
+        fit=fit,
     )
     if options.matrix:
         name = f"soraflax-{options.modality}-{options.preset}".replace("_", "-")

@@ -1,8 +1,10 @@
 """The command on work folders: figures and curves of good ones, one line for others."""
 
+import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -110,6 +112,18 @@ def test_runs_of_several_configurations_are_one_line(
             ),
             "nan is no positive number",
         ),
+        (
+            lambda p: p.write_text(p.read_text().replace('"parameters": ', '"n": ')),
+            "has no parameters",
+        ),
+        (
+            lambda p: p.write_text("[1]\n" + p.read_text()),
+            "line 1 has no step",
+        ),
+        (
+            lambda p: p.with_name("point.json").write_text("[]"),
+            "point.json is no JSON object",
+        ),
     ],
 )
 def test_a_run_without_a_result_is_one_line(
@@ -122,6 +136,38 @@ def test_a_run_without_a_result_is_one_line(
     assert "1 of 30 runs have no result; first: run07: " in error
     assert complaint in error and "--finished" in error
     assert len(runs.read(tmp_path, finished=True)) == 29
+
+
+def test_what_is_not_defined_is_null_and_read_again(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A budget whose parabola opens downward has no minimum."""
+    made = synthetic.runs(noise=0.0)
+    ends = made.parameters.reshape(5, 6)[0, [0, -1]]
+    spoilt = np.where(np.isin(made.parameters, ends), 0.8 * made.loss, made.loss)
+    synthetic.write_all(tmp_path / "runs", dataclasses.replace(made, loss=spoilt))
+    assert fit.main([str(tmp_path / "runs"), f"--output={tmp_path}"]) == 0
+    text = (tmp_path / fit.REPORT).read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)["parabolas"]["parameters"][0]["value"] is None
+    assert plot.main([str(tmp_path / fit.REPORT), f"--output={tmp_path / 'more'}"]) == 0
+    assert (tmp_path / "more" / plot.NAMES[2]).is_file()
+    (tmp_path / "other.json").write_text("{}")
+    assert plot.main([str(tmp_path / "other.json")]) == 2
+    assert "is not of python -m experiments.scaling.fit" in capsys.readouterr().err
+
+
+def test_runs_without_an_optimum_are_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = synthetic.runs(noise=0.0)
+    rising = dataclasses.replace(made, loss=1 + 0.01 * np.log(made.tokens))
+    synthetic.write_all(tmp_path / "runs", rising)
+    error = _complaint(capsys, str(tmp_path / "runs"))
+    assert "the loss does not fall with" in error and "further apart" in error
+    (tmp_path / "file").touch()
+    error = _complaint(capsys, str(tmp_path / "runs"), f"--output={tmp_path / 'file'}")
+    assert "is a file; give a folder" in error
 
 
 def test_a_budget_whose_minimum_is_not_bracketed_is_told() -> None:
