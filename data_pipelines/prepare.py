@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from data_pipelines import account, records
 from data_pipelines.builders import archives, files, folder, world
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.curate import command as curation
+from data_pipelines.worlds import bodies
 from soraflax import media
 from soraflax.cli import parser as cli
 
@@ -230,6 +231,40 @@ def prepare_world(
             "seed": seed,
             "world": dataclasses.asdict(config),
         }
+        return records.write_metadata(
+            root,
+            directory,
+            info=info | _contents(builder.lines, builder.captions),
+            report=builder.lines,
+        )
+
+
+def prepare_rendered(
+    name: str,
+    output: Path,
+    *,
+    clips: Mapping[str, Iterable[bodies.RenderedClip]],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A dataset of clips that the caller renders; returns its dataset.json.
+
+    Args:
+      name: of the dataset; ids begin with it.
+      output: the DATASET directory; it appears whole or not at all.
+      clips: split name to its clips, one or more, taken one by one.
+      about: what decides the clips, for dataset.json; plain JSON values.
+
+    Raises:
+      DatasetError: `output` is in the way.
+    """
+    records.check_output(output)
+    with records.publish(output) as root:
+        with tqdm.tqdm(desc="rendering", unit="clip") as bar:
+            builder = world.RenderedClips(
+                data_dir=root, name=name, clips=clips, tick=bar.update
+            )
+            directory = builder.write()
+        info = {"kind": "clips", "name": name, "about": dict(about)}
         return records.write_metadata(
             root,
             directory,

@@ -1,4 +1,4 @@
-"""The memory of this process: how much it has held at most, and keeping it."""
+"""The memory of this process: how much it holds, held at most, and keeping it."""
 
 import ctypes
 import pathlib
@@ -15,10 +15,25 @@ def peak_bytes() -> int:
     From Linux's own record where there is one: what `getrusage` says there may be of
     the process that started this one.
     """
-    if STATUS.is_file():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    return _status("VmHWM:") or _peak_by_usage()
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now, in bytes; the most so far but on Linux."""
+    return _status("VmRSS:") or _peak_by_usage()
+
+
+def _status(key: str) -> int | None:
+    """A line of Linux's record of this process, in bytes."""
+    if not STATUS.is_file():
+        return None
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _peak_by_usage() -> int:
     # In KiB, but on macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

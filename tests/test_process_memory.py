@@ -34,6 +34,20 @@ def test_a_peak_stays_after_what_made_it_is_gone():
     assert after >= before + 64 * MIB
 
 
+def test_what_is_held_now_falls_again():
+    words = """
+import numpy as np
+from soraflax import process_memory
+before = process_memory.resident_bytes()
+block = np.ones(256 * 2**20, np.uint8)
+print(before, process_memory.resident_bytes())
+del block
+print(process_memory.resident_bytes())
+"""
+    before, during, after = run(words)
+    assert during >= before + 250 * MIB and after < before + 64 * MIB
+
+
 def test_a_child_does_not_report_its_parent_s():
     block = np.ones(256 * MIB, np.uint8)
     words = "from soraflax import process_memory; print(process_memory.peak_bytes())"
@@ -43,6 +57,7 @@ def test_a_child_does_not_report_its_parent_s():
 def test_without_the_record_it_asks_the_system(monkeypatch, tmp_path):
     monkeypatch.setattr(process_memory, "STATUS", tmp_path / "none")
     assert process_memory.peak_bytes() > MIB
+    assert process_memory.resident_bytes() == process_memory.peak_bytes()
 
 
 def test_freed_memory_is_kept():

@@ -6,7 +6,7 @@ combinations, and its validation split from stream 2 S + 1 with nothing but them
 
 import dataclasses
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,12 @@ class WorldClips(base.RecordBuilder):
     def splits(self) -> dict[str, Iterator[Mapping[str, Any]]]:
         return {name: self._render(name) for name in self._shots if self._shots[name]}
 
+    def _records(self, split: str) -> Iterable[records.ClipRecord]:
+        return render_all(self._shots[split], workers=self._workers)
+
     def _render(self, split: str) -> Iterator[Mapping[str, Any]]:
         """Examples of a split in order; appends to `lines` and `captions`."""
-        for record in render_all(self._shots[split], workers=self._workers):
+        for record in self._records(split):
             line = {"input": record.id, "outcome": "kept", "split": split}
             for name in ("frames", "height", "width", "fps"):
                 line[name] = getattr(record, name)
@@ -88,6 +91,35 @@ class WorldClips(base.RecordBuilder):
             self.captions.append(record.captions)
             self._tick()
             yield record.to_example()
+
+
+class RenderedClips(WorldClips):
+    """Clips that another program renders, with captions and ground truth.
+
+    Args:
+      data_dir: parent of the TFDS directory.
+      name: what ids begin with.
+      clips: split name to its clips; they are rendered when they are written.
+      tick: called after every clip, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        name: str,
+        clips: Mapping[str, Iterable[bodies.RenderedClip]],
+        tick: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self._name, self._clips = name, clips
+        super().__init__(data_dir=data_dir, shots={}, tick=tick)
+
+    def splits(self) -> dict[str, Iterator[Mapping[str, Any]]]:
+        return {split: self._render(split) for split in self._clips}
+
+    def _records(self, split: str) -> Iterable[records.ClipRecord]:
+        for index, clip in enumerate(self._clips[split]):
+            yield to_record(f"{self._name}/{split}/{index:06d}", clip)
 
 
 def plan_splits(
@@ -103,11 +135,16 @@ def plan_splits(
 
 
 def render(shot: ClipSpec) -> records.ClipRecord:
-    """Render one clip; its video is stored without loss."""
+    """Render one clip."""
     clip = WORLDS[shot.world].render_clip(shot.stream, shot.index, config=shot.config)
+    return to_record(shot.id, clip)
+
+
+def to_record(name: str, clip: bodies.RenderedClip) -> records.ClipRecord:
+    """A rendered clip as a record; its video is stored without loss."""
     frames, height, width = clip.video.shape[:3]
     return records.ClipRecord(
-        id=shot.id,
+        id=name,
         video=media.encode_lossless(clip.video, clip.fps),
         fps=clip.fps if frames > 1 else 1.0,
         frames=frames,

@@ -458,6 +458,17 @@ VARIANTS = {
         occluder=1.0,
         bar=(0.3, 0.36),
     ),
+    # One to three of them that move each in its own way, the camera too.
+    "directed": dataclasses.replace(
+        _DEMO,
+        sizes=((96, 64),),
+        frames=(17,),
+        image_share=0.1,
+        counts=(0.35, 0.45, 0.2),
+        speed=(0.15, 0.3),
+        dotted=0.3,
+        pan=0.35,
+    ),
     # One to three of them, alike or not, so that there is something to count: what the
     # captioner learns from.
     "several": dataclasses.replace(

@@ -20,12 +20,9 @@ import numpy as np
 from data_pipelines.worlds import bodies
 from experiments import demo
 from experiments.configs import bodies as bodies_config
-from experiments.reports import scoreboard, sizes, worlds
-from experiments.scaling import grid, sweep
-from soraflax import config as config_lib
-from soraflax import flops
+from experiments.reports import budgets, scoreboard, sizes, worlds
+from experiments.scaling import sweep
 from soraflax.generation import generator
-from soraflax.nn import dit
 from soraflax.pretrained import shipped
 
 NAME = "joint"
@@ -70,33 +67,19 @@ def train(
     Raises:
       ValueError: its training failed.
     """
+    where = folder / modality
     values: Any = bodies_config.get_config()
     data = sweep.make_data(
-        folder / modality,
-        modality,
-        clips=config.clips,
-        autoencoder=autoencoder,
-        values=values,
+        where, modality, clips=config.clips, autoencoder=autoencoder, values=values
     )
-    model = config_lib.to_dataclass(values.model, dit.DiTConfig)
-    cost = config.rows * grid.row_flops(model, sweep.measure_rows(values, data))
-    point = grid.Point(
-        name="video",
+    return budgets.train(
+        where,
+        data,
         budget=config.budget,
-        model=model,
-        parameters=flops.transformer_parameters(model),
-        steps=max(2, round(config.budget / cost)),
-        learning_rate=values.optimizer.learning_rate,
         rows=config.rows,
+        autoencoder=autoencoder,
+        run=run,
     )
-    where = folder / modality
-
-    def words(point: grid.Point) -> list[str]:
-        return sweep.arguments(point, where, data=data, autoencoder=autoencoder)
-
-    if sweep.run_points([point], words, folder=where, run=run):
-        raise ValueError(f"{modality} failed; the same command tries it again")
-    return where / point.name
 
 
 def read(

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments import json_values
 from experiments.benchmarks import measurement
 from soraflax.cli import parser as cli
 
@@ -105,7 +106,7 @@ class Claim:
         """Write `claim.json` into the report's folder."""
         folder.mkdir(parents=True, exist_ok=True)
         values = dataclasses.asdict(self) | {"verdict": self.verdict}
-        (folder / CLAIM).write_text(json.dumps(values, indent=2) + "\n")
+        json_values.write(folder / CLAIM, values)
 
 
 def share(name: str, right: Sequence[bool], **beside: Any) -> Figure:
@@ -189,10 +190,17 @@ def read(folder: pathlib.Path) -> Claim:
     values = json.loads(path.read_text())
     names = {field.name for field in dataclasses.fields(Claim)}
     kept: dict[str, Any] = {k: v for k, v in values.items() if k in names}
-    kept["figures"] = tuple(Figure(**figure) for figure in kept["figures"])
+    kept["figures"] = tuple(_read_figure(figure) for figure in kept["figures"])
     kept["pictures"] = tuple((p[0], p[1]) for p in kept["pictures"])
     kept["notes"] = tuple(kept["notes"])
     return Claim(**kept)
+
+
+def _read_figure(values: dict[str, Any]) -> Figure:
+    """A figure as it was saved; null is what was not defined."""
+    for name in ("value", "low", "high"):
+        values[name] = math.nan if values[name] is None else values[name]
+    return Figure(**values)
 
 
 def _deciding(claim: Claim) -> Figure | None:
@@ -275,9 +283,22 @@ def run_claim(
 
 
 def run_report(
-    module: str, make: Callable[[], Claim], *, output: pathlib.Path, command: str
+    module: str,
+    make: Callable[[], Claim],
+    *,
+    output: pathlib.Path,
+    command: str,
+    interrupted: str = "the same command goes on",
 ) -> int:
-    """Make a claim, save and print it; the exit status."""
+    """Make a claim, save and print it; the exit status.
+
+    Args:
+      module: of the report, and its folder in `output`.
+      make: makes the claim.
+      output: folder of all reports.
+      command: as it was typed, but for `--quick`.
+      interrupted: what Ctrl-C leaves; a report that trains takes its runs up again.
+    """
 
     def run() -> None:
         start = time.perf_counter()
@@ -290,9 +311,7 @@ def run_report(
         for figure in claim.figures:
             print(f"  {_told(figure)}")
 
-    return cli.run_command(
-        module, run, extra="train", interrupted="the same command goes on"
-    )
+    return cli.run_command(module, run, extra="train", interrupted=interrupted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda: _make(options),
         output=options.output,
         command=f"python -m experiments.reports.{NAME}",
+        interrupted="nothing was written",
     )
 
 

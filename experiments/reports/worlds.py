@@ -6,7 +6,6 @@ prompts, and each attribute's share beside chance and ceiling as `scoring` defin
 """
 
 import dataclasses
-import json
 import pathlib
 import subprocess
 import sys
@@ -42,6 +41,7 @@ class WorldRecipe:
       solver_steps: of sampling.
       guidance: guidance scale.
       size: argument of the configurations; 'tiny' for tests.
+      flags: further words of the transformer's training.
     """
 
     world: str
@@ -53,6 +53,7 @@ class WorldRecipe:
     solver_steps: int = 20
     guidance: float = 2.0
     size: str = "small"
+    flags: tuple[str, ...] = ()
 
     def quick(self) -> "WorldRecipe":
         """The quick form: a few minutes, and no result."""
@@ -109,6 +110,7 @@ def train(
             "--config.data.row.text=256",
             "--config.data.captions.max_length=96",
             "--config.evaluation.words=()",
+            *recipe.flags,
         ],
     }
     for name, words in stages.items():
@@ -234,11 +236,6 @@ def draw(
         rows.append(strips.Row(video, generated, label=clip.captions["detailed"]))
         rows.append(strips.Row(clip.video, ~np.zeros(len(clip.video), bool)))
     strips.sheet(path, rows, frames=8, scale=1)
-
-
-def write_numbers(path: pathlib.Path, values: Any) -> None:
-    """`values` as JSON."""
-    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 Extra = Callable[

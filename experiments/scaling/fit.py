@@ -14,8 +14,6 @@ is not defined, such as the minimum of a parabola that opens downward, is null t
 """
 
 import argparse
-import json
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import json_values
 from experiments.scaling import law, plot
 from experiments.scaling import runs as run_records
 from soraflax.cli import parser as cli
@@ -110,16 +109,6 @@ def _at_bounds(best: law.Law) -> list[str]:
         for name, value in (("a", best.a), ("b", best.b))
         if not law.EXPONENTS[0] * 1.001 < value[0] < law.EXPONENTS[1] / 1.001
     ]
-
-
-def to_json(report: Any) -> Any:
-    """A report with null for what is not finite, which JSON has no number for."""
-    if isinstance(report, dict):
-        return {key: to_json(value) for key, value in report.items()}
-    if isinstance(report, list):
-        return [to_json(value) for value in report]
-    is_number = isinstance(report, float)
-    return None if is_number and not math.isfinite(report) else report
 
 
 def estimate(value: np.ndarray, resampled: np.ndarray) -> dict[str, float]:
@@ -270,8 +259,7 @@ def _run(options: argparse.Namespace) -> None:
         held_out=held_out,
     )
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_json(report), indent=2, allow_nan=False)
-    (output / REPORT).write_text(text + "\n")
+    json_values.write(output / REPORT, report)
     for note in report["notes"]:
         print(f"note: {note}", file=sys.stderr)
     print("\n".join(lines(report)))

@@ -15,7 +15,6 @@ as the points of a sweep are: the same command goes on where it was stopped.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.worlds import bodies
-from experiments import demo
+from experiments import demo, json_values
 from experiments.configs import bodies as bodies_config
 from experiments.plots import strips
 from experiments.reports import scoreboard, scoring
@@ -338,7 +337,7 @@ def make(
     )
     draw(output / PICTURE, [rung for rung in found if rung["seed"] == 0], scale=2)
     numbers = [{k: v for k, v in rung.items() if k != "videos"} for rung in found]
-    (output / "ladder.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    json_values.write(output / "ladder.json", numbers)
     return to_claim(reading, found, ceiling=ceiling)
 
 

@@ -65,13 +65,24 @@ def make_data(
             count=clips + held_out,
             validation=prepare.ValidationSplit(count=held_out),
         )
+    encode_data(dataset, target, autoencoder=autoencoder, values=values)
+    return target
+
+
+def encode_data(
+    dataset: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    autoencoder: pathlib.Path,
+    values: Any,
+) -> None:
+    """Latents of a dataset, by a trained autoencoder."""
     latents.cache_latents(
         dataset,
         target,
         encoder=video_data.TrainedEncoder.load(str(autoencoder)).for_cache(),
         config=config_lib.to_dataclass(values.cache, latents.LatentCacheConfig),
     )
-    return target
 
 
 def measure_rows(values: Any, data: pathlib.Path) -> list[flops.Lengths]:

@@ -1,0 +1,105 @@
+"""A minute: a clip that stays is shown, one that turns into another is not."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.worlds import bodies
+from experiments.reports import minute, scoreboard
+from soraflax.generation import generator
+from tests.generation import tiny
+
+CONFIG = minute.MinuteConfig(
+    seconds=3,
+    fps=4.0,
+    clips=1,
+    real=1,
+    tail=1,
+    size=(32, 32),
+    steps=2,
+    guidance=1.0,
+    large=(128, 96),
+    large_frames=5,
+    large_steps=2,
+    tile=(64, 64),
+)
+
+
+def _clip(index: int, **fields: tuple[str, ...]) -> np.ndarray:
+    world = dataclasses.replace(
+        bodies.VARIANTS["videos"],
+        sizes=((64, 64),),
+        frames=(24,),
+        object_sizes=("large",),
+        directions=("still",),
+        **fields,
+    )
+    return bodies.render_clip(3, index, config=world).video
+
+
+def _drifts(videos: list[np.ndarray]) -> list[minute.Drift]:
+    return [minute.follow(iter(video), fps=4.0) for video in videos]
+
+
+def _figures(drifts: list[minute.Drift]) -> dict[str, scoreboard.Figure]:
+    found = minute.figures("x", drifts, ceiling=drifts, others=drifts, tail=2)
+    return {figure.name.split()[1]: figure for figure in found}
+
+
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+def test_what_stays_is_shown_and_what_turns_into_another_is_not() -> None:
+    shapes = ("circle", "square", "triangle", "circle")
+    clips = [
+        _clip(i, colours=(colour,), shapes=(shape,))
+        for i, (colour, shape) in enumerate(zip(COLOURS, shapes, strict=True))
+    ]
+    stays = _figures(_drifts(clips))
+    assert stays["identity"].shown and stays["identity"].value == 1.0
+    assert stays["levels"].value == 0.0 and stays["levels"].shown
+    turns = [np.concatenate([clips[i - 1][:12], clips[i][12:]]) for i in range(4)]
+    found = _figures(_drifts(turns))
+    assert not found["identity"].shown and found["identity"].value == 0.0
+    assert found["count"].value == 1.0
+
+
+def test_only_seconds_are_held_and_few_are_refused() -> None:
+    held = []
+
+    def frames():
+        for index in range(40):
+            held.append(index)
+            yield np.full((32, 32, 3), 236, np.uint8)
+
+    drift = minute.follow(frames(), fps=4.0)
+    assert len(drift.seconds) == len(drift.memory) == 10 and len(drift.shown) == 7
+    assert drift.first["count"] == 0
+    with pytest.raises(ValueError, match="use more than 2"):
+        minute.follow(iter(_clip(0)[:7]), fps=4.0)
+
+
+def test_prompts_are_of_bodies_that_stand_or_move() -> None:
+    config = dataclasses.replace(CONFIG, clips=4)
+    assert all("stays still" in text for text in minute.prompts(config, still=True))
+    assert all("moves" in text for text in minute.prompts(config, still=False))
+
+
+def test_an_untrained_model_is_measured_and_not_shown(tmp_path: pathlib.Path) -> None:
+    claim = minute.make(tmp_path, generator.Generator(tiny.model()), config=CONFIG)
+    assert claim.verdict != "shown" and len(claim.figures) == 10
+    assert "128x96, 5 frames in tiles of 64x64" in claim.notes[2]
+    assert "MiB" in claim.notes[1]
+    for name, _ in claim.pictures:
+        with Image.open(tmp_path / "minute" / name) as picture:
+            assert picture.width > 100
+    numbers = json.loads((tmp_path / "minute" / "minute.json").read_text())
+    assert len(numbers["move"][0]["seconds"]) == 3
+    claim.save(tmp_path / "minute")
+    assert "NaN" not in (tmp_path / "minute" / scoreboard.CLAIM).read_text()
+    again = scoreboard.read(tmp_path / "minute")
+    assert again.verdict == claim.verdict
