@@ -38,8 +38,8 @@ QUICK ?=
 REPORTS := build/report$(if $(QUICK),-quick)
 PAGE := $(if $(QUICK),$(REPORTS)/report.md,docs/report.md)
 report: .venv/installed ## every claim of the Sora report on one page (QUICK=--quick: minutes)
-	for name in sizes joint emergence_room emergence_canvas emergence_blocks \
-	    emergence_occlusion; do \
+	for name in sizes minute framing joint emergence_room emergence_canvas \
+	    emergence_blocks emergence_occlusion physics control; do \
 	  $(BIN)/python -m experiments.reports.$$name --output $(REPORTS) $(QUICK) || exit; done
 	for reading in longer larger; do $(BIN)/python -m experiments.scaling.ladder \
 	  --reading $$reading --output $(REPORTS) $(QUICK) || exit; done

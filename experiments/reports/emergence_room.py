@@ -104,17 +104,22 @@ def orbits(
     ], found
 
 
-def _with_cloud(
-    claim: scoreboard.Claim, folder: pathlib.Path, recipe: worlds.WorldRecipe
-) -> scoreboard.Claim:
-    """The claim with figures, point cloud and pictures of generated orbits."""
-    model = generator.Generator.load(folder / recipe.world / "video")
-    clips = worlds.held_out(
+def orbit_clips(recipe: worlds.WorldRecipe) -> list[bodies.RenderedClip]:
+    """Held-out clips whose camera orbits, a quarter as many as prompts."""
+    return worlds.held_out(
         dataclasses.replace(recipe, prompts=max(2, recipe.prompts // 4)),
         image_share=0.0,
         frames=(17,),
         cameras=("orbits left", "orbits right"),
     )
+
+
+def with_cloud(
+    claim: scoreboard.Claim, folder: pathlib.Path, *, recipe: worlds.WorldRecipe
+) -> scoreboard.Claim:
+    """The claim with figures, point cloud and pictures of generated orbits."""
+    model = generator.Generator.load(folder / recipe.world / "video")
+    clips = orbit_clips(recipe)
     videos = worlds.generate(model, clips, recipe=recipe)
     decoded = worlds.reconstructions(model.model.autoencoder, clips)
     figures_, found = orbits(videos, clips, decoded=decoded)
@@ -161,7 +166,7 @@ def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
         extra=figures,
         deciding="camera",
     )
-    claim = _with_cloud(claim, output / NAME, recipe)
+    claim = with_cloud(claim, output / NAME, recipe=recipe)
     return dataclasses.replace(claim, quick=quick)
 
 

@@ -208,6 +208,23 @@ def test_a_world_becomes_the_same_dataset_every_time(tmp_path: Path) -> None:
     assert train[4].truth == clip.truth
 
 
+def test_clips_that_a_program_renders_become_a_dataset(tmp_path: Path) -> None:
+    config = bodies.VARIANTS["images"]
+    made = [bodies.render_clip(4, index, config=config) for index in range(3)]
+    output = tmp_path / "own"
+    clips = {"train": iter(made[:2]), "validation": made[2:]}
+    info = prepare.prepare_rendered("own", output, clips=clips, about={"mine": 1})
+    assert info["splits"] == {"train": 2, "validation": 1}
+    assert info["about"] == {"mine": 1} and info["captions"]["detailed"] == 3
+    (record,) = records.open_dataset(output, "validation")[:]
+    assert record.id == "own/validation/000000"
+    assert record.captions == made[2].captions and record.truth == made[2].truth
+    decoded = media.decode(record.video, name="record").frames
+    assert (decoded == made[2].video).all()
+    with pytest.raises(records.DatasetError):
+        prepare.prepare_rendered("own", output, clips=clips, about={})
+
+
 def test_bad_worlds_end_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
