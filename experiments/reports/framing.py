@@ -195,10 +195,10 @@ def figures(
             )
             own, others = sizes.agreements(made[policy][size], expected)
             found.append(
-                scoreboard.share(
+                scoreboard.mean(
                     f"{size[0]}x{size[1]} {policy}: attributes",
                     own,
-                    chance=float(np.mean(others)),
+                    chance=float(np.mean(others)) if others else None,
                 )
             )
     return found

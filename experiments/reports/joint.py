@@ -89,13 +89,13 @@ class Reading:
     """What the judge reads of a model's clips or images.
 
     Attributes:
-      own: for every attribute of every prompt, whether it is right.
+      own: of every prompt, the share of attributes that is right.
       others: the same, of all other prompts.
       shown: the first of the videos.
     """
 
-    own: Sequence[bool]
-    others: Sequence[bool]
+    own: Sequence[float]
+    others: Sequence[float]
     shown: Sequence[np.ndarray] = ()
 
 
@@ -150,14 +150,14 @@ def to_claim(
     for kind, alone in (("clips", "video"), ("images", "images")):
         found = scoreboard.difference(
             f"{kind}: both less {alone} only (no less: above -{ALLOWED_LOSS})",
-            [float(x) for x in rows["both", kind].own],
-            theirs=[float(x) for x in rows[alone, kind].own],
+            rows["both", kind].own,
+            theirs=rows[alone, kind].own,
         )
         figures.append(dataclasses.replace(found, chance=-ALLOWED_LOSS))
     figures.sort(key=lambda figure: figure.low)  # both must hold: the worse decides
     for (modality, kind), reading in rows.items():
         figures.append(
-            scoreboard.share(
+            scoreboard.mean(
                 f"{kind} of a model of {modality}",
                 reading.own,
                 chance=float(np.mean(reading.others)),

@@ -61,14 +61,19 @@ QUICK = SizesConfig(sizes=((64, 64), (96, 64), (48, 48)), prompts=6, steps=6)
 
 def agreements(
     videos: Sequence[np.ndarray], expected: Sequence[dict[str, Any]]
-) -> tuple[list[bool], list[bool]]:
-    """Attributes that agree with their own prompt, and with all others'."""
+) -> tuple[list[float], list[float]]:
+    """The share of attributes that agree, of each video with its prompt and others'.
+
+    A video is one trial, whose attributes are right or wrong together: intervals are
+    over videos.
+    """
     own, others = [], []
     for index, video in enumerate(videos):
         reading = judge.read(video)
         for other, wanted in enumerate(expected):
             tally = own if other == index else others
-            tally += list(judge.agreement(reading, wanted).values())
+            if agrees := list(judge.agreement(reading, wanted).values()):
+                tally.append(float(np.mean(agrees)))
     return own, others
 
 
@@ -111,7 +116,7 @@ def measure(
         )
         where = "inside" if is_inside(size, known) else "outside"
         figures.append(
-            scoreboard.share(
+            scoreboard.mean(
                 f"attributes at {size[0]}x{size[1]}, {where}",
                 own,
                 chance=float(np.mean(others)),

@@ -12,8 +12,8 @@ from tests.generation import tiny
 
 def _rows(both: int, video: int, *, images: int = 170) -> dict:
     def row(right: int) -> joint.Reading:
-        own = [True] * right + [False] * (200 - right)
-        return joint.Reading(own, [True] * 20 + [False] * 80)
+        own = [1.0] * right + [0.0] * (200 - right)
+        return joint.Reading(own, [1.0] * 20 + [0.0] * 80)
 
     return {
         ("images", "clips"): row(20),
@@ -49,7 +49,7 @@ def test_a_model_is_read_of_clips_and_of_images(tmp_path: pathlib.Path) -> None:
     rows = {}
     for kind, frames in (("clips", 17), ("images", 1)):
         found, ceiling = joint.read(model, config=config, images=kind == "images")
-        assert 0 <= ceiling <= 1 and len(found.own) == len(found.others)
+        assert 0 <= ceiling <= 1 and len(found.own) == len(found.others) == 2
         assert [len(video) for video in found.shown] == [frames] * 2
         rows["both", kind] = found
     joint.draw(tmp_path / joint.PICTURE, rows)
