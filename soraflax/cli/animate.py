@@ -1,6 +1,7 @@
 """`soraflax animate`: make a video that begins with an image."""
 
 import argparse
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ def add_parser(subparsers: Any) -> cli.Parser:
         "animate",
         summary="make a video that begins with an image",
         example='animate picture.png "a small red square moves right" --out out.mp4',
-        details="With --last-frame it ends with another.",
+        details="With --last-frame it ends with another. With --path what lies at the "
+        "path's start is dragged along it, and the clip made anew from that.",
     )
     parser.add_argument("image", type=pathlib.Path, help="the first frame")
     options.add_prompt(parser, "what happens")
@@ -26,6 +28,20 @@ def add_parser(subparsers: Any) -> cli.Parser:
         type=pathlib.Path,
         metavar="IMAGE",
         help="the last frame (default: left to the model)",
+    )
+    parser.add_argument(
+        "--path",
+        action="append",
+        metavar="X0,Y0:X1,Y1",
+        help="where the body at x0,y0 goes, in pixels of the video from its upper left "
+        "corner; more points and more paths may follow",
+    )
+    parser.add_argument(
+        "--path-strength",
+        type=cli.fraction,
+        metavar="S",
+        help="of the noise that a dragged clip starts from; more moves more freely "
+        "(default: 0.6)",
     )
     options.add_size(
         parser,
@@ -49,10 +65,14 @@ def run(args: argparse.Namespace) -> None:
 def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generator.Job":
     """The job (`generation.jobs`) of the arguments, for their first seed."""
     from soraflax.cli import inputs
-    from soraflax.generation import jobs
+    from soraflax.generation import jobs, paths
 
     last = args.last_frame
-    return jobs.animate(
+    drawn = [paths.parse(text) for text in args.path or ()]
+    if args.path_strength is not None and not drawn:
+        raise ValueError("--path-strength is of dragged clips: give a --path too")
+    strength = paths.STRENGTH if args.path_strength is None else args.path_strength
+    job = jobs.animate(
         model,
         inputs.read_image(args.image),
         text=inputs.text(args),
@@ -62,3 +82,7 @@ def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generat
         fps=args.fps,
         names=(str(args.image), str(last)),
     )
+    if not drawn:
+        return job
+    moving = paths.along(job.conditioning, drawn, strength=strength)
+    return dataclasses.replace(job, conditioning=moving)

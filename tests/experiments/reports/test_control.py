@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_pipelines.worlds import bodies
 from experiments.reports import control, scoreboard
+from soraflax.generation import paths
 from tests.generation import tiny
 
 
@@ -51,6 +52,22 @@ def test_a_body_that_is_not_found_again_is_not_obeyed() -> None:
     assert control.motions({}, asked) == [None, None]
 
 
+def test_a_dragged_body_is_at_the_end_of_its_path_and_one_that_stays_is_not(
+    clips: list[bodies.RenderedClip],
+) -> None:
+    asked = control.drawn(clips)
+    assert len(asked) > 3
+    dragged = [
+        paths.drag(one.clip.video[0], [one.path], frames=len(one.clip.video))
+        for one in asked
+    ]
+    away, kept = control.path_figures(dragged, asked, decoded=dragged)
+    assert away.shown and away.value < 0.03 and kept.value > 0.8
+    stays = [np.repeat(one.clip.video[:1], 17, axis=0) for one in asked]
+    away, kept = control.path_figures(stays, asked)
+    assert not away.shown and kept.value > 0.9
+
+
 def test_the_claim_of_an_untrained_model(
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -76,8 +93,8 @@ def test_the_claim_of_an_untrained_model(
     )
     claim = control.make(tmp_path, recipe=recipe, run=run)
     assert "--config.loss.mask_rates.first_frame=0.7" in seen[1]
-    assert claim.flops == 7.0 and len(claim.figures) == 3
+    assert claim.flops == 7.0 and len(claim.figures) == 5
     assert claim.verdict != "shown"
-    assert any("drawn path" in note for note in claim.notes)
-    with Image.open(tmp_path / "control" / "clips.png") as picture:
-        assert picture.width > 8 * 96
+    for name, _ in claim.pictures:
+        with Image.open(tmp_path / "control" / name) as picture:
+            assert picture.width > 8 * 96

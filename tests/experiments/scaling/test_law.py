@@ -1,12 +1,19 @@
 """The fit finds a law that is known, and its intervals hold what they promise."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 
 from experiments.scaling import law
 from tests.experiments.scaling import synthetic
+
+CHINCHILLA = pathlib.Path(__file__).parents[2] / "data" / "scaling" / "chinchilla.csv"
+# arXiv:2404.10102, by a Huber loss of log residuals from many starts; the authors leave
+# out the five runs of the highest loss.
+PUBLISHED = {"floor": 1.8172, "size": 482.01, "data": 2085.43, "a": 0.3478, "b": 0.3658}
+DOUBTFUL = 5
 
 
 def _recovered(*, repetitions: int, resamples: int) -> dict[str, int]:
@@ -36,6 +43,25 @@ def test_intervals_hold_the_truth() -> None:
 def test_intervals_hold_the_truth_in_93_of_100_repetitions() -> None:
     found = _recovered(repetitions=100, resamples=1000)
     assert min(found.values()) >= 93, found
+
+
+def test_the_law_of_published_runs_is_the_published_one() -> None:
+    """The runs of Chinchilla's figure 4 (arXiv:2203.15556)."""
+    n, flops, loss = np.loadtxt(CHINCHILLA, delimiter=",", skiprows=1).T
+    kept = np.argsort(loss)[:-DOUBTFUL]
+    runs = law.Runs(n, flops / (6 * n), flops, loss, np.zeros(len(n), int)).chosen(kept)
+    assert len(runs) == 240
+    best = law.fit(runs)
+    resampled = law.fit(runs, law.bootstrap(runs.budget, resamples=400))
+    for name, value in PUBLISHED.items():
+        low, high = np.percentile(getattr(resampled, name), (2.5, 97.5))
+        assert low <= value <= high
+    assert best.floor[0] == pytest.approx(PUBLISHED["floor"], abs=0.02)
+    assert best.a[0] == pytest.approx(PUBLISHED["a"], abs=0.01)
+    assert best.b[0] == pytest.approx(PUBLISHED["b"], abs=0.02)
+    # Compute of Chinchilla itself: about 20 tokens a parameter, as was published.
+    (parameters,), (tokens,) = (x[0] for x in best.optimum(np.array([5.76e23])))
+    assert 10 < tokens / parameters < 40
 
 
 def test_without_noise_the_law_is_found() -> None:

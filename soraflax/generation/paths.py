@@ -1,0 +1,152 @@
+"""Motion by drawn paths: what lies at the start of a path is dragged along it.
+
+No model is trained for this. What is under the start is cut out of the first frame, its
+place is filled with what surrounds it, and it is pasted along the path frame by frame:
+
+    body = pixels connected with the start, within TOLERANCE levels of its colour   (1)
+    frame k has it moved to the path's point at k / (T - 1) of the path's length    (2)
+
+That crude clip is noised to a strength and denoised (SDEdit, arXiv:2108.01073; cut and
+dragged clips as its start: arXiv:2511.08633), the first frame being given. Points are
+(x, y) in pixels of the video, from its upper left corner.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from soraflax.generation import conditioning
+
+TOLERANCE = 60.0  # levels, of the Euclidean distance of two colours
+STRENGTH = 0.6
+_MOST = 0.5  # part of the frame that a body may be
+
+Point = tuple[float, float]
+
+
+def parse(text: str) -> tuple[Point, ...]:
+    """A path as it is typed, `x0,y0:x1,y1[:x2,y2 ...]`.
+
+    Raises:
+      ValueError: another form.
+    """
+    try:
+        points = [tuple(float(n) for n in part.split(",")) for part in text.split(":")]
+    except ValueError:
+        points = []
+    if len(points) < 2 or any(len(point) != 2 for point in points):
+        raise ValueError(
+            f"path {text!r}: give two points or more, x0,y0:x1,y1 in pixels, as "
+            "16,32:48,32"
+        )
+    return tuple((x, y) for x, y in points)
+
+
+def find_body(
+    frame: UInt8[np.ndarray, "H W 3"], start: Point
+) -> Bool[np.ndarray, "H W"]:
+    """Equation (1).
+
+    Raises:
+      ValueError: a start outside of the frame, or on a background.
+    """
+    height, width = frame.shape[:2]
+    column, row = (int(np.floor(value)) for value in start)
+    if not (0 <= column < width and 0 <= row < height):
+        near = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
+        raise ValueError(
+            f"a path begins at {start[0]:g},{start[1]:g}, outside of {width}x{height}: "
+            f"use {near[0]},{near[1]}"
+        )
+    away = frame.astype(np.float32) - frame[row, column].astype(np.float32)
+    alike = np.sqrt(np.square(away).sum(-1)) < TOLERANCE
+    body = np.zeros((height, width), bool)
+    body[row, column] = True
+    size = 0
+    while size < body.sum():  # until it grows no more
+        size = body.sum()
+        body[1:] |= body[:-1]
+        body[:-1] |= body[1:]
+        body[:, 1:] |= body[:, :-1]
+        body[:, :-1] |= body[:, 1:]
+        body &= alike
+    if size > _MOST * body.size:
+        raise ValueError(
+            f"a path begins at {start[0]:g},{start[1]:g}, on what fills "
+            f"{size / body.size:.0%} of the image: begin it on a body"
+        )
+    return body
+
+
+def drag(
+    first: UInt8[np.ndarray, "H W 3"],
+    paths: Sequence[Sequence[Point]],
+    *,
+    frames: int,
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The crude clip: every path's body moved by equation (2), later paths in front.
+
+    Raises:
+      ValueError: as of `find_body`.
+    """
+    found = [find_body(first, path[0]) for path in paths]
+    taken = np.any([_grown(body) for body in found], axis=0)
+    ground = conditioning.fill_unknown(first[None], ~taken[None])[0]
+    video = np.repeat(ground[None], frames, axis=0)
+    for body, path in zip(found, paths, strict=True):
+        rows, columns = np.nonzero(body)
+        for frame, (x, y) in enumerate(_places(path, frames)):
+            r = rows + round(y - path[0][1])
+            c = columns + round(x - path[0][0])
+            inside = (r >= 0) & (r < first.shape[0]) & (c >= 0) & (c < first.shape[1])
+            source = first[rows[inside], columns[inside]]
+            video[frame, r[inside], c[inside]] = source
+    video[0] = first
+    return video
+
+
+def _grown(body: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """A body with the blurred edge around it, two pixels wide."""
+    padded = np.pad(body, 2)
+    height, width = body.shape
+    return np.any(
+        [padded[i : i + height, j : j + width] for i in range(5) for j in range(5)],
+        axis=0,
+    )
+
+
+def _places(path: Sequence[Point], frames: int) -> np.ndarray:
+    """Points of a path at even steps of its length, `[T, 2]`."""
+    points = np.array(path, float)
+    lengths = np.hypot(*np.diff(points, axis=0).T)
+    reached = np.concatenate([[0.0], np.cumsum(lengths)])
+    at = np.linspace(0.0, reached[-1], frames)
+    return np.stack([np.interp(at, reached, points[:, axis]) for axis in (0, 1)], -1)
+
+
+def along(
+    given: conditioning.Conditioning,
+    paths: Sequence[Sequence[Point]],
+    *,
+    strength: float = STRENGTH,
+) -> conditioning.Conditioning:
+    """An image that is animated (`tasks.animate`), with bodies that follow paths.
+
+    Args:
+      given: an image as the first frame, nothing else.
+      paths: one or more.
+      strength: of the noise that the dragged clip starts from; more moves more freely.
+
+    Raises:
+      ValueError: a last frame is given, or as of `find_body`.
+    """
+    if len(given.video) != 1 or given.frames < 2:
+        raise ValueError("paths go from a first frame alone: leave the last one out")
+    video = drag(given.video[0], paths, frames=given.frames)
+    keep_mask = np.zeros(video.shape[:3], bool)
+    keep_mask[0] = True
+    return dataclasses.replace(
+        given, video=video, keep_mask=keep_mask, strength=strength
+    )
