@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
         action="append",
         metavar="X0,Y0:X1,Y1",
         help="where the body at x0,y0 goes, in pixels of the video from its upper left "
-        "corner; more points and more paths may follow",
+        "corner; more points and more paths may follow (default: left to the model)",
     )
     parser.add_argument(
         "--path-strength",
