@@ -18,26 +18,24 @@ from soraflax.nn import dit
 
 
 def train(
-    where: pathlib.Path,
+    workdir: pathlib.Path,
     data: pathlib.Path,
     *,
     budget: float,
     rows: int,
     autoencoder: pathlib.Path,
-    name: str = "video",
     flags: Sequence[str] = (),
     size: str = "small",
     run: sweep.Run = sweep.train_here,
 ) -> pathlib.Path:
-    """A model of a budget; its work folder, `where / name`.
+    """A model of a budget, in its work folder, which is returned.
 
     Args:
-      where: a folder.
+      workdir: the work folder, in one that is there.
       data: latents.
       budget: model FLOPs of training.
       rows: packed rows of a batch.
       autoencoder: of the latents.
-      name: of the work folder.
       flags: further words after `soraflax train`.
       size: argument of the configuration; 'tiny' for tests.
       run: trains a model.
@@ -49,7 +47,7 @@ def train(
     model = config_lib.to_dataclass(values.model, dit.DiTConfig)
     cost = rows * grid.row_flops(model, sweep.measure_rows(values, data))
     point = grid.Point(
-        name=name,
+        name=workdir.name,
         budget=budget,
         model=model,
         parameters=flops.transformer_parameters(model),
@@ -60,10 +58,10 @@ def train(
 
     def words(point: grid.Point) -> list[str]:
         made = sweep.arguments(
-            point, where, data=data, autoencoder=autoencoder, size=size
+            point, workdir.parent, data=data, autoencoder=autoencoder, size=size
         )
         return [*made, *flags]
 
-    if sweep.run_points([point], words, folder=where, run=run):
-        raise ValueError(f"{where / name} failed; the same command tries it again")
-    return where / name
+    if sweep.run_points([point], words, folder=workdir.parent, run=run):
+        raise ValueError(f"{workdir} failed; the same command tries it again")
+    return workdir

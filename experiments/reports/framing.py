@@ -95,7 +95,9 @@ def data(folder: pathlib.Path, policy: str, *, config: FramingConfig) -> pathlib
     if target.exists():
         return target
 
-    def clips(stream: int, count: int, holdout: str) -> Iterator[bodies.RenderedClip]:
+    def clips(
+        stream: int, count: int, *, holdout: str
+    ) -> Iterator[bodies.RenderedClip]:
         world = dataclasses.replace(WORLD, holdout=holdout)
         for index in range(count):
             clip = bodies.render_clip(stream, index, config=world)
@@ -106,8 +108,8 @@ def data(folder: pathlib.Path, policy: str, *, config: FramingConfig) -> pathlib
             f"framing-{policy}",
             dataset,
             clips={
-                "train": clips(0, config.clips, "exclude"),
-                "validation": clips(1, config.held_out, "only"),
+                "train": clips(0, config.clips, holdout="exclude"),
+                "validation": clips(1, config.held_out, holdout="only"),
             },
             about={"world": dataclasses.asdict(WORLD), "policy": policy},
         )
@@ -217,7 +219,7 @@ def make(
         where = folder / policy
         where.mkdir(parents=True, exist_ok=True)
         workdir = budgets.train(
-            where,
+            where / "video",
             data(where, policy, config=config),
             budget=config.budget,
             rows=config.rows,

@@ -75,7 +75,7 @@ def train(
         where, modality, clips=config.clips, autoencoder=autoencoder, values=values
     )
     return budgets.train(
-        where,
+        where / "video",
         data,
         budget=config.budget,
         rows=config.rows,

@@ -240,17 +240,17 @@ def figures(
     """
     seen = [drift for drift in drifts if drift.first["count"] == 1]
 
-    def last(name: str, one: Drift, first: Drift) -> float:
+    def last(name: str, one: Drift, *, first: Drift) -> float:
         return float(one.same(first)[name][-tail:].mean())
 
     made = []
     for name in ("identity", *SAME, "levels"):
-        chance = [last(name, d, o) for d in seen for o in others if o is not d]
-        best = [last(name, drift, drift) for drift in ceiling]
+        chance = [last(name, d, first=o) for d in seen for o in others if o is not d]
+        best = [last(name, drift, first=drift) for drift in ceiling]
         made.append(
             scoreboard.mean(
                 f"{kind}: {name} in the last {tail} s",
-                [last(name, drift, drift) for drift in seen],
+                [last(name, drift, first=drift) for drift in seen],
                 chance=float(np.mean(chance)) if chance else None,
                 ceiling=float(np.mean(best)) if best else None,
                 better="low" if name == "levels" else "high",

@@ -297,8 +297,8 @@ def continued(
 def figures(
     name: str,
     videos: Sequence[np.ndarray],
-    clips: Sequence[bodies.RenderedClip],
     *,
+    clips: Sequence[bodies.RenderedClip],
     decoded: Sequence[np.ndarray],
     given: int,
 ) -> list[scoreboard.Figure]:
@@ -344,8 +344,8 @@ def figures(
 def train(
     folder: pathlib.Path,
     count: int,
-    rung: int,
     *,
+    rung: int,
     config: PhysicsConfig,
     run: sweep.Run = sweep.train_here,
 ) -> pathlib.Path:
@@ -353,12 +353,11 @@ def train(
     where = folder / f"combinations-{count:02d}"
     where.mkdir(parents=True, exist_ok=True)
     return budgets.train(
-        where,
+        where / f"rung-{rung:02d}",
         data(where, count, config=config),
         budget=rung * config.budget,
         rows=config.rows,
         autoencoder=shipped.folder() / "autoencoder",
-        name=f"rung-{rung:02d}",
         flags=[f"--config.loss.mask_rates.{k}={v}" for k, v in MASKS.items()],
         size=config.size,
         run=run,
@@ -378,7 +377,7 @@ def measure(
         videos = continued(model, clips, config=config)
         decoded = worlds.reconstructions(model.model.autoencoder, clips)
         found[test] = figures(
-            test, videos, clips, decoded=decoded, given=config.context
+            test, videos, clips=clips, decoded=decoded, given=config.context
         )
         given = np.arange(FRAMES) < config.context
         rows.append(strips.Row(videos[0], given, label=f"{test}: continued"))
@@ -404,7 +403,7 @@ def make(
     rows: list[strips.Row] = []
     spent = 0.0
     for count, rung in itertools.product(config.combinations, config.rungs):
-        workdir = train(folder, count, rung, config=config, run=run)
+        workdir = train(folder, count, rung=rung, config=config, run=run)
         spent += worlds.training_flops(workdir)
         model = generator.Generator.load(workdir)
         last, rows = measure(model, count, config=config)

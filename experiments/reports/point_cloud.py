@@ -97,7 +97,7 @@ def _left(
 ) -> float:
     """Equation (1); 1 where no floor is seen, or nothing of it changes."""
     middle = len(grey) // 2
-    rays, origin = _rays(grey.shape[1:3], path, middle)
+    rays, origin = _rays(grey.shape[1:3], path, frame=middle)
     down = (rays[..., 1] < -0.05) & mask
     if not down.any():
         return 1.0
@@ -112,7 +112,7 @@ def _left(
 
 
 def _rays(
-    shape: Sequence[int], path: room.CameraPath, frame: int
+    shape: Sequence[int], path: room.CameraPath, *, frame: int
 ) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "3"]]:
     """Rays of pixels, 1 along the camera's own axis, and where they begin."""
     height, width = shape
@@ -162,7 +162,7 @@ def reconstruct(video: UInt8[np.ndarray, "T H W 3"], path: room.CameraPath) -> C
     """The cloud of the middle frame, by a plane sweep along a camera's path."""
     middle = len(video) // 2
     frames = video.astype(np.float32)
-    rays, origin = _rays(video.shape[1:3], path, middle)
+    rays, origin = _rays(video.shape[1:3], path, frame=middle)
     sides = [np.arange(len(video)) < middle, np.arange(len(video)) > middle]
     costs = []
     for depth in DEPTHS:

@@ -53,9 +53,11 @@ class RatePreset:
 
 
 PRESETS = {
-    # 1.1e14 FLOPs in all: three quarters of an hour at the rate of `grid.PRESETS`.
+    # At the rates of `grid.PRESETS`, 9e13 FLOPs in all: half an hour.
     "two_cores": RatePreset(),
+    # 3e18: an hour.
     "v5p-8": RatePreset((512, 1024), steps=5000, rows=256, clips=200_000),
+    # 6e17: half an hour.
     "h200": RatePreset((384, 768), steps=5000, rows=128, clips=200_000),
 }
 

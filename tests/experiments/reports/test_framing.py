@@ -76,7 +76,7 @@ def test_both_policies_see_the_same_clips_in_other_frames(
         assert framing.data(where, policy, config=CONFIG) == latents
         with pytest.raises(ValueError, match="the same command tries it again"):
             budgets.train(
-                where,
+                where / "video",
                 latents,
                 budget=1e10,
                 rows=2,

@@ -50,7 +50,7 @@ def _figures(
     videos: list[np.ndarray], clips: list[bodies.RenderedClip]
 ) -> dict[str, scoreboard.Figure]:
     real = [clip.video for clip in clips]
-    found = physics.figures("new", videos, clips, decoded=real, given=GIVEN)
+    found = physics.figures("new", videos, clips=clips, decoded=real, given=GIVEN)
     return {figure.name.partition(": ")[2]: figure for figure in found}
 
 
@@ -88,7 +88,7 @@ def test_the_claim_of_untrained_models(
     (saved / "metrics.jsonl").write_text('{"step": 2, "training_flops": 7.0}\n')
     asked = []
 
-    def train(folder: pathlib.Path, count: int, rung: int, **_: object):
+    def train(folder: pathlib.Path, count: int, *, rung: int, **_: object):
         asked.append((count, rung))
         return saved
 
