@@ -31,7 +31,7 @@ from data_pipelines.worlds import room
 MAX_TURN = 32.0  # degrees per second, on either side, that are searched
 HEIGHTS = (1.7, 1.8, 1.9, 2.0, 2.1)
 DEPTHS = 1 / np.linspace(1 / 9.0, 1 / 2.6, 56)
-_GREY = 0.25  # saturation below which a pixel may be floor
+_GREY = 0.42  # saturation below which a pixel may be floor; that of tan is 0.33
 _DECIDED = 0.6  # least cost over mean cost, at most
 _WINDOW = 5  # pixels
 _CHANGES = 0.3  # levels
