@@ -1,294 +1,330 @@
-"""What words are worth: the report's ablation of re-captioning, on a world of our own.
+"""Re-captioning: captions of uploaders, of a captioner, and true ones, same compute.
 
-    python -m experiments.reports.recaption --latents LATENTS --output DIR [--quick]
+    python -m experiments.reports.recaption [--quick] [--output report]
 
-One model, one number of steps, the same clips; only the captions differ:
+The report trains on captions that a captioner wrote, as DALL-E 3 does. Here one model
+is trained for one number of steps on the same clips of the world `bodies`, and only the
+captions differ:
 
-    uploader    what people type: words dropped, shuffled, wrong, or a file's name
+    uploader    what people type: words left out, shuffled, wrong, or a file's name
     captioner   what the captioner says of the clips (`data_pipelines.recaption`)
     detailed    the ground truth
 
-Every arm is trained with every seed, makes videos of the same held-out prompts, and the
-judge reads them back. Prints a JSON line for each arm: accuracy of its captions, mean
-accuracy of the judge over all attributes with the interval of 95 % (bootstrap over
-seeds and prompts), and the Fréchet distance to real renders of those prompts'
-distribution; then one with the share of the way from `uploader` to `detailed` that the
-captioner recovers. With `--expand` every arm also makes short prompts, as they are and
-expanded.
+Runs of one seed begin with the same parameters and see the same clips and noise in the
+same order. Each makes what the same held-out prompts ask for, and the judge reads it
+back. With a the share of attributes that agree with the prompt, the mean over prompts
+and seeds,
 
-The full form takes hours on a CPU. `--quick` trains for two steps, to try it out.
+    gain      = a(captioner) - a(uploader)                                        (1)
+    recovered = gain / (a(detailed) - a(uploader))                                (2)
+
+with intervals from a bootstrap that draws the same seeds and prompts for all arms. The
+claim holds where (1) is above 0. The Fréchet distance of each arm is to real renders,
+and short prompts ("a red circle") are made as they are and expanded.
+
+The default form is one that a CPU core does within the hour: still images, and the
+attributes that a small model learns in as few views of them. Shape takes about ten
+times as many, and motion `--modality both`; all attributes are among the figures.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
-import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from data_pipelines import added_captions, caption_statistics, recaption, records
-from data_pipelines.worlds import bodies, judge
-from experiments import configs, demo
-from experiments.benchmarks import measurement
-from experiments.stages.video import stage
+from data_pipelines import caption_statistics, latents, records
+from experiments import configs
+from experiments.plots import figures as plots
+from experiments.reports import recaption_arms as arms
+from experiments.reports import scoreboard, worlds
+from experiments.scaling import sweep
+from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 from soraflax.evaluation import frechet
-from soraflax.generation import expansion, generator
-from soraflax.pretrained import shipped
+from soraflax.pretrained import io as model_io
+from soraflax.pretrained import models, shipped
 
-UPLOADER, CAPTIONER, TRUTH = ARMS = ("uploader", "captioner", "detailed")
-BOOTSTRAPS = 2000
-FRAMES = 17
+NAME = "recaption"
+CLAIM = "Captions that a captioner wrote teach a model to do what it is told."
+SHEET = "prompts.png"
+SETTINGS = "settings.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Ablation:
-    """Sizes of the ablation.
+def resampled(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Means of tables `[seeds, prompts]`, of seeds and prompts drawn alike for all.
 
-    Attributes:
-      config: name of the training config.
-      steps: updates of every arm.
-      seeds: runs of every arm.
-      prompts: videos that each run makes.
-      sampling: solver steps of each.
-      expand: whether short prompts are made too.
+    Returns:
+      for each table, `[scoreboard.RESAMPLES]`.
     """
-
-    config: str = "bodies"
-    steps: int = 3000
-    seeds: int = 3
-    prompts: int = 48
-    sampling: int = 20
-    expand: bool = False
-
-
-def noisy(text: str, rng: random.Random) -> str:
-    """A detailed caption as an uploader might have it.
-
-    One in five is a file's name; of the others words are left out (each of half of the
-    captions with probability 0.4), put in another order (a quarter), or replaced by
-    another word of their kind (half).
-    """
-    if rng.random() < 0.2:
-        return f"{rng.choice(('IMG', 'VID', 'clip'))}_{rng.randrange(10_000):04d}.mp4"
-    words = text.split()
-    kinds = [kind[1:] for kind in bodies.word_kinds(bodies.VARIANTS["full"])]
-    if rng.random() < 0.5:
-        at = [n for n, w in enumerate(words) if any(w in kind for kind in kinds)]
-        for n in at[:1] and [rng.choice(at)]:
-            kind = next(kind for kind in kinds if words[n] in kind)
-            words[n] = rng.choice([w for w in kind if w != words[n]])
-    if rng.random() < 0.5:
-        words = [w for w in words if rng.random() > 0.4] or words[:1]
-    if rng.random() < 0.25:
-        rng.shuffle(words)
-    return " ".join(words)
-
-
-def add_sources(
-    dataset: pathlib.Path, *, captioner: pathlib.Path | None
-) -> dict[str, dict[str, Any]]:
-    """Write the captions of both other arms; each arm's statistics."""
-    clips = [
-        clip
-        for split, count in sorted(records.read_info(dataset)["splits"].items())
-        if count
-        for clip in recaption.opened(str(dataset), split)
-    ]
-    texts = [
-        (clip.id, noisy(clip.captions[TRUTH], random.Random(clip.id))) for clip in clips
-    ]
-    truths = [clip.truth for clip in clips]
-    noise = caption_statistics.measure([text for _, text in texts], truths)
-    added_captions.write(dataset, UPLOADER, captions=texts, statistics=noise)
-    folder = shipped.captioner_or_given(captioner)
-    said = recaption.recaption(
-        dataset, writer=recaption.Writer(str(folder)), name=CAPTIONER
-    )
-    truth = caption_statistics.measure([c.captions[TRUTH] for c in clips], truths)
-    return {UPLOADER: noise, CAPTIONER: said, TRUTH: truth}
-
-
-def train(
-    ablation: Ablation,
-    *,
-    dataset: pathlib.Path,
-    arm: str,
-    seed: int,
-    workdir: pathlib.Path,
-) -> generator.Generator:
-    """A model of one arm and one seed."""
-    values = configs.load(ablation.config)
-    values.data.path = str(dataset)
-    values.data.captions.names = (arm,)
-    values.autoencoder = str(shipped.folder() / "autoencoder")
-    values.seed = seed
-    values.train.steps = ablation.steps
-    values.train.checkpoint_every = 0
-    values.evaluation.words = ()
-    stage.run(values, workdir)
-    return generator.Generator.load(workdir)
-
-
-def scores(
-    model: generator.Generator,
-    ablation: Ablation,
-    *,
-    seed: int,
-    change: Callable[[str], str] = lambda text: text,
-) -> tuple[list[float], list[np.ndarray]]:
-    """Of every held-out prompt the share of attributes that the judge reads, and video.
-
-    Args:
-      model: of one arm.
-      ablation: sizes.
-      seed: of the noise.
-      change: what becomes of a prompt before the model is given it.
-    """
-    world = dataclasses.replace(bodies.VARIANTS["demo"], holdout="only")
-    asked = bodies.prompts(demo.HELD_OUT_SEED, ablation.prompts, config=world)
-    jobs = [
-        model.prompt(change(text), size=(64, 64), frames=FRAMES, seed=1000 * seed + n)
-        for n, (text, _) in enumerate(asked)
-    ]
-    sampling = generator.SamplingConfig(steps=ablation.sampling, guidance=2.0)
-    videos = model(jobs, sampling)
-    shares = [
-        float(np.mean([*judge.agreement(judge.read(video), expected).values()]))
-        for video, (_, expected) in zip(videos, asked, strict=True)
-    ]
-    return shares, videos
-
-
-def interval(values: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Mean over seeds and prompts, and its bootstrap interval of 95 %.
-
-    Args:
-      values: for each seed, those of the same prompts.
-    """
-    table = np.asarray(values)
     rng = np.random.default_rng(0)
-    means = [
-        table[rng.integers(len(table), size=len(table))][
-            :, rng.integers(table.shape[1], size=table.shape[1])
-        ].mean()
-        for _ in range(BOOTSTRAPS)
+    seeds, prompts = next(iter(tables.values())).shape
+    drawn = [
+        np.ix_(rng.integers(seeds, size=seeds), rng.integers(prompts, size=prompts))
+        for _ in range(scoreboard.RESAMPLES)
     ]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {
-        "mean": round(float(table.mean()), 4),
-        "interval": [round(float(low), 4), round(float(high), 4)],
-    }
+    return {k: np.array([t[at].mean() for at in drawn]) for k, t in tables.items()}
 
 
-def distance(videos: Sequence[np.ndarray], *, count: int) -> float:
-    """Fréchet distance of band features to renders of held-out clips."""
-    world = dataclasses.replace(bodies.VARIANTS["demo"], sizes=((64, 64),))
-    renders = demo.real_renders(world, count, frames=FRAMES)
-
-    def features(clips: Sequence[np.ndarray]) -> frechet.Moments:
-        x = np.stack(clips).astype(np.float32) / 127.5 - 1
-        return frechet.moments([frechet.band_features(jax.numpy.asarray(x))])
-
-    real = features([clip.video for clip in renders])
-    return round(float(frechet.distance(features(videos), real, too_few="allow")), 4)
+def _figure(
+    name: str, value: float, draws: np.ndarray, *, count: int, **beside: Any
+) -> scoreboard.Figure:
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return scoreboard.Figure(
+        name, float(value), float(low), float(high), count, **beside
+    )
 
 
-def short(text: str) -> str:
-    """A prompt with its colour and shape alone, as people type."""
-    words = {*expansion.COLOURS, *expansion.SHAPES}
-    return "a " + " ".join(word for word in text.split() if word in words)
+def comparison(tables: Mapping[str, np.ndarray]) -> list[scoreboard.Figure]:
+    """Equation (1), and (2) where there is a way to go.
+
+    Args:
+      tables: of every arm, the share of attributes that agree, `[seeds, prompts]`.
+    """
+    draws, count = resampled(tables), tables[arms.UPLOADER].size
+    low, middle, high = (
+        np.append(tables[arm].mean(), draws[arm])
+        for arm in (arms.UPLOADER, arms.CAPTIONER, arms.TRUTH)
+    )
+    gain, way = middle - low, high - low
+    name = "captioner less uploader"
+    figures = [_figure(name, gain[0], gain[1:], count=count, chance=0.0)]
+    if np.percentile(way[1:], 2.5) > 0:
+        name, shares = "recovered of the way to the truth", gain / way
+        figures.append(_figure(name, shares[0], shares[1:][way[1:] > 0], count=count))
+    return figures
 
 
-def lines(
-    ablation: Ablation,
+def to_claim(
+    readings: Mapping[str, arms.Readings],
     *,
-    dataset: pathlib.Path,
+    ablation: arms.Ablation,
+    statistics: Mapping[str, Mapping[str, Any]],
+    expansion: Mapping[str, np.ndarray],
+    renders: np.ndarray,
+    training_flops: float = 0.0,
+) -> scoreboard.Claim:
+    """All figures.
+
+    Args:
+      readings: of every arm.
+      ablation: sizes.
+      statistics: of every arm's captions.
+      expansion: of `arms.read_short`, by the captioner's arm.
+      renders: features of real renders.
+      training_flops: of all runs.
+    """
+    tables = {arm: found.share(ablation.attributes) for arm, found in readings.items()}
+    figures = comparison(tables)
+    notes = [
+        f"(1) and (2) are of {', '.join(ablation.attributes)}; "
+        f"{ablation.seeds} seeds, {ablation.prompts} prompts, {ablation.steps} steps"
+    ]
+    if len(figures) == 1:
+        notes.append(
+            "true captions are not shown to do better than uploaders' here: there is "
+            "no way of which a share could be recovered"
+        )
+    means = resampled(tables)
+    for arm, found in readings.items():
+        chance = float(np.mean([found.others[name] for name in ablation.attributes]))
+        beside = {"count": tables[arm].size, "chance": chance}
+        mean = tables[arm].mean()
+        figures.append(_figure(f"attributes, {arm}", mean, means[arm], **beside))
+    for name in readings[arms.TRUTH].own:
+        for arm, found in readings.items():
+            right = [bool(value) for value in found.own[name].ravel()]
+            chance = found.others[name]
+            figures.append(scoreboard.share(f"{name}, {arm}", right, chance=chance))
+    for arm, found in readings.items():
+        figures.append(_distance(f"Fréchet distance, {arm}", found.features, renders))
+        said = ", ".join(f"{k} {v:.2f}" for k, v in statistics[arm]["accuracy"].items())
+        notes.append(f"captions of {arm}, read by the grammar: {said}")
+    figures.append(_expansion(expansion))
+    return scoreboard.Claim(
+        NAME,
+        CLAIM,
+        "",
+        tuple(figures),
+        pictures=((SHEET, "the same prompts and noise, by each arm's first seed"),),
+        notes=tuple(notes),
+        flops=training_flops,
+    )
+
+
+def _distance(name: str, made: np.ndarray, renders: np.ndarray) -> scoreboard.Figure:
+    """The Fréchet distance, with its bootstrap over what was made."""
+    real = frechet.moments([renders])
+
+    def distance(features: np.ndarray) -> float:
+        return frechet.distance(frechet.moments([features]), real, too_few="allow")
+
+    rng = np.random.default_rng(0)
+    draws = [
+        distance(made[rng.integers(len(made), size=len(made))]) for _ in range(100)
+    ]
+    value = distance(made)
+    return _figure(name, value, np.array(draws), count=len(made), better="low")
+
+
+def _expansion(found: Mapping[str, np.ndarray]) -> scoreboard.Figure:
+    """What expansion adds to the share of short prompts of which all holds."""
+    draws = resampled(found)
+    return _figure(
+        "short prompts, expanded less as they are",
+        found["expanded"].mean() - found["short"].mean(),
+        draws["expanded"] - draws["short"],
+        count=found["short"].size,
+        chance=0.0,
+    )
+
+
+def make(
     output: pathlib.Path,
-    captioner: pathlib.Path | None,
-) -> Iterator[measurement.Line]:
-    """A line for each arm, and one for what the captioner recovers."""
-    statistics = add_sources(dataset, captioner=captioner)
-    means = {}
-    for arm in ARMS:
-        figures: dict[str, list[list[float]]] = {"judge": [], "short": [], "long": []}
-        made: list[np.ndarray] = []
-        for seed in range(ablation.seeds):
-            folder = output / f"{arm}-{seed}"
-            model = train(ablation, dataset=dataset, arm=arm, seed=seed, workdir=folder)
-            shares, videos = scores(model, ablation, seed=seed)
-            figures["judge"].append(shares)
-            made += videos
-            for name, change in (_SHORT if ablation.expand else {}).items():
-                figures[name].append(
-                    scores(model, ablation, seed=seed, change=change)[0]
-                )
-        measured = {name: interval(table) for name, table in figures.items() if table}
-        means[arm] = measured["judge"]["mean"]
-        yield {
-            "arm": arm,
-            "captions": statistics[arm]["accuracy"],
-            **measured,
-            "frechet": distance(made, count=len(made)),
-            **dataclasses.asdict(ablation),
-            **measurement.environment(),
-        }
-    yield {"figure": "recovered", "share": _recovered(means)}
+    ablation: arms.Ablation,
+    *,
+    captioner: pathlib.Path | None = None,
+    data: pathlib.Path | None = None,
+    run: arms.Run = sweep.train_here,
+) -> scoreboard.Claim:
+    """The claim, from nothing; what was trained before is left alone.
+
+    Args:
+      output: folder of all reports.
+      ablation: sizes.
+      captioner: its folder; None for the shipped one.
+      data: latents of the shipped encoder, to which both sources of captions are added;
+        None renders and encodes `ablation.clips`.
+      run: trains, given the words of `soraflax train`; its exit status.
+
+    Raises:
+      ValueError: a config, captioner or latents that do not fit, or runs of other sizes
+        in `output`.
+    """
+    folder = output / NAME
+    values: Any = configs.load(ablation.config)
+    who = model_io.find_model(shipped.captioner_or_given(captioner))
+    if data is not None:
+        latents.open_latents(data, "train", digest=arms.encoder().encoder_digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder, ablation, captioner=model_io.model_digest(who), data=data)
+    data = data or sweep.make_data(
+        folder,
+        ablation.modality,
+        clips=ablation.clips,
+        autoencoder=shipped.folder() / models.AUTOENCODER,
+        values=values,
+    )
+    statistics = arms.add_sources(data, captioner=who)
+    runs: dict[str, list[pathlib.Path]] = {arm: [] for arm in arms.ARMS}
+    for seed in range(ablation.seeds):
+        for arm in arms.ARMS:
+            about: Any = {"data": data, "arm": arm, "seed": seed, "run": run}
+            runs[arm].append(arms.train(ablation, folder, **about))
+    readings = {arm: arms.read(ablation, paths) for arm, paths in runs.items()}
+    _draw(folder / SHEET, readings, prompts=[t for t, _ in arms.prompts(ablation)])
+    return to_claim(
+        readings,
+        ablation=ablation,
+        statistics=statistics,
+        expansion=arms.read_short(ablation, runs[arms.CAPTIONER]),
+        renders=arms.renders(ablation),
+        training_flops=sum(
+            worlds.training_flops(path) for paths in runs.values() for path in paths
+        ),
+    )
 
 
-_SHORT: Mapping[str, Callable[[str], str]] = {
-    "short": short,
-    "long": lambda text: expansion.Template()(short(text)),
-}
+def _check_settings(
+    folder: pathlib.Path,
+    ablation: arms.Ablation,
+    *,
+    captioner: str,
+    data: pathlib.Path | None,
+) -> None:
+    """Refuse a folder with runs of other settings; write these where there are none.
+
+    Raises:
+      ValueError: naming the setting that differs.
+    """
+    digest = records.dataset_digest(data) if data else ""
+    ours = dataclasses.asdict(ablation) | {"captioner": captioner, "latents": digest}
+    ours = json.loads(json.dumps(ours))
+    path = folder / SETTINGS
+    if path.is_file():
+        difference = config_lib.first_difference(ours, json.loads(path.read_text()))
+        if difference:
+            key, mine, theirs = difference
+            raise ValueError(
+                f"{key} is {mine!r}, but {folder} holds runs of {theirs!r}; use that "
+                "or another --output"
+            )
+    path.write_text(json.dumps(ours, indent=2) + "\n")
 
 
-def _recovered(means: Mapping[str, float]) -> float | None:
-    """The captioner's part of the way; None where there is none to go."""
-    way = means[TRUTH] - means[UPLOADER]
-    part = means[CAPTIONER] - means[UPLOADER]
-    return round(part / way, 4) if way > 0 else None
+def _draw(
+    path: pathlib.Path, readings: Mapping[str, arms.Readings], *, prompts: Sequence[str]
+) -> None:
+    """The sheet: a row for each prompt, a column for each arm."""
+    count = min(arms.SHOWN, len(prompts))
+    plots.contact_sheet(
+        path,
+        [found.shown[n] for n in range(count) for found in readings.values()],
+        labels=[f"{arm}: {prompts[n]}" for n in range(count) for arm in readings],
+        columns=len(readings),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.Parser(
-        prog="python -m experiments.reports.recaption", description=__doc__
-    )
-    full = Ablation()
-    add = parser.add_argument
-    add("--latents", required=True, type=pathlib.Path, help="of the shipped encoder")
-    add("--output", required=True, type=pathlib.Path, help="folder of the runs")
+    parser = scoreboard.make_parser(NAME, __doc__)
+    full = arms.Ablation()
+    add, some = parser.add_argument, cli.positive_int
+    add("--latents", type=pathlib.Path, help="of the shipped encoder (default: made)")
     add("--captioner", type=pathlib.Path, help="its folder (default: the shipped)")
-    add("--config", default=full.config, help="of training, NAME or NAME:ARGUMENT")
-    add("--steps", type=cli.positive_int, default=full.steps, help="of every run")
-    add("--seeds", type=cli.positive_int, default=full.seeds, help="runs of an arm")
+    add("--config", help=f"of training (default: {full.config})")
+    add("--modality", choices=list(sweep.MODALITIES), help="(default: images)")
+    add("--clips", type=some, help=f"rendered for the data (default: {full.clips})")
+    add("--rows", type=some, help=f"of a batch (default: {full.rows})")
+    add("--steps", type=some, help=f"of every run (default: {full.steps})")
+    add("--seeds", type=some, help=f"runs of an arm (default: {full.seeds})")
+    add("--prompts", type=some, help=f"of every run (default: {full.prompts})")
     add(
-        "--prompts", type=cli.positive_int, default=full.prompts, help="videos of a run"
+        "--attributes",
+        nargs="+",
+        choices=caption_statistics.ATTRIBUTES,
+        help=f"that are compared (default: {' '.join(full.attributes)})",
     )
-    add("--expand", action="store_true", help="short prompts too, expanded and not")
-    add("--quick", action="store_true", help="two steps, two seeds, four prompts")
-    args = parser.parse_args(argv)
-    ablation = Ablation(
-        args.config, args.steps, args.seeds, args.prompts, expand=args.expand
+    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    given = [w for w in sweep.without(words, "--output") if w != "--quick"]
+    return scoreboard.run_report(
+        NAME,
+        lambda: _make(options),
+        output=options.output,
+        command=" ".join([f"python -m experiments.reports.{NAME}", *given]),
     )
-    if args.quick:
-        ablation = dataclasses.replace(
-            ablation, config="bodies:tiny", steps=2, seeds=2, prompts=4, sampling=2
-        )
 
-    def run() -> None:
-        for line in lines(
-            ablation,
-            dataset=args.latents,
-            output=args.output,
-            captioner=args.captioner,
-        ):
-            print(json.dumps(line), flush=True)
 
-    return cli.run_command("recaption", run, extra="train")
+def _make(options: argparse.Namespace) -> scoreboard.Claim:
+    names = (
+        *("config", "modality", "clips", "rows", "steps", "seeds", "prompts"),
+        "attributes",
+    )
+    given: dict[str, Any] = {name: getattr(options, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "attributes" in given:
+        given["attributes"] = tuple(given["attributes"])
+    ablation = dataclasses.replace(
+        arms.QUICK if options.quick else arms.Ablation(), **given
+    )
+    claim = make(
+        options.output, ablation, captioner=options.captioner, data=options.latents
+    )
+    return dataclasses.replace(claim, quick=options.quick)
 
 
 if __name__ == "__main__":
