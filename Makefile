@@ -8,7 +8,7 @@ DEMO ?= demo
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: help demo gallery trained report test test-fast test-page fuzz parity beam plan docs \
+.PHONY: help demo gallery trained report test test-fast test-page fuzz parity beam c2pa plan docs \
   lint format constraints dist clean
 
 help: ## these lines
@@ -38,8 +38,8 @@ QUICK ?=
 REPORTS := build/report$(if $(QUICK),-quick)
 PAGE := $(if $(QUICK),$(REPORTS)/report.md,docs/report.md)
 report: .venv/installed ## every claim of the Sora report on one page (QUICK=--quick: minutes)
-	for name in sizes minute framing joint emergence_room emergence_canvas \
-	    emergence_blocks emergence_occlusion physics control; do \
+	for name in sizes minute framing joint recaption emergence_room \
+	    emergence_canvas emergence_blocks emergence_occlusion physics control; do \
 	  $(BIN)/python -m experiments.reports.$$name --output $(REPORTS) $(QUICK) || exit; done
 	for reading in longer larger; do $(BIN)/python -m experiments.scaling.ladder \
 	  --reading $$reading --output $(REPORTS) $(QUICK) || exit; done
@@ -80,6 +80,13 @@ beam: .venv/beam ## curation as an Apache Beam pipeline
 .venv/beam: .venv/installed
 	$(PYTHON) -m venv .venv/beam
 	PIP_CONSTRAINT= .venv/beam/bin/python -m pip install --quiet --editable '.[beam,test]'
+	@touch $@
+
+c2pa: .venv/c2pa ## content credentials in results, signed and read
+	SORAFLAX_C2PA=1 $(BIN)/python -m pytest tests/c2pa
+
+.venv/c2pa: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[c2pa,dev]'
 	@touch $@
 
 # The TPU compiler, which only this target installs, needs no TPU.

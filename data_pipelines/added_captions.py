@@ -90,8 +90,11 @@ def read_lines(path: Path, *, key: str = "id") -> Iterable[tuple[str, str]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise records.DatasetError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise records.DatasetError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise records.DatasetError(f"{path}: line {line} is not UTF-8") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -18,6 +18,7 @@ file system that all workers reach.
 """
 
 import argparse
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -180,8 +181,11 @@ def _call(name: str, clip: Any) -> str:
         raise ValueError(
             f"{name} failed on {clip.id}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(caption, str):
-        raise ValueError(f"{name} gave {caption!r} of {clip.id}: it must give a text")
+    if not isinstance(caption, str) or not prompts.readable(caption)[0]:
+        raise ValueError(
+            f"{name} gave {caption!r} of {clip.id}: it must give a text that is not "
+            "empty"
+        )
     return caption
 
 
@@ -249,18 +253,26 @@ def take(dataset: Path, jsonl: Path, *, name: str) -> dict[str, Any]:
     """Captions that others wrote, `{"id": ..., "caption": ...}` a line, as a source.
 
     Raises:
-      DatasetError: a clip without a caption, or a caption without a clip.
+      DatasetError: a clip without a caption, with an empty one or with several, or a
+        caption without a clip.
     """
     info = _checked(dataset, name)
-    captions = dict(added_captions.read_lines(jsonl))
+    counts: collections.Counter[str] = collections.Counter()
+    captions = {}
+    for clip, caption in added_captions.read_lines(jsonl):
+        captions[clip] = " ".join(prompts.readable(caption)[0].split())
+        counts[clip] += 1
     ids = [clip.id for clip in _clips(dataset, info)]
-    missing = [clip for clip in ids if clip not in captions]
-    unknown = sorted(captions.keys() - {*ids})
-    for clips, what in ((missing, "no caption of"), (unknown, "no clip of the id")):
+    for clips, what in (
+        ([clip for clip in ids if clip not in captions], "no caption of"),
+        (sorted(captions.keys() - {*ids}), "no clip of the id"),
+        ([clip for clip, count in counts.items() if count > 1], "several captions of"),
+        ([clip for clip in ids if not captions.get(clip)], "an empty caption of"),
+    ):
         if clips:
             more = f" and {len(clips) - 1} more" if len(clips) > 1 else ""
             raise records.DatasetError(f"{jsonl}: {what} {clips[0]!r}{more}")
-    texts = [" ".join(prompts.readable(captions[clip])[0].split()) for clip in ids]
+    texts = [captions[clip] for clip in ids]
     statistics = {
         "source": name,
         "writer": {"jsonl": jsonl.name},
@@ -357,6 +369,9 @@ def _run(args: argparse.Namespace) -> None:
             cache=args.cache,
         )
     print(json.dumps(statistics))
+    if statistics["empty"]:
+        note = f"{statistics['empty']} of {statistics['captions']} captions are empty"
+        print(f"recaption: {note}: see {args.name}.jsonl", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def dependencies(extra, seen=()):
 def test_the_parser_knows_the_extras():
     """Each extra holds the one in it, and what `parser.EXTRAS` says."""
     distributions = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint"}
+    distributions |= {"c2pa": "c2pa-python"}
     for extra in cli.EXTRAS:
         modules = cli.modules_of(extra)
         names = {distributions.get(m, m.replace("_", "-")) for m in modules}

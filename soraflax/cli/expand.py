@@ -49,8 +49,6 @@ def run(args: argparse.Namespace) -> None:
     from soraflax.pretrained import io as model_io
     from soraflax.pretrained import shipped
 
-    if not args.prompt.strip():
-        raise ValueError("the prompt is empty: say what a video shall show")
     record = model_io.model_config(shipped.or_given(args.checkpoint))
     trained_on = record.get("model", {}).get("trained_on") or {}
     words = trained_on.get("words", ())

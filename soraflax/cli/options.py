@@ -201,6 +201,14 @@ def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> No
         help="write OUT.preview.gif while the result is made",
     )
     add(
+        "--sign",
+        nargs=2,
+        type=pathlib.Path,
+        metavar=("CERT", "KEY"),
+        help="put content credentials (C2PA) into the result, signed with a chain of "
+        "certificates and a private key in PEM (default: none)",
+    )
+    add(
         "--out",
         default=pathlib.Path(out),
         type=pathlib.Path,

@@ -6,6 +6,7 @@ and by which it can be told from a recording. Both files appear, or neither.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -18,12 +19,15 @@ import numpy as np
 
 from soraflax import media
 from soraflax.cli import parser as cli
-from soraflax.generation import provenance
+from soraflax.generation import provenance, signing
 
 GENERATOR = provenance.GENERATOR
 _PREVIEW_RATES = (1.0, 25.0)  # frames per second; viewers slow faster gifs down
 # Say where results go, not what they are.
-_NOT_REPEATED = ("command", "out", "preview", "num_videos", "no_compilation_cache")
+_NOT_REPEATED = (
+    *("command", "out", "preview", "num_videos", "no_compilation_cache"),
+    "sign",
+)
 
 
 def result_paths(out: pathlib.Path, count: int) -> list[pathlib.Path]:
@@ -93,6 +97,19 @@ def check_result(
             )
 
 
+def signer(args: argparse.Namespace) -> signing.Signer | None:
+    """Who signs the results of a command; None where `--sign` was not given.
+
+    Raises:
+      SigningError: certificate and key cannot sign, or `--out` holds no credentials.
+      ImportError: the extra `c2pa` is not installed.
+    """
+    if args.sign is None:
+        return None
+    signing.check_kind(args.out)
+    return signing.Signer.load(*args.sign)
+
+
 def write(
     path: pathlib.Path,
     frames: Iterable[np.ndarray],
@@ -100,6 +117,7 @@ def write(
     fps: float,
     record: Mapping[str, Any],
     sounds: Sequence[media.PlacedSound] = (),
+    signer: signing.Signer | None = None,
 ) -> None:
     """Write a result and its sidecar, both whole, or leave what was there before.
 
@@ -109,11 +127,14 @@ def write(
       fps: frames per second.
       record: goes into the file's metadata and into the sidecar.
       sounds: heard beside the frames.
+      signer: puts content credentials with the record into the file.
 
     Raises:
       MediaError: as `media.write_frames`, such as a full disk.
     """
     beside: Any = {"sidecar": sidecar(path), "sounds": sounds}
+    if signer is not None:
+        beside["finish"] = functools.partial(signer.sign, record=record)
     media.write_frames(path, frames, fps=fps, metadata=record, **beside)
 
 

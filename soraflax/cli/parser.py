@@ -54,6 +54,7 @@ EXTRAS = {
         "tensorboardX",
     ),
     "parquet": ("pyarrow",),
+    "c2pa": ("c2pa", "cryptography"),
     "plan": ("libtpu",),
     "ui": ("gradio",),
 }
@@ -61,6 +62,7 @@ BASES = {
     "data": "media",
     "train": "data",
     "parquet": "data",
+    "c2pa": "media",
     "plan": "train",
     "ui": "media",
 }

@@ -42,6 +42,7 @@ def run(
       positional: names of the arguments that stand without a flag, in order.
     """
     inputs = {role: path for role, path in (files or {}).items() if path is not None}
+    signer = outputs.signer(args)
     with (
         progress.Progress(f"{outputs.GENERATOR} {args.command}") as line,
         devices.kept_programs(args) as cache,
@@ -79,6 +80,7 @@ def run(
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
             fps = jobs[number].conditioning.fps
             made: Any = {"record": records[number], "sounds": kept.sounds}
+            made["signer"] = signer
             passed = words.checked(frames, fps=fps)
             outputs.write(paths[number], passed, fps=fps, **made)
             written.append(paths[number])

@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from soraflax import extensions
+from soraflax.generation import prompts
 
 GROUP = "soraflax.expanders"
 TEMPLATE = "template"
@@ -214,25 +215,29 @@ def load(name: str, template: Template) -> Expander:
 
 
 def expanded(prompt: str, expander: Expander, *, seed: int, name: str) -> str:
-    """What an expander makes of a prompt.
+    """What an expander makes of a prompt; both are read as models read them.
 
     Args:
-      prompt: that it is given.
+      prompt: that it is given, without what `prompts.readable` takes out.
       expander: any.
       seed: that it is given.
       name: of the expander, for errors.
 
     Raises:
-      ValueError: it fails, or gives anything but a text.
+      ValueError: an empty prompt; it fails, or gives anything but a text.
     """
+    text, _ = prompts.readable(prompt)
+    if not text:
+        raise ValueError("the prompt is empty: say what a video shall show")
     try:
-        longer: Any = expander(prompt, seed=seed)
+        longer: Any = expander(text, seed=seed)
     except Exception as error:
         raise ValueError(
             f"expander {name!r} failed: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(longer, str) or not longer.strip():
+    cleaned = prompts.readable(longer)[0] if isinstance(longer, str) else ""
+    if not cleaned:
         raise ValueError(
             f"expander {name!r} gave {longer!r}: it must give a text that is not empty"
         )
-    return longer
+    return cleaned

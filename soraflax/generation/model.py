@@ -10,6 +10,7 @@ once, in shared rows, by `Model.run`.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import warnings
@@ -28,6 +29,7 @@ from soraflax.generation import (
     provenance,
     tasks,
 )
+from soraflax.generation import captioner as captioners
 from soraflax.ops import grid as grids
 from soraflax.pretrained import shipped
 
@@ -400,6 +402,31 @@ class Model:
         watch: Any = {"progress": progress, "callback": callback}
         return self._one(job, config, inputs={"clip": _input(clip)}, **watch)
 
+    def caption(
+        self,
+        clip: Clip | Image,
+        *,
+        captioner: captioners.Captioner | Path | None = None,
+        beams: int = 1,
+    ) -> str:
+        """What a clip or an image shows, in words that make a prompt.
+
+        Args:
+          clip: of any size and length; an array has the captioner's reference rate.
+          captioner: one that was loaded, or its folder; None for the one shipped with
+            the package, which knows the words of the embedded world.
+          beams: hypotheses that are kept; 1 takes the most probable word each time.
+
+        Raises:
+          ValueError: a clip that cannot be read, or pixels that are no uint8.
+          FileNotFoundError, ModelError: no such captioner.
+        """
+        if not isinstance(captioner, captioners.Captioner):
+            captioner = _loaded_captioner(None if captioner is None else str(captioner))
+        if not isinstance(clip, media.Video | str | os.PathLike):
+            clip = np.asarray(clip)
+        return captioner(clip, beams=beams)
+
     def run(
         self,
         batch: Sequence[generator.Job],
@@ -461,6 +488,11 @@ class Model:
             return media.Video(clip, self.fps)
         video = media.read_video(clip)
         return dataclasses.replace(video, fps=self.fps) if len(video) == 1 else video
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded_captioner(folder: str | None) -> captioners.Captioner:
+    return captioners.Captioner.load(folder)
 
 
 class _Bar:

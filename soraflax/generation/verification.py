@@ -2,6 +2,7 @@
 
 Results carry a record (`generation.provenance`) in their metadata, and the commands
 write the same beside them. Neither is a proof: anyone can write one, or leave it out.
+Content credentials (`generation.signing`) say besides who signed the file.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from soraflax import media
+from soraflax.generation import signing
 
 Outcome = Literal["generated", "unknown", "conflict"]
 
@@ -27,12 +29,14 @@ class Verification:
         video of another size.
       record: in the file, else beside it; empty where there is none.
       problems: what does not agree, a line each.
+      credentials: what a signed manifest in the file says; None where there is none.
     """
 
     path: pathlib.Path
     outcome: Outcome
     record: Mapping[str, Any]
     problems: tuple[str, ...] = ()
+    credentials: signing.Credentials | None = None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -42,13 +46,17 @@ class Verification:
             "outcome": self.outcome,
             "problems": list(self.problems),
             "record": dict(self.record),
+            "credentials": self.credentials and dataclasses.asdict(self.credentials),
         }
 
     @property
     def text(self) -> str:
         """Lines for people."""
+        signed = [f"  credentials: {self.credentials.text}"] if self.credentials else []
+        differs = [f"  differs: {problem}" for problem in self.problems]
         if self.outcome == "unknown":
-            return f"{self.path}: no record of generation in it or beside it"
+            head = f"{self.path}: no record of generation in it or beside it"
+            return "\n".join([head, *signed, *differs])
         record, lines = self.record, [f"{self.path}: {self._head()}"]
         shown = ("task", "prompt", "seed", "command")
         lines += [f"  {key}: {record[key]}" for key in shown if record.get(key)]
@@ -61,7 +69,7 @@ class Verification:
         checkpoint = _mapping(record.get("checkpoint")).get("transformer", "")
         if checkpoint:
             lines.append(f"  model: {checkpoint[:12]}")
-        lines += [f"  differs: {problem}" for problem in self.problems]
+        lines += signed + differs
         return "\n".join(" ".join(line.splitlines()) for line in lines)
 
     def _head(self) -> str:
@@ -82,10 +90,15 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     inside = media.read_metadata(path)
     inside = inside if inside.get("generated") else {}
     beside = _beside(path)
-    record = inside or beside
+    credentials = signing.read(path)
+    signed = dict(credentials.record) if credentials else {}
+    record = inside or beside or signed
+    failed = credentials.problems if credentials else ()
+    problems = [f"content credentials: {problem}" for problem in failed]
     if not record:
-        return Verification(path, "unknown", {})
-    problems = []
+        return Verification(path, "unknown", {}, tuple(problems), credentials)
+    if inside and signed and inside != signed:
+        problems.append("the record that was signed is another")
     if inside and beside and inside != beside:
         keys = sorted(k for k in {*inside, *beside} if inside.get(k) != beside.get(k))
         problems.append(f"{path.name}.json has other {', '.join(keys)}")
@@ -98,7 +111,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
                 f"the record is of {record['frames']} frames, this of {stream.frames}"
             )
     outcome: Outcome = "conflict" if problems else "generated"
-    return Verification(path, outcome, record, tuple(problems))
+    return Verification(path, outcome, record, tuple(problems), credentials)
 
 
 def _beside(path: pathlib.Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def write_frames(
     metadata: Mapping[str, Any] | None = None,
     sidecar: str | os.PathLike[str] | None = None,
     sounds: Sequence[sound.PlacedSound] = (),
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write frames as they come; the file appears whole or not at all.
 
@@ -84,6 +85,8 @@ def write_frames(
         `.mkv` alone, and where `can_hold` says so.
       sidecar: a file in the same directory that gets the metadata too, as JSON; both
         files appear, or neither does.
+      finish: changes the file in place before it appears, under a name of the same
+        suffix; what it raises leaves no file.
 
     Raises:
       MediaError: as in `check_target`, or the disk refuses.
@@ -105,6 +108,8 @@ def write_frames(
         if path.suffix.lower() in (".mp4", ".mkv"):
             more = {"sounds": sounds}
         write(part, source, fps=fps, comment=comment, **more)
+        if finish is not None:
+            finish(part)
         for other in sidecars:
             text = json.dumps(metadata or {}, indent=2, ensure_ascii=False)
             # Unpaired surrogates, as of file names, become JSON's escapes of them.

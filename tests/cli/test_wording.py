@@ -61,6 +61,8 @@ def test_unknown_expanders_and_filters_are_one_line(run):
     ):
         status, _, lines = run(f"generate circle {line} {SIZE}")
         assert status == 2 and len(lines) == 1 and message in lines[0], lines
+    status, _, (line,) = run(f"generate ' ' --expand {SIZE}")
+    assert status == 2 and "the prompt is empty" in line
 
 
 def test_expand_prints_prompts(capsys):
@@ -73,8 +75,9 @@ def test_expand_prints_prompts(capsys):
     assert status == 2 and "gone" in line
     status, (line,), _ = told(capsys, ["expand", "a red ball", "--image"])
     assert not {"moves", "stays"} & {*line.split()}
-    status, _, (line,) = told(capsys, ["expand", " "])
-    assert status == 2 and "the prompt is empty" in line
+    for nothing in ("", " ", "\u202e"):
+        status, _, (line,) = told(capsys, ["expand", nothing])
+        assert status == 2 and "the prompt is empty" in line
 
 
 @pytest.mark.parametrize("as_json", [False, True])

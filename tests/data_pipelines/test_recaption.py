@@ -19,6 +19,9 @@ def caption(video):
 
 def number(video):
     return 3
+
+def silent(video):
+    return " \u202e "
 """
 
 
@@ -87,6 +90,18 @@ def test_captions_of_others_are_taken_whole_or_not_at_all(place, capsys):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run("--jsonl", "theirs.jsonl", "--name", "more") == 2
     assert "no clip of the id 'other'" in capsys.readouterr().err
+    silent = {"id": "clip-5", "caption": " \u202e"}
+    for given, message in (
+        ([*lines[:6], lines[4]], "several captions of 'clip-4'"),
+        ([*lines[:5], silent], "an empty caption of 'clip-5'"),
+    ):
+        path.write_text("".join(json.dumps(line) + "\n" for line in given))
+        assert run("--jsonl", "theirs.jsonl", "--name", "odd") == 2
+        assert message in capsys.readouterr().err
+    path.write_bytes(b'{"id": "clip-0", "caption": "x"}\n{"id": "caf\xe9"')
+    assert run("--jsonl", "theirs.jsonl", "--name", "odd") == 2
+    assert "theirs.jsonl: line 2 is not UTF-8" in capsys.readouterr().err
+    assert not added_captions.path_of("clips", "odd").exists()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +112,8 @@ def test_captions_of_others_are_taken_whole_or_not_at_all(place, capsys):
         (("--captioner", "nowhere"), "nowhere: no such directory"),
         (("--function", "captions_of_ones_own:number"), "gave 3 of clip-0"),
         (("--function", "captions_of_ones_own:none"), "has no function 'none'"),
-        (("--jsonl", "none.jsonl", "--name", "x"), "none.jsonl: cannot be read"),
+        (("--function", "captions_of_ones_own:silent"), "a text that is not empty"),
+        (("--jsonl", "none.jsonl", "--name", "x"), "none.jsonl: No such file"),
         (("--nothing",), "unknown argument '--nothing'"),
     ],
 )

@@ -114,6 +114,32 @@ def test_broken_parameters_leave_nothing(clips, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_embedding_that_is_stopped_leaves_nothing_and_is_done_again(
+    features, clips, tmp_path, monkeypatch
+):
+    class Stopped(Encoder):
+        def encode(self, texts, **settings):
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            self.calls += 1
+            return super().encode(texts, **settings)
+
+        calls = 0
+
+    monkeypatch.setattr(text_features, "CHUNK", 8)
+    with pytest.raises(KeyboardInterrupt):
+        text_features.embed([clips], tmp_path / "f", encoder=Stopped(), max_length=12)
+    assert list(tmp_path.iterdir()) == []
+    info = text_features.embed(
+        [clips], tmp_path / "f", encoder=Encoder(), max_length=12
+    )
+    expected = records.read_info(features)
+    assert info["keys"] == expected["keys"]
+    again, first = map(text_features.open_features, (tmp_path / "f", features))
+    for text in ("", "clip 3", "this is clip 14"):
+        np.testing.assert_array_equal(again[text], first[text])
+
+
 def test_rows_hold_features_padded_with_zeros(features, clips):
     """Clips are those of the store, as latents in memory."""
 

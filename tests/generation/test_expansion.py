@@ -125,6 +125,10 @@ def test_an_expander_of_ones_own(tmp_path, monkeypatch):
         return expansion.expanded("a dog", expander, seed=7, name=name)
 
     assert run("own_words:longer") == "a dog 7"
+    named = {"seed": 7, "name": "template"}
+    assert expansion.expanded("a\u202e dog\n", EXPAND, **named) == "a dog"
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        expansion.expanded(" \u202e", EXPAND, **named)
     assert run("template") == "a dog"
     with pytest.raises(ValueError, match="'own_words:broken' failed: ZeroDivision"):
         run("own_words:broken")

@@ -3,11 +3,14 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 
 import soraflax
+from data_pipelines.worlds import bodies, captions
 from soraflax.generation import generator as generators
 from soraflax.generation import model as models
+from soraflax.pretrained import shipped
 from tests.generation import tiny
 
 FAST = soraflax.SamplingConfig(steps=2, guidance=1.0)
@@ -147,3 +150,32 @@ def test_bad_input_is_one_line(model):
         model.generate("a circle", size=(100, 64), **QUICK)
     with pytest.raises(ValueError, match="give one of them"):
         model.animate(CLIP, **QUICK)
+
+
+def test_a_clip_is_said_in_words_that_make_a_prompt(model, tmp_path):
+    """By the shipped captioner, or one that is given; from pixels or a file."""
+    world = dataclasses.replace(bodies.VARIANTS["videos"], sizes=((64, 64),))
+    shown = bodies.render_clip(5, 3, config=world)
+    clip = soraflax.Video(shown.video, shown.fps)
+    said = model.caption(clip)
+    read, truth = captions.parse(said), shown.truth["attributes"]
+    assert all(read[k] == truth[k] for k in ("colour", "size", "background", "count"))
+    clip.save(tmp_path / "clip.mkv")  # lossless
+    assert model.caption(tmp_path / "clip.mkv") == said
+    captioner = soraflax.Captioner.load()
+    picture = PIL.Image.fromarray(shown.video[0])
+    said = model.caption(picture, captioner=captioner)
+    assert said == model.caption(shown.video[0]) == captioner(shown.video[:1])
+    given = {"captioner": shipped.CAPTIONER, "beams": 2}
+    assert model.caption(clip, **given) == captioner(clip, beams=2)
+    for wrong, message in (
+        ({"captioner": tmp_path}, "no trained model"),
+        ({"captioner": tmp_path / "nowhere"}, "no such directory"),
+        ({"beams": 0}, "0 beams: use 1"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            model.caption(clip, **wrong)
+    with pytest.raises(ValueError, match="give uint8"):
+        model.caption(shown.video / 255)
+    with pytest.raises(ValueError, match="no such file"):
+        model.caption(tmp_path / "nothing.mp4")

@@ -84,7 +84,8 @@ def check_base(
     trained = base.config
     if trained.boundary is not None:
         raise config_lib.ConfigError(
-            f"config.base {config.base} has two experts; give one of one transformer"
+            f"config.base {config.base} has two experts, which are not trained on; "
+            "give a model of one transformer, such as Wan 2.1's or TI2V-5B's"
         )
     takes_features = trained.transformer.text is None
     # Features are padded to the length of captions, and the padding is attended to.

@@ -76,8 +76,9 @@ def test_what_the_captioner_recovers_is_said_with_its_interval() -> None:
     assert 0.8 < recovered.low < 0.9 < recovered.high < 1.0
     assert abs(figures["attributes, uploader"].value - 0.5) < 0.05
     assert figures["colour, detailed"].count == 288
-    nearer = figures["Fréchet distance, detailed"], figures["Fréchet distance, uploader"]
-    assert nearer[0].high < nearer[1].low and nearer[0].better == "low"
+    near = figures["Fréchet distance, detailed"]
+    far = figures["Fréchet distance, uploader"]
+    assert near.high < far.low and near.better == "low"
     expansion = figures["short prompts, expanded less as they are"]
     assert (expansion.low, expansion.value, expansion.high) == (1.0, 1.0, 1.0)
 
