@@ -130,6 +130,11 @@ def open_features(
       DatasetError: no features there, damaged ones, or those of another encoder or
         vocabulary.
     """
+    if not Path(path).is_dir():
+        raise records.DatasetError(
+            f"{path}: no such features; make them with `python -m data_pipelines.embed "
+            f"--dataset DATASET --text-encoder TEXT --output {path}`"
+        )
     info = records.read_info(path)
     if info.get("kind") != KIND:
         raise records.DatasetError(f"{path}: holds {info.get('kind')}, not {KIND}")

@@ -71,7 +71,7 @@ def resampled(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _figure(
-    name: str, value: float, draws: np.ndarray, *, count: int, **beside: Any
+    name: str, value: float, *, draws: np.ndarray, count: int, **beside: Any
 ) -> scoreboard.Figure:
     low, high = np.percentile(draws, (2.5, 97.5))
     return scoreboard.Figure(
@@ -92,10 +92,11 @@ def comparison(tables: Mapping[str, np.ndarray]) -> list[scoreboard.Figure]:
     )
     gain, way = middle - low, high - low
     name = "captioner less uploader"
-    figures = [_figure(name, gain[0], gain[1:], count=count, chance=0.0)]
+    figures = [_figure(name, gain[0], draws=gain[1:], count=count, chance=0.0)]
     if np.percentile(way[1:], 2.5) > 0:
         name, shares = "recovered of the way to the truth", gain / way
-        figures.append(_figure(name, shares[0], shares[1:][way[1:] > 0], count=count))
+        told = shares[1:][way[1:] > 0]
+        figures.append(_figure(name, shares[0], draws=told, count=count))
     return figures
 
 
@@ -134,14 +135,15 @@ def to_claim(
         chance = float(np.mean([found.others[name] for name in ablation.attributes]))
         beside = {"count": tables[arm].size, "chance": chance}
         mean = tables[arm].mean()
-        figures.append(_figure(f"attributes, {arm}", mean, means[arm], **beside))
+        figures.append(_figure(f"attributes, {arm}", mean, draws=means[arm], **beside))
     for name in readings[arms.TRUTH].own:
         for arm, found in readings.items():
             right = [bool(value) for value in found.own[name].ravel()]
             chance = found.others[name]
             figures.append(scoreboard.share(f"{name}, {arm}", right, chance=chance))
     for arm, found in readings.items():
-        figures.append(_distance(f"Fréchet distance, {arm}", found.features, renders))
+        name = f"Fréchet distance, {arm}"
+        figures.append(_distance(name, found.features, renders=renders))
         said = ", ".join(f"{k} {v:.2f}" for k, v in statistics[arm]["accuracy"].items())
         notes.append(f"captions of {arm}, read by the grammar: {said}")
     figures.append(_expansion(expansion))
@@ -156,7 +158,7 @@ def to_claim(
     )
 
 
-def _distance(name: str, made: np.ndarray, renders: np.ndarray) -> scoreboard.Figure:
+def _distance(name: str, made: np.ndarray, *, renders: np.ndarray) -> scoreboard.Figure:
     """The Fréchet distance, with its bootstrap over what was made."""
     real = frechet.moments([renders])
 
@@ -167,8 +169,8 @@ def _distance(name: str, made: np.ndarray, renders: np.ndarray) -> scoreboard.Fi
     draws = [
         distance(made[rng.integers(len(made), size=len(made))]) for _ in range(100)
     ]
-    value = distance(made)
-    return _figure(name, value, np.array(draws), count=len(made), better="low")
+    about: Any = {"draws": np.array(draws), "count": len(made), "better": "low"}
+    return _figure(name, distance(made), **about)
 
 
 def _expansion(found: Mapping[str, np.ndarray]) -> scoreboard.Figure:
@@ -177,7 +179,7 @@ def _expansion(found: Mapping[str, np.ndarray]) -> scoreboard.Figure:
     return _figure(
         "short prompts, expanded less as they are",
         found["expanded"].mean() - found["short"].mean(),
-        draws["expanded"] - draws["short"],
+        draws=draws["expanded"] - draws["short"],
         count=found["short"].size,
         chance=0.0,
     )

@@ -94,26 +94,37 @@ def write_frames(
     """
     path = Path(path)
     check_target(path, frames=1, fps=fps)
-    writers = {
-        ".mp4": _write_mp4,
-        ".mkv": _write_mkv,
-        ".gif": _write_gif,
-        ".png": _write_png,
-    }
     comment = json.dumps(metadata or {}, sort_keys=True)
     source = _validated(path, frames, fps=fps)
     others = () if sidecar is None else (Path(sidecar),)
     with common.atomic_files(path, *others) as (part, *sidecars):
-        write, more = writers[path.suffix.lower()], {}
-        if path.suffix.lower() in (".mp4", ".mkv"):
-            more = {"sounds": sounds}
-        write(part, source, fps=fps, comment=comment, **more)
+        _write(part, source, fps=fps, comment=comment, sounds=sounds)
         if finish is not None:
             finish(part)
         for other in sidecars:
             text = json.dumps(metadata or {}, indent=2, ensure_ascii=False)
             # Unpaired surrogates, as of file names, become JSON's escapes of them.
             other.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _write(
+    path: Path,
+    frames: Iterator[np.ndarray],
+    *,
+    fps: float,
+    comment: str,
+    sounds: Sequence[sound.PlacedSound],
+) -> None:
+    """In the format of its suffix; videos alone hold sounds."""
+    suffix = path.suffix.lower()
+    about: Any = {"fps": fps, "comment": comment}
+    if suffix == ".gif":
+        _write_gif(path, frames, **about)
+    elif suffix == ".png":
+        _write_png(path, frames, **about)
+    else:
+        write = _write_mp4 if suffix == ".mp4" else _write_mkv
+        write(path, frames, sounds=sounds, **about)
 
 
 def check_target(

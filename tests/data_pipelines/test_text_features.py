@@ -89,6 +89,8 @@ def test_features_of_another_encoder_are_refused(changes, message, features):
 
 
 def test_what_is_no_store_or_damaged_is_refused(features, clips, tmp_path):
+    with pytest.raises(records.DatasetError, match=r"gone: no such features; .*embed"):
+        text_features.open_features(tmp_path / "gone")
     with pytest.raises(records.DatasetError, match="holds clips, not text features"):
         text_features.open_features(clips)
     with pytest.raises(records.DatasetError, match="captions are in clips or latents"):

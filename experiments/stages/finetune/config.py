@@ -88,6 +88,12 @@ def check_base(
             "give a model of one transformer, such as Wan 2.1's or TI2V-5B's"
         )
     takes_features = trained.transformer.text is None
+    if takes_features and not config.data.features:
+        raise config_lib.ConfigError(
+            "config.data.features is empty, but the base takes features: make them "
+            f"with python -m data_pipelines.embed --text-encoder {config.base}, and "
+            "give --config.data.features=FEATURES"
+        )
     # Features are padded to the length of captions, and the padding is attended to.
     length = config.data.captions.max_length
     lengths = (length, trained.text_length) if takes_features else (length, length)
