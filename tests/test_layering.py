@@ -130,6 +130,7 @@ NO_MODULE = {
     "docs/": "the pages",
     "examples/": "the examples",
     "experiments/test_process_faults.py": "two processes, under faults",
+    "experiments/test_storage_processes.py": "two processes, in buckets and caching",
     "experiments/test_two_processes.py": "every stage, in two processes",
     "experiments/test_wan_configs.py": "the configs of one family",
     "generation/test_batch_invariance.py": "the generator, all of it",

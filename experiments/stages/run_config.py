@@ -44,6 +44,7 @@ MUTABLE_KEYS = (
     "train.profile_steps",
     "train.stall_minutes",
     "train.stop_at",
+    "train.wandb",
     "train.steps",
 )
 

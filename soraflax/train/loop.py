@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from soraflax import sharding
+from soraflax import buckets, sharding
 from soraflax.train import (
     checkpoint,
     goodput,
@@ -29,6 +29,7 @@ from soraflax.train import (
     state,
     step,
     stopping,
+    wandb_board,
     watchdog,
     work_folder,
 )
@@ -61,6 +62,7 @@ class TrainConfig:
       stop_at: number of updates after which a run stops before its end; 0 for none.
       profile_at: number of the first step that is profiled; 0 for none.
       profile_steps: number of steps of a profile, also of one that SIGUSR2 asks for.
+      wandb: project of Weights & Biases that metrics go to as well; "" for none.
       stall_minutes: minutes that input, a step, an evaluation or a save may last before
         the process writes its stacks and ends; 0 for no limit.
     """
@@ -77,6 +79,7 @@ class TrainConfig:
     stop_at: int = 0
     profile_at: int = 0
     profile_steps: int = 5
+    wandb: str = ""
     stall_minutes: float = 0.0
 
     def __post_init__(self) -> None:
@@ -218,6 +221,7 @@ def fit(
             steps=config.steps,
             name=job.name,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(job.shapes)),
+            board=open_board(job, config, folder=folder, stack=stack),
         )
         stack.enter_context(writer)
         writer.note(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
@@ -254,6 +258,21 @@ def fit(
             found,
         )
         return train(current, train_step, run=run)
+
+
+def open_board(
+    job: TrainJob,
+    config: TrainConfig,
+    *,
+    folder: work_folder.WorkFolder,
+    stack: contextlib.ExitStack,
+) -> wandb_board.Board | None:
+    """The page on Weights & Biases that a run asks for, in the first process."""
+    if not config.wandb or jax.process_index():
+        return None
+    place = {"folder": buckets.absolute(folder.shared), "local": folder.local}
+    board = wandb_board.Board(config.wandb, settings=job.settings, **place)
+    return stack.enter_context(board)
 
 
 def train(

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import tensorboardX
 import tqdm
 
+from soraflax.train import wandb_board
+
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets. The first name
 # that occurs in `device_kind` counts, so longer names come before their prefixes.
 PEAK_FLOPS = {
@@ -224,6 +226,7 @@ class Writer:
         steps: int,
         name: str,
         parameters: int = 0,
+        board: wandb_board.Board | None = None,
     ) -> None:
         """Open the record at step `start` of `steps`; later lines are cut off.
 
@@ -233,8 +236,9 @@ class Writer:
           steps: number of steps of the run.
           name: label of the progress bar.
           parameters: number of trained parameters, part of every line with costs.
+          board: a further place for scalars, of the first process.
         """
-        self._parameters = parameters
+        self._parameters, self._web = parameters, board
         self._totals = {"step": 0.0, "training_tokens": 0.0, "training_flops": 0.0}
         self._active = jax.process_index() == 0
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
@@ -277,6 +281,8 @@ class Writer:
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
+        if self._web is not None:
+            self._web.write(step, scalars)
         postfix = {
             short: f"{scalars[name]:.3g}"
             for name, short in _BAR_NAMES.items()

@@ -11,26 +11,32 @@ import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
+MODULE = "tests.experiments.processes"
 
 
-def run(scenario: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+def run(
+    scenario: str, folder: pathlib.Path, *, module: str = MODULE
+) -> list[dict[str, Any]]:
     """What both processes found."""
-    ended = end(scenario, folder)
+    ended = end(scenario, folder, module=module)
     for status, _, errors in ended:
         assert status == 0, errors[-3000:]
     return [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
 
 
-def end(scenario: str, folder: pathlib.Path) -> list[tuple[int, str, str]]:
+def end(
+    scenario: str, folder: pathlib.Path, *, module: str = MODULE
+) -> list[tuple[int, str, str]]:
     """Exit status, output and errors of both processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    words = [sys.executable, "-m", "tests.experiments.processes", scenario]
+    words = [sys.executable, "-m", module, scenario]
     processes = [
         subprocess.Popen(
             [*words, str(rank), str(port), str(folder)],
@@ -208,14 +214,16 @@ def models(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def main(scenario: str, rank: str, port: str, folder: str) -> None:
+def main(*words: str, scenarios: Mapping[str, Any]) -> None:
+    """Run a scenario: its name, rank, port and folder."""
+    scenario, rank, port, folder = words
     import jax
 
     jax.distributed.initialize(
         f"127.0.0.1:{port}", num_processes=2, process_id=int(rank)
     )
-    print(json.dumps(globals()[scenario](pathlib.Path(folder))), flush=True)
+    print(json.dumps(scenarios[scenario](pathlib.Path(folder))), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:], scenarios=globals())
