@@ -1,4 +1,4 @@
-"""SIGTERM while caching, validating, exporting; checkpoints by time; skipped steps."""
+"""SIGTERM while compiling, caching, validating, exporting; checkpoints by time."""
 
 import os
 import pathlib
@@ -52,6 +52,22 @@ def test_in_the_last_evaluation_the_last_step_is_saved(tmp_path: pathlib.Path) -
         toy.fit(toy.job(toy.mesh(1), evaluate=evaluate), tmp_path, steps=4)
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as keeper:
         assert keeper.saved.latest() == 4
+
+
+def test_while_the_first_step_compiles_that_step_is_saved(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Compilation goes to its end: there is nothing to save before."""
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
+        _terminate()  # this is traced once, within the compilation
+        return toy.loss(params, batch, key)
+
+    stopped = toy.fit(toy.job(toy.mesh(1), loss=loss), tmp_path / "part", steps=4)
+    assert int(stopped.step) == 1
+    resumed = toy.fit(toy.job(toy.mesh(1)), tmp_path / "part", steps=4)
+    whole = toy.fit(toy.job(toy.mesh(1)), tmp_path / "whole", steps=4)
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(resumed))
 
 
 def test_caching_leaves_no_draft(tmp_path: pathlib.Path) -> None:

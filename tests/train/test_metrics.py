@@ -6,6 +6,7 @@ import itertools
 import types
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -104,6 +105,7 @@ def train(*, steps, shapes=(8,), reading=0.0, **course):
             finish=lambda *_, **__: None, step=lambda _: contextlib.nullcontext()
         ),
         incidents=types.SimpleNamespace(examine=lambda *_, **__: 0.0),
+        folder=types.SimpleNamespace(copy=lambda: None),
         writer=writer,
         meter=meter,
     )
@@ -211,3 +213,21 @@ def test_the_peak_of_an_unknown_device_is_that_of_its_fastest_products(monkeypat
     assert peak.flops == 4e11 and peak.source.startswith("bfloat16 matmul of 1024")
     rates["bfloat16"] = 1e10  # as where a processor has no such products
     assert metrics.device_peak().source.startswith("float32 matmul of 1024")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("TPU7x", 1153.5e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+    ],
+)
+def test_the_peak_is_that_of_the_device(monkeypatch, kind, flops):
+    device = types.SimpleNamespace(device_kind=kind, platform="tpu")
+    monkeypatch.setattr(metrics.jax, "devices", lambda *_: [device])
+    assert metrics.device_peak().flops == flops * jax.device_count()
