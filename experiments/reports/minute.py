@@ -80,7 +80,7 @@ class MinuteConfig:
     large: tuple[int, int] = (1920, 1088)
     large_frames: int = 17
     large_steps: int = 8
-    strength: float = 0.5
+    strength: float = 0.3
     tile: tuple[int, int] = (64, 96)
 
 

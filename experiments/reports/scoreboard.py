@@ -32,6 +32,7 @@ from soraflax.cli import parser as cli
 CLAIM = "claim.json"
 Z = 1.96
 RESAMPLES = 1000
+LEAST = 5  # clips of a bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +129,18 @@ def share(name: str, right: Sequence[bool], **beside: Any) -> Figure:
 
 
 def mean(name: str, values: Sequence[float], **beside: Any) -> Figure:
-    """A mean over clips with a bootstrap interval; what is not finite is left out."""
+    """A mean over clips with a bootstrap interval; what is not finite is left out.
+
+    Of fewer than `LEAST` clips there is no interval, and nothing is shown.
+    """
     found = np.asarray([v for v in values if math.isfinite(v)], float)
     if not len(found):
         return Figure(name, math.nan, math.nan, math.nan, 0, **beside)
-    random = np.random.default_rng(0)
-    drawn = random.integers(0, len(found), (RESAMPLES, len(found)))
-    low, high = np.percentile(found[drawn].mean(1), (2.5, 97.5))
+    low = high = math.nan
+    if len(found) >= LEAST:
+        random = np.random.default_rng(0)
+        drawn = random.integers(0, len(found), (RESAMPLES, len(found)))
+        low, high = np.percentile(found[drawn].mean(1), (2.5, 97.5))
     return Figure(
         name, float(found.mean()), float(low), float(high), len(found), **beside
     )
@@ -216,8 +222,10 @@ def _told(figure: Figure | None) -> str:
         for name, value in (("chance", figure.chance), ("ceiling", figure.ceiling))
         if value is not None
     ]
-    interval = f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
-    return ", ".join([f"{figure.name}: {interval}", *beside])
+    interval = f"[{figure.low:.3g}, {figure.high:.3g}]"
+    if math.isnan(figure.low):
+        interval = f"[{figure.count} clip(s), too few for an interval]"
+    return ", ".join([f"{figure.name}: {figure.value:.3g} {interval}", *beside])
 
 
 def _section(
@@ -236,9 +244,11 @@ def _section(
     ]
     for f in claim.figures:
         beside = ["" if v is None else f"{v:.3g}" for v in (f.chance, f.ceiling)]
+        interval = f"{f.low:.3g} to {f.high:.3g}"
+        interval = "too few clips" if math.isnan(f.low) else interval
         lines.append(
-            f"| {f.name} | {f.value:.3g} | {f.low:.3g} to {f.high:.3g} | {beside[0]} | "
-            f"{beside[1]} | {f.count} |"
+            f"| {f.name} | {f.value:.3g} | {interval} | {beside[0]} | {beside[1]} | "
+            f"{f.count} |"
         )
     yield "\n".join(lines)
     for name, caption in claim.pictures:

@@ -50,11 +50,11 @@ def _figures(drifts: list[minute.Drift]) -> dict[str, scoreboard.Figure]:
     return {figure.name.split()[1]: figure for figure in found}
 
 
-COLOURS = ("red", "green", "blue", "yellow")
+COLOURS = ("red", "green", "blue", "yellow", "purple")
 
 
 def test_what_stays_is_shown_and_what_turns_into_another_is_not() -> None:
-    shapes = ("circle", "square", "triangle", "circle")
+    shapes = ("circle", "square", "triangle", "circle", "square")
     clips = [
         _clip(i, colours=(colour,), shapes=(shape,))
         for i, (colour, shape) in enumerate(zip(COLOURS, shapes, strict=True))
@@ -62,7 +62,7 @@ def test_what_stays_is_shown_and_what_turns_into_another_is_not() -> None:
     stays = _figures(_drifts(clips))
     assert stays["identity"].shown and stays["identity"].value == 1.0
     assert stays["levels"].value == 0.0 and stays["levels"].shown
-    turns = [np.concatenate([clips[i - 1][:12], clips[i][12:]]) for i in range(4)]
+    turns = [np.concatenate([clips[i - 1][:12], clips[i][12:]]) for i in range(5)]
     found = _figures(_drifts(turns))
     assert not found["identity"].shown and found["identity"].value == 0.0
     assert found["count"].value == 1.0

@@ -30,6 +30,19 @@ def test_means_have_intervals_and_leave_out_what_is_not_finite() -> None:
     assert scoreboard.mean("x", []).count == 0
 
 
+def test_few_clips_have_no_interval_and_show_nothing(tmp_path: pathlib.Path) -> None:
+    """All alike they would have one of no width."""
+    few = scoreboard.mean("x", [1.0] * 4, chance=0.0)
+    assert few.value == 1.0 and np.isnan(few.low) and few.shown is False
+    assert scoreboard.mean("x", [1.0] * 5, chance=0.0).shown
+    folder = tmp_path / "reports" / "few"
+    _claim("few", figures=(few,)).save(folder)
+    assert scoreboard.read(folder).verdict == "not shown"
+    text = scoreboard.page([folder], tmp_path / "report.md")
+    assert "| x | 1 | too few clips | 0 |  | 4 |" in text
+    assert "4 clip(s), too few for an interval" in text and "nan" not in text
+
+
 def test_a_difference_is_beside_none() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(1.0, 0.1, 50), random.normal(0.0, 0.1, 50)
