@@ -123,7 +123,8 @@ def to_claim(
     figures = comparison(tables)
     notes = [
         f"(1) and (2) are of {', '.join(ablation.attributes)}; "
-        f"{ablation.seeds} seeds, {ablation.prompts} prompts, {ablation.steps} steps"
+        f"{ablation.seeds} seeds of {ablation.steps} steps, {ablation.samples} of each "
+        f"of {ablation.prompts} prompts"
     ]
     if len(figures) == 1:
         notes.append(
@@ -208,6 +209,7 @@ def make(
         in `output`.
     """
     folder = output / NAME
+    arms.prompts(ablation)  # of which there may be fewer
     values: Any = configs.load(ablation.config)
     who = model_io.find_model(shipped.captioner_or_given(captioner))
     if data is not None:
@@ -294,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=some, help=f"of every run (default: {full.steps})")
     add("--seeds", type=some, help=f"runs of an arm (default: {full.seeds})")
     add("--prompts", type=some, help=f"of every run (default: {full.prompts})")
+    add("--samples", type=some, help=f"of each prompt (default: {full.samples})")
     add(
         "--attributes",
         nargs="+",
@@ -314,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> scoreboard.Claim:
     names = (
         *("config", "modality", "clips", "rows", "steps", "seeds", "prompts"),
-        "attributes",
+        *("samples", "attributes"),
     )
     given: dict[str, Any] = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}

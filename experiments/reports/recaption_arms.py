@@ -37,7 +37,8 @@ class Ablation:
       rows: packed rows of a batch.
       steps: updates of every run.
       seeds: runs of every arm.
-      prompts: held-out prompts that each run is given.
+      prompts: held-out prompts that each run is given; of images there are 18.
+      samples: videos of each prompt, each from noise of its own.
       solver_steps: of sampling.
       guidance: guidance scale.
       attributes: that equations (1) and (2) are of.
@@ -49,7 +50,8 @@ class Ablation:
     rows: int = 8
     steps: int = 600
     seeds: int = 3
-    prompts: int = 96
+    prompts: int = 18
+    samples: int = 5
     solver_steps: int = 20
     guidance: float = 2.0
     attributes: tuple[str, ...] = ("background", "colour", "size")
@@ -66,7 +68,13 @@ class Ablation:
 
 
 QUICK = Ablation(
-    config="bodies:tiny", clips=200, steps=4, seeds=2, prompts=6, solver_steps=2
+    config="bodies:tiny",
+    clips=200,
+    steps=4,
+    seeds=2,
+    prompts=6,
+    samples=1,
+    solver_steps=2,
 )
 
 
@@ -75,9 +83,9 @@ class Readings:
     """What one arm made of the prompts.
 
     Attributes:
-      own: attribute to whether it agrees with its prompt, `[seeds, prompts]`.
+      own: attribute to whether it agrees with its prompt, `[seeds, prompts, samples]`.
       others: attribute to the mean agreement with all others' prompts.
-      features: of everything that was made, `[seeds * prompts, D]`.
+      features: of everything that was made, `[N, D]`.
       shown: the first videos.
     """
 
@@ -88,7 +96,7 @@ class Readings:
 
     def share(self, attributes: Sequence[str]) -> np.ndarray:
         """The share of attributes that agree, `[seeds, prompts]`."""
-        return np.mean([self.own[name] for name in attributes], axis=0)
+        return np.mean([self.own[name] for name in attributes], axis=(0, -1))
 
 
 def noisy(text: str, rng: random.Random) -> str:
@@ -210,7 +218,7 @@ def train(
 
 def read(ablation: Ablation, runs: Sequence[pathlib.Path]) -> Readings:
     """What the runs of one arm, one for each seed, make of the held-out prompts."""
-    asked = prompts(ablation)
+    asked = [each for each in prompts(ablation) for _ in range(ablation.samples)]
     own: list[list[dict[str, bool]]] = []
     others: list[dict[str, bool]] = []
     videos: list[np.ndarray] = []
@@ -222,14 +230,20 @@ def read(ablation: Ablation, runs: Sequence[pathlib.Path]) -> Readings:
         for index, reading in enumerate(readings):
             for other, (_, wanted) in enumerate(asked):
                 agrees = judge.agreement(reading, wanted)
-                (own[-1] if other == index else others).append(agrees)
+                if other == index:
+                    own[-1].append(agrees)
+                elif other // ablation.samples != index // ablation.samples:
+                    others.append(agrees)
         videos += made
-    names = sorted(own[0][0])
+    names, shape = sorted(own[0][0]), (len(runs), -1, ablation.samples)
     return Readings(
-        own={n: np.array([[a[n] for a in seed] for seed in own], float) for n in names},
+        own={
+            n: np.reshape([[a[n] for a in seed] for seed in own], shape).astype(float)
+            for n in names
+        },
         others={n: float(np.mean([a[n] for a in others])) for n in names},
         features=features(videos),
-        shown=videos[:SHOWN],
+        shown=videos[:: ablation.samples][:SHOWN],
     )
 
 
@@ -241,7 +255,9 @@ def read_short(
     Returns:
       `short` and `expanded`: `[seeds, prompts]`.
     """
-    briefs = [short(text) for text, _ in prompts(ablation)]
+    briefs = [
+        short(text) for text, _ in prompts(ablation) for _ in range(ablation.samples)
+    ]
     kinds = bodies.word_kinds(bodies.VARIANTS["demo"])
     known = {word for kind in kinds for word in kind[1:]} | {"moves", "stays", "still"}
     expand = expansion.Template(known, moving=not ablation.images)
@@ -252,7 +268,8 @@ def read_short(
             made = sample(workdir, texts, ablation=ablation, seed=seed)
             found = [_holds(v, text) for v, text in zip(made, briefs, strict=True)]
             held[name].append(found)
-    return {name: np.array(table, float) for name, table in held.items()}
+    shape = len(runs), -1, ablation.samples
+    return {name: np.reshape(table, shape).mean(-1) for name, table in held.items()}
 
 
 def prompts(ablation: Ablation) -> list[tuple[str, dict[str, Any]]]:
@@ -299,7 +316,7 @@ def renders(ablation: Ablation) -> np.ndarray:
     """Features of as many real renders as an arm makes."""
     world = dataclasses.replace(bodies.VARIANTS["demo"], sizes=((64, 64),))
     frames = 1 if ablation.images else demo.FRAMES
-    count = ablation.seeds * ablation.prompts
+    count = ablation.seeds * ablation.prompts * ablation.samples
     clips = demo.real_renders(world, count, frames=frames)
     return features([clip.video for clip in clips])
 

@@ -44,7 +44,10 @@ def _readings(rights: dict[str, float], *, seeds: int = 3, prompts: int = 96):
     names = ("background", "colour", "size")
     return {
         arm: arms.Readings(
-            own={n: (luck[k] < share).astype(float) for k, n in enumerate(names)},
+            own={
+                n: (luck[k] < share)[..., None].astype(float)
+                for k, n in enumerate(names)
+            },
             others=dict.fromkeys(names, 0.3),
             features=rng.normal(size=(seeds * prompts, 4)) + share,
             shown=[],
@@ -108,7 +111,13 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         return in_this_process(words)
 
     ablation = arms.Ablation(
-        config="bodies:tiny", clips=24, steps=2, seeds=1, prompts=2, solver_steps=1
+        config="bodies:tiny",
+        clips=24,
+        steps=2,
+        seeds=1,
+        prompts=2,
+        samples=2,
+        solver_steps=1,
     )
     claim = recaption.make(output, ablation, run=run)
     return output, ablation, claim, calls
@@ -139,6 +148,7 @@ def test_arms_differ_in_captions_alone(made) -> None:
     assert claim.flops > 0 and (output / "recaption" / recaption.SHEET).is_file()
     by_name = {figure.name: figure for figure in claim.figures}
     assert {f"shape, {arm}" for arm in arms.ARMS} <= {*by_name}
+    assert by_name["shape, uploader"].count == 4  # prompts x samples
 
 
 def test_what_was_trained_is_left_alone_and_other_sizes_are_refused(made) -> None:
@@ -177,6 +187,7 @@ def test_bad_input_is_one_line(
         (f"--latents {tmp_path / 'empty'}", "no dataset"),
         ("--attributes direction colour", "use --modality both"),
         ("--attributes hue", "invalid choice: 'hue'"),
+        ("--prompts 19", "19 prompts: this config holds 18 different ones"),
         ("--steps 0", "0"),
         ("--modality clips", "invalid choice: 'clips'"),
     ):
