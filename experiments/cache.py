@@ -23,6 +23,7 @@ from typing import Any
 from data_pipelines import account, latent_parts, latents, records
 from experiments import configs
 from experiments.stages.video import data as video_data
+from soraflax import buckets
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"workers {args.workers}: use 1 or more")
     if args.part and args.workers > 1:
         raise ValueError("--part is one worker: leave --workers out")
+    if buckets.is_bucket(args.out):
+        raise ValueError("--out is a bucket; give a folder, which may be mounted")
     records.check_output(args.out, overwrite=args.overwrite)
     job = make_job(args)
     if args.workers > 1 and job.missing():
@@ -103,10 +106,14 @@ def make_job(args: argparse.Namespace) -> latent_parts.CacheJob:
             f"config.stage {values.stage}: trains on clips, and caches no latents; use "
             "a config of the stage video"
         )
-    given = {"data.path": values.data.path, "autoencoder": values.autoencoder}
-    for key, value in given.items():
+    for key, value, what in (
+        ("data.path", values.data.path, "CLIPS"),
+        ("autoencoder", values.autoencoder, "AE"),
+    ):
         if not value:
-            raise config_lib.ConfigError(f"config.{key} is empty: give --config.{key}=")
+            raise config_lib.ConfigError(
+                f"config.{key} is empty: give --config.{key}={what}"
+            )
     config = config_lib.to_dataclass(values.cache, latents.LatentCacheConfig)
     encoder = video_data.TrainedEncoder.load(values.autoencoder)
     return latent_parts.CacheJob(
