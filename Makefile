@@ -53,8 +53,9 @@ test-fast: .venv/installed ## the tests that take minutes, not a quarter of an h
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # What fails is kept in build/fuzz; the same seed and number make it again.
-fuzz: .venv/installed ## ten thousand damaged files, each read or refused in one line
+fuzz: .venv/installed ## damaged files, each read or refused in one line, and curated
 	$(BIN)/python -m tests.media.fuzz --mutations 10000
+	$(BIN)/python -m tests.data_pipelines.curate.fuzz --mutations 1000
 
 # Chromium comes from the system, such as `apt-get install chromium`. Gradio wants
 # another Pillow than constraints.txt names.

@@ -178,10 +178,18 @@ class VideoLatents:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """A shape of the most tokens that a draw may have."""
-        most = max(self.budgets.tokens or (self.config.fit.max_tokens,))
+        """A shape of the most tokens and the most frames that a draw may have."""
+        most = self.most_tokens
         pt, ph, pw = self.config.patch
-        return [(pt, ph, pw * most, len(self.mean))]
+        ratio = self.encoder.temporal_ratio
+        frames = 1 + (self.config.fit.max_frames - 1) // ratio
+        time = max(1, min(most, frames // pt))
+        return [(time * pt, ph, pw * (most // time), len(self.mean))]
+
+    @property
+    def most_tokens(self) -> int:
+        """The greatest budget of a draw."""
+        return max(self.budgets.tokens or (self.config.fit.max_tokens,))
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -195,24 +203,26 @@ class VideoLatents:
         Raises:
           DamagedRecordError: it cannot be read or decoded.
         """
-        clip = self.clips[element]
-        fit = self.config.fit
+        clip, budget = self.clips[element], self.config.fit.max_tokens
         if self.budgets.tokens:
             budget = self.budgets.draw(index, seed=self.seed)
-            fit = dataclasses.replace(fit, max_tokens=budget)
-        plan = transforms.plan_fit(
-            clip.frames,
-            clip.height,
-            width=clip.width,
-            fps=clip.fps,
-            grid=self.encoder.grid(self.config.patch),
-            config=fit,
-        )
+        plan = self.fit(clip, budget)
         rng = np.random.default_rng((self.seed, index, _DRAW + 1))
         start = int(rng.integers(plan.max_start + 1))
         video = _decoded(clip, plan, start=start)
         latent = stored.encode_batch(self.encoder, [video], batch=1)[0]
         return stored.LatentRecord(clip.id, latent, plan.fps, clip.captions, clip.truth)
+
+    def fit(self, clip: records.ClipRecord, budget: int) -> transforms.FitPlan:
+        """What a clip becomes at a budget of tokens."""
+        return transforms.plan_fit(
+            clip.frames,
+            clip.height,
+            width=clip.width,
+            fps=clip.fps,
+            grid=self.encoder.grid(self.config.patch),
+            config=dataclasses.replace(self.config.fit, max_tokens=budget),
+        )
 
 
 def _decoded(clip: records.ClipRecord, plan: transforms.FitPlan, *, start: int) -> Any:

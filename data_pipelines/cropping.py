@@ -104,6 +104,12 @@ class CropBatches:
         crops = [self._crop(first + slot, shape) for slot in range(self.batch)]
         return {"video": np.stack(crops)}
 
+    def ids(self, index: int) -> list[str]:
+        """Ids of the clips of batch `index`; of one that is damaged, its own."""
+        shape, (host, count) = self.shape(index), self.host
+        first = (index * count + host) * self.batch
+        return [self._drawn(first + slot, shape)[0].id for slot in range(self.batch)]
+
     def shape(self, step: int) -> Shape:
         """Shape of the crops of batch `step`."""
         weights = np.array(self.config.weights or (1.0,) * len(self.config.shapes))
@@ -113,17 +119,24 @@ class CropBatches:
 
     def _crop(self, position: int, shape: Shape) -> np.ndarray:
         """The crop of a place in the stream; of another clip where one is damaged."""
-        rng = np.random.default_rng((self.seed, position, 2))
-        clip, failure = self.clips[position], None
+        clip, rng = self._drawn(position, shape)
+        failure = None
         for _ in range(MAX_REPLACED):
-            clip = self._covering(clip, shape, rng=rng)
             try:
                 return random_crop(clip, shape, frames=self.frames, rng=rng)
             except media.MediaError as error:
                 self.damaged.add(clip.id, error)
                 failure = error
-            clip = self.clips[int(rng.integers(self.draws))]
+            other = self.clips[int(rng.integers(self.draws))]
+            clip = self._covering(other, shape, rng=rng)
         raise records.DatasetError(f"{MAX_REPLACED} clips in a row: {failure}")
+
+    def _drawn(
+        self, position: int, shape: Shape
+    ) -> tuple[records.ClipRecord, np.random.Generator]:
+        """The clip of a place in the stream, and the random numbers of its crop."""
+        rng = np.random.default_rng((self.seed, position, 2))
+        return self._covering(self.clips[position], shape, rng=rng), rng
 
     def _covering(
         self, original: records.ClipRecord, shape: Shape, *, rng: np.random.Generator

@@ -13,12 +13,13 @@ Crops need no lanes: their batch k is a function of k (`data_pipelines.cropping`
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 
-from data_pipelines import packing
+from data_pipelines import packing, sources
 from soraflax.ops import packing as packed_rows
 
 Round = list[list[packed_rows.Segment]]
@@ -113,6 +114,7 @@ class LaneBatches(Iterator[Any]):
         host: HostShard,
         lanes: int,
         rows: int,
+        shares: Sequence[sources.SourceShare] = (),
     ) -> None:
         """Make the batches of a new run.
 
@@ -122,8 +124,10 @@ class LaneBatches(Iterator[Any]):
           host: this process.
           lanes: number of lanes of a new run; 0 for one for each host.
           rows: rows of a batch of this host.
+          shares: sources of the clips.
         """
         self._make, self._rounds, self._host = make, rounds, host
+        self._shares = shares
         self._rows = rows * host.count
         self._open(lanes or host.count)
 
@@ -181,9 +185,32 @@ class LaneBatches(Iterator[Any]):
 
     def clips(self, state: dict[str, Any]) -> list[str]:
         """Ids of the clips of this host's batch after a state, read once more."""
+        return list(itertools.chain.from_iterable(self.row_clips(state)))
+
+    def row_clips(self, state: dict[str, Any], *, ahead: int = 0) -> list[list[str]]:
+        """As `clips`, a list for each row, of the batch `ahead` batches further on.
+
+        Raises:
+          StopIteration: the data ends before.
+        """
         rounds = iter(self._rounds(state["lanes"]))
         rounds.set_state(state["states"])
-        return [segment.clip for row in next(rounds) for segment in row]
+        batch = next(itertools.islice(rounds, ahead, None))
+        return [[segment.clip for segment in row] for row in batch]
+
+    def epochs(self, state: dict[str, Any]) -> dict[str, float]:
+        """Passes over each source in the batches before a state, by its name.
+
+        Clips in rows that are still open do not count. This host's lanes speak for
+        all.
+        """
+        lanes = state["states"].values()
+        drawn = sum(
+            lane["next_place"] - sum(len(row) - 1 for row in lane["open"])
+            for lane in lanes
+        )
+        drawn *= state["lanes"] / len(lanes)
+        return {share.name: share.epochs(drawn) for share in self._shares}
 
 
 class StepBatches(Iterator[Any]):
@@ -191,10 +218,21 @@ class StepBatches(Iterator[Any]):
 
     Args:
       iterator: the batches of this host.
+      clips: number of a batch to the ids of its clips.
+      batch: clips of a batch of all hosts.
+      shares: sources of the clips.
     """
 
-    def __init__(self, iterator: grain.DatasetIterator[Any]) -> None:
-        self._iterator = iterator
+    def __init__(
+        self,
+        iterator: grain.DatasetIterator[Any],
+        *,
+        clips: Callable[[int], list[str]],
+        batch: int,
+        shares: Sequence[sources.SourceShare] = (),
+    ) -> None:
+        self._iterator, self._clips = iterator, clips
+        self._batch, self._shares = batch, shares
 
     def __next__(self) -> Any:
         return next(self._iterator)
@@ -205,6 +243,15 @@ class StepBatches(Iterator[Any]):
 
     def get_state(self) -> Any:
         return self._iterator.get_state()
+
+    def clips(self, state: Any) -> list[str]:
+        """Ids of the clips of this host's batch after a state."""
+        return self._clips(state["next_index"])
+
+    def epochs(self, state: Any) -> dict[str, float]:
+        """Passes over each source in the batches before a state, by its name."""
+        drawn = state["next_index"] * self._batch
+        return {share.name: share.epochs(drawn) for share in self._shares}
 
     def set_state(self, state: Any) -> None:
         self._iterator.set_state(state)

@@ -109,6 +109,9 @@ class LatentCacheConfig:
       threads: number of decoding threads.
       budgets: tokens; each clip is cached once for each of them, instead of
         `fit.max_tokens`, so that training may draw among them (`budgets`). Increasing.
+      enabled: cache clips; False encodes each as it is drawn (`budgets.VideoLatents`).
+      measured: clips whose latents are measured for the statistics, where none are
+        cached.
     """
 
     fit: transforms.FitConfig = dataclasses.field(default_factory=transforms.FitConfig)
@@ -119,9 +122,11 @@ class LatentCacheConfig:
     seed: int = 0
     threads: int = 2
     budgets: tuple[int, ...] = ()
+    enabled: bool = True
+    measured: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("windows", "batch", "chunk"):
+        for name in ("windows", "batch", "chunk", "measured"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
         if (
@@ -133,6 +138,11 @@ class LatentCacheConfig:
             )
         if self.budgets and self.windows > 1:
             raise ValueError(f"windows {self.windows} with budgets: use 1")
+        if self.budgets and not self.enabled:
+            raise ValueError(
+                f"budgets {self.budgets} with enabled False: data.budgets.tokens alone "
+                "are what clips are drawn at; leave budgets empty"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

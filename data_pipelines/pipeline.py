@@ -157,10 +157,52 @@ def make_video_dataset(
     Raises:
       DatasetError: no dataset at `config.path`, or a damaged one.
     """
-    host = host or HostShard()
+    batches = _crop_batches(
+        config, clips or open_clips(config), batch=batch, host=host or HostShard()
+    )
+    return _read_crops(batches, config.read)
+
+
+def make_video_batches(
+    config: VideoDataConfig,
+    *,
+    batch: int,
+    host: HostShard | None = None,
+    clips: Sequence[sources.Source[records.ClipRecord]] = (),
+) -> elastic.StepBatches:
+    """The batches of `make_video_dataset`, to be continued by other hosts.
+
+    They know their clips, and how often each dataset was gone through.
+
+    Raises:
+      DatasetError: no dataset at `config.path`, or a damaged one.
+    """
+    host, clips = host or HostShard(), clips or open_clips(config)
+    batches = _crop_batches(config, clips, batch=batch, host=host)
+    return elastic.StepBatches(
+        iter(_read_crops(batches, config.read)),
+        clips=batches.ids,
+        batch=batch * host.count,
+        shares=_shares(config, clips),
+    )
+
+
+def open_clips(
+    config: VideoDataConfig,
+) -> list[records.RecordDataset[records.ClipRecord]]:
+    """The clip datasets of a configuration; errors as of `records.open_dataset`."""
     paths = (config.path, *config.also)
-    clips = clips or [records.open_dataset(path, config.split) for path in paths]
-    batches = cropping.CropBatches(
+    return [records.open_dataset(path, config.split) for path in paths]
+
+
+def _crop_batches(
+    config: VideoDataConfig,
+    clips: Sequence[sources.Source[records.ClipRecord]],
+    *,
+    batch: int,
+    host: HostShard,
+) -> cropping.CropBatches:
+    return cropping.CropBatches(
         clips=sources.stream(clips, seed=config.seed, weights=config.weights),
         draws=sum(len(source) for source in clips),
         config=config.crops,
@@ -168,9 +210,22 @@ def make_video_dataset(
         seed=config.seed,
         host=(host.index, host.count),
     )
-    return reading.read_ahead(
-        reading.StreamIterDataset(batches, config.read), config.read
-    )
+
+
+def _read_crops(
+    batches: cropping.CropBatches, read: ReadConfig
+) -> grain.IterDataset[dict[str, Any]]:
+    return reading.read_ahead(reading.StreamIterDataset(batches, read), read)
+
+
+def _shares(
+    config: "VideoDataConfig | PackedDataConfig", opened: Sequence[Any]
+) -> list[sources.SourceShare]:
+    """The parts of a stream that its datasets are; those without a path by numbers."""
+    paths = (config.path, *config.also)
+    if not config.path or len(paths) != len(opened):
+        paths = tuple(str(number) for number in range(len(opened)))
+    return sources.shares(paths, list(map(len, opened)), weights=config.weights)
 
 
 @runtime_checkable
@@ -234,12 +289,7 @@ def make_rounds(
 ) -> elastic.LaneIterDataset:
     """The rows of each batch of `make_dataset`, as segments; arguments as there."""
     host = host or HostShard()
-    latents = latents or [
-        stored.open_latents(path, config.split, digest=digest)
-        for path in (config.path, *config.also)
-    ]
-    if config.budgets.tokens:
-        latents = [_budgeted(source, config) for source in latents]
+    latents = budgeted(latents, config) or open_latents(config, digest=digest)
     for source in latents:
         _check_source(source, latents[0], config=config)
     transform = make_transform(config, latents[0], encode=encode)
@@ -266,6 +316,35 @@ def make_rounds(
     return elastic.LaneIterDataset(lanes, rows=rows // total)
 
 
+def open_latents(
+    config: PackedDataConfig, *, digest: str | None = None
+) -> list[LatentSource]:
+    """The latent datasets of a configuration, at its budgets.
+
+    Raises:
+      DatasetError: no dataset, a damaged one, or latents of another encoder.
+    """
+    paths = (config.path, *config.also)
+    return budgeted(
+        [stored.open_latents(path, config.split, digest=digest) for path in paths],
+        config,
+    )
+
+
+def budgeted(latents: Sequence[Any], config: PackedDataConfig) -> list[Any]:
+    """Sources at the budgets of a run; those that draw them themselves as they are."""
+    if not config.budgets.tokens:
+        return list(latents)
+    return [
+        source
+        if hasattr(source, "draw")
+        else budget_lib.BudgetedLatents(
+            source, config.budgets, patch=config.patch, seed=config.seed
+        )
+        for source in latents
+    ]
+
+
 def make_batches(
     config: PackedDataConfig,
     *,
@@ -284,6 +363,7 @@ def make_batches(
             f"data.passes {config.passes}: {host.count} hosts would end at different "
             "steps; use 0, which repeats the data"
         )
+    latents = budgeted(latents, config) or open_latents(config, digest=digest)
 
     def with_lanes(make: Callable[..., T], lanes: int) -> T:
         return make(
@@ -300,6 +380,7 @@ def make_batches(
         host=host,
         lanes=config.lanes,
         rows=config.rows,
+        shares=_shares(config, latents),
     )
 
 
@@ -315,15 +396,6 @@ def make_transform(
         captions=config.captions,
         encode=encode or _default_encode(config),
         windows=config.windows,
-    )
-
-
-def _budgeted(source: LatentSource, config: PackedDataConfig) -> Any:
-    """The source at the budgets of the run; one that draws them itself as it is."""
-    if hasattr(source, "draw"):
-        return source
-    return budget_lib.BudgetedLatents(
-        source, config.budgets, patch=config.patch, seed=config.seed
     )
 
 

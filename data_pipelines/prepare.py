@@ -164,7 +164,7 @@ def _folder_clips(
     source: Path, captions: Path | None, *, keep: bool
 ) -> tuple[list[folder.ClipFile], list[dict[str, Any]]]:
     """The clips of a folder, or those that a file of captions names."""
-    if source.is_file() and source.suffix.lower() in caption_files.SUFFIXES:
+    if source.is_file() and source.suffix.lower() in caption_files.TABLES:
         source, captions = source.parent, captions or source
     if source.is_file():
         raise records.DatasetError(f"{source}: is a file, not a folder of clips")
@@ -320,9 +320,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="the dataset directory to make")
     add(
         "--captions",
-        help="jsonl or csv with a `file` field, or a folder of .txt files, here or in "
-        "the input folder; default: captions.jsonl or captions.csv there, else .txt "
-        "beside clips",
+        help="jsonl, csv or parquet with a `file` field, a WebDataset tar, or a folder "
+        "of .txt files, here or in the input folder; default: captions.jsonl or "
+        "captions.csv there, else .txt beside clips",
     )
     add("--variant", default="demo", help="of the world (default: demo)")
     add("--count", type=int, default=1000, help="clips to render, in all splits")

@@ -12,9 +12,11 @@ An element that cannot be read is replaced by the next one of the same pass, whi
 place in the stream decides as well. Each is said once; too many end the run.
 """
 
+import collections
 import dataclasses
 import functools
 import math
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -75,6 +77,47 @@ def stream(
     if len(shuffled) == 1:
         return shuffled[0]
     return grain.MapDataset.mix(shuffled, list(weights) or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceShare:
+    """The part of a stream that one of its sources is.
+
+    Attributes:
+      name: of the source.
+      clips: how many it has.
+      share: part of the elements of the stream that are of it.
+    """
+
+    name: str
+    clips: int
+    share: float
+
+    def epochs(self, drawn: float) -> float:
+        """Passes over the source in the first `drawn` elements of the stream."""
+        return drawn * self.share / self.clips
+
+
+def shares(
+    paths: Sequence[str],
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[float] = (),
+) -> list[SourceShare]:
+    """The shares of sources in their stream, by the last parts of their paths.
+
+    Those of one name are told apart by numbers from 2 on.
+    """
+    odds = list(weights) or [1.0] * len(sizes)
+    seen: collections.Counter[str] = collections.Counter()
+    made = []
+    for path, size, weight in zip(paths, sizes, odds, strict=True):
+        name = os.path.basename(os.path.normpath(path))
+        seen[name] += 1
+        if seen[name] > 1:
+            name = f"{name}-{seen[name]}"
+        made.append(SourceShare(name, size, weight / sum(odds)))
+    return made
 
 
 class DamageCount:

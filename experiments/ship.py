@@ -21,7 +21,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from data_pipelines import pipeline
+from data_pipelines import latents as latent_lib
+from data_pipelines import transforms
 from experiments.stages.video import export
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
@@ -212,7 +213,8 @@ def ship(
     model = models.load_video_model(checkpoint)
     seen = model.config.trained_on
     if latents:
-        seen = export.measure_data(latents, pipeline.PackedDataConfig())
+        opened = map(latent_lib.open_latents, latents)
+        seen = export.measure_data(opened, transforms.CaptionConfig())
     text = card(facts, model, seen=seen).encode()
     draft = output.with_name(f".{output.name}.draft")
     try:

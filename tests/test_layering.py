@@ -126,6 +126,7 @@ NO_MODULE = {
     "c2pa/test_signing.py": "signing with the library that `make c2pa` installs",
     "cli/test_tasks.py": "the commands that take clips and images, all alike",
     "compiler/test_plan.py": "the planner with the compiler that `make plan` installs",
+    "data_pipelines/curate/test_fuzz.py": "curation, of damaged files",
     "data_pipelines/worlds/test_more_worlds.py": "three worlds, all alike",
     "docs/": "the pages",
     "examples/": "the examples",

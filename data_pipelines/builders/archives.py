@@ -1,10 +1,8 @@
 """Clips that lie inside larger files: WebDataset tars, and parquet tables of bytes.
 
-A WebDataset is one or several .tar files; members that follow each other and share a
-name up to its first dot are one sample: `0001.mp4`, `0001.txt` (its caption),
-`0001.json` (every text in it is a caption under its own name). A table is that of a
-dataset on the Hugging Face hub: a column of bytes, or of structs with `bytes`, holds
-the clips, every column of text a caption.
+A WebDataset is one or several .tar files (`tars`). A table is that of a dataset on the
+Hugging Face hub: a column of bytes, or of structs with `bytes`, holds the clips, every
+column of text a caption.
 
 Nothing is unpacked: a clip is where its bytes are, and member names are labels, never
 paths to be written.
@@ -13,7 +11,6 @@ paths to be written.
 import collections
 import dataclasses
 import functools
-import json
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,10 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from data_pipelines import records
-from data_pipelines.builders import captions, files, folder, tables
+from data_pipelines.builders import captions, files, folder, tables, tars
 from soraflax import media
 
-MAX_TEXT = 2**20  # bytes of a .txt or .json in a tar
 BYTE_COLUMNS = ("video", "image", "mp4", "webm", "mkv", "gif", "png", "jpg", "bytes")
 
 
@@ -174,7 +170,7 @@ def _tar_samples(archive: Path, name: str) -> Iterator[Sample]:
     seen: set[str] = set()
     try:
         with tarfile.open(archive, "r:") as tar:
-            for key, members in _groups(tar):
+            for key, members in tars.groups(tar):
                 label = f"{name}/{files.printable(key)}"
                 if key in seen:
                     reason = "its members do not follow each other"
@@ -182,54 +178,16 @@ def _tar_samples(archive: Path, name: str) -> Iterator[Sample]:
                     continue
                 seen.add(key)
                 yield _tar_sample(tar, archive, members=members, label=label)
-            _check_end(archive, tar)
+            tars.check_end(archive, tar)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        reason = f"not a tar, or cut off: {error}"
-        if archive.read_bytes()[:2] == b"\x1f\x8b":
-            reason = "a compressed tar: gunzip it"
-        yield Sample(name, reason=files.printable(reason))
-
-
-def _check_end(archive: Path, tar: tarfile.TarFile) -> None:
-    """tarfile takes the end of a file for that of the archive: two blocks of 0.
-
-    Raises:
-      ReadError: they are not there.
-    """
-    members = tar.getmembers()
-    end = members[-1].offset_data + members[-1].size if members else 0
-    block = tarfile.BLOCKSIZE
-    with archive.open("rb") as file:
-        file.seek(-(-end // block) * block)
-        if file.read(2 * block) != bytes(2 * block):
-            raise tarfile.ReadError("unexpected end of data")
-
-
-def _groups(
-    tar: tarfile.TarFile,
-) -> Iterator[tuple[str, list[tuple[str, tarfile.TarInfo]]]]:
-    """Key, then members by their ending, of members that follow each other."""
-    key, members = None, []
-    for member in tar:
-        if not member.isfile():
-            continue
-        path = PurePosixPath(member.name)
-        stem, _, ending = path.name.partition(".")
-        own = str(path.with_name(stem)) if stem else member.name
-        if own != key and members:
-            yield str(key), members
-            members = []
-        key = own
-        members.append((f".{ending.lower()}", member))
-    if members:
-        yield str(key), members
+        yield Sample(name, reason=files.printable(tars.fault(archive, error)))
 
 
 def _tar_sample(
     tar: tarfile.TarFile,
     archive: Path,
     *,
-    members: Sequence[tuple[str, tarfile.TarInfo]],
+    members: tars.Members,
     label: str,
 ) -> Sample:
     clips = [(e, m) for e, m in members if Path(f"x{e}").suffix in media.SUFFIXES]
@@ -237,22 +195,10 @@ def _tar_sample(
         endings = " ".join(ending for ending, _ in members)
         reason = f"{len(clips) or 'no'} clips in a sample of {endings}: use 1"
         return Sample(label, reason=reason)
-    row: dict[str, Any] = {}
-    for ending, member in members:
-        if ending in (".txt", ".json") and member.size > MAX_TEXT:
-            reason = f"a {ending} of {member.size:,} bytes: use {MAX_TEXT:,} or less"
-            return Sample(label, reason=reason)
-        file = tar.extractfile(member) if ending in (".txt", ".json") else None
-        if file is None:
-            continue
-        try:
-            text = file.read().decode("utf-8-sig")
-            values = json.loads(text) if ending == ".json" else {"caption": text}
-        except (ValueError, RecursionError) as error:
-            return Sample(label, reason=f"its {ending} cannot be read: {error}")
-        if isinstance(values, dict):
-            row |= tables.caption_texts(values)
-    texts, notes = captions.clean(row)
+    try:
+        texts, notes = captions.clean(tars.texts(tar, members))
+    except LookupError as error:
+        return Sample(label, reason=str(error))
     ending, member = clips[0]
     content = TarMember(archive, member.offset_data, member.size)
     return Sample(label + ending, content, texts, notes)

@@ -1,4 +1,4 @@
-"""Captions of the files of a folder: jsonl, csv, parquet, or a text file for each.
+"""Captions of the files of a folder: jsonl, csv, parquet, tar, or a text file for each.
 
 A text is read as a prompt is (`generation.prompts`): what a model must not see is taken
 out, and said. A line or file that cannot be used is reported, and the others are used.
@@ -9,12 +9,13 @@ import csv
 import dataclasses
 import json
 import os
+import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines import records
-from data_pipelines.builders import files, tables
+from data_pipelines.builders import files, tables, tars
 from soraflax.generation import prompts
 
 # In a folder, the first that is there; the last three are those of datasets on the
@@ -26,7 +27,8 @@ NAMES = (
     "metadata.csv",
     "metadata.parquet",
 )
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+TABLES = (".jsonl", ".csv", ".parquet")  # which name the files themselves
+SUFFIXES = (*TABLES, ".tar")
 # Of the key that names the file: ours, that of the hub, of Open-Sora, of others.
 FILE_KEYS = ("file", "file_name", "path", "video")
 _QUOTES = "close every quote, and double those inside a text"
@@ -58,8 +60,9 @@ def read_captions(
 
     Args:
       clips: the folder, to which file names in the captions are relative.
-      path: a jsonl, csv or parquet file, or a folder of .txt files; a relative path
-        that is not there is looked for in the folder. By default one of `NAMES` in the
+      path: a jsonl, csv or parquet file, a WebDataset tar whose samples are named as
+        the clips, or a folder of .txt files; a relative path that is not there is
+        looked for in the folder. By default one of `NAMES` in the
         folder, else a .txt beside each clip.
       needed: refuse a folder without any .txt.
 
@@ -73,20 +76,23 @@ def read_captions(
         source = clips.root / source
     if source.is_dir():
         return _from_text_files(clips, source, needed=needed)
-    if source.suffix.lower() == ".parquet" and source.is_file():
+    suffix = source.suffix.lower()
+    if suffix == ".parquet" and source.is_file():
         rows = list(enumerate(tables.read_rows(source), start=1))
         return _from_lines(clips, source, lines=rows)
+    if suffix == ".tar" and source.is_file():
+        return _from_tar(clips, source)
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
-    if source.suffix.lower() not in (*readers, ".parquet"):
+    if suffix not in SUFFIXES:
         raise records.DatasetError(
-            f"{source}: captions come as .jsonl, .csv, .parquet, or a folder of .txt "
-            "files"
+            f"{source}: captions come as .jsonl, .csv, .parquet, .tar, or a folder of "
+            ".txt files"
         )
     # Bytes that are not UTF-8 fail their line, not the file.
     options: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
     try:
         with source.open(**options, newline="") as file:
-            lines = list(readers[source.suffix.lower()](list(file)))
+            lines = list(readers[suffix](list(file)))
     except FileNotFoundError as error:
         raise records.DatasetError(
             f"{source}: no such captions file, nor one in {clips.root}"
@@ -249,6 +255,53 @@ def clean(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
         if text:
             texts[source] = text
     return texts, notes
+
+
+def _from_tar(clips: files.FolderFiles, source: Path) -> Captions:
+    """The captions of each clip from the sample of its name, without its ending.
+
+    Raises:
+      DatasetError: it cannot be read, or none of its samples is of a clip.
+    """
+    by_stem = collections.defaultdict(list)
+    for name in clips.clips:
+        by_stem[files.similar_name(_stem(name))].append(name)
+    texts, notes, unused = {}, {}, []
+    try:
+        with tarfile.open(source, "r:") as tar:
+            for key, members in tars.groups(tar):
+                label = f"{source.name}/{files.printable(key)}"
+                try:
+                    own, changed = clean(tars.texts(tar, members))
+                    captioned = _captioned(by_stem[files.similar_name(key)], own)
+                except LookupError as error:
+                    unused.append(_unused(label, str(error)))
+                    continue
+                texts |= dict.fromkeys(captioned, own)
+                notes |= dict.fromkeys(captioned, changed) if changed else {}
+            tars.check_end(source, tar)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        reason = files.printable(tars.fault(source, error))
+        raise records.DatasetError(f"{source}: {reason}") from error
+    if not texts:
+        first = f" (first: {unused[0]['reason']})" if unused else ""
+        raise records.DatasetError(
+            f"{source}: none of its samples captions a file in {clips.root}{first}"
+        )
+    paths = {name: clips.paths[name] for name in texts}
+    return Captions(source, texts, paths, notes, unused + _left_out(clips, source))
+
+
+def _captioned(named: Sequence[str], texts: Mapping[str, str]) -> Sequence[str]:
+    """The clips of a sample of a tar; the message of LookupError is why there is none.
+
+    A clip and an image may share a name, and then they share its captions.
+    """
+    if not named:
+        raise LookupError("captions a missing file")
+    if not texts:
+        raise LookupError("holds no caption")
+    return named
 
 
 def _left_out(clips: files.FolderFiles, source: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.curate import settings as settings_lib
@@ -47,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-rejected", type=float, default=0.9, help="part that may be rejected")
     add("--shard-size", type=int, default=2**28, metavar="BYTES", help="of a shard")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="for a frame")
+    add(
+        "--captioner",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="a captioner captions the clips as well (default: the shipped one); clips "
+        "without a caption are kept",
+    )
     add("--encoder", help="an autoencoder: latents of the clips go to OUTPUT.latents")
     add(
         "--runner",
@@ -117,10 +126,13 @@ def run(
     from data_pipelines.curate import curation, runners, storage
 
     settings = settings_of(args)
-    if args.encoder and storage.is_bucket(args.output):
-        raise ValueError(
-            f"--encoder: no latents are written to {args.output}: use a local --output"
-        )
+    for option, made in (("encoder", "latents"), ("captioner", "captions")):
+        if getattr(args, option) is not None and storage.is_bucket(args.output):
+            raise ValueError(
+                f"--{option}: no {made} are written to {args.output}: use a local "
+                "--output"
+            )
+    captioner = None if args.captioner is None else _captioner(args.captioner)
     cache = args.cache or f"{args.output.rstrip('/')}.cache"
     runner: runners.Runner = runners.Local(args.workers)
     if args.runner:
@@ -134,13 +146,32 @@ def run(
         captions=args.captions,
         seed=args.seed,
         held_out=held_out,
-        keep_uncaptioned=args.keep_uncaptioned,
+        keep_uncaptioned=args.keep_uncaptioned or captioner is not None,
         overwrite=args.overwrite,
     )
     info = curation.curate(job, settings, runner=runner)
+    if captioner is not None:
+        from data_pipelines import recaption
+
+        recaption.recaption(Path(args.output), writer=captioner, name="captioner")
     if args.encoder:
         _encode(args)
     return info
+
+
+def _captioner(folder: str) -> Any:
+    """Who captions the clips; found before any work.
+
+    Raises:
+      FileNotFoundError, ModelError: no such captioner.
+    """
+    from data_pipelines import recaption
+    from soraflax.pretrained import shipped
+
+    directory = shipped.captioner_or_given(Path(folder) if folder else None)
+    writer = recaption.Writer(str(directory))
+    _ = writer.identity
+    return writer
 
 
 def _encode(args: argparse.Namespace) -> None:

@@ -76,7 +76,11 @@ def curate(
     found = [{"name": name, "path": path} for name, path in storage.find(job.pattern)]
     clips = [f for f in found if files.is_clip(Path(f["name"]))]
     if not clips:
-        raise records.DatasetError(f"{job.pattern}: finds no video or image files")
+        tars = any(f["name"].lower().endswith(".tar") for f in found)
+        hint = "; of tars, prepare takes one, or their folder, as it is" if tars else ""
+        raise records.DatasetError(
+            f"{job.pattern}: finds no video or image files{hint}"
+        )
     texts = join_captions(job, {f["name"]: f["path"] for f in clips})
     ran: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
@@ -188,19 +192,24 @@ def join_captions(job: CurationJob, paths: Mapping[str, str]) -> caption_files.C
 
 
 def _fetched_captions(captions: str | None, root: str, *, folder: Path) -> Path:
-    """A local copy of the captions file of a bucket, or of its .txt files."""
-    options = (
-        [captions] if captions else [f"{root}captions.{s}" for s in ("jsonl", "csv")]
-    )
+    """A local copy of the captions file of a bucket, or of its .txt files.
+
+    Raises:
+      DatasetError: there is no such file.
+    """
+    options = [captions] if captions else [root + n for n in caption_files.NAMES]
     for path in options:
         data = storage.read_bytes(path)
         if data is not None:
             target = folder / Path(path).name
             target.write_bytes(data)
             return target
+    if captions and Path(captions).suffix.lower() in caption_files.SUFFIXES:
+        raise records.DatasetError(f"{captions}: no such captions file")
     texts = folder / "texts"
     texts.mkdir()
-    for name, path in storage.find(f"{root}**/*.txt"):
+    beside = storage.join(captions, "") if captions else root
+    for name, path in storage.find(f"{beside}**/*.txt"):
         target = texts / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(storage.read_bytes(path) or b"")

@@ -100,6 +100,11 @@ def check_rows_of_latents(config: Any) -> None:
             f"cache.fit.max_tokens {tokens} is more than data.row.tokens; use "
             f"{row.tokens} or less"
         )
+    if not config.cache.enabled and config.data.read.workers:
+        raise ValueError(
+            f"data.read.workers {config.data.read.workers}: clips that are encoded as "
+            "they are drawn (cache.enabled False) are read by threads; use 0"
+        )
     length = config.data.captions.max_length
     if length > row.text:
         raise ValueError(

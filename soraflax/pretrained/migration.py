@@ -25,7 +25,10 @@ RENAMED_KEYS: dict[str, dict[str, dict[str, str]]] = {
 
 # Keys that a group did not have yet, with the value that it behaved by.
 ADDED_KEYS: dict[str, dict[str, dict[str, Any]]] = {
-    "run": {"model.text": {"shared_bias": False}},
+    "run": {
+        "model.text": {"shared_bias": False},
+        "cache": {"enabled": True, "measured": 256},
+    },
 }
 
 

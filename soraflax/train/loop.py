@@ -122,6 +122,8 @@ class TrainJob:
       settings: the configuration of the run, for records of steps that went wrong.
       clips: the position of the data before a batch to the ids of its clips, for the
         same; None where they are not known.
+      epochs: the position of the data after a batch to the passes over each of its
+        sources, by name; None where they are not counted.
     """
 
     name: str
@@ -138,6 +140,7 @@ class TrainJob:
     evaluate: Evaluate | None = None
     settings: Any = None
     clips: Callable[[Any], Sequence[str]] | None = None
+    epochs: Callable[[Any], Mapping[str, float]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -443,7 +446,9 @@ def log(
     means["skipped"] = float(np.mean([v["skipped"] for v in values]))
     means["spikes"] = run.incidents.examine(number - len(window), values, places=places)
     spent = run.ledger.window(len(window))
-    run.writer.write(number, means | run.meter.summary() | spent)
+    epochs = run.job.epochs(run.data.get_state()) if run.job.epochs else {}
+    passes = {f"epochs/{name}": value for name, value in epochs.items()}
+    run.writer.write(number, means | run.meter.summary() | spent | passes)
     run.meter.clear()
     if means["skipped"] == 1.0:
         raise DivergenceError(

@@ -1,12 +1,14 @@
+import collections
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from data_pipelines import cropping, elastic, pipeline
+from data_pipelines import cropping, elastic, pipeline, sources
 from tests.data_pipelines import clip_data, test_pipeline
 
 LANES, ROWS, CLIPS = 6, 12, 400
@@ -32,6 +34,7 @@ def make(index=0, count=1, **changes):
         host=host,
         lanes=config.lanes,
         rows=config.rows,
+        shares=[sources.SourceShare("set", CLIPS, 1.0)],
     )
 
 
@@ -177,24 +180,85 @@ def test_crops_are_continued_by_any_number_of_hosts():
     shapes = cropping.CropConfig(shapes=((1, 32, 32), (5, 32, 48)))
 
     def crops(index, count):
-        made = pipeline.make_video_dataset(
+        return pipeline.make_video_batches(
             pipeline.VideoDataConfig(crops=shapes, read=READ),
             batch=4 // count,
             clips=[[clip_data.clip(i) for i in range(6)]],
             host=pipeline.HostShard(index, count),
         )
-        return elastic.StepBatches(iter(made))
 
     running = [crops(index, 2) for index in range(2)]
     list(take(running, 2))
     states = states_of(running)
+    held = [clip for iterator in running for clip in iterator.clips(states[0])]
     due = next(take(running, 1))
     alone = crops(0, 1)
     alone.set_states(states)
+    assert alone.clips(states[0]) == held
     assert test_pipeline.equal(next(alone), due)
+    # A clip of the tests has one colour, which names it.
+    clips = {f"clip-{i}": 10 * i for i in range(6)}
+    shown = due["video"][:, 0, 0, 0, 0]
+    assert np.abs(shown.astype(int) - [clips[c] for c in held]).max() <= 2
+    assert running[0].epochs(states[0]) == {"0": 8 / 6}
     with pytest.raises(ValueError, match="at different places"):
         alone.set_states([states[0], {"next_index": -1}])
     close([*running, alone])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_epochs_are_those_of_the_clips_that_batches_held(count):
+    running = hosts(count, lanes=6)
+    held = collections.Counter()
+    for _ in range(5):
+        states = states_of(running)
+        for iterator, state in zip(running, states, strict=True):
+            shown = iterator.clips(state)
+            assert shown == list(itertools.chain(*iterator.row_clips(state)))
+            held.update(shown)
+        list(take(running, 1))
+    for iterator in running:
+        (epochs,) = iterator.epochs(iterator.get_state()).values()
+        assert epochs * CLIPS == pytest.approx(held.total(), rel=0.15)
+    close(running)
+
+
+def test_the_clips_of_a_later_batch_are_read_without_those_between():
+    (running,) = hosts(1, lanes=3)
+    start, seen = running.get_state(), []
+    for _ in range(4):
+        seen.append(running.row_clips(running.get_state()))
+        list(take([running], 1))
+    assert [running.row_clips(start, ahead=n) for n in range(4)] == seen
+    close([running])
+
+
+def test_epochs_of_a_mixture_are_counted_for_each_source():
+    settings = pipeline.PackedDataConfig(
+        path="a/set",
+        also=("b/set", "b/other/"),
+        weights=(2.0, 1.0, 1.0),
+        rows=2,
+        row=SETTINGS.row,
+        read=READ,
+    )
+    latents = [clip_data.Latents(size) for size in (8, 8, 32)]
+    running = pipeline.make_batches(
+        settings,
+        host=pipeline.HostShard(),
+        encode=clip_data.encode_text,
+        latents=latents,
+    )
+    assert set(running.epochs(running.get_state()).values()) == {0.0}
+    drawn = 0
+    for _ in range(20):
+        drawn += len(running.clips(running.get_state()))
+        next(running)
+    epochs = running.epochs(running.get_state())
+    assert epochs == pytest.approx(
+        {"set": drawn / 16, "set-2": drawn / 32, "other": drawn / 128}
+    )
+    running.close()
 
 
 def test_lanes_must_divide_a_batch_and_passes_are_for_one_host():

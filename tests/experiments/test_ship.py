@@ -79,8 +79,11 @@ def test_a_model_that_does_not_say_is_told_what_it_was_trained_on(
     seen = training_data.measure([training_data.Clip(9, (48, 32), 8.0, ("A ball.",))])
     asked = []
     monkeypatch.setattr(
-        ship.export, "measure_data", lambda paths, data: asked.append(paths) or seen
+        ship.export,
+        "measure_data",
+        lambda sources, captions: asked.append(list(sources)) or seen,
     )
+    monkeypatch.setattr(ship.latent_lib, "open_latents", str)
     facts, output = ship.read_facts(write(tmp_path)), tmp_path / "bodies"
     ship.ship(tiny.save(tmp_path), output, facts=facts, latents=["LATENTS"])
     assert asked == [["LATENTS"]]

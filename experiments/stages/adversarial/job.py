@@ -59,6 +59,8 @@ def make_job(
         iterator=iterator,
         step_cost=functools.partial(step_cost, config, source.config),
         settings=config_lib.to_dict(config),
+        clips=iterator.clips,
+        epochs=iterator.epochs,
         identity=config_lib.to_dict(config) | {"start": source.digest},
         mutable_keys=run_config.MUTABLE_KEYS,
     )

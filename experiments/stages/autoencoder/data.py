@@ -13,7 +13,6 @@ from experiments.stages.autoencoder import config as config_lib
 from soraflax.config import ConfigError
 from soraflax.nn import autoencoder
 from soraflax.ops import grid as grids
-from soraflax.train import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ class EvaluationClips:
 
 def crops(
     data: pipeline.VideoDataConfig, *, batch: int, mesh: Mesh
-) -> checkpoint.DataIterator:
+) -> elastic.StepBatches:
     """Endless batches of crops, `batch` over all processes.
 
     Raises:
@@ -81,5 +80,4 @@ def crops(
         raise ConfigError(
             f"config.batch {batch} does not divide over {host.count} processes"
         )
-    made = pipeline.make_video_dataset(data, batch=batch // host.count, host=host)
-    return elastic.StepBatches(iter(made))
+    return pipeline.make_video_batches(data, batch=batch // host.count, host=host)

@@ -71,6 +71,8 @@ def make_job(
             step_cost, config.model, train_encoder=base is None
         ),
         settings=config_lib.to_dict(config),
+        clips=iterator.clips,
+        epochs=iterator.epochs,
         identity=config_lib.to_dict(config) | ({"start": base.digest} if base else {}),
         mutable_keys=run_config.MUTABLE_KEYS,
     )

@@ -54,6 +54,10 @@ class CaptionerRunConfig(run_config.RunConfig):
 
     def __post_init__(self) -> None:
         run_config.check_rows_of_latents(self)
+        if not self.cache.enabled:
+            raise ValueError(
+                "cache.enabled False: a captioner reads cached latents; use True"
+            )
         captions = self.data.captions
         if captions.dropout or self.data.windows:
             raise ValueError(

@@ -36,7 +36,7 @@ def make_job(
             f"config.model: {config.base} has other sizes: {base.config.captioner}"
         )
     module = captioner.Captioner(config.model)
-    dataset = pipeline.make_dataset(
+    batches = pipeline.make_batches(
         data, digest=encoder_digest, host=runtime.host(mesh)
     )
     key = jax.random.key(config.seed)
@@ -59,8 +59,11 @@ def make_job(
         shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
-        iterator=iter(dataset),
+        iterator=batches,
         step_cost=functools.partial(step_cost, config.model),
+        settings=config_lib.to_dict(config),
+        clips=batches.clips,
+        epochs=batches.epochs,
         identity=config_lib.to_dict(config)
         | {"encoder": encoder_digest}
         | ({"start": base.digest} if base else {}),

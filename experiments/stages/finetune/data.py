@@ -1,12 +1,13 @@
 """Latents normalised by the statistics of a base model."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import latents, pipeline
-from soraflax.pretrained import models
+from data_pipelines import budgets
+from soraflax.nn import autoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +43,14 @@ class RenormalizedLatents:
         return self.source[index]
 
 
-def open_latents(base: models.VideoModel, data: pipeline.PackedDataConfig) -> list[Any]:
-    """The latents of a split, normalised by the base's statistics.
-
-    Raises:
-      DatasetError: no dataset, or latents of another encoder.
-    """
-    statistics, digest = base.config.statistics, base.config.autoencoder
+def normalised(
+    sources: Sequence[Any], statistics: autoencoder.LatentStatistics
+) -> list[Any]:
+    """Latents, cached or encoded as they are drawn, with the statistics of a base."""
     mean, std = (np.array(a, np.float32) for a in (statistics.mean, statistics.std))
     return [
-        RenormalizedLatents(
-            latents.open_latents(path, data.split, digest=digest), mean, std
-        )
-        for path in (data.path, *data.also)
+        dataclasses.replace(source, mean=mean, std=std)
+        if isinstance(source, budgets.VideoLatents)
+        else RenormalizedLatents(source, mean, std)
+        for source in sources
     ]

@@ -1,6 +1,7 @@
 """The fine-tuned video model, and its adapters."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ def export(
     base: models.VideoModel,
     *,
     data: pipeline.PackedDataConfig,
+    latents: Sequence[Any],
     text: video_data.TextSource,
     params: Any,
     workdir: buckets.Folder,
@@ -39,8 +41,7 @@ def export(
         params = lora.merge(base.params, params, config=config.lora)
     seen = base.config.trained_on
     if seen is not None and jax.process_index() == 0:  # which writes
-        paths = (data.path, *data.also)
-        seen = seen.merged(video_export.measure_data(paths, data))
+        seen = seen.merged(video_export.measure_data(latents, data.captions))
     models.save_video_model(
         workdir / "model",
         params,

@@ -14,6 +14,7 @@ from experiments.stages import run_config, runtime
 from experiments.stages.finetune import config as stage_config
 from experiments.stages.finetune import data as data_lib
 from experiments.stages.video import config as video_config
+from experiments.stages.video import data as video_data
 from experiments.stages.video import job as video_job
 from soraflax import config as config_lib
 from soraflax import sharding
@@ -75,16 +76,18 @@ def make_job(
     scratch: video_config.VideoRunConfig,
     *,
     data: pipeline.PackedDataConfig,
+    open_latents: video_data.OpenLatents,
     base: models.VideoModel,
     trainable: TrainableParams,
     mesh: Mesh,
 ) -> loop.TrainJob:
-    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`.
+    """Data, parameters and loss of the stage, on `mesh`.
 
     Args:
       config: configuration of the run.
       scratch: configuration of a run from scratch of the base's sizes (`check_base`).
       data: the training data, with its latents found.
+      open_latents: opens those of a split, with statistics of their own.
       base: the model that training starts from.
       trainable: the parameters that are trained (`init_params`).
       mesh: mesh that the run is laid over.
@@ -95,12 +98,12 @@ def make_job(
         merged = trainable.merge(params, context.constants)
         return denoising.loss(merged, batch, key, predict=predict, config=config.loss)
 
-    open_latents = functools.partial(data_lib.open_latents, base)
-    batches = pipeline.make_batches(
-        data, latents=open_latents(data), host=runtime.host(mesh)
-    )
+    def opened(data: pipeline.PackedDataConfig) -> list[Any]:
+        return data_lib.normalised(open_latents(data), base.config.statistics)
+
+    batches = pipeline.make_batches(data, latents=opened(data), host=runtime.host(mesh))
     validate = video_job.make_evaluation(
-        scratch, data, predict=predict, mesh=mesh, open_latents=open_latents
+        scratch, data, predict=predict, mesh=mesh, open_latents=opened
     )
 
     def evaluate(
@@ -121,6 +124,7 @@ def make_job(
         step_cost=functools.partial(video_job.step_cost, scratch.model),
         settings=config_lib.to_dict(config),
         clips=batches.clips,
+        epochs=batches.epochs,
         identity=config_lib.to_dict(config) | {"base": base.digest},
         mutable_keys=run_config.MUTABLE_KEYS,
         evaluate=evaluate if validate else None,

@@ -14,11 +14,11 @@ import jax
 from data_pipelines import caption_notes, records
 from experiments.stages import runtime
 from experiments.stages.finetune import config as config_lib
-from experiments.stages.finetune import data as data_lib
 from experiments.stages.finetune import export, job
 from experiments.stages.video import config as video_config
 from experiments.stages.video import data as video_data
-from soraflax.ops import attention
+from experiments.stages.video import drawn
+from experiments.stages.video import stage as video_stage
 from soraflax.pretrained import models
 from soraflax.train import loop
 
@@ -43,18 +43,20 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         runtime.run_directory(workdir, programs=kept) as path,
         jax.set_mesh(mesh),
     ):
-        data = dataclasses.replace(
-            config.data,
-            path=str(video_data.find_latents(scratch, encoder, workdir=path)),
-            shards=attention.ring_shards(scratch.model.heads),
-        )
+        data, open_latents = video_stage.find_data(scratch, encoder, workdir=path)
         runtime.tell_account((data.path, *data.also))
         if text.encoder is None:
-            sources = data_lib.open_latents(base, data)
-            runtime.tell(caption_notes.caption_notes(sources, data.captions))
+            captioned = drawn.with_captions(open_latents(data))
+            runtime.tell(caption_notes.caption_notes(captioned, data.captions))
         trainable = job.init_params(config, base, mesh=mesh)
         train_job = job.make_job(
-            config, scratch, data=data, base=base, trainable=trainable, mesh=mesh
+            config,
+            scratch,
+            data=data,
+            open_latents=open_latents,
+            base=base,
+            trainable=trainable,
+            mesh=mesh,
         )
         state = loop.fit(
             train_job,
@@ -68,6 +70,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             config,
             dataclasses.replace(base, params=trainable.base),
             data=data,
+            latents=open_latents(data),
             text=text,
             params=state.ema,
             workdir=path,

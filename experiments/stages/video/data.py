@@ -2,10 +2,11 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 from data_pipelines import latent_parts, latents, pipeline, records, text_features
 from experiments.stages import runtime
@@ -15,6 +16,8 @@ from soraflax import config as config_lib
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, text_encoders
 from soraflax.train import saved_steps
+
+OpenLatents = Callable[[pipeline.PackedDataConfig], Sequence[Any]]
 
 
 @runtime_checkable
@@ -52,6 +55,17 @@ class TrainedEncoder:
         local = jax.local_devices()
         count = next(n for n in range(len(local), 0, -1) if batch % n == 0)
         return latents.LatentEncoder.of_model(self.model, devices=local[:count])
+
+    def for_drawing(self) -> latents.LatentEncoder:
+        """The encoder for any thread: on one device, whatever mesh it is called on."""
+        encoder = self.for_cache()
+        one = sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])
+
+        def encode(video: np.ndarray) -> np.ndarray:
+            with jax.set_mesh(one):
+                return np.asarray(encoder.encode(video))
+
+        return dataclasses.replace(encoder, encode=encode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +148,11 @@ def find_latents(
         target, config.data.split, digest=encoder.model.encoder_digest
     )
     check_source(source, target, provenance=cached.info.get("source", {}))
-    made_with = {"budgets": (), **cached.info["config"]}  # none in earlier ones
-    difference = config_lib.first_difference(config.cache, made_with)
+    # What earlier ones did not have yet.
+    made_with = {"budgets": (), "enabled": True} | cached.info["config"]
+    difference = config_lib.first_difference(
+        config.cache, made_with, ignore=("measured",)
+    )
     if difference:
         key, ours, theirs = difference
         raise config_lib.ConfigError(
@@ -168,6 +185,18 @@ def cache(
         with runtime.together():
             if index == 0:
                 job.finish()
+
+
+def open_cached(
+    data: pipeline.PackedDataConfig, *, digest: str
+) -> list[latents.LatentDataset]:
+    """The cached latents of a split.
+
+    Raises:
+      DatasetError: no dataset, a damaged one, or latents of another encoder.
+    """
+    paths = (data.path, *data.also)
+    return [latents.open_latents(path, data.split, digest=digest) for path in paths]
 
 
 def check_source(

@@ -1,12 +1,13 @@
 """The video model that the stage leaves, complete for generation."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 
-from data_pipelines import latents, pipeline, transforms
+from data_pipelines import budgets, pipeline, transforms
+from data_pipelines import latents as latent_lib
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
 from soraflax import buckets
@@ -21,6 +22,7 @@ def export(
     config: stage_config.VideoRunConfig,
     data: pipeline.PackedDataConfig,
     *,
+    latents: Sequence[Any],
     encoder: data_lib.TrainedEncoder,
     text: data_lib.TextSource,
     params: Any,
@@ -28,9 +30,9 @@ def export(
 ) -> None:
     """Write `workdir/model`, all that generation needs; `params` stay on the mesh.
 
-    All processes call it.
+    All processes call it; `latents` are those that were trained on.
     """
-    source = latents.open_latents(data.path, data.split)
+    source = latents[0]
     first = jax.process_index() == 0  # which writes
     std = pipeline.token_deviation(source.std, data.deviation)
     model_config = models.VideoModelConfig(
@@ -47,7 +49,7 @@ def export(
         shift=config.loss.shift,
         cleaned=text.vocabulary.cleaned,
         window=max(shape[0] for shape in source.shapes),
-        trained_on=measure_data((data.path, *data.also), data) if first else None,
+        trained_on=measure_data(latents, data.captions) if first else None,
     )
     models.save_video_model(
         workdir / "model",
@@ -60,42 +62,58 @@ def export(
 
 
 def measure_data(
-    paths: Iterable[str], data: pipeline.PackedDataConfig
+    latents: Iterable[Any], captions: transforms.CaptionConfig
 ) -> training_data.TrainingData:
     """What latents were made from.
 
     Args:
-      paths: their directories; of one with more than `MAX_CLIPS` as many are looked at,
-        spread evenly, and no words are listed.
-      data: split, and choice of captions.
+      latents: cached ones, or clips that are encoded as they are drawn; of more than
+        `MAX_CLIPS` as many are looked at, spread evenly, and no words are listed.
+      captions: choice of captions.
     """
     parts = []
-    for path in paths:
-        source = latents.open_latents(path, data.split)
-        ratios = (
-            source.info["grid"][name] for name in ("temporal_ratio", "spatial_ratio")
-        )
+    for source in latents:
+        drawn = isinstance(source, budgets.VideoLatents)
         describe = functools.partial(
-            _clip, grid=grids.Grid(*ratios), captions=data.captions
+            _drawn_clip if drawn else _cached_clip, source, captions=captions
         )
         step = -(-len(source) // MAX_CLIPS)
-        clips = (describe(source[i]) for i in range(0, len(source), step))
+        clips = map(describe, range(0, len(source), step))
         parts.append(training_data.measure(clips, all_seen=step == 1))
     return functools.reduce(training_data.TrainingData.merged, parts)
 
 
-def _clip(
-    record: latents.LatentRecord,
+def _cached_clip(
+    source: latent_lib.LatentDataset,
+    index: int,
     *,
-    grid: grids.Grid,
     captions: transforms.CaptionConfig,
 ) -> training_data.Clip:
     """The clip that a latent was made from, with the captions that training shows."""
+    record, grid = source[index], source.info["grid"]
     time, height, width = record.latent.shape[:3]
-    frames, high, wide = grid.video_size(time, height, width)
+    ratios = grids.Grid(grid["temporal_ratio"], grid["spatial_ratio"])
+    frames, high, wide = ratios.video_size(time, height, width)
     return training_data.Clip(
         frames=frames,
         size=(wide, high),
         fps=record.fps,
         captions=tuple(transforms.shown_captions(record.captions, captions).values()),
+    )
+
+
+def _drawn_clip(
+    source: budgets.VideoLatents,
+    index: int,
+    *,
+    captions: transforms.CaptionConfig,
+) -> training_data.Clip:
+    """A clip as the largest budget leaves it."""
+    clip = source.clips[index]
+    fit = source.fit(clip, source.most_tokens)
+    return training_data.Clip(
+        frames=fit.frames,
+        size=(fit.width, fit.height),
+        fps=fit.fps,
+        captions=tuple(transforms.shown_captions(clip.captions, captions).values()),
     )

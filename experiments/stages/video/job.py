@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from data_pipelines import pipeline, records, word_swaps
 from experiments.stages import run_config, runtime
 from experiments.stages.video import config as stage_config
+from experiments.stages.video import data as data_lib
 from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.evaluation import caption_gap, validation
@@ -20,29 +21,29 @@ from soraflax.nn import dit
 from soraflax.ops import packing
 from soraflax.train import denoising, loop, metrics, prefetch, saved_steps
 
-OpenLatents = Callable[[pipeline.PackedDataConfig], Sequence[pipeline.LatentSource]]
-
 
 def make_job(
     config: stage_config.VideoRunConfig,
     data: pipeline.PackedDataConfig,
     *,
+    open_latents: data_lib.OpenLatents,
     encoder_digest: str,
     text: Mapping[str, str],
     mesh: Mesh,
 ) -> loop.TrainJob:
-    """Data, parameters and loss of the stage, on `mesh`; latents at `data.path`.
+    """Data, parameters and loss of the stage, on `mesh`.
 
     Args:
       config: configuration of the run.
       data: the training data, with its latents found.
+      open_latents: opens those of a split.
       encoder_digest: digest of the encoder of its latents.
       text: digests of the encoder of its text features, in which a resumed run agrees.
       mesh: mesh that the run is laid over.
     """
     module = dit.DiT(config.model)
     batches = pipeline.make_batches(
-        data, digest=encoder_digest, host=runtime.host(mesh)
+        data, latents=open_latents(data), host=runtime.host(mesh)
     )
     key = jax.random.key(config.seed)
     with jax.set_mesh(mesh):
@@ -70,10 +71,13 @@ def make_job(
         step_cost=functools.partial(step_cost, config.model),
         settings=config_lib.to_dict(config),
         clips=batches.clips,
+        epochs=batches.epochs,
         identity=config_lib.to_dict(config)
         | {"encoder": encoder_digest, **({"text": dict(text)} if text else {})},
         mutable_keys=run_config.MUTABLE_KEYS,
-        evaluate=make_evaluation(config, data, predict=predict, mesh=mesh),
+        evaluate=make_evaluation(
+            config, data, predict=predict, mesh=mesh, open_latents=open_latents
+        ),
     )
 
 
@@ -88,7 +92,7 @@ def make_evaluation(
     *,
     predict: denoising.Predict,
     mesh: Mesh,
-    open_latents: OpenLatents = lambda _: (),
+    open_latents: data_lib.OpenLatents,
 ) -> loop.Evaluate | None:
     """Validation loss and caption gap; None where the dataset has no held-out clips.
 
@@ -97,8 +101,7 @@ def make_evaluation(
       data: its training data.
       predict: `(params, packed) -> [B, N, P]`.
       mesh: mesh that rows are divided over.
-      open_latents: opens the latents of a split, where they are not just those at
-        their path.
+      open_latents: opens the latents of a split.
     """
     made = {"predict": predict, "mesh": mesh, "open_latents": open_latents}
     validate = make_validation(config, data, **made)
@@ -120,7 +123,7 @@ def make_caption_gap(
     *,
     predict: denoising.Predict,
     mesh: Mesh,
-    open_latents: OpenLatents,
+    open_latents: data_lib.OpenLatents,
 ) -> caption_gap.CaptionGap:
     """The caption gap of `config.evaluation.words` on held-out clips."""
     held_out = dataclasses.replace(
@@ -156,7 +159,7 @@ def make_validation(
     *,
     predict: denoising.Predict,
     mesh: Mesh,
-    open_latents: OpenLatents,
+    open_latents: data_lib.OpenLatents,
 ) -> validation.ValidationLoss | None:
     """Validation loss on held-out clips; None where the dataset has none."""
     if not records.read_info(data.path)["splits"].get("validation"):

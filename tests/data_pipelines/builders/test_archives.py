@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import prepare, records
-from data_pipelines.builders import archives
+from data_pipelines.builders import tars
 
 CLIPS = Path(__file__).parents[2] / "data" / "clips"
 PNG = (CLIPS / "shapes.png").read_bytes()
@@ -79,7 +79,7 @@ def test_samples_that_cannot_be_clips_are_in_the_report(tmp_path: Path) -> None:
             ("deep.png", PNG),
             ("deep.json", b"[" * 100_000),
             ("long.png", PNG),
-            ("long.txt", b"x" * (archives.MAX_TEXT + 1)),
+            ("long.txt", b"x" * (tars.MAX_TEXT + 1)),
             ("mute.png", PNG),
             ("../../etc/passwd.png", PNG),
             ("../../etc/passwd.txt", b"a label, no path"),

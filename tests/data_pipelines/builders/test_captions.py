@@ -1,6 +1,8 @@
 """Captions of a folder in three forms, and what people's files really hold."""
 
+import io
 import json
+import tarfile
 import unicodedata
 from pathlib import Path
 
@@ -312,3 +314,48 @@ def test_a_table_of_open_sora_names_its_clips_by_path(
     }
     assert set(kept) == {str(clips / "a.png"), str(clips / "sub" / "b.MKV")}
     assert all("lies outside the folder" in notes for notes in kept.values())
+
+
+def _tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_captions_from_a_webdataset_tar(clips: Path, tmp_path: Path) -> None:
+    members = [
+        ("a.txt", b"a circle\n"),
+        ("a.json", json.dumps({"detailed": "a red circle", "url": "x"}).encode()),
+        ("sub/B.mkv", b"its clip, which lies in the folder"),
+        ("sub/B.txt", b"bars"),
+        ("gone.txt", b"of nothing"),
+        ("bad.json", b"{"),
+    ]
+    found = _read(clips, _tar(tmp_path / "words.tar", members))
+    assert _by_name(found) == {
+        "a.png": {"caption": "a circle", "detailed": "a red circle"},
+        "sub/b.MKV": {"caption": "bars"},
+    }
+    reasons = _reasons(found)
+    assert reasons["words.tar/gone"] == "captions a missing file"
+    assert reasons["words.tar/bad"].startswith("its .json cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x1f\x8b" + bytes(600), "a compressed tar: gunzip it"),
+        (b"no tar" * 200, "not a tar, or cut off"),
+        (bytes(10240), "none of its samples captions a file"),
+    ],
+)
+def test_a_tar_without_captions_is_one_line(
+    clips: Path, tmp_path: Path, data: bytes, message: str
+) -> None:
+    (tmp_path / "words.tar").write_bytes(data)
+    with pytest.raises(records.DatasetError, match=message) as caught:
+        _read(clips, tmp_path / "words.tar")
+    assert "\n" not in str(caught.value)

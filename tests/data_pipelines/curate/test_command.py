@@ -1,11 +1,14 @@
 """The command line of curation."""
 
+import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from data_pipelines import latents, prepare
+from data_pipelines import latents, prepare, recaption, records
 from data_pipelines.curate import command, settings
 from soraflax.pretrained import models
 from tests.data_pipelines import clip_data
@@ -39,6 +42,46 @@ def test_clips_are_encoded_beside_the_dataset(
     assert [record.id for record in made] == ["a.mp4"]
 
 
+def test_captions_come_from_a_table_or_a_tar(raw: Path, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    names = ["a.mp4", "b.mp4"]
+    table = pyarrow.table({"file": names, "caption": ["first", "second"], "n": [1, 2]})
+    pyarrow.parquet.write_table(table, tmp_path / "words.parquet")
+    with tarfile.open(tmp_path / "words.tar", "w") as tar:
+        for name, text in (("a.txt", b"first"), ("b.txt", b"second")):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    for kind in ("parquet", "tar"):
+        output = tmp_path / kind
+        words = ["--input", f"{raw}/[ab]*.mp4", "--output", str(output)]
+        words += ["--captions", str(tmp_path / f"words.{kind}"), "--workers", "1"]
+        words += ["--cache", str(tmp_path / "cache"), "--validation-count", "0"]
+        assert prepare.main(words) == 0
+        found = {c.id: c.captions["caption"] for c in records.open_dataset(output)}
+        assert found == {"a.mp4": "first", "b.mp4": "second"}
+
+
+def test_a_captioner_captions_what_has_no_caption(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(writer: recaption.Writer, clips: list[records.ClipRecord]) -> list[str]:
+        assert writer.identity["captioner"]
+        return [f"{clip.frames} frames" for clip in clips]
+
+    monkeypatch.setattr(recaption, "_write", write)
+    (tmp_path / "raw").mkdir()
+    shutil.copy(raw / "silent.mp4", tmp_path / "raw")
+    output = tmp_path / "data"
+    words = ["--input", f"{tmp_path}/raw/*.mp4", "--output", str(output)]
+    words += ["--workers", "1", "--validation-count", "0", "--captioner"]
+    assert prepare.main(words) == 0
+    (clip,) = records.open_dataset(output)
+    assert clip.captions == {"captioner": "17 frames"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -49,6 +92,8 @@ def test_clips_are_encoded_beside_the_dataset(
         (["--max-rejected", "2"], "use a part of the clips, 0 to 1"),
         (["--shard-size", "0"], "shard size 0: use 1 byte or more"),
         (["--scorer", "x=nowhere:f"], "nowhere"),
+        (["--captioner", "/nowhere"], "/nowhere"),
+        (["--captions", "gone.tar"], "gone.tar"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -79,6 +124,15 @@ def test_a_pattern_that_finds_nothing_is_one_line(
     words = ["--input", f"{tmp_path}/*.mp4", "--output", str(tmp_path / "data")]
     assert prepare.main(words) == 2
     assert "finds no video or image files" in capsys.readouterr().err
+
+
+def test_a_pattern_of_tars_says_what_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shard.tar").write_bytes(bytes(10240))
+    words = ["--input", f"{tmp_path}/*.tar", "--output", str(tmp_path / "data")]
+    assert prepare.main(words) == 2
+    assert "of tars, prepare takes one, or their folder" in capsys.readouterr().err
 
 
 def test_folders_are_not_curated(tmp_path: Path) -> None:
