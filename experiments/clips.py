@@ -79,7 +79,7 @@ def _packed(
 
 def _unencoded(
     config: dict[str, Any], data: pipeline.PackedDataConfig
-) -> list[budgets.VideoLatents]:
+) -> list[Any]:
     """The clips of a run without cached latents, their latents all zero."""
     directory = config.get("autoencoder") or (
         model_io.find_model(config["base"]) / models.AUTOENCODER
