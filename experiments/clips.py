@@ -77,9 +77,7 @@ def _packed(
     return pipeline.make_batches(data, host=pipeline.HostShard(), latents=sources)
 
 
-def _unencoded(
-    config: dict[str, Any], data: pipeline.PackedDataConfig
-) -> list[Any]:
+def _unencoded(config: dict[str, Any], data: pipeline.PackedDataConfig) -> list[Any]:
     """The clips of a run without cached latents, their latents all zero."""
     directory = config.get("autoencoder") or (
         model_io.find_model(config["base"]) / models.AUTOENCODER

@@ -26,7 +26,7 @@ from PIL import Image
 from data_pipelines.curate import settings as settings_lib
 from soraflax import media
 
-VERSION = 1  # of what is measured; another one decodes every file again
+VERSION = 2  # of what is measured; another one decodes every file again
 GRID, SAMPLE, PROFILE, THUMBNAIL = 64, 32, 128, 160
 _SHIFTS = 2
 _BLACK, _LIT = 32, 9  # most luma of black, and how much more of what is lit
@@ -44,6 +44,8 @@ class Observation:
       notes: what reading does to its frames.
       change, change2: equation (1) against the frame before and the one before it.
       stillness: levels of 255.
+      displacement: by the codec's motion vectors, in longer sides; NaN where it wrote
+        none.
       at: frame of each sample.
       samples: the frame squeezed to 32 x 32.
       rows, columns: part of a row and of a column that is lit, of 255.
@@ -62,6 +64,7 @@ class Observation:
     change: Float32[np.ndarray, "T"]
     change2: Float32[np.ndarray, "T"]
     stillness: Float32[np.ndarray, "T"]
+    displacement: Float32[np.ndarray, "T"]
     at: Int32[np.ndarray, "K"]
     samples: UInt8[np.ndarray, "K 32 32 3"]
     rows: UInt8[np.ndarray, "K 128"]
@@ -219,6 +222,9 @@ class _Measures:
             change=measured[0],
             change2=measured[1],
             stillness=measured[2],
+            displacement=np.array(
+                stream.displacements or [math.nan] * count, np.float32
+            ),
             at=column("at", np.int32),
             samples=column("samples", np.uint8),
             rows=column("rows", np.uint8),

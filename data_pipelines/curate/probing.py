@@ -21,7 +21,7 @@ from data_pipelines.curate import (
 from soraflax import media
 from soraflax.media import guard
 
-VERSION = 1  # of cutting, scoring and hashing
+VERSION = 2  # of cutting, scoring and hashing
 _MOST_HASHES = 32  # of a shot, evenly spread
 
 
@@ -117,7 +117,7 @@ def probe_file(path: str, rules: settings.ProbeSettings) -> observation.Observat
     """
     limits = {"max_pixels": rules.max_pixels, "limits": rules.limits}
     try:
-        with guard.open_frames(path, **limits) as stream:
+        with guard.open_frames(path, measure=True, **limits) as stream:
             pixels = _within(stream.pixels, rules.total_seconds)
             return observation.observe(
                 dataclasses.replace(stream, pixels=pixels), rules

@@ -4,13 +4,17 @@
 |---|---|
 | `seconds`, `frames`, `short_side` | of the shot; the shorter side in pixels |
 | `motion` | part of the picture in which anything changes |
+| `speed` | how far the picture moves in a second, by the codec's motion vectors |
 | `frozen` | longest run of frames that repeat, as a part of the shot |
 | `sharpness` | variance of the Laplacian, of the median sample |
 | `brightness` | mean luma, 0 to 255 |
 | `borders` | part of the picture that is black borders |
 | `text` | part of the picture that looks like overlaid text |
 
-An image has no `motion` and is not `frozen`. A user's model is a function of a frame,
+An image has no `motion` and is not `frozen`. `speed` is the mean over the picture in
+longer sides; there is none where a codec writes no vectors (`soraflax.media.vectors`).
+
+A user's model is a function of a frame,
 `[h, w, 3]` uint8 of at most 256 pixels a side, to a number; a shot has the median of
 its samples, under the name that the model was given (`settings.ProbeSettings`).
 """
@@ -48,12 +52,16 @@ def scores(
         "frames": float(frames),
         "short_side": float(min(seen.height, seen.width)),
         "motion": None,
+        "speed": None,
         "frozen": None,
     }
     if frames > 1:
         still = seen.stillness[first + 1 : last + 1]
         values["frozen"] = _longest_run(still <= _SAME) / (frames - 1)
         values["motion"] = _motion(seen, first, last=last)
+        moved = seen.displacement[first + 1 : last + 1]
+        if not np.isnan(moved).all():
+            values["speed"] = float(np.nanmean(moved)) * seen.fps
     luma = _luma(seen.samples[inside])
     values["brightness"] = _median(luma.mean((1, 2)))
     values["borders"] = borders(seen.rows[inside], seen.columns[inside])

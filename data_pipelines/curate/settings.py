@@ -180,6 +180,7 @@ LIMITS = {
     "frames": Bounds(),
     "short_side": Bounds(least=16),
     "motion": Bounds(least=0.004),
+    "speed": Bounds(),
     "frozen": Bounds(greatest=0.6),
     "sharpness": Bounds(),
     "brightness": Bounds(least=8, greatest=250),

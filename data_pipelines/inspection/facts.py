@@ -93,7 +93,7 @@ def _values(kept: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
         "short side": [float(min(k["height"], k["width"])) for k in kept],
         "aspect ratio": [k["width"] / k["height"] for k in kept],
     }
-    for name in ("motion", "sharpness", "brightness", "text"):
+    for name in ("motion", "speed", "sharpness", "brightness", "text"):
         own = [k.get("scores", {}).get(name) for k in kept]
         if any(value is not None for value in own):
             values[name] = [value for value in own if value is not None]

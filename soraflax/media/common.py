@@ -45,6 +45,9 @@ class FrameStream:
       pixels: iterator of frames `[H, W, 3]`, uint8 RGB or float32 in [-1, 1].
       notes: what was done to the frames or left out, a line each; whole once the last
         frame is drawn.
+      displacements: of each frame by the codec's motion vectors, as parts of the longer
+        side (`vectors.displacement`); there once the last frame is drawn, where they
+        were asked for and the file is a movie.
     """
 
     name: str
@@ -54,6 +57,7 @@ class FrameStream:
     fps: float | None
     pixels: Iterator[np.ndarray]
     notes: Sequence[str] = ()
+    displacements: Sequence[float] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.pixels

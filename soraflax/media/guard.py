@@ -13,7 +13,7 @@ file costs no start:
     {"call": "open", ...}           ->
                                     <-     {"opened": {...}}
     {"call": "next"}                ->
-                                    <-     {"frame": bytes} and them, or {"end": notes}
+                                    <-     {"frame": bytes} and them, or {"end": {...}}
     {"call": "close"}               ->     (to the next probe or open)
 
 Every message is JSON behind its length in four bytes.
@@ -82,6 +82,7 @@ def open_frames(
     *,
     max_pixels: int = common.MAX_PIXELS,
     limits: Limits | None = None,
+    measure: bool = False,
 ) -> Iterator[common.FrameStream]:
     """`media.open_frames` of a file, guarded.
 
@@ -92,9 +93,10 @@ def open_frames(
     name = os.fspath(path)
     with _worker(limits or Limits()) as worker:
         call = {"call": "open", "path": name, "max_pixels": max_pixels}
-        opened = worker.ask(call, name=name)["opened"]
+        opened = worker.ask(call | {"measure": measure}, name=name)["opened"]
         shape = (opened["height"], opened["width"], 3)
-        pixels = _frames(worker, shape, name=name, notes=opened["notes"])
+        ends = {"notes": opened["notes"], "displacements": opened["displacements"]}
+        pixels = _frames(worker, shape, name=name, ends=ends)
         yield common.FrameStream(name=name, pixels=pixels, **opened)
         worker.tell({"call": "close"})
 
@@ -121,13 +123,18 @@ def extract_sound(
 
 
 def _frames(
-    worker: "_Worker", shape: tuple[int, int, int], *, name: str, notes: list[str]
+    worker: "_Worker",
+    shape: tuple[int, int, int],
+    *,
+    name: str,
+    ends: Mapping[str, list[Any]],
 ) -> Iterator[np.ndarray]:
-    """Frames up to the last one, after which the notes are whole."""
+    """Frames up to the last one, after which the lists of `ends` are whole."""
     while True:
         answer = worker.ask({"call": "next"}, name=name)
         if "frame" not in answer:
-            notes[:] = answer["end"]
+            for key, values in answer["end"].items():
+                ends[key][:] = values
             return
         data = worker.read(answer["frame"], name=name)
         yield np.frombuffer(data, np.uint8).reshape(shape)
@@ -304,17 +311,20 @@ def _serve_sound(call: Mapping[str, Any], answers: BinaryIO) -> None:
 def _serve_frames(
     call: Mapping[str, Any], calls: BinaryIO, *, answers: BinaryIO
 ) -> None:
-    with reading.open_frames(call["path"], max_pixels=call["max_pixels"]) as stream:
+    rules = {"max_pixels": call["max_pixels"], "measure": call["measure"]}
+    with reading.open_frames(call["path"], **rules) as stream:
         keys = ("frames", "height", "width", "fps")
         facts: dict[str, Any] = {key: getattr(stream, key) for key in keys}
-        _write(answers, {"opened": facts | {"notes": list(stream.notes)}})
+        lists: dict[str, Any] = {"notes": list(stream.notes), "displacements": []}
+        _write(answers, {"opened": facts | lists})
         frames = iter(stream)
         for request in _calls(calls):
             if request["call"] != "next":
                 return
             frame = next(frames, None)
             if frame is None:
-                _write(answers, {"end": list(stream.notes)})
+                ends = {"displacements": list(stream.displacements)}
+                _write(answers, {"end": {"notes": list(stream.notes), **ends}})
                 continue
             _write(answers, {"frame": frame.nbytes}, data=frame.tobytes())
 

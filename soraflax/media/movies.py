@@ -11,6 +11,7 @@ twice, so that memory does not grow with the duration.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from soraflax.media import (
     pixels,
     source,
     timeline,
+    vectors,
 )
 
 DEMUXERS = {"mov": "mov", "matroska": "matroska,webm", "avi": "avi", "gif": "gif"}
@@ -43,6 +45,7 @@ class Movie:
     scan: timeline.Scan
     evidence: evidence.Evidence
     rhythm: cadence.Cadence | None
+    displacements: list[float] | None = None  # of decoded frames, where asked for
 
     @property
     def promised(self) -> int:
@@ -68,6 +71,7 @@ def open_movie(
     max_pixels: int,
     keep: bool,
     partly: bool,
+    measure: bool = False,
 ) -> Iterator[source.Source]:
     """The first video stream that is none of cover art.
 
@@ -78,6 +82,7 @@ def open_movie(
       max_pixels: most pixels of a frame.
       keep: hold packets in memory rather than read the file twice.
       partly: not all frames will be drawn.
+      measure: have the displacements of frames.
 
     Raises:
       MediaError: unreadable, truncated as far as is known before decoding, or frames of
@@ -85,9 +90,10 @@ def open_movie(
     """
     found = evidence.collect(file, kind, name=name)
     with contextlib.ExitStack() as stack:
-        container, stream, decoder = stack.enter_context(
-            _container(file, kind, name=name, max_pixels=max_pixels)
+        opening = functools.partial(
+            _container, file, kind, name=name, max_pixels=max_pixels, measure=measure
         )
+        container, stream, decoder = stack.enter_context(opening())
         packets = _packets(container, stream, name=name)
         if keep:
             packets = list(packets)
@@ -98,12 +104,20 @@ def open_movie(
             raise common.MediaError(f"{name}: {error}") from error
         if not keep:
             stack.close()
-            container, stream, decoder = stack.enter_context(
-                _container(file, kind, name=name, max_pixels=max_pixels)
-            )
+            container, stream, decoder = stack.enter_context(opening())
             packets = _packets(container, stream, name=name)
         rhythm = None if partly else cadence.Cadence()
-        movie = Movie(name, container, stream, decoder, packets, scan, found, rhythm)
+        movie = Movie(
+            name,
+            container,
+            stream,
+            decoder,
+            packets,
+            scan,
+            found,
+            rhythm,
+            [] if measure else None,
+        )
         if not keep:  # all of it is to be read
             check_whole(movie, scan.packets - scan.hidden)
         yield _source(movie, _geometry(file, kind, stream=stream))
@@ -139,12 +153,13 @@ def _source(movie: Movie, geometry: pixels.Geometry) -> source.Source:
         pictures=_pictures(movie, geometry, notes=notes, metadata=metadata),
         metadata=metadata,
         notes=notes,
+        displacements=[] if movie.displacements is None else movie.displacements,
     )
 
 
 @contextlib.contextmanager
 def _container(
-    file: Any, kind: str, *, name: str, max_pixels: int
+    file: Any, kind: str, *, name: str, max_pixels: int, measure: bool
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Open a file, find its video stream and a decoder, and check its size."""
     with opened(file, DEMUXERS[kind], name=name) as container:
@@ -157,6 +172,8 @@ def _container(
         )
         decoder = _decoder(stream, name=name)
         limit_decoder(decoder, max_pixels=max_pixels)
+        if measure:
+            decoder.options = decoder.options | vectors.OPTIONS
         yield container, stream, decoder
 
 
@@ -289,6 +306,8 @@ def _decoded(movie: Movie, last_packet: list[Any]) -> Iterator[Any]:
                     f"first is {size[0]} x {size[1]}: cut it there"
                 )
             count += 1
+            if movie.displacements is not None:
+                movie.displacements.append(vectors.displacement(frame))
             if movie.rhythm is not None:
                 movie.rhythm.add(frame)
             yield frame

@@ -84,7 +84,10 @@ def decode(
 
 @contextlib.contextmanager
 def open_frames(
-    path: str | os.PathLike[str], *, max_pixels: int = common.MAX_PIXELS
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int = common.MAX_PIXELS,
+    measure: bool = False,
 ) -> Iterator[common.FrameStream]:
     """A video or image file whose frames are decoded one at a time.
 
@@ -93,7 +96,8 @@ def open_frames(
 
     The frames are those of `read_video`; memory does not grow with their number. What
     the header and the packets tell of a damaged file is refused at once, the rest when
-    its frame is due; the last frame is followed by the checks of a full read.
+    its frame is due; the last frame is followed by the checks of a full read. With
+    `measure` the stream has the frames' displacements at its end.
 
     Raises:
       MediaError: unreadable, truncated, or frames of more than `max_pixels`, of a
@@ -102,11 +106,13 @@ def open_frames(
     name = os.fspath(path)
     with (
         _opened(path) as file,
-        _source(file, name, max_pixels=max_pixels) as found,
+        _source(file, name, max_pixels=max_pixels, measure=measure) as found,
     ):
         width, height = found.size
         common.check_sides(name, height, width=width)
+        displacements: list[float] = []
         pixels = _exactly(_select(found, slice(0, None, 1)), found.frames, name=name)
+        pixels = _measured(pixels, found, displacements=displacements)
         first = next(pixels)
         height, width = first.shape[:2]
         common.check_sides(name, height, width=width)
@@ -118,6 +124,7 @@ def open_frames(
             fps=found.fps,
             pixels=itertools.chain((first,), pixels),
             notes=found.notes,
+            displacements=displacements,
         )
 
 
@@ -206,8 +213,9 @@ def _source(
     max_pixels: int,
     keep: bool = False,
     partly: bool = False,
+    measure: bool = False,
 ) -> Iterator[source.Source]:
-    """An open file; `keep` and `partly` as in `movies.open_movie`."""
+    """An open file; `keep`, `partly` and `measure` as in `movies.open_movie`."""
     common.pyav()
     kind = formats.kind(file, name)
     if kind in stills.KINDS:
@@ -219,7 +227,7 @@ def _source(
         return
     kind = "mov" if kind == "heif" else kind
     rules: Any = {"name": name, "max_pixels": max_pixels}
-    rules |= {"keep": keep, "partly": partly}
+    rules |= {"keep": keep, "partly": partly, "measure": measure}
     with movies.open_movie(file, kind, **rules) as found:
         yield found
 
@@ -249,6 +257,14 @@ def _select(
             repeats = int(offset >= 0 and offset % selection.step == 0)
         if repeats:
             yield from itertools.repeat(picture.convert(size), repeats)
+
+
+def _measured(
+    pixels: Iterator[np.ndarray], found: source.Source, *, displacements: list[float]
+) -> Iterator[np.ndarray]:
+    """The same frames, and after them their displacements."""
+    yield from pixels
+    displacements[:] = found.shown_displacements
 
 
 def _exactly(pixels: Iterator[np.ndarray], count: int, *, name: str) -> Iterator[Any]:

@@ -40,6 +40,8 @@ class Source:
         `MediaError` unless the file was whole.
       metadata: of the file; frames may add to it.
       notes: what was done to the frames or left out, a line each; grows while decoding.
+      displacements: of decoded frames, in their order (`vectors.displacement`); grows
+        while decoding, where they were asked for.
     """
 
     name: str
@@ -52,6 +54,18 @@ class Source:
     pictures: Iterator[Picture]
     metadata: Mapping[str, Any]
     notes: list[str]
+    displacements: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def shown_displacements(self) -> list[float]:
+        """Those of the output frames; a frame that is shown again did not move."""
+        known = self.displacements
+        if self.order is None or not known:
+            return list(known)
+        return [
+            known[index] if at == 0 or index != self.order[at - 1] else 0.0
+            for at, index in enumerate(self.order)
+        ]
 
     @property
     def frames(self) -> int:

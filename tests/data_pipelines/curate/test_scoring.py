@@ -1,5 +1,6 @@
 """Scores of shots whose content is known, and the limits that reject them."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,19 @@ def test_what_moves_moves_and_what_stands_is_frozen() -> None:
     stops[5:] = stops[5]
     assert scores(stops)["frozen"] == pytest.approx(11 / 16)
     assert (found["seconds"], found["frames"]) == (17 / 8, 17)
+
+
+def test_speed_is_that_of_the_vectors_where_there_are_some() -> None:
+    moving = raw_files.world(0)
+    assert scores(moving)["speed"] is None
+    moved = np.array([np.nan, 0.5, np.nan, 0.1] + [0.0] * 13, np.float32)
+    seen = dataclasses.replace(observe(moving), displacement=moved)
+    assert scoring.scores(seen, 0, last=3)["speed"] == pytest.approx(0.3 * 8)
+    assert scoring.scores(seen, 4, last=16)["speed"] == 0
+    limits = {"speed": settings.Bounds(greatest=1.0)}
+    assert scoring.rejection(scores(moving), limits) is None
+    broken = scoring.rejection(scoring.scores(seen, 0, last=3), limits)
+    assert broken is not None and broken["score"] == "speed"
 
 
 def test_an_image_is_not_frozen() -> None:
