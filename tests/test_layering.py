@@ -127,6 +127,8 @@ NO_MODULE = {
     "cli/test_tasks.py": "the commands that take clips and images, all alike",
     "compiler/test_plan.py": "the planner with the compiler that `make plan` installs",
     "data_pipelines/curate/test_fuzz.py": "curation, of damaged files",
+    "data_pipelines/curate/test_hostile.py": "curation, of hostile files",
+    "data_pipelines/test_journey.py": "three commands from raw files to training",
     "data_pipelines/worlds/test_more_worlds.py": "three worlds, all alike",
     "docs/": "the pages",
     "examples/": "the examples",

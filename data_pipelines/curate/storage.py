@@ -50,7 +50,8 @@ def patiently(action: Callable[[], Result], name: str) -> Result:
             raise
         except OSError as error:
             if seconds is None:
-                cause = " ".join((error.strerror or str(error)).split())
+                cause = error.strerror or str(error) or type(error).__name__
+                cause = " ".join(cause.split())
                 raise StorageError(f"{name}: {cause}") from error
             time.sleep(seconds)
     raise AssertionError

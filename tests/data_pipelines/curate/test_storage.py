@@ -6,6 +6,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec import exceptions
 from fsspec.implementations import memory
 
 from data_pipelines import records
@@ -81,6 +82,29 @@ def test_a_bucket_that_fails_is_asked_again_then_it_is_one_line() -> None:
     message = r"^flaky://bucket/a: 503: slow down please$"
     with pytest.raises(storage.StorageError, match=message):
         storage.read_bytes(path)
+
+
+@pytest.mark.parametrize("late", [TimeoutError, exceptions.FSTimeoutError])
+def test_a_bucket_that_answers_late_is_asked_again_then_it_is_one_line(
+    late: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def wait(self: Any, path: str, **options: Any) -> bytes:
+        asked.append(path)
+        if len(asked) < 3:
+            raise late()
+        return b"data"
+
+    monkeypatch.setattr(memory.MemoryFileSystem, "cat_file", wait)
+    assert storage.read_bytes("memory://bucket/a") == b"data"
+    monkeypatch.setattr(records, "RETRY_SECONDS", (0.0,))
+    asked.clear()
+    with pytest.raises(
+        storage.StorageError, match=r"^memory://bucket/a: \w*Timeout"
+    ) as e:
+        storage.read_bytes("memory://bucket/a")
+    assert "\n" not in str(e.value)
 
 
 def test_an_unknown_bucket_is_one_line() -> None:
