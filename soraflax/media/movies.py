@@ -97,30 +97,27 @@ def open_movie(
         packets = _packets(container, stream, name=name)
         if keep:
             packets = list(packets)
-        clock = found.clock(stream)
-        try:
-            scan = timeline.scan(packets, stream, clock=clock)
-        except ValueError as error:
-            raise common.MediaError(f"{name}: {error}") from error
+        scan = _scanned(packets, stream, clock=found.clock(stream), name=name)
         if not keep:
             stack.close()
             container, stream, decoder = stack.enter_context(opening())
             packets = _packets(container, stream, name=name)
         rhythm = None if partly else cadence.Cadence()
-        movie = Movie(
-            name,
-            container,
-            stream,
-            decoder,
-            packets,
-            scan,
-            found,
-            rhythm,
-            [] if measure else None,
-        )
+        measured = [] if measure else None
+        parts = (container, stream, decoder, packets, scan, found)
+        movie = Movie(name, *parts, rhythm, measured)
         if not keep:  # all of it is to be read
             check_whole(movie, scan.packets - scan.hidden)
         yield _source(movie, _geometry(file, kind, stream=stream))
+
+
+def _scanned(
+    packets: Iterable[Any], stream: Any, *, clock: timeline.Clock, name: str
+) -> timeline.Scan:
+    try:
+        return timeline.scan(packets, stream, clock=clock)
+    except ValueError as error:
+        raise common.MediaError(f"{name}: {error}") from error
 
 
 def _source(movie: Movie, geometry: pixels.Geometry) -> source.Source:

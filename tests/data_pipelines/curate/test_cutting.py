@@ -22,6 +22,7 @@ def seen(
         change=one,
         change2=two,
         stillness=one,
+        displacement=np.full_like(one, np.nan),
         at=np.zeros(0, np.int32),
         samples=np.zeros((0, 32, 32, 3), np.uint8),
         rows=np.zeros((0, 128), np.uint8),
