@@ -199,7 +199,9 @@ class CacheJob:
         builder = self._builder(self.folder)
         found, count = clip_encoding.Encoded(), 0
         try:
-            writer = array_record_module.ArrayRecordWriter(str(draft), "group_size:1")
+            writer = array_record_module.ArrayRecordWriter(
+                str(draft), base.WRITER_OPTIONS
+            )
             for chunk in _chunks(
                 self._clips[part.split], part, most=self._config.chunk
             ):

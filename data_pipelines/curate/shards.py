@@ -23,7 +23,7 @@ from data_pipelines.curate import settings, storage
 from soraflax import media
 from soraflax.media import guard
 
-VERSION = 1  # of what is written
+VERSION = 2  # of what is written
 
 
 class CuratedClips(base.RecordBuilder):
@@ -77,7 +77,9 @@ class ShardStep:
         with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
             path = Path(folder) / "shard"
             builder = CuratedClips(data_dir=folder)
-            writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+            writer = array_record_module.ArrayRecordWriter(
+                str(path), base.WRITER_OPTIONS
+            )
             for clip in shard:
                 writer.write(builder.serialize(self._record(clip, ran).to_example()))
             writer.close()

@@ -2,7 +2,11 @@
 
     python -m experiments.benchmarks.curation --only detectors --clips VIDEOS
     python -m experiments.benchmarks.curation --only search
-    python -m experiments.benchmarks.curation --only files --count 10000
+    python -m experiments.benchmarks.curation --only memory --count 10000
+    python -m experiments.benchmarks.curation --only workers --count 2000
+
+`workers` compares two processes with one, which wants two free cores; `memory` the peak
+of a process for so many files with that for a tenth of them.
 
 The labelled clips are made from the procedural world and, with `--clips`, from a folder
 of real ones: shots put end to end, copies that were scaled, brightened, compressed
@@ -12,9 +16,11 @@ and shortened, frames that repeat with noise, borders.
 import argparse
 import dataclasses
 import io
+import json
 import math
 import pathlib
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +47,7 @@ from soraflax import media
 
 Line = measurement.Line
 Frames = UInt8[np.ndarray, "T H W 3"]
+WORKERS_BOUND, MEMORY_BOUND = 1.7, 1.1
 DETECTORS = ("cuts", "static", "borders", "duplicates")
 _FRAMES, _SIDE = 32, 192
 _WORLD = bodies.WorldConfig(
@@ -360,6 +367,42 @@ def file_line(count: int, workers: int) -> Line:
     }
 
 
+def worker_line(count: int) -> Line:
+    """How many times as fast two processes curate as one."""
+    one, two = (file_line(count, workers)["files a second"] for workers in (1, 2))
+    ratio = two / one
+    return {
+        "figure": "workers",
+        "files": count,
+        "files a second": [one, two],
+        "ratio": round(ratio, 2),
+        "ok": ratio >= WORKERS_BOUND,
+    }
+
+
+def memory_line(count: int) -> Line:
+    """Peak of a fresh process for so many files, over that for a tenth of them."""
+    peaks = []
+    for files in (count // 10, count):
+        words = ["--only", "files", "--count", str(files), "--workers", "1"]
+        name = "experiments.benchmarks.curation"
+        run = subprocess.run(
+            [sys.executable, "-m", name, *words],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        peaks.append(json.loads(run.stdout.splitlines()[-1])["peak MiB"])
+    ratio = peaks[1] / peaks[0]
+    return {
+        "figure": "memory",
+        "files": [count // 10, count],
+        "peak MiB": peaks,
+        "ratio": round(ratio, 3),
+        "ok": ratio <= MEMORY_BOUND,
+    }
+
+
 def lines(args: argparse.Namespace) -> Iterator[Line]:
     """What was asked for, in order."""
     if "detectors" in args.only:
@@ -370,13 +413,18 @@ def lines(args: argparse.Namespace) -> Iterator[Line]:
         yield search_line(args.hashes)
     if "files" in args.only:
         yield file_line(args.count, args.workers)
+    if "workers" in args.only:
+        yield worker_line(args.count)
+    if "memory" in args.only:
+        yield memory_line(args.count)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = measurement.make_parser("curation", __doc__)
     add = parser.add_argument
     parts = ("detectors", "search", "files")
-    add("--only", nargs="+", choices=parts, default=parts, help="parts to measure")
+    more = (*parts, "workers", "memory")
+    add("--only", nargs="+", choices=more, default=parts, help="parts to measure")
     add("--clips", type=pathlib.Path, help="folder of real clips")
     add("--worlds", type=int, default=20, help="clips of the world")
     add("--hashes", type=int, default=1_000_000, help="hashes to search")
