@@ -186,6 +186,7 @@ max-width:180px;overflow-wrap:anywhere}
 table{border-collapse:collapse;font-size:13px;width:100%}
 th,td{border-bottom:1px solid #d0d7de;text-align:left;padding:4px 8px;
 overflow-wrap:anywhere}
+th,td:nth-child(2),td:nth-child(3){white-space:nowrap;overflow-wrap:normal}
 """
 
 

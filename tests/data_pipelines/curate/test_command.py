@@ -87,7 +87,7 @@ def test_a_captioner_captions_what_has_no_caption(
     [
         (["--min", "motion"], "'motion': use SCORE=VALUE"),
         (["--max", "motion=x"], "'x' is not a number, nor 'none'"),
-        (["--max", "speed=1"], "unknown score 'speed'; there are: seconds"),
+        (["--max", "pace=1"], "unknown score 'pace'; there are: seconds"),
         (["--min", "motion=2", "--max", "motion=1"], "least 2 is more than greatest 1"),
         (["--max-rejected", "2"], "use a part of the clips, 0 to 1"),
         (["--shard-size", "0"], "shard size 0: use 1 byte or more"),

@@ -193,8 +193,8 @@ def redness(frame: np.ndarray) -> float:
 
 
 def test_an_unknown_score_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown score 'speed'; there are: seconds"):
-        settings.CurationSettings(limits={"speed": settings.Bounds(least=1)})
+    with pytest.raises(ValueError, match="unknown score 'pace'; there are: seconds"):
+        settings.CurationSettings(limits={"pace": settings.Bounds(least=1)})
 
 
 def test_shots_of_one_file_are_held_out_together() -> None:
