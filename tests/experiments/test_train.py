@@ -202,6 +202,42 @@ def test_video_stage_resumes_bit_for_bit(
         video.run(config, parts)
 
 
+@pytest.mark.parametrize("name", ["wan2_1_t2v_1_3b", "wan_finetune"])
+def test_training_on_features_resumes_bit_for_bit(
+    name: str,
+    dataset: pathlib.Path,
+    train: Callable[[str], pathlib.Path],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With captions embedded again; with those of another encoder it is refused."""
+    whole, parts = train(name), tmp_path / "parts"
+    config, stage = _shrunk(name, whole / "latents"), STAGES["finetune"]
+    text = whole.parent / "text"
+    if name == "wan_finetune":
+        config.base = str(train(BASES[name]))
+    else:
+        stage = STAGES["video"]
+        config.autoencoder = str(train("autoencoder_small"))
+        config.text_encoder = str(text)
+    config.data.features = str(world.embed(dataset, text, tmp_path / "again"))
+    result = _resumed(config, stage, parts, monkeypatch)
+    assert result == json.loads((whole / "result.json").read_text())
+    (state, position), (expected, end) = _saved(parts, 2), _saved(whole, 2)
+    chex.assert_trees_all_equal(state, expected)
+    assert position == end != _saved(parts, 1)[1]
+    assert model_io.model_digest(parts) == model_io.model_digest(whole)
+
+    other = world.write_text_encoder(tmp_path / "other", seed=1)
+    config.data.features = str(world.embed(dataset, other, tmp_path / "features"))
+    with pytest.raises(ValueError, match=r"features of encoder .* is in use"):
+        stage.run(config, parts)
+    if name != "wan_finetune":
+        config.text_encoder = str(other)
+        with pytest.raises(checkpoint.CheckpointError, match=r"text\.encoder"):
+            stage.run(config, parts)
+
+
 def test_adversarial_stage_resumes_bit_for_bit(
     dataset: pathlib.Path,
     train: Callable[[str], pathlib.Path],
