@@ -15,7 +15,7 @@ from data_pipelines import account, pipeline, records
 from experiments.stages import run_config
 from soraflax import buckets, compilation_cache, process_memory, sharding
 from soraflax import config as config_lib
-from soraflax.train import cluster, goodput, saved_steps, stopping
+from soraflax.train import cluster, goodput, metrics, saved_steps, stopping
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
 
@@ -60,7 +60,13 @@ def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
 
 PROGRAMS = "compiled"  # in a run's directory
 # What a run leaves in its folder before its first line of metrics.
-_OF_A_START = {"metrics.jsonl", goodput.FILE, "heartbeats", "tensorboard"}
+_OF_A_START = {
+    metrics.FILE,
+    metrics.RATES,
+    goodput.FILE,
+    "heartbeats",
+    "tensorboard",
+}
 
 
 @contextlib.contextmanager
@@ -119,14 +125,14 @@ def remove_empty(path: buckets.Folder) -> None:
     if buckets.is_bucket(path):
         held = buckets.listing(path)
         kinds = {name.partition("/")[0] for name in held}
-        metrics = held.get("metrics.jsonl")
-        if kinds <= _OF_A_START and (metrics is None or not metrics.bytes):
+        recorded = held.get(metrics.FILE)
+        if kinds <= _OF_A_START and (recorded is None or not recorded.bytes):
             buckets.remove(path, held)
         return
-    metrics = path / "metrics.jsonl"
-    if not metrics.exists() or os.stat(metrics).st_size == 0:
-        metrics.unlink(missing_ok=True)
-        (path / goodput.FILE).unlink(missing_ok=True)
+    recorded = path / metrics.FILE
+    if not recorded.exists() or os.stat(recorded).st_size == 0:
+        for name in (metrics.FILE, metrics.RATES, goodput.FILE):
+            (path / name).unlink(missing_ok=True)
         for beat in path.glob("heartbeats/*.json"):
             beat.unlink()
         for events in path.glob("tensorboard/events.out.tfevents.*"):

@@ -1,4 +1,10 @@
-"""Metrics of a run, in the terminal, in `metrics.jsonl` and in TensorBoard.
+"""Metrics of a run: in the terminal, as JSON lines, in TensorBoard.
+
+    metrics.jsonl    what follows from the configuration and its seed: two runs of one
+                     seed on one machine write the same bytes
+    rates.jsonl      what the clock said of the same steps (`TIMED`)
+
+`read` gives both as one.
 
 Model FLOP/s utilisation (arXiv:2204.02311, appendix B) is the floating point
 operations the mathematics needs, nothing recomputed counted twice, over what the
@@ -199,6 +205,16 @@ class Meter:
         }
 
 
+FILE, RATES = "metrics.jsonl", "rates.jsonl"
+# Metrics of the clock, by the name of each.
+TIMED = (
+    "seconds_per_step",
+    "useful_tokens_per_second",
+    "model_flops_utilisation",
+    "input_stall",
+    "input_seconds",
+    "save_seconds",
+)
 # Metrics of the progress bar, by shorter names.
 _BAR_NAMES = {
     "loss": "loss",
@@ -241,13 +257,14 @@ class Writer:
         self._parameters, self._web = parameters, board
         self._totals = {"step": 0.0, "training_tokens": 0.0, "training_flops": 0.0}
         self._active = jax.process_index() == 0
-        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        paths = [pathlib.Path(workdir) / name for name in (FILE, RATES)]
         if self._active:
-            _truncate(self._path, after=start)
-            for line in read(workdir) if self._path.exists() else ():
+            for path in paths:
+                _truncate(path, after=start)
+            for line in read(workdir) if paths[0].exists() else ():
                 if "training_flops" in line:
                     self._totals = {name: line[name] for name in self._totals}
-            self._file = self._path.open("a", buffering=1)
+            self._file, self._rates = (p.open("a", buffering=1) for p in paths)
             self._board = tensorboardX.SummaryWriter(
                 str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1
             )
@@ -278,7 +295,12 @@ class Writer:
         scalars = {name: float(value) for name, value in values.items()}
         if "flops_per_step" in scalars:
             scalars |= self._add_costs(step, scalars)
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        timed = {name: scalars[name] for name in TIMED if name in scalars}
+        untimed = {name: x for name, x in scalars.items() if name not in timed}
+        # The clock's first: a line of metrics that a kill left has its rates.
+        if timed:
+            self._rates.write(json.dumps({"step": step, **timed}) + "\n")
+        self._file.write(json.dumps({"step": step, **untimed}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
         if self._web is not None:
@@ -307,6 +329,7 @@ class Writer:
         self._bar.close()
         if self._active:
             self._file.close()
+            self._rates.close()
             self._board.close()
 
     def __enter__(self) -> "Writer":
@@ -317,9 +340,22 @@ class Writer:
 
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a run's `metrics.jsonl`."""
-    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    """The lines of a run's `metrics.jsonl`, with its rates.
+
+    Raises:
+      FileNotFoundError: there are no metrics.
+    """
+    rates = pathlib.Path(workdir) / RATES
+    timed = {line["step"]: line for line in _lines(rates)} if rates.exists() else {}
+    # Rates are of training, whose line comes before that of an evaluation.
+    return [
+        line | timed.pop(line["step"], {})
+        for line in _lines(pathlib.Path(workdir) / FILE)
+    ]
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _truncate(path: pathlib.Path, *, after: int) -> None:
