@@ -8,11 +8,12 @@ is kept always includes the last step that is known to be whole.
 Several processes agree on all of this: one lists the steps, each verifies a share.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -121,6 +122,7 @@ class Checkpointer:
             },
         )
         self._current: int | None = None  # what was saved or restored last
+        self._begun: int | None = None  # what is, or was last, being written
         self._since = time.monotonic()
 
     def age(self) -> float:
@@ -135,7 +137,11 @@ class Checkpointer:
         iterator: DataIterator,
         config: Any,
     ) -> None:
-        """Start writing; returns once the state is copied off the device."""
+        """Start writing; returns once the state is copied off the device.
+
+        Raises:
+          CheckpointError: this step, or the last one, cannot be written.
+        """
         self.wait()
         if step == self._current:
             return
@@ -145,15 +151,17 @@ class Checkpointer:
             self._manager.delete(step)
             self.saved.damaged.discard(step)
         positions = saved_steps.allgather_text(json.dumps(iterator.get_state()))
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=_StateSave(state),
-                iterator=ocp.args.JsonSave({"positions": positions}),
-                config=ocp.args.JsonSave(config_lib.to_dict(config)),
-            ),
-            force=True,
-        )
+        self._begun = step
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=_StateSave(state),
+                    iterator=ocp.args.JsonSave({"positions": positions}),
+                    config=ocp.args.JsonSave(config_lib.to_dict(config)),
+                ),
+                force=True,
+            )
         self._current, self._since = step, time.monotonic()
 
     def restore(
@@ -201,14 +209,34 @@ class Checkpointer:
         return state
 
     def wait(self) -> None:
-        """Return once the last save is committed, its digests with it."""
-        self._manager.wait_until_finished()
+        """Return once the last save is committed, its digests with it.
+
+        Raises:
+          CheckpointError: it cannot be written, as on a full disk.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
         if (self.directory / str(self._current) / DIGESTS).exists():
             self.saved.whole.add(int(self._current or 0))
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of the disk inside, in one line; steps before stay as they are."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: of tensorstore
+            reason = str(error).partition(" [tensorstore_spec")[0].splitlines()[0]
+            raise CheckpointError(
+                f"{self.directory / str(self._begun)}: cannot be written ({reason}); steps "
+                "before it stay"
+            ) from error
+
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with self._writing():
+                self._manager.close()
 
     def __enter__(self) -> "Checkpointer":
         return self

@@ -96,7 +96,7 @@ class TrainConfig:
 
 
 class DivergenceError(ValueError):
-    """Every gradient since the last log line was not finite."""
+    """Every gradient since the last log line, or a part of the state, is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +322,7 @@ def train(
             window.append(values)
             run.writer.advance()
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
-                log(number + 1, run, window=window, places=places)
+                log(number + 1, run, current=current, window=window, places=places)
                 window.clear()
                 places.clear()
             if stop():
@@ -387,12 +387,29 @@ def save(current: state.TrainState, run: TrainRun) -> None:
 
     Raises:
       ReplicaError: copies of the state differ between devices; nothing is written.
+      DivergenceError: a part of it is not finite; nothing is written.
     """
     with run.ledger.phase("save"):
         replicas.check(current)
+        check_finite(current)
         run.folder.copy()
         run.checkpointer.save(
             int(current.step), current, iterator=run.data, config=run.job.identity
+        )
+
+
+def check_finite(current: state.TrainState) -> None:
+    """Refuse a state that every later step would be skipped with.
+
+    Raises:
+      DivergenceError: naming the arrays that are not finite.
+    """
+    if bad := state.not_finite(current):
+        more = f" (and {len(bad) - 1} others)" if len(bad) > 1 else ""
+        raise DivergenceError(
+            f"{bad[0]}{more} is not finite after step {int(current.step)}, where steps "
+            "that are not are skipped: a device, or what it began with, is damaged; "
+            "the same command resumes at the last checkpoint"
         )
 
 
@@ -426,6 +443,7 @@ def log(
     number: int,
     run: TrainRun,
     *,
+    current: state.TrainState,
     window: list[dict[str, jax.Array]],
     places: Sequence[Any],
 ) -> None:
@@ -434,7 +452,8 @@ def log(
     Steps that went wrong are recorded, with the place of the data before each.
 
     Raises:
-      DivergenceError: no step of the window was finite.
+      DivergenceError: no step of the window was finite, as the state after it is not,
+        or as it diverged.
     """
     with run.ledger.phase("step"):
         values = jax.device_get(window)
@@ -451,6 +470,7 @@ def log(
     run.writer.write(number, means | run.meter.summary() | spent | passes)
     run.meter.clear()
     if means["skipped"] == 1.0:
+        check_finite(current)
         raise DivergenceError(
             f"loss or gradient not finite in steps {number - len(window) + 1} to "
             f"{number}; lower optimizer.learning_rate or optimizer.clip_norm"

@@ -79,6 +79,28 @@ def abstract_state(
     return abstract(shapes, state_shardings), state_shardings
 
 
+def not_finite(tree: Any) -> list[str]:
+    """The paths of arrays that hold a NaN or an infinity, as 'params/stack/kernel'.
+
+    All processes call it, and have the same answer.
+
+    Args:
+      tree: arrays over one mesh; those of integers are always finite.
+    """
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    finite = jax.device_get(_finite(arrays))
+    return [name for name in arrays if not finite[name]]
+
+
+@jax.jit
+def _finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: jnp.isfinite(array).all() for name, array in arrays.items()}
+
+
 def _initial_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,17 +1,20 @@
 """A batch that is not finite and a spike: recorded with their clips, and repeated."""
 
+import dataclasses
 import json
 import pathlib
 import sys
 import types
 from typing import Any
 
+import chex
+import jax
 import numpy as np
 import pytest
 
 from experiments import replay
 from experiments.stages import runtime
-from soraflax.train import checkpoint, incidents, metrics, replicas
+from soraflax.train import checkpoint, incidents, loop, metrics, replicas
 from tests.train import test_replicas, toy
 
 NAN, SPIKE, STEPS = 13, 17, 20
@@ -113,3 +116,43 @@ def test_a_flipped_bit_in_one_replica_is_not_saved(tmp_path: pathlib.Path) -> No
         toy.fit(job, tmp_path, steps=6, evaluate_every=3)
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as keeper:
         assert keeper.saved.last_whole() == 2
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path) -> None:
+    """As of a device that failed; the step before stays, and is resumed exactly."""
+
+    def spoil(params: Any, *, check: Any = None) -> dict[str, float]:
+        scale = params["RMSNorm_0"]["scale"]
+        params["RMSNorm_0"]["scale"] = scale.at[3].set(np.nan)
+        return {}
+
+    course = {"steps": 6, "checkpoint_every": 2}
+    job = toy.job(toy.mesh(1), evaluate=spoil)
+    with pytest.raises(
+        loop.DivergenceError, match=r"^ema/RMSNorm_0/scale is not finite after step 4"
+    ):
+        toy.fit(job, tmp_path / "run", evaluate_every=3, **course)
+    with checkpoint.Checkpointer(tmp_path / "run/checkpoints") as keeper:
+        assert keeper.saved.last_whole() == 2
+    resumed = toy.fit(toy.job(toy.mesh(1)), tmp_path / "run", **course)
+    whole = toy.fit(toy.job(toy.mesh(1)), tmp_path / "whole", **course)
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(resumed))
+
+
+def test_parameters_that_are_not_finite_are_named(tmp_path: pathlib.Path) -> None:
+    """Every step is skipped then, and a lower learning rate is no help."""
+    job = toy.job(toy.mesh(1))
+
+    def spoiled() -> Any:
+        params = job.init()
+        params["Linear_1"]["kernel"] = params["Linear_1"]["kernel"].at[0, 0].set(np.inf)
+        return params
+
+    with pytest.raises(
+        loop.DivergenceError, match=r"^params/Linear_1/kernel \(and 1 others\) is not"
+    ):
+        toy.fit(dataclasses.replace(job, init=spoiled), tmp_path)
+    assert {p.name for p in (tmp_path / "incidents").iterdir()} == {
+        "0-0.json",
+        "1-0.json",
+    }

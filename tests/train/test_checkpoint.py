@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -48,18 +49,27 @@ def test_another_mesh_reads_the_same_bits(tmp_path: pathlib.Path, count: int) ->
     assert len(got.params["Linear_0"]["kernel"].sharding.device_set) == count
 
 
-def test_a_flipped_bit_in_any_file_is_found(tmp_path: pathlib.Path) -> None:
+def _flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_flipped, lambda data: data[:-1], lambda data: None],
+    ids=["flipped", "truncated", "removed"],
+)
+def test_damage_to_any_file_is_found(
+    tmp_path: pathlib.Path, damage: Callable[[bytes], bytes | None]
+) -> None:
     _saved(tmp_path)
     files = digests.files(tmp_path / "3")
     assert len(files) > 5
     for path in [*files, tmp_path / "3" / digests.DIGESTS]:
         whole = path.read_bytes()
-        if not whole:
-            continue
-        middle = len(whole) // 2
-        path.write_bytes(
-            whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-        )
+        assert whole
+        damaged = damage(whole)
+        path.unlink() if damaged is None else path.write_bytes(damaged)
         with pytest.raises(checkpoint.CheckpointError) as caught:
             digests.verify(tmp_path / "3")
         assert "\n" not in str(caught.value)
