@@ -22,7 +22,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float16, UInt8
 
-from data_pipelines import added_captions, records, sources, transforms
+from data_pipelines import (
+    added_captions,
+    manifests,
+    records,
+    sources,
+    transforms,
+)
 from soraflax import config as config_lib
 from soraflax import sharding
 from soraflax.nn import autoencoder
@@ -237,6 +243,7 @@ def open_latents(
     info = records.read_info(path)
     if info.get("kind") != "latents":
         raise records.DatasetError(f"{path}: holds {info.get('kind')}, not latents")
+    manifests.check_latents(info, origin=Path(path) / records.INFO)
     stored = info["encoder"]["digest"]
     if digest is not None and digest != stored:
         raise records.DatasetError(

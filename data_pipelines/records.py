@@ -28,17 +28,14 @@ from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-from data_pipelines import shards
+from data_pipelines import manifests, shards
 
 FORMAT = 1
 INFO, MANIFEST, REPORT = "dataset.json", "manifest.json", "report.jsonl"
 RETRY_SECONDS = (0.2, 1.0, 5.0)  # waits before a failed read is tried again
 MAX_CHECKED = 64  # shards of a split that opening it looks at
 Record = TypeVar("Record")
-
-
-class DatasetError(ValueError):
-    """A dataset that is missing, damaged, empty or in the way; one line."""
+DatasetError = manifests.DatasetError
 
 
 class DamagedRecordError(DatasetError):
@@ -153,8 +150,9 @@ class RecordDataset(Sequence[Record]):
             try:
                 record = self._parse(self._source[int(index) % size])
                 return self._with_added(record) if self._added else record
-            except (RuntimeError, ValueError, OSError) as error:
-                if seconds is None:
+            except (RuntimeError, ValueError, OSError, LookupError, TypeError) as error:
+                # The last two are of a record of other fields, which none reads.
+                if seconds is None or isinstance(error, (LookupError, TypeError)):
                     name = self.info.get("name")
                     raise DamagedRecordError(
                         f"{name}: record {index} is damaged"
@@ -234,7 +232,12 @@ def reopen_source(path: str | Path, split: str) -> shards.ShardedExamples:
 
     path = Path(path)
     directory = path / read_info(path)["directory"]
-    features: Any = tfds.builder_from_directory(str(directory)).info.features
+    manifests.check_features(directory)
+    try:
+        features: Any = tfds.builder_from_directory(str(directory)).info.features
+    except Exception as error:  # whatever TFDS and protobuf raise of damaged files
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"{directory}: cannot be read: {reason}") from error
     listed = read_shards(path, split)
     return shards.ShardedExamples(
         [str(path / shard["file"]) for shard in listed],
@@ -249,16 +252,13 @@ def read_shards(path: str | Path, split: str | None = None) -> list[dict[str, An
     Raises:
       DatasetError: it cannot be read, or is no manifest.
     """
-    manifest = _read_json(Path(path) / MANIFEST)
-    try:
-        own = [s for s in manifest["shards"] if split in (None, s["split"])]
-        for shard in own:
-            _ = str(shard["file"]), int(shard["records"]), int(shard["bytes"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise DatasetError(
-            f"{Path(path) / MANIFEST}: damaged; make the dataset again"
-        ) from error
-    return own
+    origin = Path(path) / MANIFEST
+    listed = manifests.read_json(origin).get("shards")
+    if not isinstance(listed, list):
+        raise DatasetError(f"{origin}: damaged; make the dataset again")
+    for shard in listed:
+        manifests.check_shard_line(shard, origin=origin)
+    return [shard for shard in listed if split in (None, shard["split"])]
 
 
 def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
@@ -287,7 +287,7 @@ def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
             f"{path}: {count} records instead of {shard['records']}: damaged; make the "
             "dataset again"
         )
-    if verify and file_digest(path) != shard["sha256"]:
+    if verify and file_digest(path) != shard.get("sha256"):
         raise DatasetError(f"{path}: SHA-256 differs; make the dataset again")
 
 
@@ -306,11 +306,12 @@ def read_info(path: str | Path) -> dict[str, Any]:
             f"{path}: {problem}; make one with `python -m data_pipelines.prepare "
             f"--input CLIPS_DIR --captions captions.jsonl --output {path}`"
         )
-    info = _read_json(path / INFO)
+    info = manifests.read_json(path / INFO)
     if info.get("format") != FORMAT:
         raise DatasetError(
             f"{path}: dataset format {info.get('format')}, this version reads {FORMAT}"
         )
+    manifests.check_info(info, origin=path / INFO)
     if not sum(info["splits"].values()):
         raise DatasetError(f"{path}: the dataset is empty")
     return info
@@ -322,7 +323,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
       DatasetError: it cannot be read.
     """
-    return _read_json(Path(path) / MANIFEST)
+    return manifests.read_json(Path(path) / MANIFEST)
 
 
 def dataset_digest(path: str | Path) -> str:
@@ -460,13 +461,6 @@ def file_digest(path: Path) -> str:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -429,7 +429,7 @@ def _read_header(directory: buckets.Folder) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text())
         valid = isinstance(header["digest"], str) and isinstance(header["config"], dict)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         valid = False
     if not valid:
         raise ModelError(f"{path}: not the configuration of a soraflax model")

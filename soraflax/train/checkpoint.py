@@ -226,9 +226,9 @@ class Checkpointer:
             yield
         except (OSError, ValueError) as error:  # ValueError: of tensorstore
             reason = str(error).partition(" [tensorstore_spec")[0].splitlines()[0]
+            folder = self.directory / str(self._begun)
             raise CheckpointError(
-                f"{self.directory / str(self._begun)}: cannot be written ({reason}); steps "
-                "before it stay"
+                f"{folder}: cannot be written ({reason}); steps before it stay"
             ) from error
 
     def close(self) -> None:

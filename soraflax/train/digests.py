@@ -88,6 +88,9 @@ def read(folder: buckets.Folder) -> dict[str, Any]:
         raise CheckpointError(f"{folder / DIGESTS}: damaged or missing") from error
     if not expected:
         raise CheckpointError(f"{folder / DIGESTS}: names no file")
+    for name in expected:
+        if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
+            raise CheckpointError(f"{folder / DIGESTS}: {name} is outside the step")
     return expected
 
 

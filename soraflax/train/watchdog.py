@@ -6,8 +6,9 @@ whoever looks can tell a process that is gone (it is silent), one that the other
 for (it is in a phase of its own) and one that is slow (it spends more on input).
 
 Where input, a step, an evaluation or a save lasts longer than allowed, every process
-writes the stacks of all its threads into `stacks/N.txt`, says whom it waits for, and
-ends with `STALLED`: whatever started the run starts it again, and it resumes.
+writes the stacks of all its threads into `stacks/N.txt`, says whom it waits for, lets
+the others do so too, and ends with `STALLED`: whatever started the run starts it again,
+and it resumes.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from soraflax.train import goodput
 
 STALLED = 75  # EX_TEMPFAIL of sysexits.h: try again
 SILENT_BEATS = 4  # a process that missed as many is silent
+_GRACE_BEATS = 2  # between the stacks of a process and its end
 _SLOW = 2.0  # times the median of input that a slow process needs
 _NOTABLE = 0.1  # of the time of steps, below which input is of no account
 _UNBOUNDED = ("restore", "compile", "other")  # may take any time, and differ by far
@@ -215,6 +217,8 @@ class Watchdog:
         buckets.append_text(path, head + _stacks_of_all())
         where = f"{self._ledger.phase_name} of step {self._ledger.step}"
         _say([f"stalled for {lasted:.0f} s in {where}; stacks are in {path}", *lines])
+        # The end of one process ends those that wait for it; they have yet to write.
+        self._done.wait(_GRACE_BEATS * self._every)
         self._leave(STALLED)
 
 

@@ -251,7 +251,7 @@ def read_config(path: pathlib.Path) -> dict[str, object]:
         raise FileNotFoundError(f"{path}: no such file; it belongs to the weights")
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise model_io.ModelError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise model_io.ModelError(f"{path}: not a JSON object")

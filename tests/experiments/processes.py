@@ -1,6 +1,6 @@
-"""Scenarios that two processes run together, gloo between them.
+"""Scenarios that several processes run together, gloo between them.
 
-    python -m tests.experiments.processes SCENARIO RANK PORT FOLDER
+    python -m tests.experiments.processes SCENARIO RANK COUNT PORT FOLDER
 
 Each process has two devices, and prints what it found as one line of JSON.
 """
@@ -11,7 +11,7 @@ import pathlib
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,19 +19,19 @@ MODULE = "tests.experiments.processes"
 
 
 def run(
-    scenario: str, folder: pathlib.Path, *, module: str = MODULE
+    scenario: str, folder: pathlib.Path, *, count: int = 2, module: str = MODULE
 ) -> list[dict[str, Any]]:
-    """What both processes found."""
-    ended = end(scenario, folder, module=module)
+    """What all processes found."""
+    ended = end(scenario, folder, count=count, module=module)
     for status, _, errors in ended:
         assert status == 0, errors[-3000:]
     return [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
 
 
 def end(
-    scenario: str, folder: pathlib.Path, *, module: str = MODULE
+    scenario: str, folder: pathlib.Path, *, count: int = 2, module: str = MODULE
 ) -> list[tuple[int, str, str]]:
-    """Exit status, output and errors of both processes."""
+    """Exit status, output and errors of all processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,14 +39,14 @@ def end(
     words = [sys.executable, "-m", module, scenario]
     processes = [
         subprocess.Popen(
-            [*words, str(rank), str(port), str(folder)],
+            [*words, str(rank), str(count), str(port), str(folder)],
             cwd=ROOT,
             env=os.environ | {"XLA_FLAGS": flags},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in (0, 1)
+        for rank in range(count)
     ]
     try:
         said = [process.communicate(timeout=300) for process in processes]
@@ -138,10 +138,28 @@ def stopping(folder: pathlib.Path) -> dict[str, Any]:
     return {"step": int(stopped.step), "asked": len(asked), "latest": latest}
 
 
+def killed(folder: pathlib.Path) -> dict[str, Any]:
+    """Process 1 is killed where it reads its batch of step 2; the others wait."""
+    import signal
+
+    return _faulty(folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
 def stalling(folder: pathlib.Path) -> dict[str, Any]:
-    """Process 1 waits for ever for its batch of step 2, the other one for it."""
+    """Process 1 waits for ever for its batch of step 2, the others for it."""
     import time
 
+    return _faulty(folder, lambda: time.sleep(3600))
+
+
+def sound(folder: pathlib.Path) -> dict[str, Any]:
+    """The same run without a fault, or what is left of it."""
+    return _faulty(folder, lambda: None, stall_minutes=0.0)
+
+
+def _faulty(
+    folder: pathlib.Path, fault: Callable[[], Any], *, stall_minutes: float = 0.2
+) -> dict[str, Any]:
     import jax
 
     from soraflax import sharding
@@ -150,12 +168,76 @@ def stalling(folder: pathlib.Path) -> dict[str, Any]:
     class Data(toy.Data):
         def __next__(self) -> Any:
             if jax.process_index() == 1 and self.position == 3:
-                time.sleep(3600)
+                fault()
             return super().__next__()
 
-    mesh = sharding.make_mesh(fsdp=4)
-    toy.fit(toy.job(mesh, Data(rows=4)), folder, checkpoint_every=1, stall_minutes=0.2)
-    return {}
+    count = jax.process_count()
+    mesh = sharding.make_mesh(data=count, fsdp=2)
+    job = toy.job(mesh, Data(rows=16 // count))
+    ended = toy.fit(job, folder, checkpoint_every=1, stall_minutes=stall_minutes)
+    return {"step": int(ended.step)}
+
+
+def elastic(folder: pathlib.Path) -> dict[str, Any]:
+    """Two more steps on packed rows, by however many processes; six by one alone."""
+    import hashlib
+
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    from data_pipelines import pipeline
+    from soraflax import sharding
+    from tests.data_pipelines import clip_data, test_pipeline
+    from tests.train import toy
+
+    count, seen = jax.process_count(), []
+
+    class Data:
+        """Means over the tokens of each row; the clips of each batch are kept."""
+
+        def __init__(self) -> None:
+            self.batches = pipeline.make_batches(
+                test_pipeline.config(rows=24 // count, lanes=12, open_rows=2),
+                host=pipeline.HostShard(jax.process_index(), count),
+                encode=clip_data.encode_text,
+                latents=[clip_data.Latents(400)],
+            )
+            self.get_state = self.batches.get_state
+            self.set_state = self.batches.set_state
+            self.set_states = self.batches.set_states
+
+        def __next__(self) -> dict[str, np.ndarray]:
+            packed = next(self.batches)
+            seen.append(test_pipeline.clips_of(packed))
+            means = np.mean(packed.tokens, axis=1)[:, :8] / 100
+            return {"x": means.astype(np.float32)}
+
+    def digest(state: Any) -> str:
+        arrays = multihost_utils.process_allgather(state, tiled=True)
+        total = hashlib.sha256()
+        for leaf in jax.tree.leaves(arrays):
+            total.update(np.ascontiguousarray(leaf).tobytes())
+        return total.hexdigest()
+
+    mesh = sharding.make_mesh(data=count, fsdp=2)
+    data = Data()
+    course = {"steps": 6, "log_every": 1}
+    steps = [int(p.name) for p in folder.glob("checkpoints/[0-9]*")]
+    began = max(steps, default=0)
+    before = None
+    if began:  # restored, and left as it is
+        restored = toy.fit(toy.job(mesh, data), folder, stop_at=began, **course)
+        before = digest(restored)
+    last = 6 if count == 1 else began + 2
+    ended = toy.fit(toy.job(mesh, data), folder, stop_at=last, **course)
+    data.batches.close()
+    return {
+        "began": began,
+        "clips": seen[: last - began],
+        "before": before,
+        "after": digest(ended),
+    }
 
 
 def models(folder: pathlib.Path) -> dict[str, Any]:
@@ -215,12 +297,17 @@ def models(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def main(*words: str, scenarios: Mapping[str, Any]) -> None:
-    """Run a scenario: its name, rank, port and folder."""
-    scenario, rank, port, folder = words
-    import jax
+    """Run a scenario: its name, rank, count, port and folder."""
+    scenario, rank, count, port, folder = words
+    from soraflax.train import cluster
 
-    jax.distributed.initialize(
-        f"127.0.0.1:{port}", num_processes=2, process_id=int(rank)
+    cluster.start(
+        cluster.ClusterConfig(
+            coordinator=f"127.0.0.1:{port}",
+            count=int(count),
+            id=int(rank),
+            heartbeat_seconds=10,
+        )
     )
     print(json.dumps(scenarios[scenario](pathlib.Path(folder))), flush=True)
 

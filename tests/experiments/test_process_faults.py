@@ -1,7 +1,11 @@
-"""What two processes must agree on, under faults."""
+"""What several processes must agree on, and how they end, under faults."""
 
 import pathlib
 import re
+import signal
+import time
+
+import pytest
 
 from soraflax.train import checkpoint, watchdog
 from tests.experiments import processes
@@ -14,15 +18,37 @@ def test_a_signal_to_one_stops_all_at_the_same_place(tmp_path: pathlib.Path) -> 
     assert first["asked"] < 600
 
 
-def test_a_stalled_process_is_named_and_all_leave(tmp_path: pathlib.Path) -> None:
-    ended = processes.end("stalling", tmp_path)
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_stalled_process_is_named_and_all_leave(
+    tmp_path: pathlib.Path, count: int
+) -> None:
+    ended = processes.end("stalling", tmp_path, count=count)
+    assert [status for status, _, _ in ended] == [watchdog.STALLED] * count
+    for rank, (_, _, errors) in enumerate(ended):
+        named = r"process 1 \(.*\) has been in input of step \d for \d+ s"
+        assert re.search(named, errors), errors[-3000:]
+        stacks = (tmp_path / "stacks" / f"{rank}.txt").read_text()
+        assert "Current thread" in stacks and ", line " in stacks
+    _next_launch_resumes(tmp_path, count=count)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_killed_process_ends_all_in_time(tmp_path: pathlib.Path, count: int) -> None:
+    began = time.monotonic()
+    ended = processes.end("killed", tmp_path, count=count)
     statuses = [status for status, _, _ in ended]
-    assert watchdog.STALLED in statuses and 0 not in statuses
-    said = "".join(errors for _, _, errors in ended)
-    assert re.search(r"process 1 \(.*\) has been in input of step \d for \d+ s", said)
-    assert list((tmp_path / "stacks").glob("*.txt"))
-    with checkpoint.Checkpointer(tmp_path / "checkpoints") as keeper:
-        assert keeper.saved.last_whole() >= 1  # the next launch resumes there
+    assert statuses[1] == -signal.SIGKILL
+    assert 0 not in statuses
+    assert time.monotonic() - began < 120  # not the hour of a stall
+    _next_launch_resumes(tmp_path, count=count)
+
+
+def _next_launch_resumes(folder: pathlib.Path, *, count: int) -> None:
+    """It goes on from a step before the fault, to the end."""
+    with checkpoint.Checkpointer(folder / "checkpoints") as keeper:
+        assert 1 <= keeper.saved.last_whole() <= 3
+    for found in processes.run("sound", folder, count=count):
+        assert found["step"] == 6
 
 
 def test_models_are_read_by_shards_and_written_in_pieces(
