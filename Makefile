@@ -8,7 +8,7 @@ DEMO ?= demo
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 CHECKPOINT ?= $(DEMO)/video
 
-.PHONY: help demo gallery trained report test test-fast test-page fuzz parity beam c2pa plan docs \
+.PHONY: help demo gallery trained report test test-fast test-page fuzz soak parity beam c2pa plan docs \
   lint format constraints dist clean
 
 help: ## these lines
@@ -65,6 +65,11 @@ test-page: .venv/page ## the page of `soraflax serve` in a headless browser
 .venv/page: .venv/installed
 	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --editable '.[page,dev]'
 	@touch $@
+
+# A folder that is kept, and what it was doing, where it ends otherwise.
+MINUTES ?= 120
+soak: .venv/installed ## two hours of training with a fault a minute (MINUTES=120)
+	$(BIN)/python -m tests.reliability.soak --minutes $(MINUTES)
 
 # Against PyTorch and diffusers, which only this target installs.
 parity: .venv/parity ## hold the modules against PyTorch and diffusers

@@ -21,9 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
-from data_pipelines import records
+from data_pipelines import progress, records
 from soraflax.cli import parser as cli
 from soraflax.media import formats
 
@@ -68,7 +66,7 @@ def export(
     sources = {name: records.open_dataset(dataset, name) for name in splits}
     with records.publish(output) as root:
         for split, clips in sources.items():
-            bar = tqdm.tqdm(clips, total=len(clips), desc=f"writing {split}")
+            bar = progress.bar(clips, total=len(clips), what=f"writing {split}")
             if layout == "webdataset":
                 _write_tars(root, split, clips=bar, most=shard_bytes)
             else:

@@ -29,10 +29,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import tqdm
 from jaxtyping import Float, Float32
 
-from data_pipelines import account, latents, records
+from data_pipelines import account, latents, progress, records
 from data_pipelines.builders import captions, files, tables, tfrecords
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
@@ -239,7 +238,7 @@ class _Import:
         self.shapes: set[tuple[int, ...]] = set()
 
     def examples(self, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-        for path in tqdm.tqdm(paths, desc="latents", unit="file"):
+        for path in progress.bar(paths, what="latents", unit="file"):
             try:
                 for found in read_latents(path):
                     if (record := self._record(found)) is not None:

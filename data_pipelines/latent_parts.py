@@ -22,12 +22,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
 from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-from data_pipelines import account, clip_encoding, latents, records, sources, transforms
+from data_pipelines import (
+    account,
+    clip_encoding,
+    latents,
+    progress,
+    records,
+    sources,
+    transforms,
+)
 from data_pipelines.builders import base
 
 PART = 1024  # clips of a shard
@@ -108,7 +115,7 @@ class CacheJob:
         self.folder.mkdir(parents=True, exist_ok=True)
         total = sum(part.last - part.first for part in own)
         try:
-            with tqdm.tqdm(total=total, desc="latents", unit="clip") as bar:
+            with progress.bar(total=total, what="latents", unit="clip") as bar:
                 for part in own:
                     self._encode(part, tick=bar.update)
         finally:

@@ -22,9 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
-from data_pipelines import account, records
+from data_pipelines import account, progress, records
 from data_pipelines.builders import archives, files, folder, world
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.curate import command as curation
@@ -122,7 +120,7 @@ def prepare_folder(
         if line["outcome"] == "kept":
             line["split"] = split_of[line["input"]]
     with records.publish(output, overwrite=overwrite) as root:
-        with tqdm.tqdm(total=len(clips), desc="writing") as bar:
+        with progress.bar(total=len(clips), what="writing") as bar:
             builder = folder.FolderClips(data_dir=root, clips=splits, tick=bar.update)
             directory = builder.write()
         info = {"kind": "clips", "name": "folder", "seed": seed}
@@ -146,7 +144,7 @@ def _usable(
         clips, report = archives.probe_samples(
             archives_found,
             keep_uncaptioned=keep_uncaptioned,
-            progress=functools.partial(tqdm.tqdm, desc="probing"),
+            progress=functools.partial(progress.bar, what="probing"),
         )
     else:
         clips, report = _folder_clips(source, captions, keep=keep_uncaptioned)
@@ -181,7 +179,7 @@ def _folder_clips(
         found,
         caption_files.read_captions(found, captions, needed=not keep),
         keep_uncaptioned=keep,
-        progress=functools.partial(tqdm.tqdm, desc="probing"),
+        progress=functools.partial(progress.bar, what="probing"),
     )
 
 
@@ -219,7 +217,7 @@ def prepare_world(
     held_out = validation.size(count)
     shots = world.plan_splits(config, count=count, validation=held_out, seed=seed)
     with records.publish(output, overwrite=overwrite) as root:
-        with tqdm.tqdm(total=count, desc="rendering") as bar:
+        with progress.bar(total=count, what="rendering") as bar:
             builder = world.WorldClips(
                 data_dir=root, shots=shots, workers=workers, tick=bar.update
             )

@@ -28,9 +28,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
-from data_pipelines import added_captions, caption_statistics, latents, records
+from data_pipelines import (
+    added_captions,
+    caption_statistics,
+    latents,
+    progress,
+    records,
+)
 from data_pipelines.curate import runners
 from soraflax import extensions, media
 from soraflax.cli import parser as cli
@@ -221,7 +225,7 @@ def recaption(
     items = _items(info, chunk)
     mapped = (runner or runners.Local()).map("recaption", step, items=items)
     rows, new = [], 0
-    for made in tqdm.tqdm(mapped, total=len(items), desc="recaption", unit="chunk"):
+    for made in progress.bar(mapped, total=len(items), what="recaption", unit="chunk"):
         rows += made["rows"]
         new += made["new"]
     statistics = {

@@ -19,10 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
-import tqdm
 from jaxtyping import Float, Float32
 
-from data_pipelines import latents, records
+from data_pipelines import latents, progress, records
 from soraflax import tokenizer
 from soraflax.generation import prompts
 
@@ -212,7 +211,7 @@ def embed(
     texts = dict(sorted((caption_key(t), t) for t in read_captions(datasets)))
     lengths = _Lengths(max_length)
     with (
-        tqdm.tqdm(total=len(texts), desc="features", unit="caption") as bar,
+        progress.bar(total=len(texts), what="features", unit="caption") as bar,
         records.publish(output, overwrite=overwrite) as root,
     ):
         examples = _examples(list(texts.values()), encoder, lengths=lengths, bar=bar)

@@ -11,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tqdm
-
-from data_pipelines import records
+from data_pipelines import progress, records
 from soraflax.cli import parser as cli
 
 
@@ -25,7 +23,7 @@ def verify(path: Path) -> dict[str, int]:
     """
     splits = records.read_info(path)["splits"]
     listed = records.read_shards(path)
-    for shard in tqdm.tqdm(listed, desc="verifying", unit="shard"):
+    for shard in progress.bar(listed, what="verifying", unit="shard"):
         records.check_shard(path, shard, verify=True)
     for split in splits:
         records.open_source(path, split)

@@ -29,9 +29,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from data_pipelines import latents, prepare
+from data_pipelines import progress as progress_lib
 from data_pipelines.worlds import bodies
 from experiments.configs import autoencoder_small
 from experiments.configs import bodies as recipe
@@ -235,7 +235,7 @@ def generate(
         guidance=config.guidance,
         sampler=samplers.SAMPLERS[config.sampler],
     )
-    with tqdm.tqdm(desc="sample", unit="step") as bar:
+    with progress_lib.bar(what="sample", unit="step") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

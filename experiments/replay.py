@@ -46,6 +46,7 @@ def replay(path: pathlib.Path) -> tuple[incidents.Incident, dict[str, float]]:
         "evaluate_every": 0,
         "checkpoint_every": 0,
         "checkpoint_minutes": 0.0,
+        "wandb": "",
     }
     stage = importlib.import_module(f"experiments.stages.{values['stage']}.stage")
     # It stops where it was told to, and where nothing of its log window was finite.

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from data_pipelines import account as account_lib
-from data_pipelines import records
+from data_pipelines import progress, records
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files
 from data_pipelines.curate import (
@@ -154,7 +153,7 @@ def _counted(
     name: str,
     total: int | None = None,
 ) -> Iterator[Mapping[str, Any]]:
-    for row in tqdm.tqdm(rows, desc=name, total=total):
+    for row in progress.bar(rows, what=name, total=total):
         ran.update(row["ran"])
         yield row
 

@@ -63,7 +63,7 @@ def rows_of(
     lengths: Lengths, shape: packed_rows.RowShape
 ) -> list[list[packed_rows.Segment]]:
     """The corpus in packed rows."""
-    segments = [segment(length) for length in lengths]
+    segments = [segment(length, MODEL) for length in lengths]
     return list(
         packing.PackIterDataset(
             grain.MapDataset.source(segments),
@@ -74,11 +74,11 @@ def rows_of(
     )
 
 
-def segment(length: int) -> packed_rows.Segment:
-    """A clip of noise."""
+def segment(length: int, config: dit.DiTConfig) -> packed_rows.Segment:
+    """A clip of noise, for a model that reads captions."""
     rng = np.random.default_rng(length)
     return packed_rows.Segment(
-        tokens=rng.standard_normal((length, MODEL.patch_size), np.float32),
+        tokens=rng.standard_normal((length, config.patch_size), np.float32),
         positions=rng.uniform(0, 16, (length, 3)).astype(np.float32),
         cond_mask=np.zeros(length, bool),
         text=np.ones(TEXT, np.int32),
@@ -88,8 +88,8 @@ def segment(length: int) -> packed_rows.Segment:
 class Trainer:
     """The training step, compiled for every shape that it meets."""
 
-    def __init__(self, rows: packed_rows.Packed, attention: str) -> None:
-        module = dit.DiT(dataclasses.replace(MODEL, attention=attention))
+    def __init__(self, rows: packed_rows.Packed, config: dit.DiTConfig) -> None:
+        module = dit.DiT(config)
         mesh = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
         key = jax.random.key(0)
         params, shardings = sharding.init(module, key, rows, mesh=mesh)
@@ -133,7 +133,8 @@ def packed_rate(lengths: Lengths, *, tokens: int, steps: int) -> StepRate:
     shape = packed_rows.RowShape(tokens, segments * TEXT, segments)
     packed = packed_rows.assemble([middle], shape)
     useful = sum(lengths) / len(rows)
-    return StepRate(useful, tokens, Trainer(packed, "blocks").seconds(packed, steps))
+    trainer = Trainer(packed, dataclasses.replace(MODEL, attention="blocks"))
+    return StepRate(useful, tokens, trainer.seconds(packed, steps))
 
 
 def _pairs(row: Sequence[packed_rows.Segment]) -> int:
@@ -145,8 +146,9 @@ def padded_rate(lengths: Lengths, *, tokens: int, steps: int) -> StepRate:
     longest = max(lengths)
     count = max(1, tokens // longest)
     shape = packed_rows.RowShape(longest, TEXT, 1)
-    packed = packed_rows.assemble([[segment(longest)]] * count, shape)
-    seconds = min(Trainer(packed, name).seconds(packed, steps) for name in DENSE)
+    packed = packed_rows.assemble([[segment(longest, MODEL)]] * count, shape)
+    models = [dataclasses.replace(MODEL, attention=name) for name in DENSE]
+    seconds = min(Trainer(packed, model).seconds(packed, steps) for model in models)
     return StepRate(count * float(np.mean(lengths)), count * longest, seconds)
 
 

@@ -28,10 +28,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from data_pipelines import latents as windows_lib
-from data_pipelines import records, transforms
+from data_pipelines import progress, records, transforms
 from experiments.plots import latents as latent_figure
 from experiments.stages.autoencoder import config as stage_config
 from soraflax.cli import parser as cli
@@ -156,7 +155,9 @@ def measure(
     params = jax.device_put(model.params)
     module = autoencoder.Autoencoder(model.config)
     measured = []
-    with tqdm.tqdm(total=min(config.clips, len(clips)), unit="clip") as bar:
+    with progress.bar(
+        total=min(config.clips, len(clips)), what="clips", unit="clip"
+    ) as bar:
         for windows, videos in _batches(clips, model.config, config=config):
             values = jax.device_get(
                 _measure(module, params, weights=weights, videos=videos)

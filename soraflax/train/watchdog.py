@@ -14,6 +14,7 @@ and it resumes.
 import dataclasses
 import faulthandler
 import json
+import multiprocessing
 import os
 import socket
 import sys
@@ -32,6 +33,7 @@ STALLED = 75  # EX_TEMPFAIL of sysexits.h: try again
 SILENT_BEATS = 4  # a process that missed as many is silent
 _GRACE_BEATS = 2  # between the stacks of a process and its end
 _SLOW = 2.0  # times the median of input that a slow process needs
+_LEAST = 1.0  # second of input, below which a process is not slow
 _NOTABLE = 0.1  # of the time of steps, below which input is of no account
 _UNBOUNDED = ("restore", "compile", "other")  # may take any time, and differ by far
 _SHARED = ("step", "save", "restore")  # phases in which processes wait for each other
@@ -138,7 +140,7 @@ def slow(beats: Mapping[int, Heartbeat]) -> dict[int, str]:
     found = {}
     for beat in beats.values():
         mine, steps = beat.seconds["input"], beat.seconds["step"]
-        if mine > _SLOW * median and mine > _NOTABLE * (mine + steps):
+        if mine > max(_SLOW * median, _LEAST, _NOTABLE * (mine + steps)):
             found[beat.process] = (
                 f"{beat} is slow: {mine:.3g} s of input up to step {beat.step}, where "
                 f"the median is {median:.3g} s"
@@ -219,6 +221,8 @@ class Watchdog:
         _say([f"stalled for {lasted:.0f} s in {where}; stacks are in {path}", *lines])
         # The end of one process ends those that wait for it; they have yet to write.
         self._done.wait(_GRACE_BEATS * self._every)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that hangs would outlive this process
         self._leave(STALLED)
 
 

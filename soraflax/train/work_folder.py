@@ -5,7 +5,7 @@ machine, `local`, and copied into the bucket: by a thread now and then, and befo
 checkpoint, so that a resumed run finds the record of all steps up to its own. All else
 goes to `shared` at once. On a disk the two are one.
 
-    fetched at the start    metrics.jsonl, goodput.jsonl
+    fetched at the start    metrics.jsonl, rates.jsonl, goodput.jsonl
     copied while it runs    the same, tensorboard/, profile/
 """
 
@@ -20,10 +20,9 @@ from typing import Any
 import jax
 
 from soraflax import buckets
-from soraflax.train import goodput
+from soraflax.train import goodput, metrics
 
-METRICS = "metrics.jsonl"
-GROWING = (METRICS, goodput.FILE)
+GROWING = (metrics.FILE, metrics.RATES, goodput.FILE)
 EVERY = 10.0  # seconds between two copies, at least: a bucket limits them
 
 

@@ -4,14 +4,20 @@ A server that has imported everything forks the lives, so that one begins within
 second: `context()`.
 """
 
+import dataclasses
 import functools
 import multiprocessing
 import os
 import pathlib
+import signal
+import time
 from collections.abc import Callable
 from multiprocessing import context as contexts
 from typing import Any
 
+import numpy as np
+
+from data_pipelines import reading
 from experiments import configs
 from experiments.stages.autoencoder import stage as autoencoder_stage
 from experiments.stages.video import stage as video_stage
@@ -26,7 +32,7 @@ CLIPS = 40
 def toy_run(folder: pathlib.Path, workdir: pathlib.Path, stop_at: int) -> None:
     """A small network on made-up rows; it saves as often as it can."""
     del folder
-    course = {"steps": STEPS, "checkpoint_every": 4, "stop_at": stop_at}
+    course = {"steps": STEPS, "checkpoint_every": 2, "stop_at": stop_at}
     toy.fit(toy.job(toy.mesh(1)), workdir, **course)
 
 
@@ -50,9 +56,51 @@ def prepare_video(folder: pathlib.Path) -> None:
     autoencoder_stage.run(values, folder / "autoencoder")
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Made-up batches, read by a worker process that `fault` befalls at one, once.
+
+    Attributes:
+      folder: where it is written down that the fault was.
+      fault: 'hung' or 'lost'.
+    """
+
+    folder: pathlib.Path
+    fault: str
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        before = self.folder / self.fault
+        if index == 7 and not before.exists():
+            before.touch()
+            if self.fault == "hung":
+                time.sleep(3600)
+            os.kill(os.getpid(), signal.SIGKILL)
+        rng = np.random.default_rng(index)
+        return {"x": rng.standard_normal((8, 8), dtype=np.float32)}
+
+
+def worker_run(
+    fault: str, folder: pathlib.Path, workdir: pathlib.Path, stop_at: int
+) -> None:
+    """A small network, twelve steps on batches of a worker process."""
+    del stop_at
+    read = reading.ReadConfig(threads=1, buffer=2, workers=1)
+    data: Any = iter(reading.StreamIterDataset(Rows(folder, fault), read))
+    course: Any = {"steps": 12, "checkpoint_every": 2, "stall_minutes": 0.4}
+    try:
+        toy.fit(toy.job(toy.mesh(1), data), workdir, **course)
+    finally:
+        data.close()
+
+
 RUNS: dict[str, Callable[[pathlib.Path, pathlib.Path, int], None]] = {
     "toy": toy_run,
     "video": video_run,
+    "hung": functools.partial(worker_run, "hung"),
+    "lost": functools.partial(worker_run, "lost"),
 }
 PREPARED: dict[str, Callable[[pathlib.Path], None]] = {"video": prepare_video}
 
@@ -82,7 +130,7 @@ def begin(
 ) -> Any:
     """A life of a run in `workdir`, under way."""
     life = functools.partial(RUNS[run], folder, workdir, stop_at)
-    process = processes.Process(target=live, args=(log_of(workdir), life), daemon=True)
+    process = processes.Process(target=live, args=(log_of(workdir), life))
     process.start()
     return process
 

@@ -123,7 +123,7 @@ def test_a_record_of_an_impossible_rate_is_replaced_and_said(
     )
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut off", "flipped"])
+@pytest.mark.parametrize("damage", ["empty", "cut off", "flipped", "gone", "shorter"])
 def test_damage_after_opening_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -143,7 +143,14 @@ def test_damage_after_opening_ends_in_one_line(
     if damage == "flipped":
         for place in range(40, len(data), 97):
             data[place] ^= 0x10
+    if damage == "shorter":  # a sound shard of fewer records than the manifest says
+        few = tmp_path / "few"
+        clips = clip_data.write_clips(tmp_path / "few clips", train=3)
+        latents.cache_latents(clips, few, encoder=clip_data.encoder())
+        data = (few / records.read_shards(few, "train")[0]["file"]).read_bytes()
     path.write_bytes({"empty": b"", "cut off": bytes(data[:90])}.get(damage, data))
+    if damage == "gone":
+        path.unlink()
     settings = pipeline.PackedDataConfig(
         rows=1,
         row=packing.RowShape(128, 128, 8),

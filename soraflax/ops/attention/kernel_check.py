@@ -36,7 +36,7 @@ def matches_reference(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> 
         return True
     # Tracing is local to a thread: in another one the check runs on real arrays.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        future = thread.submit(_relative_error, kernel, head_size, jnp.dtype(dtype))
+        future = thread.submit(relative_error, kernel, head_size, jnp.dtype(dtype))
     if future.exception() is None:
         error = future.result()
         if error <= TOLERANCE:
@@ -52,7 +52,7 @@ def matches_reference(kernel: kernels.Kernel, *, head_size: int, dtype: str) -> 
     return False
 
 
-def _relative_error(kernel: kernels.Kernel, head_size: int, dtype: jnp.dtype) -> float:
+def relative_error(kernel: kernels.Kernel, head_size: int, dtype: jnp.dtype) -> float:
     """The largest relative error of the output and the three gradients."""
     ids = np.repeat(np.array([1, 2, 3, 0], np.int32), SEGMENT_LENGTHS)[None]
     plan = planning.make_plan(ids, np.where(ids == 3, 0, ids), block=128)
