@@ -88,11 +88,12 @@ def check_latents(info: Mapping[str, Any], *, origin: Path) -> None:
       DatasetError: naming `origin` and the key.
     """
     encoder, shapes = info.get("encoder"), info.get("shapes")
-    mean, std, config = info.get("mean"), info.get("std"), info.get("config")
+    mean, std = info.get("mean"), info.get("std")
+    config: Any = info.get("config")
     sound = {
         "encoder": isinstance(encoder, dict) and isinstance(encoder.get("digest"), str),
         "mean": _is_vector(mean),
-        "std": _is_vector(std) and _is_vector(mean) and len(std) == len(mean),
+        "std": _is_vector(std, like=mean),
         "shapes": isinstance(shapes, list) and all(map(_is_shape, shapes)),
         "config": isinstance(config, dict)
         and isinstance(config.get("budgets", []), list),
@@ -128,10 +129,11 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _is_vector(values: Any) -> bool:
+def _is_vector(values: Any, *, like: Any = None) -> bool:
     return (
         isinstance(values, list)
         and bool(values)
+        and (not isinstance(like, list) or len(values) == len(like))
         and all(type(x) in (int, float) and abs(x) < _LARGEST for x in values)
     )
 

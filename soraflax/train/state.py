@@ -90,7 +90,7 @@ def not_finite(tree: Any) -> list[str]:
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
     }
     finite = jax.device_get(_finite(arrays))
     return [name for name in arrays if not finite[name]]

@@ -12,7 +12,6 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing import context as contexts
 from typing import Any
 
 import numpy as np
@@ -82,6 +81,27 @@ class Rows:
         return {"x": rng.standard_normal((8, 8), dtype=np.float32)}
 
 
+class Begun:
+    """Data whose worker has begun, however long that takes, before it is asked."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self.set_state(data.get_state())
+
+    def __next__(self) -> Any:
+        batch = self._ahead if self._ahead is not None else next(self._data)
+        self._ahead, self._index = None, self._index + 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self._index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._data.set_state(state)
+        self._index = state["next_index"]
+        self._ahead = next(self._data)
+
+
 def worker_run(
     fault: str, folder: pathlib.Path, workdir: pathlib.Path, stop_at: int
 ) -> None:
@@ -89,9 +109,9 @@ def worker_run(
     del stop_at
     read = reading.ReadConfig(threads=1, buffer=2, workers=1)
     data: Any = iter(reading.StreamIterDataset(Rows(folder, fault), read))
-    course: Any = {"steps": 12, "checkpoint_every": 2, "stall_minutes": 0.4}
+    course: Any = {"steps": 12, "checkpoint_every": 2, "stall_minutes": 0.2}
     try:
-        toy.fit(toy.job(toy.mesh(1), data), workdir, **course)
+        toy.fit(toy.job(toy.mesh(1), Begun(data)), workdir, **course)  # pyright: ignore[reportArgumentType]
     finally:
         data.close()
 
@@ -105,7 +125,7 @@ RUNS: dict[str, Callable[[pathlib.Path, pathlib.Path, int], None]] = {
 PREPARED: dict[str, Callable[[pathlib.Path], None]] = {"video": prepare_video}
 
 
-def context() -> contexts.ForkServerContext:
+def context() -> Any:
     """Makes processes that have this module imported, and no devices yet."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload([__name__])
@@ -121,7 +141,7 @@ def live(log: pathlib.Path, run: Callable[[], Any]) -> None:
 
 
 def begin(
-    processes: contexts.ForkServerContext,
+    processes: Any,
     run: str,
     *,
     folder: pathlib.Path,

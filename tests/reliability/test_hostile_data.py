@@ -123,7 +123,7 @@ def test_a_record_of_an_impossible_rate_is_replaced_and_said(
     )
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut off", "flipped", "gone", "shorter"])
+@pytest.mark.parametrize("damage", ["empty", "cut off", "flipped", "shorter"])
 def test_damage_after_opening_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -149,8 +149,6 @@ def test_damage_after_opening_ends_in_one_line(
         latents.cache_latents(clips, few, encoder=clip_data.encoder())
         data = (few / records.read_shards(few, "train")[0]["file"]).read_bytes()
     path.write_bytes({"empty": b"", "cut off": bytes(data[:90])}.get(damage, data))
-    if damage == "gone":
-        path.unlink()
     settings = pipeline.PackedDataConfig(
         rows=1,
         row=packing.RowShape(128, 128, 8),
@@ -162,6 +160,30 @@ def test_damage_after_opening_ends_in_one_line(
         )
         for packed in itertools.islice(dataset, 50):
             assert np.isfinite(packed.tokens).all()
+
+
+def test_a_shard_that_is_gone_for_a_while_is_read_and_for_good_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = clip_data.write_clips(tmp_path / "clips", train=4)
+    dataset = records.open_dataset(clips)
+    (shard,) = records.read_shards(clips, "train")
+    path, away = clips / shard["file"], tmp_path / "away"
+    path.rename(away)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            away.rename(path)
+
+    monkeypatch.setattr(records.time, "sleep", wait)
+    assert dataset[0].id.startswith("clip-")
+    assert waits == list(records.RETRY_SECONDS[:2])
+    again = records.open_dataset(clips)
+    path.unlink()
+    with pytest.raises(records.DatasetError, match="can be read"):
+        _ = sources.stream([again], seed=0)[0]
 
 
 def test_one_id_twice_is_two_clips_with_a_line_each(tmp_path: Path) -> None:
