@@ -108,7 +108,6 @@ def train(*, steps, shapes=(8,), reading=0.0, **course):
         folder=types.SimpleNamespace(copy=lambda: None),
         writer=writer,
         meter=meter,
-        folder=types.SimpleNamespace(copy=lambda: None),
     )
     start: Any = types.SimpleNamespace(step=0, ema=None)
     step: Any = train_step
