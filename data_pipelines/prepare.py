@@ -257,7 +257,7 @@ def prepare_rendered(
     """
     records.check_output(output)
     with records.publish(output) as root:
-        with tqdm.tqdm(desc="rendering", unit="clip") as bar:
+        with progress.bar(what="rendering", unit="clip") as bar:
             builder = world.RenderedClips(
                 data_dir=root, name=name, clips=clips, tick=bar.update
             )
