@@ -384,10 +384,22 @@ def make(
             f"{unread} of {len(every)} clips show no body at first and are left out",
             _memory_note(every[-1], config),
             enlarge(model, folder / "large.png", config=config),
-            "the shipped model saw 8 frames a second and clips of two seconds, and no "
-            "body that leaves: one that moves for a minute must",
+            *_training_notes(model),
+            "a body that moves evenly for a minute must leave the frame",
         ),
     )
+
+
+def _training_notes(model: generator.Generator) -> list[str]:
+    """How far a minute is from what the model was trained on, where that is known."""
+    known = model.model.config.trained_on
+    if known is None:
+        return []
+    rates = "to".join(f" {rate:g} " for rate in sorted(set(known.fps)))
+    return [
+        f"the model was trained at{rates}frames a second, on clips of at most "
+        f"{known.frames[1]} frames"
+    ]
 
 
 def _memory_note(drift: Drift, config: MinuteConfig) -> str:
