@@ -36,6 +36,7 @@ BASES = {
     "autoencoder_decoder": "autoencoder_small",
     "bodies_longer": "bodies",
     "bodies_tasks": "bodies",
+    "bodies_token_weighted": "bodies",
     "wan_finetune": "wan2_1_t2v_1_3b",
 }
 CONFIGS = pathlib.Path(configs.DIRECTORY)
