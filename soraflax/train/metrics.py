@@ -346,10 +346,11 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
       FileNotFoundError: there are no metrics.
     """
     rates = pathlib.Path(workdir) / RATES
-    timed = {line["step"]: line for line in _lines(rates)} if rates.exists() else {}
+    found = _lines(rates) if rates.exists() else []
+    timed = {line.get("step"): line for line in found if isinstance(line, dict)}
     # Rates are of training, whose line comes before that of an evaluation.
     return [
-        line | timed.pop(line["step"], {})
+        line | timed.pop(line.get("step"), {}) if isinstance(line, dict) else line
         for line in _lines(pathlib.Path(workdir) / FILE)
     ]
 

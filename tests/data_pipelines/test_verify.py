@@ -51,4 +51,4 @@ def test_a_flipped_bit_and_a_manifest_that_disagrees_are_one_line(
         assert message in capsys.readouterr().err
     (dataset / records.MANIFEST).write_text("[]")
     assert verify.main([str(dataset)]) == 2
-    assert "manifest.json: damaged" in capsys.readouterr().err
+    assert "manifest.json: cannot be read: no object" in capsys.readouterr().err

@@ -280,6 +280,7 @@ def test_nothing_is_ever_nan(key):
                 x=jax.random.normal(key, (4,)),
                 levels=levels.astype(jnp.float32),
                 process=process,
+                noise=lambda _: jnp.float32(0.3),
             ).x
             assert jnp.isfinite(found).all()
 
@@ -310,13 +311,16 @@ def test_levels_of_their_own(sampler):
     process = process_lib.RectifiedFlow()
     x = jnp.asarray([1.0, 1.0])
     levels = schedule.inference_levels(4, jnp.asarray([0.5, 3.0]))
-    together = sampling.sample(
-        sampler, gaussian(process), x=x, levels=levels, process=process
-    ).x
+    sample = functools.partial(
+        sampling.sample,
+        sampler,
+        gaussian(process),
+        process=process,
+        noise=lambda _: jnp.float32(0.3),
+    )
+    together = sample(x=x, levels=levels).x
     for i in range(2):
-        alone = sampling.sample(
-            sampler, gaussian(process), x=x[i], levels=levels[:, i], process=process
-        ).x
+        alone = sample(x=x[i], levels=levels[:, i]).x
         np.testing.assert_allclose(together[i], alone, atol=1e-6)
     assert together[0] != together[1]
 

@@ -91,7 +91,7 @@ def train(*, steps, shapes=(8,), reading=0.0, **course):
         write=lambda step, values: lines.append((step, values)), advance=lambda: None
     )
     run: Any = types.SimpleNamespace(
-        job=types.SimpleNamespace(key=None, evaluate=spend, identity=None),
+        job=types.SimpleNamespace(key=None, evaluate=spend, identity=None, epochs=None),
         data=Data(device, shapes, seconds=reading),
         config=loop.TrainConfig(steps=steps, **course),
         checkpointer=types.SimpleNamespace(save=spend, wait=lambda: None),
