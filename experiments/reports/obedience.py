@@ -89,30 +89,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=cli.positive_int, default=3, help="(default: 3)")
     add("--videos", type=cli.positive_int, default=defaults.videos, help="clips")
     add("--images", type=cli.positive_int, default=defaults.images, help="images")
-    add("--steps", type=cli.positive_int, default=defaults.steps, help="solver steps")
-    add("--sampler", choices=samplers.SAMPLERS, default=defaults.sampler)
-    add("--guidance", type=float, default=defaults.guidance, help="guidance scale")
+    add(
+        "--steps", type=cli.positive_int, help="solver steps (default: the model's own)"
+    )
+    add("--sampler", choices=samplers.SAMPLERS, help="(default: the model's own)")
+    add("--guidance", type=float, help="guidance scale (default: the model's own)")
     options = parser.parse_args(argv)
     return cli.run_command("obedience", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     model = generator.Generator.load(shipped.or_given(options.checkpoint))
-    config = demo.DemoConfig(
-        videos=options.videos,
-        images=options.images,
-        steps=options.steps,
-        sampler=options.sampler,
-        guidance=options.guidance,
+    counts = demo.DemoConfig(videos=options.videos, images=options.images)
+    given = {name: getattr(options, name) for name in ("sampler", "steps", "guidance")}
+    config = dataclasses.replace(
+        demo.as_its_authors(counts, model),
+        **{name: value for name, value in given.items() if value is not None},
     )
     scores: Any = measure(
         model, config=config, seeds=options.seeds, output=options.output
     )
     for name, values in scores.items():
-        about = {
-            name: getattr(options, name)
-            for name in ("seeds", "sampler", "steps", "guidance")
-        }
+        about = {"seeds": options.seeds}
+        about |= {name: getattr(config, name) for name in given}
         print(
             json.dumps({"figure": name, **values, **about, **measurement.environment()})
         )
