@@ -18,7 +18,6 @@ stands the memory of the process after 10 s and at the end, and one clip enlarge
 `minute.json` every reading.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -41,7 +40,7 @@ from experiments.reports import scoreboard
 from soraflax import process_memory
 from soraflax.autoencoding import decoding, streaming
 from soraflax.generation import generator, tasks
-from soraflax.pretrained import models, shipped
+from soraflax.pretrained import models
 
 NAME = "minute"
 CLAIM = "Videos of up to a minute stay what they began as."
@@ -183,7 +182,8 @@ def generated(
     """Clips of prompts, read while they are made."""
     step = model.grid.frame_step
     frames = 1 + step * round(config.seconds * config.fps / step)
-    sampling = generator.SamplingConfig(config.steps, config.guidance)
+    sampler = model.sampling.sampler
+    sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
     found = []
     with tqdm.tqdm(total=len(texts) * config.seconds, unit="s") as bar:
         for seed, text in enumerate(texts):
@@ -290,7 +290,8 @@ def enlarge(
     width, height = config.large
     side = model.grid.patch_sides[1]
     small = (round(64 * width / height / side) * side, 64)
-    sampling = generator.SamplingConfig(config.steps, config.guidance)
+    sampler = model.sampling.sampler
+    sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
     job = model.prompt(text, size=small, frames=config.large_frames)
     (clip,) = model([job], sampling)
     start = time.perf_counter()
@@ -302,9 +303,7 @@ def enlarge(
         fps=job.conditioning.fps,
     )
     windows = dataclasses.replace(model.windows, tile=config.tile)
-    tiled = generator.SamplingConfig(
-        config.large_steps, config.guidance, windows=windows
-    )
+    tiled = dataclasses.replace(sampling, steps=config.large_steps, windows=windows)
     (video,) = model([generator.Job(larger, text)], tiled)
     seconds = time.perf_counter() - start
     again = tasks.resize(video, small)
@@ -412,24 +411,16 @@ def _memory_note(drift: Drift, config: MinuteConfig) -> str:
     )
 
 
+def claim(
+    output: pathlib.Path, model: generator.Generator, *, quick: bool
+) -> scoreboard.Claim:
+    """The claim of a trained model, in full or quick."""
+    found = make(output, model, config=QUICK if quick else MinuteConfig())
+    return dataclasses.replace(found, quick=quick)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = scoreboard.make_parser(NAME, __doc__)
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="(default: shipped)")
-    options = parser.parse_args(argv)
-    return scoreboard.run_report(
-        NAME,
-        lambda: _make(options),
-        output=options.output,
-        command=f"python -m experiments.reports.{NAME}",
-        interrupted="nothing was written",
-    )
-
-
-def _make(options: argparse.Namespace) -> scoreboard.Claim:
-    model = generator.Generator.load(shipped.or_given(options.checkpoint))
-    config = QUICK if options.quick else MinuteConfig()
-    claim = make(options.output, model, config=config)
-    return dataclasses.replace(claim, quick=options.quick)
+    return scoreboard.run_of_model(NAME, claim, doc=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

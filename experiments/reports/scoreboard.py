@@ -17,6 +17,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shlex
 import shutil
 import sys
 import time
@@ -28,6 +29,8 @@ import numpy as np
 from experiments import json_values
 from experiments.benchmarks import measurement
 from soraflax.cli import parser as cli
+from soraflax.generation import generator
+from soraflax.pretrained import shipped
 
 CLAIM = "claim.json"
 Z = 1.96
@@ -289,6 +292,37 @@ def run_claim(
         lambda: make(options.output, quick=options.quick),
         output=options.output,
         command=f"python -m experiments.reports.{module}",
+    )
+
+
+class ModelMaker(Protocol):
+    """What makes a claim of a trained model, in a folder of its own in `output`."""
+
+    def __call__(
+        self, output: pathlib.Path, model: generator.Generator, *, quick: bool
+    ) -> Claim: ...
+
+
+def run_of_model(
+    module: str, make: ModelMaker, *, doc: str | None, argv: Sequence[str] | None
+) -> int:
+    """A report of the shipped model, or of `--checkpoint`; the exit status."""
+    parser = make_parser(module, doc)
+    parser.add_argument("--checkpoint", type=pathlib.Path, help="(default: shipped)")
+    options = parser.parse_args(argv)
+    given = options.checkpoint
+    other = f" --checkpoint {shlex.quote(str(given))}" if given else ""
+
+    def of_model() -> Claim:
+        model = generator.Generator.load(shipped.or_given(given))
+        return make(options.output, model, quick=options.quick)
+
+    return run_report(
+        module,
+        of_model,
+        output=options.output,
+        command=f"python -m experiments.reports.{module}{other}",
+        interrupted="nothing was written",
     )
 
 

@@ -9,7 +9,6 @@ picture has the same prompt small, then large. Chance is every video held agains
 other prompts, the ceiling real renders of that size through the autoencoder.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -23,7 +22,7 @@ from experiments import demo
 from experiments.plots import strips
 from experiments.reports import scoreboard
 from soraflax.generation import generator
-from soraflax.pretrained import shipped, training_data
+from soraflax.pretrained import training_data
 
 NAME = "sizes"
 CLAIM = (
@@ -92,7 +91,8 @@ def measure(
     """A figure and the videos of every size."""
     world = dataclasses.replace(bodies.VARIANTS["demo"], holdout="only")
     asked = bodies.prompts(demo.HELD_OUT_SEED, config.prompts, config=world)
-    sampling = generator.SamplingConfig(config.steps, config.guidance)
+    sampler = model.sampling.sampler
+    sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
     figures, made = [], {}
     known = model.model.config.trained_on
     for size in config.sizes:
@@ -151,24 +151,16 @@ def make(
     )
 
 
+def claim(
+    output: pathlib.Path, model: generator.Generator, *, quick: bool
+) -> scoreboard.Claim:
+    """The claim of a trained model, in full or quick."""
+    found = make(output, model, config=QUICK if quick else SizesConfig())
+    return dataclasses.replace(found, quick=quick)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = scoreboard.make_parser(NAME, __doc__)
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="(default: shipped)")
-    options = parser.parse_args(argv)
-    return scoreboard.run_report(
-        NAME,
-        lambda: _make(options),
-        output=options.output,
-        command=f"python -m experiments.reports.{NAME}",
-        interrupted="nothing was written",
-    )
-
-
-def _make(options: argparse.Namespace) -> scoreboard.Claim:
-    model = generator.Generator.load(shipped.or_given(options.checkpoint))
-    config = QUICK if options.quick else SizesConfig()
-    claim = make(options.output, model, config=config)
-    return dataclasses.replace(claim, quick=options.quick)
+    return scoreboard.run_of_model(NAME, claim, doc=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import pytest
 from experiments.stages import runtime
 from soraflax import buckets
 from soraflax.pretrained import io as model_io
-from soraflax.train import checkpoint, digests, goodput, metrics, optimizer, state
+from soraflax.train import checkpoint, digests, goodput, metrics
 from tests import emulated_bucket
+from tests.reliability import test_checkpoint_faults
 from tests.train import test_loop, toy
 
 RUN = "gs://bucket/run"
@@ -48,29 +49,11 @@ def test_a_run_in_a_bucket_is_bit_for_bit_one_on_a_disk(
     assert _names(bucket, "run") >= {"tensorboard", "heartbeats"}
 
 
-class Run:
-    """A run in the bucket that saves at given steps; its data stands where it is."""
+class Run(test_checkpoint_faults.Run):
+    """A run in the bucket that saves at given steps."""
 
     def __init__(self) -> None:
-        job = toy.job(toy.mesh(1))
-        chain = optimizer.make_optimizer(toy.OPTIMIZER, steps=10)
-        places = {"shardings": job.shardings, "mesh": job.mesh}
-        self.current, self.places = state.create(job.init(), chain, **places)
-        self.said: list[str] = []
-        folder = f"{RUN}/checkpoints"
-        self.keeper = checkpoint.Checkpointer(folder, say=self.said.append)
-
-    def save(self, step: int) -> None:
-        data = toy.Data(position=step)
-        self.keeper.save(step, self.current, iterator=data, config=toy.IDENTITY)
-        self.keeper.wait()
-
-    def resume(self) -> int:
-        """The step that was restored, as the data has it."""
-        data = toy.Data()
-        target = state.abstract(self.current, self.places)
-        self.keeper.restore(target, iterator=data, config=toy.IDENTITY)
-        return data.position
+        super().__init__(f"{RUN}/checkpoints")
 
 
 def _largest(bucket: emulated_bucket.Store, step: int) -> str:

@@ -24,7 +24,7 @@ def _current() -> Any:
 class Run:
     """A run that saves at given steps; its data stands where the step is."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: pathlib.Path | str, *, keep: int = 2) -> None:
         self.current, self.places = _current()
         self.said: list[str] = []
         self.keeper = checkpoint.Checkpointer(folder, keep=keep, say=self.said.append)

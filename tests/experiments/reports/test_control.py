@@ -11,7 +11,7 @@ from PIL import Image
 from data_pipelines.worlds import bodies
 from experiments.reports import control, scoreboard
 from soraflax.generation import paths
-from tests.generation import tiny
+from tests.experiments.reports import untrained
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +75,13 @@ def test_the_claim_of_an_untrained_model(
 ) -> None:
     short = [clip for clip in clips if len(clip.truth["objects"]) == 1][:2]
     monkeypatch.setattr(control, "held_out", lambda _: short)
-    seen: list[list[str]] = []
-
-    def run(words: Sequence[str]) -> int:
-        seen.append(list(words))
-        workdir = pathlib.Path(words[-1].partition("=")[2])
-        workdir.mkdir(exist_ok=True)
-        if workdir.name == "video":
-            tiny.save(workdir.parent)
-            cost = '{"step": 2, "training_flops": 7.0}\n'
-            (workdir / "metrics.jsonl").write_text(cost)
-        (workdir / "result.json").write_text("{}")
-        return 0
-
+    command = untrained.Command()
     recipe = dataclasses.replace(
         control.RECIPE, clips=4, prompts=2, solver_steps=2, guidance=1.0
     )
-    claim = control.make(tmp_path, recipe=recipe, run=run)
-    assert "--config.loss.mask_rates.first_frame=0.7" in seen[1]
-    assert claim.flops == 7.0 and len(claim.figures) == 5
+    claim = control.make(tmp_path, recipe=recipe, run=command)
+    assert "--config.loss.mask_rates.first_frame=0.7" in command.seen[1]
+    assert claim.flops == untrained.FLOPS and len(claim.figures) == 5
     assert claim.verdict != "shown"
     for name, _ in claim.pictures:
         with Image.open(tmp_path / "control" / name) as picture:

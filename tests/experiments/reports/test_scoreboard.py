@@ -1,12 +1,14 @@
 """Intervals, verdicts and the page: what is not shown is printed as that."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.reports import scoreboard
+from tests.generation import tiny
 
 
 def test_wilson_holds_the_share_and_never_leaves_the_unit_interval() -> None:
@@ -80,3 +82,22 @@ def test_a_folder_without_reports_is_one_line(
 ) -> None:
     assert scoreboard.main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_report_of_another_model_records_which(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(output: pathlib.Path, model: Any, *, quick: bool) -> scoreboard.Claim:
+        return _claim("some", figures=(), quick=quick)
+
+    def run(*words: str) -> int:
+        argv = ["--output", str(tmp_path / "out"), *words]
+        return scoreboard.run_of_model("some", make, doc="Some.", argv=argv)
+
+    folder = tiny.save(tmp_path / "a model")
+    assert run("--quick", "--checkpoint", str(folder)) == 0
+    saved = scoreboard.read(tmp_path / "out" / "some")
+    assert saved.command.endswith(f"some --checkpoint '{folder}' --quick")
+    capsys.readouterr()
+    assert run("--checkpoint", str(tmp_path / "none")) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err

@@ -16,7 +16,7 @@ from experiments.reports import (
     scoreboard,
     worlds,
 )
-from tests.generation import tiny
+from tests.experiments.reports import untrained
 
 REPORTS = {
     "room": (emergence_room, "camera"),
@@ -114,17 +114,6 @@ def test_the_picture_has_generated_clips_above_real_ones(
 
 def test_a_claim_is_made_of_an_untrained_model(tmp_path: pathlib.Path) -> None:
     """From data to figures and picture; training leaves a tiny model behind."""
-
-    def run(words: Sequence[str]) -> int:
-        workdir = pathlib.Path(words[-1].partition("=")[2])
-        workdir.mkdir(exist_ok=True)
-        if workdir.name == "video":
-            tiny.save(workdir.parent)
-            cost = '{"step": 2, "training_flops": 7.0}\n'
-            (workdir / "metrics.jsonl").write_text(cost)
-        (workdir / "result.json").write_text("{}")
-        return 0
-
     recipe = worlds.WorldRecipe(
         "canvas", clips=4, prompts=2, solver_steps=2, guidance=1.0
     )
@@ -135,9 +124,11 @@ def test_a_claim_is_made_of_an_untrained_model(tmp_path: pathlib.Path) -> None:
         folder=tmp_path,
         extra=emergence_canvas.figures,
         deciding="trace that stays",
-        run=run,
+        run=untrained.Command(),
     )
-    assert claim.figures[0].name == "trace that stays" and claim.flops == 7.0
+    assert (
+        claim.figures[0].name == "trace that stays" and claim.flops == untrained.FLOPS
+    )
     assert {"action", "colour"} <= {figure.name for figure in claim.figures}
     assert all(figure.ceiling is not None for figure in claim.figures[1:])
     assert (tmp_path / "clips.png").is_file()
