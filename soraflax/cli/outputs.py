@@ -24,10 +24,14 @@ from soraflax.generation import provenance, signing
 GENERATOR = provenance.GENERATOR
 _PREVIEW_RATES = (1.0, 25.0)  # frames per second; viewers slow faster gifs down
 # Say where results go, not what they are.
-_NOT_REPEATED = (
-    *("command", "out", "preview", "num_videos", "no_compilation_cache"),
+_NOT_REPEATED = {
+    "command",
+    "out",
+    "preview",
+    "num_videos",
+    "no_compilation_cache",
     "sign",
-)
+}
 
 
 def result_paths(out: pathlib.Path, count: int) -> list[pathlib.Path]:
