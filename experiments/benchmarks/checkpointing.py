@@ -34,6 +34,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks import measurement
 from soraflax import sharding
+from soraflax.cli import parser as cli
 from soraflax.train import (
     checkpoint,
     cluster,
@@ -232,10 +233,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = measurement.make_parser("checkpointing", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--megabytes", type=int, default=1024, help="of the state (default: 1024)")
-    add("--processes", type=int, nargs="+", default=[1, 2, 4], metavar="N")
+    add(
+        "--megabytes",
+        type=cli.positive_int,
+        default=1024,
+        help="of the state (default: 1024)",
+    )
+    add("--processes", type=cli.positive_int, nargs="+", default=[1, 2, 4], metavar="N")
     add("--folder", help="where it is written (default: the system's)")
-    add("--repeats", type=int, default=3)
+    add("--repeats", type=cli.positive_int, default=3)
     add("--rank", help=argparse.SUPPRESS)
     add("--coordinator", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -241,7 +241,7 @@ def run_command(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
-        message = one_line(_missing_modules(error, extra) or str(error))
+        message = one_line(_missing_modules(error, extra) or words_of(error))
         print(f"{name}: {message}", file=sys.stderr)
         # `generation.guardrails.RefusedError` has its own.
         return getattr(error, "exit_status", EXIT_BAD_INPUT)
@@ -249,6 +249,16 @@ def run_command(
         print(f"{name}: stopped; {str(stop) or interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def words_of(error: Exception) -> str:
+    """What an error says; one of the system without its number, the file first."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    said = error.strerror[0].lower() + error.strerror[1:]
+    names = (error.filename, error.filename2)
+    files = [os.fsdecode(n) for n in names if isinstance(n, str | bytes | os.PathLike)]
+    return ": ".join([" to ".join(files)] * bool(files) + [said])
 
 
 def one_line(text: str) -> str:

@@ -1,6 +1,7 @@
 """The shared parser: one line on bad input, defaults in the help, exit statuses."""
 
 import argparse
+import errno
 import gc
 import subprocess
 import sys
@@ -75,6 +76,18 @@ def raises(error):
     [
         (ValueError("two\nlines"), 2, "example: two lines"),
         (ValueError("\x1b[31m\udc80 é 😀"), 2, r"example: \x1b[31m\udc80 é 😀"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "a"),
+            2,
+            "example: a: no such file",
+        ),
+        (
+            OSError(errno.EXDEV, "Another disk", "a", None, "b"),
+            2,
+            "example: a to b: another disk",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), 2, "example: no space left"),
+        (FileNotFoundError("a: no model"), 2, "example: a: no model"),
         (KeyboardInterrupt(), 130, "example: stopped; nothing was written"),
         (KeyboardInterrupt("a.mp4 is whole"), 130, "example: stopped; a.mp4 is whole"),
     ],
