@@ -1,8 +1,6 @@
 """Captions of a folder in three forms, and what people's files really hold."""
 
-import io
 import json
-import tarfile
 import unicodedata
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from data_pipelines import prepare, records
 from data_pipelines.builders import captions, files
+from tests.data_pipelines.builders import test_archives
 
 
 def _read(root: Path, path: Path | None = None) -> captions.Captions:
@@ -316,15 +315,6 @@ def test_a_table_of_open_sora_names_its_clips_by_path(
     assert all("lies outside the folder" in notes for notes in kept.values())
 
 
-def _tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
 def test_captions_from_a_webdataset_tar(clips: Path, tmp_path: Path) -> None:
     members = [
         ("a.txt", b"a circle\n"),
@@ -334,7 +324,7 @@ def test_captions_from_a_webdataset_tar(clips: Path, tmp_path: Path) -> None:
         ("gone.txt", b"of nothing"),
         ("bad.json", b"{"),
     ]
-    found = _read(clips, _tar(tmp_path / "words.tar", members))
+    found = _read(clips, test_archives.write_tar(tmp_path / "words.tar", members))
     assert _by_name(found) == {
         "a.png": {"caption": "a circle", "detailed": "a red circle"},
         "sub/b.MKV": {"caption": "bars"},
