@@ -17,7 +17,7 @@ from etils import epath
 from tensorflow_datasets.core import file_adapters
 
 # One record in each group, so that any is read alone. Encoded video and latents hardly
-# compress, and are read four times as fast as they are.
+# compress, and are read faster as they are (docs/benchmarks.md).
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
