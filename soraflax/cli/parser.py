@@ -35,7 +35,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # The extras of the package, and what each adds to the one before, or to `BASES`.
 EXTRAS = {
-    "media": ("PIL", "av", "sentencepiece", "tqdm"),
+    "media": ("PIL", "av", "scipy", "sentencepiece", "tqdm"),
     "data": (
         "absl",
         "array_record",
@@ -43,7 +43,6 @@ EXTRAS = {
         "grain",
         "importlib_resources",
         "pymunk",
-        "scipy",
         "tensorflow_datasets",
     ),
     "train": (

@@ -13,9 +13,11 @@ dragged clips as its start: arXiv:2511.08633), the first frame being given. Poin
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from scipy import ndimage
 
 from soraflax.generation import conditioning
 
@@ -36,7 +38,8 @@ def parse(text: str) -> tuple[Point, ...]:
         points = [tuple(float(n) for n in part.split(",")) for part in text.split(":")]
     except ValueError:
         points = []
-    if len(points) < 2 or any(len(point) != 2 for point in points):
+    whole = all(len(point) == 2 and np.isfinite(point).all() for point in points)
+    if len(points) < 2 or not whole:
         raise ValueError(
             f"path {text!r}: give two points or more, x0,y0:x1,y1 in pixels, as "
             "16,32:48,32"
@@ -62,16 +65,10 @@ def find_body(
         )
     away = frame.astype(np.float32) - frame[row, column].astype(np.float32)
     alike = np.sqrt(np.square(away).sum(-1)) < TOLERANCE
-    body = np.zeros((height, width), bool)
-    body[row, column] = True
-    size = 0
-    while size < body.sum():  # until it grows no more
-        size = body.sum()
-        body[1:] |= body[:-1]
-        body[:-1] |= body[1:]
-        body[:, 1:] |= body[:, :-1]
-        body[:, :-1] |= body[:, 1:]
-        body &= alike
+    labels: Any = np.zeros(alike.shape, np.int32)
+    ndimage.label(alike, output=labels)
+    body = labels == labels[row, column]
+    size = body.sum()
     if size > _MOST * body.size:
         raise ValueError(
             f"a path begins at {start[0]:g},{start[1]:g}, on what fills "
@@ -92,7 +89,9 @@ def drag(
       ValueError: as of `find_body`.
     """
     found = [find_body(first, path[0]) for path in paths]
-    taken = np.any([_grown(body) for body in found], axis=0)
+    # With the blurred edge around each, two pixels wide.
+    edges = np.ones((5, 5), bool)
+    taken: Any = ndimage.binary_dilation(np.any(found, axis=0), edges)
     ground = conditioning.fill_unknown(first[None], ~taken[None])[0]
     video = np.repeat(ground[None], frames, axis=0)
     for body, path in zip(found, paths, strict=True):
@@ -105,16 +104,6 @@ def drag(
             video[frame, r[inside], c[inside]] = source
     video[0] = first
     return video
-
-
-def _grown(body: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """A body with the blurred edge around it, two pixels wide."""
-    padded = np.pad(body, 2)
-    height, width = body.shape
-    return np.any(
-        [padded[i : i + height, j : j + width] for i in range(5) for j in range(5)],
-        axis=0,
-    )
 
 
 def _places(path: Sequence[Point], frames: int) -> np.ndarray:

@@ -26,7 +26,15 @@ def centre(frame: np.ndarray, colour: tuple[int, int, int]) -> tuple[float, floa
 
 def test_a_path_is_read() -> None:
     assert paths.parse("1,2:3.5,4:5,6") == ((1.0, 2.0), (3.5, 4.0), (5.0, 6.0))
-    for text in ("", "1,2", "1,2:3", "1,2:a,b", "1,2,3:4,5,6"):
+    for text in (
+        "",
+        "1,2",
+        "1,2:3",
+        "1,2:a,b",
+        "1,2,3:4,5,6",
+        "1,2:nan,3",
+        "inf,2:3,4",
+    ):
         with pytest.raises(ValueError, match="give two points or more"):
             paths.parse(text)
 
