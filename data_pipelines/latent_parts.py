@@ -194,8 +194,9 @@ class CacheJob:
             shard = os.stat(self.folder / f"{part.name}.shard")
         except (OSError, ValueError):
             return None
-        whole = seal["key"] == self._key(part) and seal["bytes"] == shard.st_size
-        return seal if whole else None
+        if not isinstance(seal, dict) or seal.get("key") != self._key(part):
+            return None
+        return seal if seal["bytes"] == shard.st_size else None
 
     def _encode(self, part: Part, *, tick: Callable[[int], Any]) -> None:
         """Encode a part into its shard, and seal it."""
@@ -285,7 +286,7 @@ def _check_failed(
     dataset: str | Path, failed: Mapping[str, str], *, clips: int, most: int | None
 ) -> None:
     most = sources.max_damaged(clips) if most is None else most
-    if len(failed) > most or len(failed) == clips:
+    if failed and (len(failed) > most or len(failed) == clips):
         (first, why), *_ = failed.items()
         raise records.DatasetError(
             f"{dataset}: {len(failed):,} of {clips:,} clips cannot be encoded, and "

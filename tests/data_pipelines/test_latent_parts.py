@@ -103,7 +103,9 @@ def test_parts_of_another_making_are_none(
     assert len(_job(clips, tmp_path / "out", **change).missing()) == 4
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "no seal", "half a seal"])
+@pytest.mark.parametrize(
+    "damage", ["shorter", "gone", "no seal", "half a seal", "empty seal"]
+)
 def test_a_part_that_is_not_whole_is_encoded_again(
     clips: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -116,6 +118,8 @@ def test_a_part_that_is_not_whole_is_encoded_again(
         shard.unlink()
     elif damage == "no seal":
         seal.unlink()
+    elif damage == "empty seal":
+        seal.write_text("{}")
     else:
         seal.write_text(seal.read_text()[:40])
     with pytest.raises(
