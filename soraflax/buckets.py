@@ -72,7 +72,8 @@ def folder(path: str | os.PathLike[str]) -> Folder:
         raise BucketError(f"{text}: names no bucket; use gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise BucketError(
-            f"{text}: buckets need gcsfs, which is missing: pip install 'soraflax[gcs]'"
+            f"{SCHEME}{name}: buckets need gcsfs, which is missing: "
+            "pip install 'soraflax[gcs]'"
         )
     _see_others()
     return epath.Path(SCHEME + name)
