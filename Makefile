@@ -33,16 +33,17 @@ trained:
 	@test -d $(CHECKPOINT) || { echo "no model in $(CHECKPOINT): run 'make demo' first," \
 	  "or name another: CHECKPOINT=DIR make gallery" >&2; exit 2; }
 
-# The quick form tries every command on few clips; its page is no result.
+# The quick form tries every command for a minute or two; its page is no result.
 QUICK ?=
 REPORTS := build/report$(if $(QUICK),-quick)
 PAGE := $(if $(QUICK),$(REPORTS)/report.md,docs/report.md)
-report: .venv/installed ## every claim of the Sora report on one page (QUICK=--quick: minutes)
-	for name in sizes minute framing joint recaption emergence_room \
-	    emergence_canvas emergence_blocks emergence_occlusion physics control; do \
-	  $(BIN)/python -m experiments.reports.$$name --output $(REPORTS) $(QUICK) || exit; done
-	for reading in longer larger; do $(BIN)/python -m experiments.scaling.ladder \
-	  --reading $$reading --output $(REPORTS) $(QUICK) || exit; done
+CLAIMS ?= sizes minute framing joint recaption emergence_room emergence_canvas \
+  emergence_blocks emergence_occlusion physics control ladder_longer ladder_larger
+report: .venv/installed ## every claim of the Sora report on one page (QUICK=--quick, CLAIMS='sizes minute')
+	for name in $(CLAIMS); do case $$name in \
+	  ladder_*) command="scaling.ladder --reading $${name#ladder_}";; \
+	  *) command="reports.$$name";; esac; \
+	  $(BIN)/python -m experiments.$$command --output $(REPORTS) $(QUICK) || exit; done
 	$(BIN)/python -m experiments.reports.scoreboard $(REPORTS) --output $(PAGE)
 
 # A file goes to one worker, which makes its fixtures; long files come before the end.

@@ -10,13 +10,12 @@ back.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import records
+from data_pipelines import mirrors, records, storage
 
 FOLDER, SUFFIX, STATISTICS = "captions", ".jsonl", ".statistics.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
@@ -35,9 +34,9 @@ def check_name(name: str) -> None:
         )
 
 
-def path_of(dataset: str | Path, name: str) -> Path:
-    """Where the captions of a source are."""
-    return Path(dataset) / FOLDER / f"{name}{SUFFIX}"
+def path_of(dataset: str | Path, name: str) -> str:
+    """Where the captions of a source are, here or in a bucket."""
+    return mirrors.named(dataset, FOLDER, f"{name}{SUFFIX}")
 
 
 def write(
@@ -46,7 +45,7 @@ def write(
     *,
     captions: Iterable[tuple[str, str]],
     statistics: Mapping[str, Any],
-) -> Path:
+) -> str:
     """Write the captions of a source, `(id, caption)`; they appear whole.
 
     Raises:
@@ -54,12 +53,11 @@ def write(
     """
     check_name(name)
     path = path_of(dataset, name)
-    path.parent.mkdir(exist_ok=True)
     text = "".join(
         json.dumps({"id": clip, "caption": caption}, ensure_ascii=False) + "\n"
         for clip, caption in captions
     )
-    beside = path.with_name(f"{name}{STATISTICS}")
+    beside = mirrors.named(dataset, FOLDER, f"{name}{STATISTICS}")
     _replace(beside, json.dumps(statistics, indent=2, ensure_ascii=False) + "\n")
     _replace(path, text)
     return path
@@ -71,14 +69,17 @@ def read(dataset: str | Path) -> dict[str, dict[str, str]]:
     Raises:
       DatasetError: a file that holds anything else.
     """
-    folder = Path(dataset) / FOLDER
+    pattern = mirrors.named(dataset, FOLDER, f"*{SUFFIX}")
+    if not storage.is_bucket(pattern):
+        paths = sorted((Path(dataset) / FOLDER).glob(f"*{SUFFIX}"))
+        return {p.name.removesuffix(SUFFIX): dict(read_lines(p)) for p in paths}
     return {
-        path.name.removesuffix(SUFFIX): dict(read_lines(path))
-        for path in sorted(folder.glob(f"*{SUFFIX}"))
+        name.removesuffix(SUFFIX): dict(read_lines(path))
+        for name, path in storage.find(pattern)
     }
 
 
-def read_lines(path: Path, *, key: str = "id") -> Iterable[tuple[str, str]]:
+def read_lines(path: str | Path, *, key: str = "id") -> Iterable[tuple[str, str]]:
     """`(id, caption)` of every line of a file of captions.
 
     Args:
@@ -89,7 +90,7 @@ def read_lines(path: Path, *, key: str = "id") -> Iterable[tuple[str, str]]:
       DatasetError: a line that is not `{"id": ..., "caption": ...}`, with its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _read(path).decode("utf-8").splitlines()
     except OSError as error:
         raise records.DatasetError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -110,7 +111,14 @@ def read_lines(path: Path, *, key: str = "id") -> Iterable[tuple[str, str]]:
         yield pair
 
 
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-    draft.replace(path)
+def _read(path: str | Path) -> bytes:
+    if not storage.is_bucket(path):
+        return Path(path).read_bytes()
+    data = storage.read_bytes(str(path))
+    if data is None:
+        raise records.DatasetError(f"{path}: no such file")
+    return data
+
+
+def _replace(path: str, text: str) -> None:
+    storage.write_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -40,6 +40,8 @@ class CropConfig:
       max_side: pixels; clips with a longer side are first scaled down; 0 for no limit.
       memory: cache of decoded clips in MiB; what does not fit is decoded anew.
       tries: most draws from the stream for a clip that covers the shape.
+      places: places in the frame that are drawn for a crop, of which the one whose
+        pixels vary most is taken: a body rather than the plain ground beside it.
     """
 
     shapes: tuple[Shape, ...] = ((1, 64, 64), (17, 64, 64))
@@ -49,6 +51,7 @@ class CropConfig:
     max_side: int = 0
     memory: int = 256
     tries: int = 8
+    places: int = 1
 
     def __post_init__(self) -> None:
         if not self.shapes or min(min(shape) for shape in self.shapes) < 1:
@@ -60,6 +63,8 @@ class CropConfig:
                 f"{len(self.weights)} weights for {len(self.shapes)} shapes: "
                 f"use {len(self.shapes)}"
             )
+        if self.places < 1:
+            raise ValueError(f"places {self.places}: use 1 or more")
         transforms.check_weights(self.weights, what="weights of shapes")
 
 
@@ -236,13 +241,29 @@ def random_crop(
         min(side, max(1, round(target / scale)))
         for side, target in zip(video.shape[1:3], (height, width), strict=True)
     ]
+    cuts = [_random_cut(video, box, rng=rng) for _ in range(frames.config.places)]
+    video = max(cuts, key=_variance) if len(cuts) > 1 else cuts[0]
+    video = video[_back_and_forth(len(video), length)]
+    return transforms.resize(video, height, width=width)
+
+
+def _random_cut(
+    video: UInt8[np.ndarray, "T H W 3"],
+    box: Sequence[int],
+    *,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """A part of `box` pixels, height and width, of all frames."""
     top, left = (
         int(rng.integers(side - target + 1))
         for side, target in zip(video.shape[1:3], box, strict=True)
     )
-    video = video[:, top : top + box[0], left : left + box[1]]
-    video = video[_back_and_forth(len(video), length)]
-    return transforms.resize(video, height, width=width)
+    return video[:, top : top + box[0], left : left + box[1]]
+
+
+def _variance(video: UInt8[np.ndarray, "T h w 3"]) -> float:
+    """Of the pixels, over places and time."""
+    return float(np.var(video.reshape(-1, 3), axis=0).sum())
 
 
 def _random_scale(

@@ -184,8 +184,14 @@ class LaneBatches(Iterator[Any]):
         )
 
     def clips(self, state: dict[str, Any]) -> list[str]:
-        """Ids of the clips of this host's batch after a state, read once more."""
-        return list(itertools.chain.from_iterable(self.row_clips(state)))
+        """Ids of the clips of this host's batch after a state, read once more.
+
+        None where its data have ended, and those of others have not.
+        """
+        try:
+            return list(itertools.chain.from_iterable(self.row_clips(state)))
+        except StopIteration:
+            return []
 
     def row_clips(self, state: dict[str, Any], *, ahead: int = 0) -> list[list[str]]:
         """As `clips`, a list for each row, of the batch `ahead` batches further on.

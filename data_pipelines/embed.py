@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
     )
     add = parser.add_argument
-    add("--dataset", type=Path, nargs="+", required=True, help="of clips or latents")
+    add("--dataset", nargs="+", required=True, help="of clips or latents")
     add(
         "--text-encoder",
         type=Path,

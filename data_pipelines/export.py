@@ -41,7 +41,7 @@ _OWN = ("id", "fps", "frames", "height", "width", "truth", "file_name")
 
 
 def export(
-    dataset: Path,
+    dataset: str | Path,
     output: Path,
     *,
     layout: str,
@@ -50,7 +50,7 @@ def export(
     """Write every split; returns the number of clips of each.
 
     Args:
-      dataset: a DATASET directory of clips.
+      dataset: a DATASET directory of clips, which may be in a bucket.
       output: the new directory; it appears whole or not at all.
       layout: one of `FORMATS`.
       shard_bytes: bytes at which a tar is closed.
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a dataset of clips as WebDataset tars or a folder of files.",
     )
     add = parser.add_argument
-    add("dataset", type=Path, help="a dataset directory of clips")
+    add("dataset", help="a dataset directory of clips, which may be in a bucket")
     add("--format", required=True, choices=FORMATS, help="layout to write")
     add("--output", type=Path, required=True, help="the directory to make")
     add("--shard-mib", type=cli.positive_int, default=1024, help="size of a tar")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines import transforms
+from data_pipelines import mirrors, transforms
 from data_pipelines.inspection import facts, page
 from soraflax.cli import parser as cli
 from soraflax.media import common
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Look into a dataset: a page with pictures, a picture, and JSON.",
     )
     add = parser.add_argument
-    add("dataset", type=Path, help="a DATASET directory of clips")
+    add("dataset", help="a DATASET directory of clips, which may be in a bucket")
     add("--output", type=Path, help="folder of the report (default: DATASET.report)")
     add("--pictures", type=cli.positive_int, default=48, help="frames of clips to show")
     add("--row", type=cli.positive_int, default=8192, help="tokens of a packed row")
@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     found = facts.read_facts(args.dataset, plan)
     shown = facts.contact_sheet(args.dataset, found["splits"], count=args.pictures)
     rejected = facts.rejected_pictures(args.dataset, found["rejections"])
-    output = args.output or args.dataset.with_name(f"{args.dataset.name}.report")
+    output = args.output or _beside(args.dataset)
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     written = {
@@ -69,6 +69,14 @@ def _run(args: argparse.Namespace) -> None:
     with common.atomic_file(output / "report.png") as part:
         page.draw_page(found, shown, rejected=rejected).save(part)
     print(*page.headline(found), f"look at {output / 'index.html'}", sep="\n")
+
+
+def _beside(dataset: str) -> Path:
+    """DATASET.report; of one in a bucket here, where the command is typed."""
+    path = Path(dataset.rstrip("/"))
+    if mirrors.address(dataset) is not None:
+        path = Path(path.name)
+    return path.with_name(f"{path.name}.report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

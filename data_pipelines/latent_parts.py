@@ -13,11 +13,13 @@ is none. The latents are the same for any number of workers. A clip that cannot 
 decoded is left out, with its reason in the report; more than one in 100 are too many.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from data_pipelines import (
     progress,
     records,
     sources,
+    storage,
     transforms,
 )
 from data_pipelines.builders import base
@@ -112,14 +115,13 @@ class CacheJob:
         own = [part for part in self.parts[index::count] if self._seal(part) is None]
         if not own:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         total = sum(part.last - part.first for part in own)
-        try:
-            with progress.bar(total=total, what="latents", unit="clip") as bar:
-                for part in own:
-                    self._encode(part, tick=bar.update)
-        finally:
-            _remove_empty(self.folder)
+        with (
+            _held(self.folder),
+            progress.bar(total=total, what="latents", unit="clip") as bar,
+        ):
+            for part in own:
+                self._encode(part, tick=bar.update)
 
     def missing(self) -> list[Part]:
         """Parts that are not sealed yet."""
@@ -232,7 +234,7 @@ class CacheJob:
             "key": self._key(part),
             "records": count,
             "bytes": shard.stat().st_size,
-            "sha256": records.file_digest(shard),
+            "sha256": storage.file_digest(shard),
             "windows": found.windows,
             "failed": found.failed,
             "shapes": sorted(found.shapes),
@@ -344,8 +346,21 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _remove_empty(folder: Path) -> None:
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A folder of several workers, which goes with the last if nothing is in it.
+
+    A file of each keeps it there while that one works, whatever ends another.
+    """
+    marker = folder / f".worker.{uuid.uuid4().hex}"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another has just removed it
+            marker.touch()
+            break
     try:
-        folder.rmdir()
-    except OSError:
-        return  # parts are sealed in it
+        yield
+    finally:
+        marker.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # parts are sealed in it, or others work
+            folder.rmdir()

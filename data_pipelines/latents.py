@@ -25,12 +25,13 @@ from jaxtyping import Float, Float16, UInt8
 from data_pipelines import (
     added_captions,
     manifests,
+    mirrors,
     records,
     sources,
     transforms,
 )
 from soraflax import config as config_lib
-from soraflax import sharding
+from soraflax import media, sharding
 from soraflax.nn import autoencoder
 from soraflax.ops import grid as grids
 from soraflax.pretrained import models
@@ -243,7 +244,7 @@ def open_latents(
     info = records.read_info(path)
     if info.get("kind") != "latents":
         raise records.DatasetError(f"{path}: holds {info.get('kind')}, not latents")
-    manifests.check_latents(info, origin=Path(path) / records.INFO)
+    manifests.check_latents(info, origin=mirrors.named(path, records.INFO))
     stored = info["encoder"]["digest"]
     if digest is not None and digest != stored:
         raise records.DatasetError(
@@ -401,14 +402,29 @@ def fitted_batches(
     batch: int,
     threads: int = 2,
 ) -> Iterator[tuple[list[tuple[int, ClipWindow]], list[Any]]]:
-    """Batches of `group_by_size` with their clips and videos, decoded by threads."""
+    """Batches of `group_by_size` with their clips and videos, decoded by threads.
+
+    Clips that cannot be read or decoded are left out, and said.
+
+    Raises:
+      DatasetError: too many cannot be.
+    """
     batches = group_by_size(windows, batch)
+    damaged = sources.DamageCount(sources.max_damaged(len(clips)))
 
     def load(group: list[tuple[int, ClipWindow]]) -> Any:
-        return group, [load_window(clips, window) for _, window in group]
+        kept, loaded = [], []
+        for position, window in group:
+            try:
+                loaded.append(load_window(clips, window))
+                kept.append((position, window))
+            except (records.DamagedRecordError, media.MediaError) as error:
+                damaged.add(window.index, error, then=sources.LEFT_OUT)
+        return kept, loaded
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
-    yield from grain.MapDataset.source(batches).map(load).to_iter_dataset(options)
+    loaded = grain.MapDataset.source(batches).map(load).to_iter_dataset(options)
+    yield from (pair for pair in loaded if pair[0])
 
 
 def encode_batch(

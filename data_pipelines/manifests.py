@@ -19,8 +19,16 @@ class DatasetError(ValueError):
     """A dataset that is missing, damaged, empty or in the way; one line."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class StorageError(DatasetError):
+    """A file or bucket that does not answer, however often it is asked; one line."""
+
+
+def read_json(path: Path, name: str = "") -> dict[str, Any]:
     """The object in a JSON file.
+
+    Args:
+      path: of the file.
+      name: what a message calls it; by default its path.
 
     Raises:
       DatasetError: it cannot be read, or holds something else.
@@ -28,13 +36,15 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
+        raise DatasetError(f"{name or path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise DatasetError(f"{path}: cannot be read: no object, but {_shown(value)}")
+        raise DatasetError(
+            f"{name or path}: cannot be read: no object, but {_shown(value)}"
+        )
     return value
 
 
-def check_info(info: Mapping[str, Any], *, origin: Path) -> None:
+def check_info(info: Mapping[str, Any], *, origin: Path | str) -> None:
     """Refuse a dataset.json with splits or a directory that are none.
 
     Raises:
@@ -46,7 +56,7 @@ def check_info(info: Mapping[str, Any], *, origin: Path) -> None:
     check_name(info.get("directory"), origin=origin)
 
 
-def check_shard_line(shard: Any, *, origin: Path) -> None:
+def check_shard_line(shard: Any, *, origin: Path | str) -> None:
     """Refuse a line of the manifest that describes no shard of the dataset.
 
     Raises:
@@ -64,7 +74,7 @@ def check_shard_line(shard: Any, *, origin: Path) -> None:
     check_name(shard.get("file"), origin=origin)
 
 
-def check_name(name: Any, *, origin: Path) -> None:
+def check_name(name: Any, *, origin: Path | str) -> None:
     """Refuse a name that is no path inside the dataset's folder.
 
     Raises:
@@ -81,7 +91,7 @@ def check_name(name: Any, *, origin: Path) -> None:
         raise DatasetError(f"{origin}: {_shown(name)} is no name inside the dataset")
 
 
-def check_latents(info: Mapping[str, Any], *, origin: Path) -> None:
+def check_latents(info: Mapping[str, Any], *, origin: Path | str) -> None:
     """Refuse a dataset.json of latents without encoder, statistics or shapes.
 
     Raises:

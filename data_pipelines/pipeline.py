@@ -33,6 +33,7 @@ from soraflax import tokenizer
 from soraflax.ops import packing as packed_rows
 from soraflax.ops import patch
 
+MAX_REPLACED = 16  # clips in a row without features, before the run ends
 T = TypeVar("T")
 Encode = Callable[[str, int], Int[np.ndarray, "M"] | Float[np.ndarray, "M E"]]
 """Text and the most ids to return, to ids, of which the last is end-of-text.
@@ -72,9 +73,12 @@ class PackedDataConfig:
       windows: probability that a clip enters as a window that begins inside it
         (`transforms.sample_window`).
       open_rows: number of rows that the packer fills at a time.
+      look_ahead: clips that wait, of which a row takes those that fill it best,
+        instead of open rows; 0 for none. Long, aligned rows gain most.
       seed: PRNG seed of shuffles, captions and dropout.
       passes: passes over the data; 0 for endless. The last batch of a finite dataset
-        is filled with empty rows.
+        is filled with empty rows; several hosts end apart, but where
+        `train.common_end` brings them to one step.
       read: prefetching.
       budgets: tokens of a clip, drawn each time, in a curriculum.
     """
@@ -98,6 +102,7 @@ class PackedDataConfig:
     )
     windows: float = 0.0
     open_rows: int = 8
+    look_ahead: int = 0
     seed: int = 0
     passes: int = 0
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
@@ -109,8 +114,9 @@ class PackedDataConfig:
         for name in ("rows", "open_rows", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
-        if self.lanes < 0:
-            raise ValueError(f"lanes {self.lanes}: use 0 or more")
+        for name in ("lanes", "look_ahead"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)}: use 0 or more")
         if not 0 <= self.windows <= 1:
             raise ValueError(f"windows {self.windows}: use a probability, 0 to 1")
         packed_rows.stripe_order(self.row.tokens, shards=self.shards)
@@ -294,9 +300,13 @@ def make_rounds(
         _check_source(source, latents[0], config=config)
     transform = make_transform(config, latents[0], encode=encode)
     passes = config.passes or None
-    segments = sources.stream(
+    clips = sources.stream(
         latents, seed=config.seed, weights=config.weights, passes=passes
-    ).random_map(functools.partial(_segment, transform), seed=config.seed)
+    )
+    draw = functools.partial(
+        _draw_segment, transform=transform, clips=clips, draws=sum(map(len, latents))
+    )
+    segments = clips.random_map(draw, seed=config.seed)
     total = config.lanes or host.count
     held, rows = host.lanes(total), config.rows * host.count
     if rows % total:
@@ -309,6 +319,7 @@ def make_rounds(
             sources.shard_stream(segments, number, count=total),
             shape=config.row,
             open_rows=config.open_rows,
+            look_ahead=config.look_ahead,
             read=config.read.shared(len(held)),
         )
         for number in held
@@ -356,13 +367,8 @@ def make_batches(
     """The batches of `make_dataset`, to be continued by another number of hosts.
 
     Raises:
-      ValueError: as of `make_dataset`; or passes, after which hosts end apart.
+      ValueError: as of `make_dataset`.
     """
-    if config.passes and host.count > 1:
-        raise ValueError(
-            f"data.passes {config.passes}: {host.count} hosts would end at different "
-            "steps; use 0, which repeats the data"
-        )
     latents = budgeted(latents, config) or open_latents(config, digest=digest)
 
     def with_lanes(make: Callable[..., T], lanes: int) -> T:
@@ -428,12 +434,30 @@ def token_deviation(
     return np.full_like(std, np.sqrt(np.mean(np.square(std))))
 
 
-def _segment(
-    transform: transforms.LatentTransform, record: Any, rng: np.random.Generator
+def _draw_segment(
+    record: Any,
+    rng: np.random.Generator,
+    *,
+    transform: transforms.LatentTransform,
+    clips: sources.Source[Any],
+    draws: int,
 ) -> packed_rows.Segment:
-    captions = record.captions
-    segment = transform(record.latent, fps=record.fps, captions=captions, rng=rng)
-    return dataclasses.replace(segment, clip=record.id)
+    """The segment of a clip; of another where its caption's features are damaged.
+
+    The other is drawn, by the random numbers of the place, from the first `draws`.
+    """
+    failure = None
+    for _ in range(MAX_REPLACED):
+        try:
+            captions = record.captions
+            segment = transform(
+                record.latent, fps=record.fps, captions=captions, rng=rng
+            )
+            return dataclasses.replace(segment, clip=record.id)
+        except records.DamagedRecordError as error:
+            failure = error
+        record = clips[int(rng.integers(draws))]
+    raise records.DatasetError(f"{MAX_REPLACED} clips in a row: {failure}")
 
 
 def _default_encode(config: PackedDataConfig) -> Encode:

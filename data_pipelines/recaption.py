@@ -32,6 +32,7 @@ from data_pipelines import (
     added_captions,
     caption_statistics,
     latents,
+    mirrors,
     progress,
     records,
 )
@@ -194,7 +195,7 @@ def _call(name: str, clip: Any) -> str:
 
 
 def recaption(
-    dataset: Path,
+    dataset: str | Path,
     *,
     writer: Writer,
     name: str,
@@ -219,7 +220,7 @@ def recaption(
     """
     info, identity = _checked(dataset, name), writer.identity
     _check_encoder(dataset, info, writer=writer)
-    folder = cache or dataset / added_captions.FOLDER / CACHE
+    folder = cache or mirrors.folder(dataset) / added_captions.FOLDER / CACHE
     folder = folder / _key([json.dumps(identity, sort_keys=True)])
     step = CaptionStep(str(dataset), writer, str(folder))
     items = _items(info, chunk)
@@ -253,7 +254,7 @@ def _items(info: Mapping[str, Any], chunk: int) -> list[dict[str, Any]]:
     ]
 
 
-def take(dataset: Path, jsonl: Path, *, name: str) -> dict[str, Any]:
+def take(dataset: str | Path, jsonl: Path, *, name: str) -> dict[str, Any]:
     """Captions that others wrote, `{"id": ..., "caption": ...}` a line, as a source.
 
     Raises:
@@ -289,21 +290,21 @@ def take(dataset: Path, jsonl: Path, *, name: str) -> dict[str, Any]:
 
 
 def measured(
-    dataset: Path, captions: Sequence[str], *, info: Mapping[str, Any]
+    dataset: str | Path, captions: Sequence[str], *, info: Mapping[str, Any]
 ) -> dict[str, Any]:
     """`caption_statistics.measure` of all clips, in the order of `_clips`."""
     truths: Iterable[Mapping[str, Any]] = (clip.truth for clip in _clips(dataset, info))
     return caption_statistics.measure(captions, truths)
 
 
-def _clips(dataset: Path, info: Mapping[str, Any]) -> Iterator[Any]:
+def _clips(dataset: str | Path, info: Mapping[str, Any]) -> Iterator[Any]:
     for split, count in sorted(info["splits"].items()):
         if count:
             source = opened(str(dataset), split)
             yield from (source[n] for n in range(count))
 
 
-def _checked(dataset: Path, name: str) -> dict[str, Any]:
+def _checked(dataset: str | Path, name: str) -> dict[str, Any]:
     added_captions.check_name(name)
     info = records.read_info(dataset)
     first = next(_clips(dataset, info))
@@ -315,7 +316,9 @@ def _checked(dataset: Path, name: str) -> dict[str, Any]:
     return info
 
 
-def _check_encoder(dataset: Path, info: Mapping[str, Any], *, writer: Writer) -> None:
+def _check_encoder(
+    dataset: str | Path, info: Mapping[str, Any], *, writer: Writer
+) -> None:
     if info.get("kind") != "latents" or writer.function:
         return
     reads = _captioner(writer.captioner).model.config.autoencoder
@@ -330,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0, or 2 after one line on stderr that says what was wrong."""
     parser = cli.Parser(prog="python -m data_pipelines.recaption", description=__doc__)
     add = parser.add_argument
-    add("dataset", type=Path, metavar="DATASET", help="of clips, or of latents")
+    add("dataset", metavar="DATASET", help="of clips, or of latents")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--captioner", type=Path, help="folder (default: the shipped)")
     who.add_argument("--function", default="", help="MODULE:FUNCTION, or entry point")

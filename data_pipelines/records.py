@@ -8,13 +8,13 @@
 A truncated ArrayRecord file opens as one without records, so opening a dataset holds
 sizes and counts against the manifest, of some shards where there are very many; of each
 when it is first read; `python -m data_pipelines.verify` those and all digests. A read
-that fails is tried again from a newly opened file, after `RETRY_SECONDS`.
+that fails is tried again from a newly opened file, after `storage.RETRY_SECONDS`. A
+DATASET may be in a bucket (`mirrors`).
 """
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import shutil
@@ -28,11 +28,10 @@ from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-from data_pipelines import manifests, shards
+from data_pipelines import manifests, mirrors, shards, storage
 
 FORMAT = 1
 INFO, MANIFEST, REPORT = "dataset.json", "manifest.json", "report.jsonl"
-RETRY_SECONDS = (0.2, 1.0, 5.0)  # waits before a failed read is tried again
 MAX_CHECKED = 64  # shards of a split that opening it looks at
 Record = TypeVar("Record")
 DatasetError = manifests.DatasetError
@@ -140,16 +139,19 @@ class RecordDataset(Sequence[Record]):
         Raises:
           IndexError: there is no such record.
           DamagedRecordError: it cannot be read.
+          StorageError: a bucket does not answer.
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"record {index} of {size}")
-        for seconds in (*RETRY_SECONDS, None):
+        for seconds in (*storage.RETRY_SECONDS, None):
             try:
                 record = self._parse(self._source[int(index) % size])
                 return self._with_added(record) if self._added else record
+            except storage.StorageError:
+                raise  # which was patient itself, and says nothing of the record
             except (RuntimeError, ValueError, OSError, LookupError, TypeError) as error:
                 # The last two are of a record of other fields, which none reads.
                 if seconds is None or isinstance(error, (LookupError, TypeError)):
@@ -158,9 +160,20 @@ class RecordDataset(Sequence[Record]):
                         f"{name}: record {index} is damaged"
                     ) from error
                 time.sleep(seconds)
-                if self._reopen is not None:
-                    with contextlib.suppress(RuntimeError, ValueError, OSError):
-                        self._source = self._reopen()
+                self._open_again(int(index) % size)
+
+    def _open_again(self, index: int) -> None:
+        """Open the source anew, where that is known, after `index` was not read."""
+        if self._reopen is None:
+            return
+        try:
+            self._source = self._reopen()
+        except storage.StorageError:
+            raise
+        except (RuntimeError, ValueError, OSError):
+            return  # the one that is open is tried again
+        if isinstance(self._source, shards.ShardedExamples):
+            self._source.doubt(index)
 
     def _with_added(self, record: Any) -> Any:
         """A record with the captions that were added for its clip."""
@@ -206,8 +219,7 @@ def open_source(path: str | Path, split: str, *, verify: bool = False) -> Any:
     Raises:
       DatasetError: no dataset there, no such split, or shards missing or damaged.
     """
-    path, info = Path(path), read_info(path)
-    splits = info["splits"]
+    splits = read_info(path)["splits"]
     if not splits.get(split):
         available = ", ".join(f"{k} ({v})" for k, v in splits.items()) or "none"
         raise DatasetError(
@@ -230,19 +242,19 @@ def reopen_source(path: str | Path, split: str) -> shards.ShardedExamples:
     """As `open_source`, of a dataset that it has checked before."""
     import tensorflow_datasets as tfds
 
-    path = Path(path)
-    directory = path / read_info(path)["directory"]
+    directory = mirrors.folder(path) / read_info(path)["directory"]
     manifests.check_features(directory)
     try:
-        features: Any = tfds.builder_from_directory(str(directory)).info.features
+        tfds.builder_from_directory(str(directory))
     except Exception as error:  # whatever TFDS and protobuf raise of damaged files
         reason = str(error).partition("\n")[0]
         raise DatasetError(f"{directory}: cannot be read: {reason}") from error
     listed = read_shards(path, split)
     return shards.ShardedExamples(
-        [str(path / shard["file"]) for shard in listed],
+        [shard["file"] for shard in listed],
         [int(shard["records"]) for shard in listed],
-        parse=features.deserialize_example_np,
+        parse=shards.parse_example,
+        place=mirrors.ShardPlaces.of(path, listed),
     )
 
 
@@ -252,8 +264,8 @@ def read_shards(path: str | Path, split: str | None = None) -> list[dict[str, An
     Raises:
       DatasetError: it cannot be read, or is no manifest.
     """
-    origin = Path(path) / MANIFEST
-    listed = manifests.read_json(origin).get("shards")
+    origin = mirrors.named(path, MANIFEST)
+    listed = read_manifest(path).get("shards")
     if not isinstance(listed, list):
         raise DatasetError(f"{origin}: damaged; make the dataset again")
     for shard in listed:
@@ -261,18 +273,23 @@ def read_shards(path: str | Path, split: str | None = None) -> list[dict[str, An
     return [shard for shard in listed if split in (None, shard["split"])]
 
 
-def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
+def check_shard(root: str | Path, shard: Mapping[str, Any], *, verify: bool) -> None:
     """Check one shard against its line of the manifest.
 
     Args:
       root: the DATASET directory.
       shard: the shard's entry in the manifest.
-      verify: compute its SHA-256 as well.
+      verify: compute its SHA-256 as well. Otherwise, of a shard in a bucket, only the
+        size is looked at.
 
     Raises:
       DatasetError: the shard is missing, or its size, count or digest differs.
     """
-    path = root / shard["file"]
+    places = mirrors.ShardPlaces.of(root, [shard])
+    if places.url is not None and not verify:
+        places.check_size(shard["file"])
+        return
+    path = Path(places(shard["file"], doubted=verify))
     if not path.is_file():
         raise DatasetError(f"{path}: shard is missing; make the dataset again")
     size = path.stat().st_size
@@ -287,7 +304,7 @@ def check_shard(root: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
             f"{path}: {count} records instead of {shard['records']}: damaged; make the "
             "dataset again"
         )
-    if verify and file_digest(path) != shard.get("sha256"):
+    if verify and storage.file_digest(path) != shard.get("sha256"):
         raise DatasetError(f"{path}: SHA-256 differs; make the dataset again")
 
 
@@ -297,23 +314,24 @@ def read_info(path: str | Path) -> dict[str, Any]:
     Raises:
       DatasetError: there is no dataset at `path`, or it is empty or of another format.
     """
-    path = Path(path)
-    if not (path / INFO).is_file():
+    root, name = mirrors.folder(path), mirrors.named(path)
+    if not (root / INFO).is_file():
         problem = (
-            "not a dataset (no dataset.json)" if path.exists() else "no such dataset"
+            "not a dataset (no dataset.json)" if root.exists() else "no such dataset"
         )
         raise DatasetError(
-            f"{path}: {problem}; make one with `python -m data_pipelines.prepare "
-            f"--input CLIPS_DIR --captions captions.jsonl --output {path}`"
+            f"{name}: {problem}; make one with `python -m data_pipelines.prepare "
+            f"--input CLIPS_DIR --captions captions.jsonl --output {name}`"
         )
-    info = manifests.read_json(path / INFO)
+    origin = mirrors.named(path, INFO)
+    info = manifests.read_json(root / INFO, origin)
     if info.get("format") != FORMAT:
         raise DatasetError(
-            f"{path}: dataset format {info.get('format')}, this version reads {FORMAT}"
+            f"{name}: dataset format {info.get('format')}, this version reads {FORMAT}"
         )
-    manifests.check_info(info, origin=path / INFO)
+    manifests.check_info(info, origin=origin)
     if not sum(info["splits"].values()):
-        raise DatasetError(f"{path}: the dataset is empty")
+        raise DatasetError(f"{name}: the dataset is empty")
     return info
 
 
@@ -323,7 +341,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
       DatasetError: it cannot be read.
     """
-    return manifests.read_json(Path(path) / MANIFEST)
+    file = mirrors.folder(path) / MANIFEST
+    return manifests.read_json(file, mirrors.named(path, MANIFEST))
 
 
 def dataset_digest(path: str | Path) -> str:
@@ -332,10 +351,11 @@ def dataset_digest(path: str | Path) -> str:
     Raises:
       DatasetError: there is no manifest.
     """
-    manifest = Path(path) / MANIFEST
+    manifest = mirrors.folder(path) / MANIFEST
     if not manifest.is_file():
-        raise DatasetError(f"{manifest}: missing; make the dataset again")
-    return file_digest(manifest)
+        name = mirrors.named(path, MANIFEST)
+        raise DatasetError(f"{name}: missing; make the dataset again")
+    return storage.file_digest(manifest)
 
 
 def read_report(path: str | Path) -> list[dict[str, Any]]:
@@ -344,12 +364,13 @@ def read_report(path: str | Path) -> list[dict[str, Any]]:
     Raises:
       DatasetError: there is none, or it is damaged.
     """
-    file = Path(path) / REPORT
+    file = mirrors.file(path, REPORT)
     try:
         lines = file.read_bytes().decode("utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: cannot be read: {error}") from error
+        name = mirrors.named(path, REPORT)
+        raise DatasetError(f"{name}: cannot be read: {error}") from error
 
 
 def write_metadata(
@@ -396,7 +417,7 @@ def _shards(root: Path, directory: str) -> Iterator[dict[str, Any]]:
             "split": split,
             "records": _count(path),
             "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
+            "sha256": storage.file_digest(path),
         }
 
 
@@ -451,12 +472,6 @@ def _count(path: Path) -> int:
     except (RuntimeError, ValueError) as error:
         raise DatasetError(f"{path}: damaged; make the dataset again") from error
     return count
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(value: Any) -> str:

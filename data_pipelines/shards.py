@@ -10,7 +10,7 @@ import collections
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from array_record.python import (
@@ -18,6 +18,12 @@ from array_record.python import (
 )
 
 MAX_OPEN = 64
+
+
+class Place(Protocol):
+    """Where a shard is read, by its name (`mirrors.ShardPlaces`)."""
+
+    def __call__(self, name: str, *, doubted: bool = False) -> str: ...
 
 
 class ShardedExamples:
@@ -29,19 +35,22 @@ class ShardedExamples:
         counts: Sequence[int],
         *,
         parse: Callable[[bytes], Any],
+        place: Place | None = None,
         max_open: int = MAX_OPEN,
     ) -> None:
         """Open none of the shards.
 
         Args:
-          files: paths of the shards, in their order.
+          files: paths or names of the shards, in their order.
           counts: records of each.
           parse: bytes of a record to an example.
+          place: where shards are read, by their names; None for paths.
           max_open: most shards that are open at a time.
         """
         self._files = list(files)
         self._ends = np.fromiter(itertools.accumulate(counts), np.int64, len(counts))
-        self._parse = parse
+        self._parse, self._place = parse, place
+        self._doubted: set[int] = set()
         self._max_open = max_open
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -65,12 +74,19 @@ class ShardedExamples:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self._shard_of(index)
         first = int(self._ends[shard - 1]) if shard else 0
         data = self._reader(shard).read([index - first])[0]
         if not data:  # of a file that was cut off after it was opened
             raise ValueError(f"{self._files[shard]}: an empty record")
         return self._parse(data)
+
+    def doubt(self, index: int) -> None:
+        """Trust no copy of the shard of an example that could not be read."""
+        self._doubted.add(self._shard_of(index))
+
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -88,6 +104,8 @@ class ShardedExamples:
 
     def _opened(self, shard: int) -> Any:
         path = self._files[shard]
+        if self._place is not None:
+            path = self._place(path, doubted=shard in self._doubted)
         count = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
         # Records are compressed in groups of one; nothing is read ahead.
         reader = array_record_module.ArrayRecordReader(
@@ -96,3 +114,28 @@ class ShardedExamples:
         if (found := reader.num_records()) != count:
             raise ValueError(f"{path}: {found} records instead of {count}: damaged")
         return reader
+
+
+def parse_example(data: bytes) -> dict[str, Any]:
+    """The features of a record: the one value of each, or a list of its values.
+
+    TFDS's own parser makes NumPy arrays of them, which takes longer than reading.
+
+    Raises:
+      ValueError: the bytes are no example.
+    """
+    from google.protobuf import message
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    # The class is made when the module is imported, which no checker sees.
+    example_type: Any = vars(tf_example_pb2)["Example"]
+    try:
+        example = example_type.FromString(data)
+    except message.DecodeError as error:
+        raise ValueError(f"no example: {error}") from error
+    found = {}
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        values = getattr(feature, kind).value if kind else ()
+        found[name] = values[0] if len(values) == 1 else list(values)
+    return found

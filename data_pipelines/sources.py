@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import grain
@@ -29,6 +29,7 @@ from jaxtyping import UInt16
 from data_pipelines import records
 
 T = TypeVar("T", covariant=True)
+LEFT_OUT = "it is left out"
 
 
 @runtime_checkable
@@ -141,8 +142,15 @@ class DamageCount:
     def __contains__(self, element: Any) -> bool:
         return element in self._found
 
-    def add(self, element: Any, error: Exception) -> None:
+    def add(
+        self, element: Any, error: Exception, *, then: str = "another takes its place"
+    ) -> None:
         """Count an element, and say so the first time.
+
+        Args:
+          element: which cannot be read.
+          error: why.
+          then: what becomes of its place.
 
         Raises:
           DatasetError: there are more than `limit`.
@@ -158,7 +166,7 @@ class DamageCount:
                 "again"
             ) from error
         print(
-            f"{error}; another takes its place ({count} of at most {self.limit})",
+            f"{error}; {then} ({count} of at most {self.limit})",
             file=sys.stderr,
             flush=True,
         )
@@ -167,6 +175,28 @@ class DamageCount:
 def max_damaged(size: int) -> int:
     """Most elements of a source of `size` that may be replaced: one in 100, or one."""
     return max(1, size // 100)
+
+
+def readable(source: Source[T], indices: Iterable[int]) -> Iterator[tuple[int, T]]:
+    """The elements that can be read, with their indices; others are left out and said.
+
+    For what looks at clips one after the other: to measure, to validate, to describe.
+
+    Args:
+      source: the dataset.
+      indices: of the elements.
+
+    Raises:
+      DatasetError: more cannot be read than training replaces.
+    """
+    count = DamageCount(max_damaged(len(source)))
+    for index in indices:
+        try:
+            element = source[index]
+        except records.DamagedRecordError as error:
+            count.add(index, error, then=LEFT_OUT)
+        else:
+            yield index, element
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Float32
 
-from data_pipelines import latents, progress, records
+from data_pipelines import latents, mirrors, progress, records, sources
 from soraflax import tokenizer
 from soraflax.generation import prompts
 
@@ -67,7 +67,7 @@ class FeatureStore:
       max_length: most tokens of a caption; longer ones were cut.
     """
 
-    def __init__(self, path: Path, info: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, info: Mapping[str, Any]) -> None:
         self.path = path
         self.origin = _origin(info)
         self.width = int(info["width"])
@@ -79,9 +79,11 @@ class FeatureStore:
             parse=self._parse,
             reopen=functools.partial(records.reopen_source, path, "train"),
         )
-        keys = (path / KEYS).read_bytes() if (path / KEYS).is_file() else b""
+        file = mirrors.file(path, KEYS)
+        keys = file.read_bytes() if file.is_file() else b""
         if hashlib.sha256(keys).hexdigest() != info["keys"]:
-            raise records.DatasetError(f"{path / KEYS}: damaged; embed again")
+            name = mirrors.named(path, KEYS)
+            raise records.DatasetError(f"{name}: damaged; embed again")
         self._keys = keys
 
     def __len__(self) -> int:
@@ -93,15 +95,23 @@ class FeatureStore:
         Raises:
           DatasetError: it was not embedded.
         """
-        key = caption_key(text)
-        index = bisect.bisect_left(range(len(self)), key, key=self._key)
-        if index < len(self) and self._key(index) == key:
+        index = self._index(text)
+        if index is not None:
             return self._records[index]
         start = text if len(text) <= 40 else text[:37] + "..."
         raise records.DatasetError(
             f"{self.path}: has no features of the caption {start!r}; embed the dataset "
             "that it is in: python -m data_pipelines.embed"
         )
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and self._index(text) is not None
+
+    def _index(self, text: str) -> int | None:
+        """That of a caption's features; None where it was not embedded."""
+        key = caption_key(text)
+        index = bisect.bisect_left(range(len(self)), key, key=self._key)
+        return index if self._key(index) == key else None
 
     def _key(self, index: int) -> bytes:
         return self._keys[index * KEY_BYTES : (index + 1) * KEY_BYTES]
@@ -129,10 +139,11 @@ def open_features(
       DatasetError: no features there, damaged ones, or those of another encoder or
         vocabulary.
     """
-    if not Path(path).is_dir():
+    if not mirrors.folder(path).is_dir():
         raise records.DatasetError(
-            f"{path}: no such features; make them with `python -m data_pipelines.embed "
-            f"--dataset DATASET --text-encoder TEXT --output {path}`"
+            f"{mirrors.named(path)}: no such features; make them with `python -m "
+            "data_pipelines.embed --dataset DATASET --text-encoder TEXT --output "
+            f"{mirrors.named(path)}`"
         )
     info = records.read_info(path)
     if info.get("kind") != KIND:
@@ -145,7 +156,7 @@ def open_features(
                 f"{path}: features of {name} {found[:12]}, but {wanted[:12]} is in "
                 "use; embed the captions again with this text encoder"
             )
-    return FeatureStore(Path(path), info)
+    return FeatureStore(path, info)
 
 
 def _origin(info: Mapping[str, Any]) -> FeatureOrigin:
@@ -158,9 +169,15 @@ class FeatureReader:
 
     Attributes:
       store: the features of all captions.
+      damaged: captions whose features could not be read.
     """
 
     store: FeatureStore
+    damaged: sources.DamageCount = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        count = sources.DamageCount(sources.max_damaged(len(self.store)))
+        object.__setattr__(self, "damaged", count)
 
     def __call__(self, text: str, length: int) -> Float32[np.ndarray, "{length} D"]:
         """Features of a caption, with zeros after them up to `length`.
@@ -168,16 +185,32 @@ class FeatureReader:
         The transformer attends to the zeros too, as Wan's do (arXiv:2503.20314).
 
         Raises:
-          DatasetError: the caption was not embedded.
+          DamagedRecordError: the features cannot be read; whoever asked takes another
+            clip. It is said once, and counted.
+          DatasetError: the caption was not embedded, too many cannot be read, or those
+            of the empty one, for which no other stands.
           ValueError: it has more features than `length`.
         """
-        features = self.store[text]
+        features = self._read(text)
         if len(features) > length:
             raise ValueError(
                 f"{self.store.path}: features of up to {self.store.max_length} tokens; "
                 f"captions of {length} would be cut: use {self.store.max_length}"
             )
         return np.pad(features, ((0, length - len(features)), (0, 0)))
+
+    def _read(self, text: str) -> Float32[np.ndarray, "m D"]:
+        if text in self.damaged:  # which was tried for seconds already
+            raise records.DamagedRecordError(f"{self.store.path}: damaged")
+        try:
+            return self.store[text]
+        except records.DamagedRecordError as error:
+            if not text:
+                raise records.DatasetError(
+                    f"{error}: the features of the empty caption; embed again"
+                ) from error
+            self.damaged.add(text, error, then="clips that draw it are passed over")
+            raise
 
 
 def embed(
@@ -265,7 +298,8 @@ def read_captions(datasets: Iterable[str | Path]) -> Iterator[str]:
                 f"{path}: holds {info.get('kind')}; captions are in clips or latents"
             )
         for split in (name for name, count in info["splits"].items() if count):
-            for record in kinds[info["kind"]](path, split):
+            opened = kinds[info["kind"]](path, split)
+            for _, record in sources.readable(opened, range(len(opened))):
                 yield from (prompts.readable(t)[0] for t in record.captions.values())
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 
 from soraflax import media
 from soraflax.generation import prompts
+from soraflax.media import pixels
 from soraflax.ops import packing, patch
 from soraflax.ops.fit import FitConfig as FitConfig
 from soraflax.ops.fit import FitPlan as FitPlan
@@ -56,24 +56,26 @@ def decode_fitted(
       name: name of the clip in errors.
 
     Raises:
-      MediaError: the bytes cannot be decoded.
+      MediaError: the bytes cannot be decoded, or to frames of another size.
       ValueError: the clip is not the one that was planned for.
     """
+    frames, height, width = fit.native
     window = media.decode(
-        data, name=name, start=start, max_frames=fit.frames, step=fit.stride
+        data,
+        name=name,
+        start=start,
+        max_frames=fit.frames,
+        step=fit.stride,
+        size=media.Fit((fit.width, fit.height), native=(width, height)),
     ).frames
-    expected = min(fit.frames, -(-(fit.native[0] - start) // fit.stride))
-    if window.shape[:3] != (expected, *fit.native[1:]):
+    expected = min(fit.frames, -(-(frames - start) // fit.stride))
+    if len(window) != expected:
         raise ValueError(
-            f"{name}: {_size((expected, *fit.native[1:]))} were announced, "
-            f"{_size(window.shape)} decode; make the dataset again"
+            f"{name}: {expected} frames of {width}x{height} were announced, "
+            f"{len(window)} frames decode; make the dataset again"
         )
     repeated = np.repeat(window[-1:], fit.frames - len(window), axis=0)
-    return resize(np.concatenate([window, repeated]), fit.height, width=fit.width)
-
-
-def _size(shape: Sequence[int]) -> str:
-    return f"{shape[0]} frames of {shape[2]}x{shape[1]}"
+    return np.concatenate([window, repeated]) if len(repeated) else window
 
 
 def resize(
@@ -84,8 +86,7 @@ def resize(
         return video
     out = np.empty((len(video), height, width, 3), np.uint8)
     for index, frame in enumerate(video):
-        image = Image.fromarray(np.ascontiguousarray(frame))
-        out[index] = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        out[index] = pixels.bicubic(frame, (width, height))
     return out
 
 

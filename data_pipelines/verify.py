@@ -15,7 +15,7 @@ from data_pipelines import progress, records
 from soraflax.cli import parser as cli
 
 
-def verify(path: Path) -> dict[str, int]:
+def verify(path: str | Path) -> dict[str, int]:
     """Check every shard; returns the records of each split.
 
     Raises:
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m data_pipelines.verify",
         description="Hold every shard of a dataset against its manifest.",
     )
-    parser.add_argument("dataset", type=Path, help="a dataset directory of any kind")
+    parser.add_argument("dataset", help="a dataset directory of any kind")
     return parser
 
 

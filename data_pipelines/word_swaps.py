@@ -5,6 +5,7 @@ What `soraflax.evaluation.caption_gap` measures on. A kind of words, such as
 by the first. Rows of all variants hold the same clips at the same places.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_pipelines import latents as stored
-from data_pipelines import pipeline, transforms
+from data_pipelines import pipeline, records, sources, transforms
 from soraflax.ops import packing
 
 Words = Mapping[str, Sequence[str]]
@@ -38,7 +39,7 @@ def make_swapped_rows(
     clips: int,
     latents: pipeline.LatentSource | None = None,
 ) -> SwappedRows:
-    """The first clips of a split, in rows.
+    """The first clips of a split, in rows; those that cannot be read are left out.
 
     Args:
       config: latents, captions and rows; captions are never dropped here, and clips
@@ -61,13 +62,17 @@ def make_swapped_rows(
         source,
     )
     variants: dict[str, list[packing.Segment]] = {kind: [] for kind in ("", *words)}
-    for index in range(min(clips, len(source))):
-        record = source[index]
-        for kind, segments in variants.items():
+    for index, record in sources.readable(source, range(min(clips, len(source)))):
+        made = []
+        for kind in variants:
             captions = dict(record.captions)
             if kind:
                 captions = {k: swap(v, words[kind]) for k, v in captions.items()}
-            segments.append(_segment(transform, record, captions=captions, seed=index))
+            with contextlib.suppress(records.DamagedRecordError):  # of its features
+                made.append(_segment(transform, record, captions=captions, seed=index))
+        if len(made) == len(variants):
+            for segments, segment in zip(variants.values(), made, strict=True):
+                segments.append(segment)
     places = _places(list(variants.values()), config.row)
     batches = {
         kind: _assemble(segments, places, config=config)

@@ -26,6 +26,7 @@ from experiments.stages.video import data as video_data
 from soraflax import buckets
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
+from soraflax.train import stopping
 
 EXTRA = "train"
 MODULE = "experiments.cache"
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
       ValueError, OSError: bad input, or a worker failed.
+      Interrupted: SIGTERM, to this process or to a worker; parts that are done stay.
     """
     index, count = worker(args.part)
     if args.workers < 1:
@@ -66,10 +68,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--out is a bucket; give a folder, which may be mounted")
     records.check_output(args.out, overwrite=args.overwrite)
     job = make_job(args)
-    if args.workers > 1 and job.missing():
-        encode_by_processes(args)
-    else:
-        job.encode(index, count=count)
+    with stopping.raised():
+        if args.workers > 1 and job.missing():
+            encode_by_processes(args)
+        else:
+            job.encode(index, count=count)
     if args.part:
         left = len(job.missing())
         print(f"worker {index} of {count} is done; {left} parts of others are left")
@@ -129,6 +132,7 @@ def encode_by_processes(args: argparse.Namespace) -> None:
 
     Raises:
       ValueError: one of them failed; the others have ended.
+      Interrupted: this process or one of them was asked to stop; all have ended.
     """
     words = [sys.executable, "-m", MODULE, f"--config={args.config}", *args.overrides]
     words += ["--out", str(args.out), *(["--overwrite"] if args.overwrite else [])]
@@ -147,6 +151,12 @@ def encode_by_processes(args: argparse.Namespace) -> None:
     finally:
         for process in processes:
             process.terminate()
+        for process in processes:  # which remove what they have half done
+            process.wait()
+    if cli.EXIT_INTERRUPTED in statuses:
+        raise stopping.Interrupted(
+            "a worker was asked to stop; the same command goes on"
+        )
     failed = [share for share, s in zip(shares, statuses, strict=True) if s]
     if failed:
         raise ValueError(

@@ -267,7 +267,11 @@ def judge(
     *,
     world: bodies.WorldConfig,
 ) -> dict[str, Any]:
-    """Scores of the clips (`judge`) and of the still images (`judge_images`)."""
+    """Scores of the clips (`judge`) and of the still images (`judge_images`).
+
+    Where a prompt names several bodies, those of each body of the clips beside them
+    (`judge_bodies`, `scoring.by_body`).
+    """
     scores = {}
     for name, frames in (("judge", FRAMES), ("judge_images", 1)):
         chosen = [s for s in samples if len(s.video) == frames]
@@ -281,6 +285,13 @@ def judge(
             for clip in renders
         ]
         scores[name] = scoring.with_ceiling(shown, scoring.accuracy(decoded, truths))
+        if frames > 1 and any(len(s.expected["objects"]) > 1 for s in chosen):
+            scores["judge_bodies"] = scoring.with_ceiling(
+                scoring.by_body(
+                    [s.video for s in chosen], [s.expected for s in chosen]
+                ),
+                scoring.by_body(decoded, [c.truth["attributes"] for c in renders]),
+            )
     return scores
 
 

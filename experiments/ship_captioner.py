@@ -1,17 +1,21 @@
-"""Make a trained captioner the one that comes with the package, with its card.
+"""Make a trained captioner, or prompt expander, the one that comes with the package.
 
     python -m experiments.ship_captioner --captioner CAPTIONER --card card.md
+    python -m experiments.ship_captioner --expander EXPANDER --card card.md
 
-writes `pretrained.shipped`'s: parameters in bfloat16, without an autoencoder, which is
-that of the shipped model; a captioner of another encoder's latents is refused.
+writes `pretrained.shipped`'s: parameters in bfloat16, and the card. A captioner goes
+without an autoencoder, which is that of the shipped model; one of another encoder's
+latents is refused.
 """
 
+import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from soraflax.cli import parser as cli
-from soraflax.pretrained import captioners, models, rounding, shipped
+from soraflax.pretrained import captioners, expanders, models, rounding, shipped
 
 
 def ship(captioner: pathlib.Path, output: pathlib.Path, *, card: pathlib.Path) -> int:
@@ -19,13 +23,35 @@ def ship(captioner: pathlib.Path, output: pathlib.Path, *, card: pathlib.Path) -
 
     Raises:
       ModelError: latents of another encoder than the shipped model's.
-      ValueError: more bytes than both models have room for; what was there is gone.
+      ValueError: more bytes than the package has room for; what was there is gone.
       FileNotFoundError, ConfigError: see `captioners.load_captioner`.
     """
     model = captioners.load_captioner(captioner)
     codec = models.load_autoencoder(shipped.folder() / models.AUTOENCODER)
     captioners.check_encoder(captioner, codec, config=model.config)
-    captioners.save_captioner(
+    _save(captioners.save_captioner, model, output=output, card=card)
+    return _checked_bytes(output, captioner, others=(shipped.EXPANDER,))
+
+
+def ship_expander(
+    expander: pathlib.Path, output: pathlib.Path, *, card: pathlib.Path
+) -> int:
+    """Write the expander and its card; the bytes that it takes in a package.
+
+    Raises:
+      ValueError: more bytes than the package has room for; what was there is gone.
+      FileNotFoundError, ModelError, ConfigError: see `expanders.load_expander`.
+    """
+    model = expanders.load_expander(expander)
+    _save(expanders.save_expander, model, output=output, card=card)
+    return _checked_bytes(output, expander, others=(shipped.CAPTIONER,))
+
+
+def _save(
+    write: Callable[..., Any], model: Any, *, output: pathlib.Path, card: pathlib.Path
+) -> None:
+    """Write a loaded model by `write`, rounded, with its card."""
+    write(
         output,
         rounding.rounded(model.params),
         config=model.config,
@@ -33,11 +59,17 @@ def ship(captioner: pathlib.Path, output: pathlib.Path, *, card: pathlib.Path) -
         metadata={"rounded_from": {"digest": model.digest}},
         files={shipped.CARD: card},
     )
+
+
+def _checked_bytes(
+    output: pathlib.Path, source: pathlib.Path, *, others: Sequence[pathlib.Path]
+) -> int:
+    """Bytes of what was written, which must fit beside the shipped model and others."""
     size = shipped.packed_bytes(output)
-    both = size + shipped.packed_bytes(shipped.folder())
-    if both > shipped.MAX_BYTES:
+    together = size + sum(map(shipped.packed_bytes, (shipped.folder(), *others)))
+    if together > shipped.MAX_BYTES:
         raise ValueError(
-            f"{captioner}: both models take {both:,} bytes, and the package has room "
+            f"{source}: all models take {together:,} bytes, and the package has room "
             f"for {shipped.MAX_BYTES:,}: train a smaller one"
         )
     return size
@@ -49,16 +81,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").split("\n\n")[0],
     )
     add = parser.add_argument
-    add("--captioner", required=True, type=pathlib.Path, help="its folder")
+    which = parser.add_mutually_exclusive_group(required=True)
+    for name in ("--captioner", "--expander"):
+        which.add_argument(name, type=pathlib.Path, help="its folder")
     add("--card", required=True, type=pathlib.Path, help="Markdown that goes with it")
-    add("--output", default=shipped.CAPTIONER, type=pathlib.Path, help="to write")
+    add("--output", type=pathlib.Path, help="to write (default: in the package)")
     args = parser.parse_args(argv)
+    return cli.run_command(parser.prog, lambda: _run(args), extra="train")
 
-    def run() -> None:
-        size = ship(args.captioner, args.output, card=args.card)
-        print(f"{args.output}: {size:,} bytes")
 
-    return cli.run_command(parser.prog, run, extra="train")
+def _run(args: argparse.Namespace) -> None:
+    if args.captioner is not None:
+        output = args.output or shipped.CAPTIONER
+        size = ship(args.captioner, output, card=args.card)
+    else:
+        output = args.output or shipped.EXPANDER
+        size = ship_expander(args.expander, output, card=args.card)
+    print(f"{output}: {size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 
 EXTRA = "train"
-STAGES = ("autoencoder", "adversarial", "video", "finetune", "captioner")
+STAGES = ("autoencoder", "adversarial", "video", "finetune", "captioner", "expander")
 
 
 def add_parser(subparsers: Any) -> cli.Parser:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from soraflax.generation.conditioning import Job as Job
     from soraflax.generation.model import Model as Model
     from soraflax.generation.progress import Step as Step
+    from soraflax.generation.prompt_expander import PromptExpander as PromptExpander
     from soraflax.generation.sampling import SamplingConfig as SamplingConfig
     from soraflax.media import Video as Video
     from soraflax.media import read_video as read_video
@@ -47,6 +48,7 @@ _HOMES = {
     "Job": "soraflax.generation.conditioning",
     "Model": "soraflax.generation.model",
     "Packed": "soraflax.ops.packing",
+    "PromptExpander": "soraflax.generation.prompt_expander",
     "RowShape": "soraflax.ops.packing",
     "SamplingConfig": "soraflax.generation.sampling",
     "Segment": "soraflax.ops.packing",
@@ -66,6 +68,7 @@ __all__ = [
     "Job",
     "Model",
     "Packed",
+    "PromptExpander",
     "RowShape",
     "SamplingConfig",
     "Segment",

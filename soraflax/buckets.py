@@ -17,7 +17,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -27,6 +27,7 @@ from soraflax import compilation_cache
 SCHEME = "gs://"
 Folder = pathlib.Path | epath.Path
 _PIECE = 2**22
+_JOINED = 32  # objects that a bucket joins at once, at most
 _MODELS = "models"
 
 
@@ -104,10 +105,15 @@ def one_line(path: str | os.PathLike[str]) -> Iterator[None]:
     except (ValueError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("gcsfs", "google"):
+        if not is_answer(error):
             raise
         cause = " ".join(str(error).split())
         raise BucketError(f"{os.fspath(path)}: {cause}") from error
+
+
+def is_answer(error: Exception) -> bool:
+    """Whether an error is what a bucket, or the way to it, answered."""
+    return type(error).__module__.partition(".")[0] in ("aiohttp", "gcsfs", "google")
 
 
 def listing(path: Folder) -> dict[str, Object]:
@@ -193,6 +199,42 @@ def remove(path: Folder, names: Mapping[str, Any] | None = None) -> None:
     for name in listing(path) if names is None else names:
         with contextlib.suppress(FileNotFoundError):
             system.rm_file(f"{inner}/{name}")
+
+
+def put(name: str, data: bytes | bytearray) -> None:
+    """Write an object of a bucket from memory."""
+    system, inner = _system(epath.Path(name))
+    system.pipe_file(inner, bytes(data))
+
+
+def discard(name: str) -> None:
+    """Remove an object of a bucket, if it is there."""
+    system, inner = _system(epath.Path(name))
+    with contextlib.suppress(FileNotFoundError):
+        system.rm_file(inner)
+
+
+def join(names: Sequence[str], target: Folder) -> None:
+    """Make an object of others one after the other, which the bucket copies by itself.
+
+    Args:
+      names: of the others, in the bucket of `target`; they stay.
+      target: the object that they become.
+    """
+    system, inner = _system(target)
+    parts = [_system(epath.Path(name))[1] for name in names]
+    made: list[str] = []
+    level = 0
+    while len(parts) > _JOINED:
+        starts = range(0, len(parts), _JOINED)
+        larger = [f"{inner}.joined-{level}-{start:05}" for start in starts]
+        for start, name in zip(starts, larger, strict=True):
+            made.append(name)
+            system.merge(name, parts[start : start + _JOINED])
+        parts, level = larger, level + 1
+    system.merge(inner, parts)
+    for name in made:
+        system.rm_file(name)
 
 
 def commit(draft: Folder, target: Folder, *, marker: str) -> None:

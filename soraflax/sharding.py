@@ -5,12 +5,12 @@ knows the mesh. The mesh has four axes:
 
     data      replicas of the model; alone crosses links between slices of TPUs (DCN)
     fsdp      the batch, and a shard of every parameter (fully sharded data parallel)
-    context   the tokens of a row
+    context   the tokens of a row, and a further shard of every parameter
     tensor    heads and hidden features
 
 A mesh axis is used once per array, by the first logical axis that asks for it: an
 activation `('batch', 'tokens', 'embed')` gives `fsdp` to its batch, a parameter
-`('embed', 'mlp')` gives it to `embed`.
+`('embed', 'mlp')` gives `fsdp` and `context` to `embed`.
 """
 
 import collections
@@ -76,9 +76,6 @@ DEFAULT_RULES = AxisRules(
         "vocab": ("tensor",),
     }
 )
-# Parameters over all devices that rows are split over, gathered layer by layer: models
-# that are only run have one row or two, which no `fsdp` axis could divide.
-GENERATION_RULES = AxisRules({**DEFAULT_RULES.rules, "embed": ("fsdp", SIDE_AXIS)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,53 +247,6 @@ def side_shards() -> int:
     return 1 if mesh.empty else mesh.shape[SIDE_AXIS]
 
 
-def map_side(
-    function: Callable[[jax.Array, jax.Array], jax.Array],
-    x: jax.Array,
-    *,
-    kernel: jax.Array,
-    axis: int,
-    halo: tuple[int, int],
-) -> jax.Array:
-    """`function(x, kernel)` on every shard of a side, with halos of its neighbours.
-
-    Args:
-      function: maps a shard of `x` with its halo, and the whole kernel, to the shard of
-        the result.
-      x: array sharded along `axis` over `SIDE_AXIS`.
-      kernel: any array, replicated.
-      axis: the sharded axis of `x` and of the result.
-      halo: entries from the shard before and from the shard after; zeros at the ends.
-    """
-    spec = P(*(SIDE_AXIS if i == axis else None for i in range(x.ndim)))
-
-    def local(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        kernel = jax.lax.pcast(kernel, SIDE_AXIS, to="varying")
-        return function(_with_halo(x, axis=axis, halo=halo), kernel)
-
-    mapped = jax.shard_map(
-        local, in_specs=(spec, P()), out_specs=spec, axis_names={SIDE_AXIS}
-    )
-    return mapped(x, kernel)
-
-
-def _with_halo(x: jax.Array, *, axis: int, halo: tuple[int, int]) -> jax.Array:
-    count = jax.lax.axis_size(SIDE_AXIS)
-    before, after = halo
-    parts = [x]
-    # Pairs are (source, target). The first and the last shard are no target of theirs,
-    # and `ppermute` gives them zeros, as padding does.
-    if before:
-        edge = jax.lax.slice_in_dim(x, x.shape[axis] - before, None, axis=axis)
-        forward = [(shard, shard + 1) for shard in range(count - 1)]
-        parts.insert(0, jax.lax.ppermute(edge, SIDE_AXIS, forward))
-    if after:
-        edge = jax.lax.slice_in_dim(x, 0, after, axis=axis)
-        backward = [(shard + 1, shard) for shard in range(count - 1)]
-        parts.append(jax.lax.ppermute(edge, SIDE_AXIS, backward))
-    return jax.numpy.concatenate(parts, axis=axis)
-
-
 @struct.dataclass
 class Named(meta.AxisMetadata[Any]):
     """A parameter with the logical names of its axes, while Linen initialises it."""
@@ -342,6 +292,9 @@ def _is_named(x: Any) -> bool:
 def param_shardings(boxed: Any, mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES) -> Any:
     """NamedSharding of every parameter, from a tree of `Named` boxes.
 
+    What is over `fsdp` is over `context` as well, where that divides it too: rows are
+    split over both, and kernels gathered layer by layer.
+
     Raises:
       ValueError: a size does not divide over its mesh axes.
     """
@@ -350,9 +303,21 @@ def param_shardings(boxed: Any, mesh: Mesh, *, rules: AxisRules = DEFAULT_RULES)
         spec = rules.spec(leaf.names) if _is_named(leaf) else P()
         shape = leaf.value.shape if _is_named(leaf) else leaf.shape
         check_divides(shape, spec, mesh=mesh, what=jax.tree_util.keystr(path))
-        return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, _with_context(spec, shape, mesh=mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=_is_named)
+
+
+def _with_context(spec: P, shape: Sequence[int], *, mesh: Mesh) -> P:
+    """`spec` with `context` beside `fsdp`, if there is one that divides the size."""
+    entries = [(e,) if isinstance(e, str) else tuple(e or ()) for e in spec]
+    if mesh.shape[SIDE_AXIS] == 1 or any(SIDE_AXIS in axes for axes in entries):
+        return spec
+    for i, axes in enumerate(entries):
+        more = (*axes, SIDE_AXIS)
+        if "fsdp" in axes and shape[i] % math.prod(mesh.shape[a] for a in more) == 0:
+            return P(*spec[:i], more, *spec[i + 1 :])
+    return spec
 
 
 def init(

@@ -26,6 +26,8 @@ _OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o/([^/]+)")
 _LIST = re.compile(r"/storage/v1/b/([^/]+)/o")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)")
 _UPLOAD = re.compile(r"/upload/storage/v1/b/([^/]+)/o")
+_COMPOSE = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)/compose")
+MOST_COMPOSED = 32
 _COPY = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)")
 
 
@@ -119,6 +121,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for i in (1, 3)
             )
             self._store(target, self.store.objects[source], copied=True)
+        elif match := _COMPOSE.fullmatch(url):
+            self._compose(_name(match), json.loads(body)["sourceObjects"])
         elif match := _UPLOAD.fullmatch(url):
             self._upload(urllib.parse.unquote(match[1]), query, body=body)
         else:
@@ -157,9 +161,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._json(self.store.facts(name))
             return
         status, headers = 200, {"x-goog-generation": str(generation)}
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            first, last = int(match[1]), int(match[2] or len(data) - 1)
-            last, whole = min(last, len(data) - 1), len(data)
+        if match := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
+            whole = len(data)
+            if match[1]:
+                first, last = int(match[1]), int(match[2] or whole - 1)
+            else:  # the last so many
+                first, last = max(0, whole - int(match[2])), whole - 1
+            last = min(last, whole - 1)
             data, status = data[first : last + 1], 206
             headers["Content-Range"] = f"bytes {first}-{last}/{whole}"
         self._respond(data, status=status, headers=headers)
@@ -206,6 +214,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._store(f"{bucket}/{json.loads(head)['name']}", data)
         else:
             self._store(f"{bucket}/{query['name']}", body, query=query)
+
+    def _compose(self, target: str, sources: list[dict[str, str]]) -> None:
+        """An object of up to 32 others, which must be there."""
+        bucket = target.partition("/")[0]
+        names = [f"{bucket}/{source['name']}" for source in sources]
+        if not 1 <= len(names) <= MOST_COMPOSED:
+            self._json({"error": {"code": 400, "message": "sources"}}, status=400)
+        elif absent := [name for name in names if name not in self.store.objects]:
+            self._missing(absent[0])
+        else:
+            data = b"".join(self.store.objects[name] for name in names)
+            self._store(target, data)
 
     def _go_on(self, place: str, *, body: bytes) -> None:
         """A chunk of a resumable upload."""
@@ -285,6 +305,7 @@ def running() -> Iterator[Store]:
     variables = {
         "STORAGE_EMULATOR_HOST": address,
         "TENSORSTORE_GCS_HTTP_URL": address,
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }

@@ -124,7 +124,7 @@ def read_samples(archive: Path, *, name: str) -> Iterator[Sample]:
       DatasetError: it is no archive, or a table without a column of clips.
     """
     if archive.suffix.lower() == ".tar":
-        return _tar_samples(archive, name)
+        return tar_samples(archive, name)
     return _table_samples(archive, name)
 
 
@@ -166,10 +166,11 @@ def probe_samples(
     return clips, report
 
 
-def _tar_samples(archive: Path, name: str) -> Iterator[Sample]:
+def tar_samples(archive: str | Path, name: str) -> Iterator[Sample]:
+    """The samples of a tar, here or in a bucket; ids begin with `name`."""
     seen: set[str] = set()
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with tars.opened(archive) as tar:
             for key, members in tars.groups(tar):
                 label = f"{name}/{files.printable(key)}"
                 if key in seen:
@@ -178,14 +179,13 @@ def _tar_samples(archive: Path, name: str) -> Iterator[Sample]:
                     continue
                 seen.add(key)
                 yield _tar_sample(tar, archive, members=members, label=label)
-            tars.check_end(archive, tar)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        yield Sample(name, reason=files.printable(tars.fault(archive, error)))
+    except tars.TarFault as error:
+        yield Sample(name, reason=files.printable(str(error)))
 
 
 def _tar_sample(
     tar: tarfile.TarFile,
-    archive: Path,
+    archive: str | Path,
     *,
     members: tars.Members,
     label: str,
@@ -200,7 +200,7 @@ def _tar_sample(
     except LookupError as error:
         return Sample(label, reason=str(error))
     ending, member = clips[0]
-    content = TarMember(archive, member.offset_data, member.size)
+    content = TarMember(Path(archive), member.offset_data, member.size)
     return Sample(label + ending, content, texts, notes)
 
 

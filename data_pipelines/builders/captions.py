@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import json
 import os
-import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -268,7 +267,7 @@ def _from_tar(clips: files.FolderFiles, source: Path) -> Captions:
         by_stem[files.similar_name(_stem(name))].append(name)
     texts, notes, unused = {}, {}, []
     try:
-        with tarfile.open(source, "r:") as tar:
+        with tars.opened(source) as tar:
             for key, members in tars.groups(tar):
                 label = f"{source.name}/{files.printable(key)}"
                 try:
@@ -279,9 +278,8 @@ def _from_tar(clips: files.FolderFiles, source: Path) -> Captions:
                     continue
                 texts |= dict.fromkeys(captioned, own)
                 notes |= dict.fromkeys(captioned, changed) if changed else {}
-            tars.check_end(source, tar)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        reason = files.printable(tars.fault(source, error))
+    except tars.TarFault as error:
+        reason = files.printable(str(error))
         raise records.DatasetError(f"{source}: {reason}") from error
     if not texts:
         first = f" (first: {unused[0]['reason']})" if unused else ""

@@ -4,18 +4,24 @@ Members of a sample follow each other: `0001.mp4`, `0001.txt` (its caption),
 `0001.json` (every text in it is a caption under its own name).
 """
 
+import contextlib
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_pipelines import storage
 from data_pipelines.builders import tables
 
 MAX_TEXT = 2**20  # bytes of a .txt or .json in a tar
 
 Members = Sequence[tuple[str, tarfile.TarInfo]]
 """Of a sample: the ending of each, as `.mp4`, and the member."""
+
+
+class TarFault(ValueError):
+    """Why a tar cannot be read to its end."""
 
 
 def groups(tar: tarfile.TarFile) -> Iterator[tuple[str, Members]]:
@@ -63,23 +69,32 @@ def texts(tar: tarfile.TarFile, members: Members) -> dict[str, Any]:
     return row
 
 
-def check_end(archive: Path, tar: tarfile.TarFile) -> None:
-    """tarfile takes the end of a file for that of the archive: two blocks of 0.
+@contextlib.contextmanager
+def opened(archive: str | Path) -> Iterator[tarfile.TarFile]:
+    """A tar, here or in a bucket, to be read to its end.
 
     Raises:
-      ReadError: they are not there.
+      TarFault: it is none, or is cut off; the message does not name it.
     """
+    head = b""
+    try:
+        with storage.open_to_read(archive) as file:
+            head = file.read(2)
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield tar
+                _check_end(file, tar)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if head == b"\x1f\x8b":
+            raise TarFault("a compressed tar: gunzip it") from error
+        raise TarFault(f"not a tar, or cut off: {error}") from error
+
+
+def _check_end(file: Any, tar: tarfile.TarFile) -> None:
+    """tarfile takes the end of a file for that of the archive: two blocks of 0."""
     members = tar.getmembers()
     end = members[-1].offset_data + members[-1].size if members else 0
     block = tarfile.BLOCKSIZE
-    with archive.open("rb") as file:
-        file.seek(-(-end // block) * block)
-        if file.read(2 * block) != bytes(2 * block):
-            raise tarfile.ReadError("unexpected end of data")
-
-
-def fault(archive: Path, error: Exception) -> str:
-    """Why an archive that raised an error cannot be read to its end."""
-    if archive.read_bytes()[:2] == b"\x1f\x8b":
-        return "a compressed tar: gunzip it"
-    return f"not a tar, or cut off: {error}"
+    file.seek(-(-end // block) * block)
+    if file.read(2 * block) != bytes(2 * block):
+        raise tarfile.ReadError("unexpected end of data")

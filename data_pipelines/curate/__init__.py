@@ -9,7 +9,7 @@
     write        ArrayRecord shards, manifest, quarantine log             `shards`
 
 What a step makes is kept in a store under the digest of all that it was made from
-(`storage`): a step runs again where its input or its settings changed, and a run that
-was killed goes on where it stopped. What maps over files and shards runs in processes
-here, or as an Apache Beam pipeline elsewhere (`runners`).
+(`data_pipelines.storage`): a step runs again where its input or its settings changed,
+and a run that was killed goes on where it stopped. What maps over files and shards runs
+in processes here, or as an Apache Beam pipeline elsewhere (`runners`).
 """

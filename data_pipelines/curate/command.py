@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from data_pipelines.curate import settings as settings_lib
 
 _WILD = "*?["
+_BARE = "--captioner writes them, --keep-uncaptioned keeps the clips as they are"
 
 
 def is_pattern(text: str) -> bool:
@@ -123,15 +125,13 @@ def run(
     args: argparse.Namespace, *, held_out: Callable[[int], int]
 ) -> Mapping[str, Any]:
     """Curate as the arguments say; returns dataset.json, and the steps that `ran`."""
-    from data_pipelines.curate import curation, runners, storage
+    from data_pipelines import storage
+    from data_pipelines.curate import curation, publishing, runners
 
     settings = settings_of(args)
-    for option, made in (("encoder", "latents"), ("captioner", "captions")):
-        if getattr(args, option) is not None and storage.is_bucket(args.output):
-            raise ValueError(
-                f"--{option}: no {made} are written to {args.output}: use a local "
-                "--output"
-            )
+    if args.encoder:
+        publishing.check_output(_latents(args), overwrite=args.overwrite)
+    encoder = _encoder(args.encoder) if args.encoder else None
     captioner = None if args.captioner is None else _captioner(args.captioner)
     cache = args.cache or f"{args.output.rstrip('/')}.cache"
     runner: runners.Runner = runners.Local(args.workers)
@@ -153,9 +153,9 @@ def run(
     if captioner is not None:
         from data_pipelines import recaption
 
-        recaption.recaption(Path(args.output), writer=captioner, name="captioner")
-    if args.encoder:
-        _encode(args)
+        recaption.recaption(args.output, writer=captioner, name="captioner")
+    if encoder is not None:
+        _encode(args, encoder)
     return info
 
 
@@ -174,15 +174,36 @@ def _captioner(folder: str) -> Any:
     return writer
 
 
-def _encode(args: argparse.Namespace) -> None:
-    """Write the latents of the clips beside them."""
+def _latents(args: argparse.Namespace) -> str:
+    return f"{args.output.rstrip('/')}.latents"
+
+
+def _encoder(folder: str) -> Any:
+    """Who encodes the clips; found before any work, as a captioner is."""
     from data_pipelines import latents
     from soraflax.pretrained import models
 
-    encoder = latents.LatentEncoder.of_model(models.load_autoencoder(args.encoder))
-    target = f"{args.output.rstrip('/')}.latents"
-    rules = {"encoder": encoder, "overwrite": args.overwrite}
-    latents.cache_latents(args.output, target, **rules)
+    return latents.LatentEncoder.of_model(models.load_autoencoder(folder))
+
+
+def _encode(args: argparse.Namespace, encoder: Any) -> None:
+    """Write the latents of the clips beside them.
+
+    Those of a bucket are made on this machine, where a run that was stopped goes on,
+    and then put there.
+    """
+    from data_pipelines import latents, mirrors, storage
+    from data_pipelines.curate import publishing
+
+    target = _latents(args)
+    if not storage.is_bucket(target):
+        rules = {"encoder": encoder, "overwrite": args.overwrite}
+        latents.cache_latents(args.output, target, **rules)
+        return
+    staged = mirrors.staging(target)
+    latents.cache_latents(args.output, staged, encoder=encoder, overwrite=True)
+    publishing.put(staged, target)
+    shutil.rmtree(staged)
 
 
 def summary(info: Mapping[str, Any]) -> list[str]:
@@ -191,7 +212,9 @@ def summary(info: Mapping[str, Any]) -> list[str]:
     def counted(counts: Mapping[str, int]) -> str:
         return ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "none"
 
+    bare = info["rejected"].get("caption", 0)
     return [
         f"  rejected by step: {counted(info['rejected'])}; why is in quarantine.jsonl",
+        *([f"  without a caption: {bare:,}; {_BARE}"] if bare else []),
         f"  steps that ran: {counted(info['ran'])}; the rest was made before",
     ]

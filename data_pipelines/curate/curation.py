@@ -1,7 +1,7 @@
 """The whole of a curation: steps in order, the account of every clip, the dataset.
 
 What maps over files and shards is the runner's; what needs all clips at once (captions,
-duplicates, split, plan of the shards) happens here, on about a kilobyte a clip.
+duplicates, split, plan of the shards) happens here, on about four kilobytes a clip.
 """
 
 import collections
@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -19,17 +20,17 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import account as account_lib
-from data_pipelines import progress, records
+from data_pipelines import progress, records, storage
 from data_pipelines.builders import captions as caption_files
 from data_pipelines.builders import files
 from data_pipelines.curate import (
     decisions,
+    inputs,
     observation,
     probing,
     publishing,
     runners,
     shards,
-    storage,
 )
 from data_pipelines.curate import settings as settings_lib
 
@@ -72,34 +73,23 @@ def curate(
         bucket does not answer, or `output` is in the way.
     """
     publishing.check_output(job.output, overwrite=job.overwrite)
-    found = [{"name": name, "path": path} for name, path in storage.find(job.pattern)]
-    clips = [f for f in found if files.is_clip(Path(f["name"]))]
-    if not clips:
-        tars = any(f["name"].lower().endswith(".tar") for f in found)
-        hint = "; of tars, prepare takes one, or their folder, as it is" if tars else ""
-        raise records.DatasetError(
-            f"{job.pattern}: finds no video or image files{hint}"
-        )
-    texts = join_captions(job, {f["name"]: f["path"] for f in clips})
+    found = inputs.find(job.pattern, captions=job.captions)
+    texts = join_captions(job, found)
+
+    def captioned(name: str) -> bool:
+        return job.keep_uncaptioned or bool(texts.texts.get(name))
+
+    clips = [{**clip, "captioned": captioned(clip["name"])} for clip in found.clips]
     ran: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
         rows = Path(folder) / "rows.jsonl"
-        step = probing.FileStep(job.store, settings.probe, settings.cut)
-        _write_rows(
-            rows,
-            _counted(
-                runner.map("probe", step, items=clips),
-                ran,
-                name="probing",
-                total=len(clips),
-            ),
-        )
-        account = decisions.decide(
-            _read_rows(rows),
-            settings,
-            captioned=lambda n: job.keep_uncaptioned or bool(texts.texts.get(n)),
-            store=job.store,
-        )
+        rules = {"shards": settings.shards, "bounds": settings.bounds}
+        step = probing.FileStep(job.store, settings.probe, settings.cut, **rules)
+        probed = itertools.chain(found.failed, runner.map("probe", step, items=clips))
+        total = len(found.failed) + len(clips)
+        _write_rows(rows, _counted(probed, ran, name="probing", total=total))
+        read = {"captioned": captioned, "store": job.store}
+        account = decisions.decide(_read_rows(rows), settings, **read)
         account.check_rate(settings.max_rejected, store=job.store)
         splits = split_clips(account.kept, job)
         made = _write_shards(splits, texts, job=job, settings=settings, runner=runner)
@@ -108,7 +98,7 @@ def curate(
         }
         split_of = {clip.id: name for name, part in splits.items() for clip in part}
         lines = list(_report(rows, account, split_of=split_of, texts=texts))
-        lines += _ignored(found, texts, clips={f["name"] for f in clips})
+        lines += _ignored(found.others, texts, clips={f["name"] for f in clips})
         info = publishing.publish(
             publishing.Dataset(
                 splits=made,
@@ -170,14 +160,24 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def join_captions(job: CurationJob, paths: Mapping[str, str]) -> caption_files.Captions:
-    """The captions of the files, by name.
+def join_captions(job: CurationJob, found: inputs.Inputs) -> caption_files.Captions:
+    """The captions of the clips, by name; those of a captions file come first.
 
     Raises:
       DatasetError: there are none, though they are needed.
     """
+    if job.captions is None and all(c["name"] in found.texts for c in found.clips):
+        root = Path(storage.fixed_part(job.pattern) or ".")
+        return found.joined(caption_files.Captions(root, {}, {}))
+    paths = {clip["name"]: clip["path"] for clip in found.clips}
+    return found.joined(_of_files(job, paths, needed=not any(found.texts.values())))
+
+
+def _of_files(
+    job: CurationJob, paths: Mapping[str, str], *, needed: bool
+) -> caption_files.Captions:
     root = storage.fixed_part(job.pattern)
-    needed = not job.keep_uncaptioned
+    needed = needed and not job.keep_uncaptioned
     read = functools.partial(caption_files.read_captions, needed=needed)
     if not storage.is_bucket(job.pattern):
         beside = dict(storage.find(f"{root}**/*.txt")) if job.captions is None else {}

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import records
+from data_pipelines import records, storage
 from data_pipelines.curate import (
     duplicates,
     observation,
     publishing,
     scoring,
-    storage,
 )
 from data_pipelines.curate import settings as settings_lib
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import records
-from data_pipelines.curate import shards, storage
+from data_pipelines import mirrors, records, storage
+from data_pipelines.curate import shards
 
 QUARANTINE, THUMBNAILS = "quarantine.jsonl", "thumbnails.jsonl"
 PICTURES = 24  # of the rejected clips of a kind
@@ -70,22 +70,38 @@ def publish(
                 source = store.path("shards", entry["key"])
                 storage.copy(source, os.fspath(root / entry["file"]))
             return info
-    before = _old_shards(output)
-    storage.remove(storage.join(output, records.INFO))
     with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
         root = Path(folder)
         info, entries = _write_metadata(dataset, root)
-        for entry in entries:
-            source = store.path("shards", entry["key"])
-            storage.copy(source, storage.join(output, entry["file"]))
-        paths = sorted(path for path in root.rglob("*") if path.is_file())
-        for path in sorted(paths, key=lambda path: path.name == records.INFO):
-            name = path.relative_to(root).as_posix()
-            storage.upload(path, storage.join(output, name))
-    # Of what else lies there, only shards of the dataset before are ours to remove.
-    for name in before - {entry["file"] for entry in entries}:
-        storage.remove(storage.join(output, name))
+        moved = {e["file"]: store.path("shards", e["key"]) for e in entries}
+        put(root, output, elsewhere=moved)
     return info
+
+
+def put(root: Path, output: str, *, elsewhere: Mapping[str, str] | None = None) -> None:
+    """Copy a local dataset of any kind into a bucket, over the one that is there.
+
+    Args:
+      root: its folder.
+      output: the DATASET in the bucket; dataset.json, without which it is none, goes
+        first and comes last.
+      elsewhere: files of it by their names in it, with the paths where they are.
+
+    Raises:
+      StorageError: the bucket does not answer.
+    """
+    before, moved = _old_shards(output), dict(elsewhere or {})
+    storage.remove(storage.join(output, records.INFO))
+    for name, source in moved.items():
+        storage.copy(source, storage.join(output, name))
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    names = [path.relative_to(root).as_posix() for path in paths]
+    for name in sorted(names, key=lambda name: name == records.INFO):
+        storage.upload(root / name, storage.join(output, name))
+    # Of what else lies there, only shards of the dataset before are ours to remove.
+    for name in before - {*moved, *names}:
+        storage.remove(storage.join(output, name))
+    mirrors.forget(output)
 
 
 def _old_shards(output: str) -> set[str]:

@@ -13,8 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from data_pipelines import records
-from data_pipelines.curate import storage
+from data_pipelines import records, storage
 
 Row = Mapping[str, Any]
 Step = Callable[[Any], Row]

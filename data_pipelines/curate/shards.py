@@ -1,7 +1,9 @@
 """The step of a shard: its clips as records, in an ArrayRecord file.
 
 A file that is one shot keeps its bytes. A shot of a longer file is encoded again, H.264
-as `media.write_frames` writes it, or without loss where a side is odd.
+as `media.write_frames` writes it, or without loss where a side is odd: when its file is
+measured, from the frames at hand (`probing`), or here, where a file is decoded once
+more for all of its shots that are in the shard.
 """
 
 import dataclasses
@@ -9,17 +11,19 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
 )
+from jaxtyping import UInt8
 
-from data_pipelines import records
+from data_pipelines import records, storage
 from data_pipelines.builders import base
-from data_pipelines.curate import settings, storage
+from data_pipelines.curate import settings
 from soraflax import media
 from soraflax.media import guard
 
@@ -80,8 +84,11 @@ class ShardStep:
             writer = array_record_module.ArrayRecordWriter(
                 str(path), base.WRITER_OPTIONS
             )
-            for clip in shard:
-                writer.write(builder.serialize(self._record(clip, ran).to_example()))
+            files = itertools.groupby(shard, key=lambda clip: clip["path"])
+            for source, clips in files:
+                for clip in self._cut(source, list(clips), ran=ran):
+                    record = self._record(clip)
+                    writer.write(builder.serialize(record.to_example()))
             writer.close()
             with storage.local_copy(os.fspath(path)) as (_, digest):
                 pass
@@ -96,10 +103,10 @@ class ShardStep:
         self.store.write("shards", f"{key}.json", data=data)
         return facts | {"ran": ran}
 
-    def _record(self, clip: Mapping[str, Any], ran: list[str]) -> records.ClipRecord:
+    def _record(self, clip: Mapping[str, Any]) -> records.ClipRecord:
         return records.ClipRecord(
             id=clip["id"],
-            video=self._video(clip, ran),
+            video=self._video(clip),
             fps=clip["fps"],
             frames=clip["last"] - clip["first"] + 1,
             height=clip["height"],
@@ -107,42 +114,79 @@ class ShardStep:
             captions=clip["captions"],
         )
 
-    def _video(self, clip: Mapping[str, Any], ran: list[str]) -> bytes:
-        whole = clip["last"] - clip["first"] + 1 == clip["frames"]
-        if whole and self.rules.keep_bytes:
+    def _video(self, clip: Mapping[str, Any]) -> bytes:
+        if not is_cut(clip, clip["frames"], rules=self.rules):
             data = storage.read_bytes(clip["path"])
-            if data is None:
-                raise records.DatasetError(f"{clip['path']}: it is gone; run it again")
-            return data
-        parts = (clip["sha256"], clip["first"], clip["last"])
-        key = storage.key("clip", VERSION, *parts)
-        found = self.store.read("clips", key)
-        if found is None:
-            ran.append("clip")
-            with storage.local_copy(clip["path"]) as (local, _):
-                found = cut_out(os.fspath(local), clip, rules=self.probe)
-            self.store.write("clips", key, data=found)
-        return found
+        else:
+            data = self.store.read("clips", clip_key(clip["sha256"], clip))
+        if data is None:
+            raise records.DatasetError(f"{clip['path']}: it is gone; run it again")
+        return data
+
+    def _cut(
+        self, path: str, clips: list[Mapping[str, Any]], *, ran: list[str]
+    ) -> list[Mapping[str, Any]]:
+        """The clips of a file, all that are cut out of it in the store."""
+        missing = [
+            clip
+            for clip in clips
+            if is_cut(clip, clip["frames"], rules=self.rules)
+            and not self.store.has("clips", clip_key(clip["sha256"], clip))
+        ]
+        if missing:
+            with storage.local_copy(path) as (local, _):
+                for clip, data in cut_out(os.fspath(local), missing, rules=self.probe):
+                    key = clip_key(clip["sha256"], clip)
+                    self.store.write("clips", key, data=data)
+                    ran.append("clip")
+        return clips
+
+
+def is_cut(
+    shot: Mapping[str, Any], frames: int, *, rules: settings.ShardSettings
+) -> bool:
+    """Whether a shot, `first` to `last` of a file's frames, is encoded again."""
+    return shot["last"] - shot["first"] + 1 != frames or not rules.keep_bytes
+
+
+def clip_key(sha256: str, shot: Mapping[str, Any]) -> str:
+    """Key of a shot's bytes in the store, by the digest of its file."""
+    return storage.key("clip", VERSION, sha256, shot["first"], shot["last"])
 
 
 def cut_out(
-    path: str, clip: Mapping[str, Any], *, rules: settings.ProbeSettings
-) -> bytes:
-    """The bytes of a video of the frames `first`..`last` of a file.
+    path: str, clips: Sequence[Mapping[str, Any]], *, rules: settings.ProbeSettings
+) -> Iterator[tuple[Mapping[str, Any], bytes]]:
+    """Clips of a file, which do not overlap, each with its bytes, as they come in it.
+
+    The file is decoded once, up to the end of the last.
 
     Raises:
       DatasetError: it does not decode as it did.
     """
-    odd = clip["height"] % 2 or clip["width"] % 2
     limits = {"max_pixels": rules.max_pixels, "limits": rules.limits}
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="soraflax-") as folder,
-            guard.open_frames(path, **limits) as stream,
-        ):
-            target = Path(folder) / ("clip.mkv" if odd else "clip.mp4")
-            chosen = itertools.islice(stream.pixels, clip["first"], clip["last"] + 1)
-            media.write_frames(target, chosen, fps=clip["fps"])
-            return target.read_bytes()
+        with guard.open_frames(path, **limits) as stream:
+            at = 0
+            for clip in sorted(clips, key=lambda clip: clip["first"]):
+                first, last = clip["first"] - at, clip["last"] + 1 - at
+                frames = itertools.islice(stream.pixels, first, last)
+                yield clip, encode(frames, clip)
+                at += last
     except ValueError as error:
         raise records.DatasetError(f"{error}; it was whole before") from error
+
+
+def encode(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], clip: Mapping[str, Any]
+) -> bytes:
+    """The bytes of a video of a clip's `height`, `width` and `fps`.
+
+    Raises:
+      ValueError: no frames, or it cannot be written.
+    """
+    odd = clip["height"] % 2 or clip["width"] % 2
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
+        target = Path(folder) / ("clip.mkv" if odd else "clip.mp4")
+        media.write_frames(target, frames, fps=clip["fps"])
+        return target.read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines import packing, records, transforms
+from data_pipelines import mirrors, packing, records, transforms
 from soraflax import media
 from soraflax.ops import grid as grids
 from soraflax.ops import packing as rows
@@ -51,7 +51,7 @@ class Picture:
     frame: UInt8[np.ndarray, "h w 3"] | None
 
 
-def read_facts(path: Path, plan: PackingPlan) -> dict[str, Any]:
+def read_facts(path: str | Path, plan: PackingPlan) -> dict[str, Any]:
     """Facts as JSON values.
 
     Raises:
@@ -70,7 +70,7 @@ def read_facts(path: Path, plan: PackingPlan) -> dict[str, Any]:
         raise records.DatasetError(f"{path}: no kept clip in its report")
     texts = _captions(path, info["splits"])
     facts = {
-        "dataset": str(path),
+        "dataset": mirrors.named(path),
         "splits": info["splits"],
         "outcomes": info.get("outcomes", {}),
         "bytes": sum(s["bytes"] for s in records.read_manifest(path)["shards"]),
@@ -100,7 +100,7 @@ def _values(kept: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {name: list(map(_rounded, own)) for name, own in values.items()}
 
 
-def _captions(path: Path, splits: Mapping[str, int]) -> dict[str, list[str]]:
+def _captions(path: str | Path, splits: Mapping[str, int]) -> dict[str, list[str]]:
     """Texts by source, of clips evenly spread over the dataset."""
     texts: dict[str, list[str]] = collections.defaultdict(list)
     for record in sample_records(path, splits, count=_READ):
@@ -110,7 +110,7 @@ def _captions(path: Path, splits: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def sample_records(
-    path: Path, splits: Mapping[str, int], *, count: int
+    path: str | Path, splits: Mapping[str, int], *, count: int
 ) -> Iterator[records.ClipRecord]:
     """At most `count` records, evenly spread."""
     total = sum(splits.values())
@@ -197,7 +197,7 @@ def _reasons(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def contact_sheet(
-    path: Path, splits: Mapping[str, int], *, count: int
+    path: str | Path, splits: Mapping[str, int], *, count: int
 ) -> list[Picture]:
     """The middle frames of clips evenly spread over the dataset."""
     pictures = []
@@ -213,11 +213,13 @@ def contact_sheet(
     return pictures
 
 
-def rejected_pictures(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def rejected_pictures(
+    path: str | Path, lines: Sequence[Mapping[str, Any]]
+) -> list[Picture]:
     """The clips of the quarantine log that have a thumbnail."""
     import base64
 
-    file = path / "thumbnails.jsonl"
+    file = mirrors.file(path, "thumbnails.jsonl")
     if not file.is_file():
         return []
     why = {str(line["input"]): line for line in lines}

@@ -180,6 +180,7 @@ def word_kinds(config: WorldConfig) -> tuple[tuple[str, ...], ...]:
         ("size", *config.object_sizes),
         ("direction", *moves),
         ("background", *config.backgrounds),
+        ("count", *(("two", "three") if config.twins else ())),
     )
     return tuple(kind for kind in kinds if len(kind) > 2)
 
@@ -473,6 +474,18 @@ VARIANTS = {
     # captioner learns from.
     "several": dataclasses.replace(
         _DEMO, image_share=0.4, counts=(0.5, 0.3, 0.2), twins=0.2
+    ),
+    # Everything there is: up to three bodies, gravity, walls, bars, pans, a dozen
+    # aspect ratios, an image to six seconds: what `configs/bodies_world.py` trains on.
+    "wide": WorldConfig(
+        sizes=(
+            *((64, 64), (80, 64), (64, 80), (96, 64), (64, 96), (112, 64), (64, 112)),
+            *((128, 64), (64, 128), (96, 80), (80, 96), (144, 64)),
+        ),
+        frames=(9, 17, 17, 25, 33, 49),
+        image_share=0.15,
+        separate=True,
+        spin=0.3,
     ),
     "full": WorldConfig(
         sizes=((64, 64), (96, 64), (64, 96), (128, 96), (80, 112)),

@@ -187,177 +187,181 @@ FIRST = (True, False, False, False, False)
 PACKED = (5, 3, 2, 4, 2)
 
 
+TO_A_VIDEO = (
+    Box(
+        "Prompt",
+        ("text, and pixels to keep:", "nothing, a frame, a clip, a mask"),
+        "generation/tasks.py",
+        text(0, 16, content="“it moves right” +", size=12)
+        + frames(118, 2, given=FIRST[:1]),
+    ),
+    Box(
+        "Job",
+        (
+            "Conditioning: video [T,H,W,3]",
+            "and a mask of what is kept;",
+            "text, seed",
+        ),
+        "generation/conditioning.py",
+        frames(0, 2, given=FIRST * 1 + (False,) * 4),
+    ),
+    Box(
+        "Canvas",
+        (
+            "latent [t,h,w,z] and",
+            "cond_mask [t,h,w]; the empty",
+            "canvas is text-to-video",
+        ),
+        "generation/canvas.py",
+        frames(0, 2, given=FIRST[:3]),
+    ),
+    Box(
+        "Segment",
+        (
+            "tokens [n,P], positions [n,3],",
+            "cond_mask [n], text [m];",
+            "one clip, one window",
+        ),
+        "ops/packing.py",
+        rect(0, 2, width=30, height=17, fill=GREY, stroke=INK)
+        + rect(30, 2, width=90, height=17, fill=SEGMENTS[0], stroke=INK),
+    ),
+    Box(
+        "Packed",
+        (
+            "tokens [B,N,P], segment ids,",
+            "positions, noise levels, text;",
+            "jobs of all sizes in one row",
+        ),
+        "generation/batching.py",
+        row(0, 2, width=200, lengths=PACKED),
+    ),
+    Box(
+        "Denoised row",
+        (
+            "the sampler goes from level 1",
+            "to 0; given tokens stay at",
+            "level 0, bit for bit",
+        ),
+        "generation/sampling.py, nn/dit.py",
+        row(0, 2, width=88, lengths=PACKED)
+        + arrow([(92, 10), (108, 10)])
+        + row(112, 2, width=88, lengths=PACKED),
+    ),
+    Box(
+        "Latent",
+        (
+            "tokens back on their canvas,",
+            "window after window, tiles",
+            "averaged where they overlap",
+        ),
+        "generation/windows.py",
+        frames(0, 2, given=(True, True, True)),
+    ),
+    Box(
+        "Video",
+        (
+            "uint8 [T,H,W,3]: decoded,",
+            "kept pixels put back,",
+            "with a record of how",
+        ),
+        "media/video.py",
+        frames(0, 2, given=(True,) * 9),
+    ),
+)
+
+
 def prompt() -> str:
     """From a prompt to a video."""
-    boxes = [
-        Box(
-            "Prompt",
-            ("text, and pixels to keep:", "nothing, a frame, a clip, a mask"),
-            "generation/tasks.py",
-            text(0, 16, content="“it moves right” +", size=12)
-            + frames(118, 2, given=FIRST[:1]),
-        ),
-        Box(
-            "Job",
-            (
-                "Conditioning: video [T,H,W,3]",
-                "and a mask of what is kept;",
-                "text, seed",
-            ),
-            "generation/conditioning.py",
-            frames(0, 2, given=FIRST * 1 + (False,) * 4),
-        ),
-        Box(
-            "Canvas",
-            (
-                "latent [t,h,w,z] and",
-                "cond_mask [t,h,w]; the empty",
-                "canvas is text-to-video",
-            ),
-            "generation/canvas.py",
-            frames(0, 2, given=FIRST[:3]),
-        ),
-        Box(
-            "Segment",
-            (
-                "tokens [n,P], positions [n,3],",
-                "cond_mask [n], text [m];",
-                "one clip, one window",
-            ),
-            "ops/packing.py",
-            rect(0, 2, width=30, height=17, fill=GREY, stroke=INK)
-            + rect(30, 2, width=90, height=17, fill=SEGMENTS[0], stroke=INK),
-        ),
-        Box(
-            "Packed",
-            (
-                "tokens [B,N,P], segment ids,",
-                "positions, noise levels, text;",
-                "jobs of all sizes in one row",
-            ),
-            "generation/batching.py",
-            row(0, 2, width=200, lengths=PACKED),
-        ),
-        Box(
-            "Denoised row",
-            (
-                "the sampler goes from level 1",
-                "to 0; given tokens stay at",
-                "level 0, bit for bit",
-            ),
-            "generation/sampling.py, nn/dit.py",
-            row(0, 2, width=88, lengths=PACKED)
-            + arrow([(92, 10), (108, 10)])
-            + row(112, 2, width=88, lengths=PACKED),
-        ),
-        Box(
-            "Latent",
-            (
-                "tokens back on their canvas,",
-                "window after window, tiles",
-                "averaged where they overlap",
-            ),
-            "generation/windows.py",
-            frames(0, 2, given=(True, True, True)),
-        ),
-        Box(
-            "Video",
-            (
-                "uint8 [T,H,W,3]: decoded,",
-                "kept pixels put back,",
-                "with a record of how",
-            ),
-            "media/video.py",
-            frames(0, 2, given=(True,) * 9),
-        ),
-    ]
     labels = ("", "encode", "patchify", "pack: best fit", "denoise", "unpack", "decode")
     return page(
         1100,
         390,
         title="Prompt, job, canvas, segment, packed row, denoised row, latent, video",
-        parts=stations(boxes, labels=labels, top=16),
+        parts=stations(TO_A_VIDEO, labels=labels, top=16),
     )
+
+
+TO_A_LOSS = (
+    Box(
+        "Clip",
+        (
+            "a record: encoded video,",
+            "captions by source, fps;",
+            "resized to the patch grid",
+        ),
+        "data_pipelines/records.py",
+        frames(0, 2, given=(True,) * 9),
+    ),
+    Box(
+        "Latent",
+        ("[t,h,w,z] of the trained", "autoencoder, cached with", "its digest"),
+        "data_pipelines/latents.py",
+        frames(0, 2, given=(True,) * 3),
+    ),
+    Box(
+        "Segment",
+        (
+            "normalised patches [n,P],",
+            "positions (time, row, column),",
+            "a caption's tokens",
+        ),
+        "data_pipelines/transforms.py",
+        rect(0, 2, width=120, height=17, fill=SEGMENTS[0], stroke=INK),
+    ),
+    Box(
+        "Packed",
+        (
+            "clips and images of all sizes",
+            "in rows of N tokens;",
+            "99.7 % of a row is clips",
+        ),
+        "data_pipelines/packing.py",
+        row(0, 2, width=200, lengths=PACKED),
+    ),
+    Box(
+        "Noisy row",
+        (
+            "each segment draws a level t",
+            "and a mask of what is known:",
+            "x = alpha x0 + sigma noise",
+        ),
+        "train/denoising.py, mask_sampling.py",
+        noise(0, 2, given=FIRST * 1 + (False,) * 4),
+    ),
+    Box(
+        "Prediction",
+        (
+            "[B,N,P]: the velocity of every",
+            "token; attention stays inside",
+            "a segment",
+        ),
+        "nn/dit.py",
+        row(0, 2, width=200, lengths=PACKED),
+    ),
+    Box(
+        "Loss",
+        ("squared error over unknown", "tokens, each segment", "counting as much"),
+        "diffusion/loss.py",
+        text(0, 17, content="Σ w |v - v*|² / P", size=14, mono=True),
+    ),
+    Box(
+        "Model",
+        (
+            "moving average of the",
+            "parameters, its autoencoder",
+            "and vocabulary: VIDEO/model",
+        ),
+        "train/loop.py, pretrained/",
+        rect(0, 2, width=52, height=17, fill="#e0e7ff", stroke=INK)
+        + rect(56, 2, width=52, height=17, fill="#e0e7ff", stroke=INK)
+        + rect(112, 2, width=52, height=17, fill="#e0e7ff", stroke=INK),
+    ),
+)
 
 
 def training() -> str:
     """From a clip to the loss."""
-    boxes = [
-        Box(
-            "Clip",
-            (
-                "a record: encoded video,",
-                "captions by source, fps;",
-                "resized to the patch grid",
-            ),
-            "data_pipelines/records.py",
-            frames(0, 2, given=(True,) * 9),
-        ),
-        Box(
-            "Latent",
-            ("[t,h,w,z] of the trained", "autoencoder, cached with", "its digest"),
-            "data_pipelines/latents.py",
-            frames(0, 2, given=(True,) * 3),
-        ),
-        Box(
-            "Segment",
-            (
-                "normalised patches [n,P],",
-                "positions (time, row, column),",
-                "a caption's tokens",
-            ),
-            "data_pipelines/transforms.py",
-            rect(0, 2, width=120, height=17, fill=SEGMENTS[0], stroke=INK),
-        ),
-        Box(
-            "Packed",
-            (
-                "clips and images of all sizes",
-                "in rows of N tokens;",
-                "99.7 % of a row is clips",
-            ),
-            "data_pipelines/packing.py",
-            row(0, 2, width=200, lengths=PACKED),
-        ),
-        Box(
-            "Noisy row",
-            (
-                "each segment draws a level t",
-                "and a mask of what is known:",
-                "x = alpha x0 + sigma noise",
-            ),
-            "train/denoising.py, mask_sampling.py",
-            noise(0, 2, given=FIRST * 1 + (False,) * 4),
-        ),
-        Box(
-            "Prediction",
-            (
-                "[B,N,P]: the velocity of every",
-                "token; attention stays inside",
-                "a segment",
-            ),
-            "nn/dit.py",
-            row(0, 2, width=200, lengths=PACKED),
-        ),
-        Box(
-            "Loss",
-            ("squared error over unknown", "tokens, each segment", "counting as much"),
-            "diffusion/loss.py",
-            text(0, 17, content="Σ w |v - v*|² / P", size=14, mono=True),
-        ),
-        Box(
-            "Model",
-            (
-                "moving average of the",
-                "parameters, its autoencoder",
-                "and vocabulary: VIDEO/model",
-            ),
-            "train/loop.py, pretrained/",
-            rect(0, 2, width=52, height=17, fill="#e0e7ff", stroke=INK)
-            + rect(56, 2, width=52, height=17, fill="#e0e7ff", stroke=INK)
-            + rect(112, 2, width=52, height=17, fill="#e0e7ff", stroke=INK),
-        ),
-    ]
     labels = (
         "encode",
         "patchify",
@@ -371,7 +375,7 @@ def training() -> str:
         1100,
         390,
         title="Clip, latent, segment, packed row, noisy row, prediction, loss, model",
-        parts=stations(boxes, labels=labels, top=16),
+        parts=stations(TO_A_LOSS, labels=labels, top=16),
     )
 
 
@@ -383,10 +387,22 @@ CLIPS = (
 )
 
 
+CAPACITY = 384  # of the row, in tokens
+
+
 def packing() -> str:
     """What a packed row is, and which of its tokens attend to which."""
-    parts, x = [], 16.0
-    capacity, width = 384, 640
+    return page(
+        1080,
+        316,
+        title="Four clips in one packed row, and its attention",
+        parts=[*clips(16.0), *packed_row(16.0, width=640), *attention(800.0, top=44.0)],
+    )
+
+
+def clips(x: float) -> list[str]:
+    """The clips that share the row, each with its patches."""
+    parts = []
     for i, (name, patches, tokens, (w, h), count) in enumerate(CLIPS):
         for k in reversed(range(count)):
             parts.append(
@@ -402,59 +418,54 @@ def packing() -> str:
         parts.append(text(x, 112, content=name, bold=True))
         parts.append(text(x, 129, content=f"{patches} = {tokens}", size=11))
         x += 164
-    parts.append(text(16, 168, content="one packed row of N = 384 tokens", bold=True))
-    start = 16.0
-    scale = width / capacity
+    return parts
+
+
+def packed_row(left: float, *, width: float) -> list[str]:
+    """Tokens, segment ids and noise levels of the row."""
+    title = f"one packed row of N = {CAPACITY} tokens"
+    parts = [text(left, 168, content=title, bold=True)]
+    start, scale = left, width / CAPACITY
     for i, (_, _, tokens, _, _) in enumerate(CLIPS):
         wide = tokens * scale
-        parts.append(
-            rect(start, 178, width=wide, height=34, fill=SEGMENTS[i], stroke="white")
-        )
-        known = 24 if i == 0 else 0
-        if known:
-            parts.append(
-                rect(
-                    start,
-                    178,
-                    width=known * scale,
-                    height=34,
-                    fill=GREY,
-                    stroke="white",
-                )
-            )
+        box = {"height": 34, "stroke": "white"}
+        parts.append(rect(start, 178, width=wide, fill=SEGMENTS[i], **box))
+        if i == 0:  # of which a frame is given
+            parts.append(rect(start, 178, width=24 * scale, fill=GREY, **box))
         middle = start + wide / 2
         for y, line in ((232, str(i + 1)), (254, f"t{i + 1}")):
             parts.append(text(middle, y, content=line, anchor="middle", mono=True))
         start += wide
-    padded = 16 + width - start
+    padded = left + width - start
     parts.append(rect(start, 178, width=padded, height=34, fill=PALE, stroke=GREY))
     parts.append(text(start + padded / 2, 232, content="0", anchor="middle", mono=True))
-    parts.append(rect(16, 178, width=width, height=34, fill="none", stroke=INK))
-    parts += [
-        text(668, 232, content="segment ids", size=12),
-        text(668, 254, content="noise levels", size=12),
-        text(668, 199, content="tokens", size=12),
-        text(
-            16,
+    parts.append(rect(left, 178, width=width, height=34, fill="none", stroke=INK))
+    beside = ((232, "segment ids"), (254, "noise levels"), (199, "tokens"))
+    below = (
+        (
             284,
-            content="Grey tokens are given (the first frame of an image-to-video job): "
+            "Grey tokens are given (the first frame of an image-to-video job): "
             "level 0. Every token also has a position",
-            size=12,
         ),
-        text(
-            16,
+        (
             301,
-            content="(time, row, column) of its own clip, so the model sees each clip "
-            "as if it were alone. Id 0 is padding.",
-            size=12,
+            "(time, row, column) of its own clip, so the model sees each clip as if it "
+            "were alone. Id 0 is padding.",
         ),
+    )
+    parts += [text(left + width + 12, y, content=line, size=12) for y, line in beside]
+    return parts + [text(left, y, content=line, size=12) for y, line in below]
+
+
+def attention(left: float, *, top: float, side: float = 240.0) -> list[str]:
+    """The blocks of queries and keys, those that are computed in colour."""
+    parts = [
+        text(left, 28, content="which tokens attend to which", bold=True),
+        rect(left, top, width=side, height=side, fill=PALE, stroke=GREY),
     ]
-    left, top, side = 800.0, 44.0, 240.0
-    parts.append(text(left, 28, content="which tokens attend to which", bold=True))
-    parts.append(rect(left, top, width=side, height=side, fill=PALE, stroke=GREY))
     at = 0.0
     for i, (_, _, tokens, _, _) in enumerate(CLIPS):
-        wide = side * tokens / capacity
+        wide = side * tokens / CAPACITY
         parts.append(
             rect(left + at, top + at, width=wide, height=wide, fill=SEGMENTS[i])
         )
@@ -466,12 +477,8 @@ def packing() -> str:
                 f'<line x1="{left + a[0]:g}" y1="{top + a[1]:g}" x2="{left + b[0]:g}" '
                 f'y2="{top + b[1]:g}" stroke="white" stroke-width="1"/>'
             )
-    parts.append(
-        text(left, 301, content="blocks without colour are never computed", size=12)
-    )
-    return page(
-        1080, 316, title="Four clips in one packed row, and its attention", parts=parts
-    )
+    below = "blocks without colour are never computed"
+    return [*parts, text(left, 301, content=below, size=12)]
 
 
 DIAGRAMS = {"prompt.svg": prompt, "training.svg": training, "packing.svg": packing}

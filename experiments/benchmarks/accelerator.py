@@ -20,6 +20,11 @@ The parts, in this order, none begun once `--minutes` are over:
                  over a compiled one. They need the extra `parity`, with a build of
                  PyTorch for the device
 
+Of a training step `attention` names what computed it (`text_attention` that to the
+captions), and `fallback` says whether it was not the kernel for this platform: blocks
+or the reference, where there is no such kernel, where it does not take these sizes, or
+where it differs from the reference.
+
 A part that fails is a line with its error, and the others go on. Exit status 1 where a
 line says `"ok": false`. Bars hold on accelerators whose peak is known
 (`train.metrics`); on a CPU the figures mean nothing.
@@ -146,7 +151,8 @@ def kernels(sizes: Sizes) -> Iterator[measurement.Line]:
         shape = (heads, sizes.head_sizes[-1])
         shared: dict[str, Any] = {"block": 128, "repeats": sizes.repeats}
         shared["implementation"] = name
-        yield attention.dense(tokens, shape, **shared) | {"tokens": tokens}
+        line = attention.dense(tokens, shape, **shared)
+        yield line | {"tokens": tokens, "attention": [name]}
 
 
 def kernels_of(platform: str) -> tuple[str, ...]:
@@ -179,6 +185,7 @@ def mfu(sizes: Sizes) -> Iterator[measurement.Line]:
             "tokens_per_second": round(tokens / seconds),
             "teraflops_per_second": round(rate / 1e12, 3),
             **used,
+            **train_step.attention_of(sizes.model, packed),
             "target": MIN_MFU if used else None,
             "ok": used.get("mfu", MIN_MFU) >= MIN_MFU,
         }

@@ -4,9 +4,12 @@
     python -m experiments.benchmarks.curation --only search
     python -m experiments.benchmarks.curation --only memory --count 10000
     python -m experiments.benchmarks.curation --only workers --count 2000
+    python -m experiments.benchmarks.curation --only film --clips VIDEOS
 
 `workers` compares two processes with one, which wants two free cores; `memory` the peak
-of a process for so many files with that for a tenth of them.
+of a process for so many files with that for a tenth of them; `film` curates one file of
+many shots, which are encoded from the frames that were measured, and again from frames
+that are decoded anew, to the same bytes.
 
 The labelled clips are made from the procedural world and, with `--clips`, from a folder
 of real ones: shots put end to end, copies that were scaled, brightened, compressed
@@ -30,16 +33,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data_pipelines import transforms
+from data_pipelines import storage, transforms
 from data_pipelines.curate import (
     curation,
     cutting,
+    decisions,
     duplicates,
     observation,
+    probing,
     runners,
     scoring,
     settings,
-    storage,
+    shards,
 )
 from data_pipelines.worlds import bodies
 from experiments.benchmarks import measurement
@@ -403,12 +408,44 @@ def memory_line(count: int) -> Line:
     }
 
 
+def film_line(shots: Sequence[Shot], *, height: int = 360) -> Line:
+    """Seconds for one file of these shots, its frames at hand and decoded again."""
+    width, rules = height * 16 // 9 // 2 * 2, settings.CurationSettings()
+    pieces = [transforms.resize(s.frames, height, width=width) for s in shots]
+    film = media.Video(np.concatenate(pieces), 24.0)
+    seconds, made = [], []
+    with tempfile.TemporaryDirectory() as name:
+        path = film.save(pathlib.Path(name, "film.mp4"))
+        for held in (film.frames.nbytes, 0):
+            store = storage.Store(f"{name}/{held}")
+            measure = probing.FileStep(store, rules.probe, rules.cut, held=held)
+            write = shards.ShardStep(store, rules.probe, rules.shards)
+            start = time.perf_counter()
+            row = measure({"name": path.name, "path": str(path)})
+            clips = [decisions.clip_of(row, shot) for shot in row["shots"]]
+            entries = [{**dataclasses.asdict(clip), "captions": {}} for clip in clips]
+            made.append(write(entries)["sha256"])
+            seconds.append(round(time.perf_counter() - start, 2))
+    return {
+        "figure": "film",
+        "size": f"{width}x{height}",
+        "frames": len(film.frames),
+        "shots": len(entries),
+        "seconds": seconds,
+        "ratio": round(seconds[0] / seconds[1], 2),
+        "ok": made[0] == made[1] and len(entries) > 1,
+    }
+
+
 def lines(args: argparse.Namespace) -> Iterator[Line]:
     """What was asked for, in order."""
     if "detectors" in args.only:
         shots = world_shots(args.worlds)
         shots += real_shots(args.clips) if args.clips else []
         yield from detector_lines(shots)
+    if "film" in args.only:
+        found = real_shots(args.clips) if args.clips else world_shots(args.worlds)
+        yield film_line(found) | measurement.environment()
     if "search" in args.only:
         yield search_line(args.hashes)
     if "files" in args.only:
@@ -423,7 +460,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = measurement.make_parser("curation", __doc__)
     add = parser.add_argument
     parts = ("detectors", "search", "files")
-    more = (*parts, "workers", "memory")
+    more = (*parts, "workers", "memory", "film")
     add("--only", nargs="+", choices=more, default=parts, help="parts to measure")
     add("--clips", type=pathlib.Path, help="folder of real clips")
     add("--worlds", type=int, default=20, help="clips of the world")

@@ -95,13 +95,19 @@ def packers(
     segments: Sequence[packed_rows.Segment], shape: packed_rows.RowShape
 ) -> dict[str, Any]:
     """Name to dataset of rows."""
-    ours = packing.PackIterDataset(
-        grain.MapDataset.source(segments), shape=shape, read=IN_TURN
-    )
+    stream = grain.MapDataset.source(segments)
+    ours = {
+        "soraflax, 8 open rows": {},
+        "soraflax, 32 open rows": {"open_rows": 32},
+        "soraflax, 64 clips ahead": {"look_ahead": 64},
+    }
     elements = grain.MapDataset.source(
         [{"tokens": s.tokens, "at": s.positions, "text": s.text} for s in segments]
     ).to_iter_dataset(IN_TURN.options)
-    datasets: dict[str, Any] = {"soraflax, 8 open rows": ours}
+    datasets: dict[str, Any] = {
+        name: packing.PackIterDataset(stream, shape=shape, read=IN_TURN, **options)
+        for name, options in ours.items()
+    }
     for name in ("FirstFit", "BestFit"):
         for bins in (32, 128):
             datasets[f"grain {name}, {bins} bins"] = getattr(
@@ -125,8 +131,13 @@ def packers(
     return datasets
 
 
-def lines(clips: int) -> Iterator[measurement.Line]:
-    """A line for every way of padding, and for every packer and alignment."""
+def lines(clips: int, *, only: str = "") -> Iterator[measurement.Line]:
+    """A line for every way of padding, and for every packer and alignment.
+
+    Args:
+      clips: of the corpus.
+      only: part of the names of the packers that run.
+    """
     for tokens in ROWS:
         lengths = corpus(tokens, clips)
         for target, efficiency in padded_efficiency(lengths).items():
@@ -140,6 +151,8 @@ def lines(clips: int) -> Iterator[measurement.Line]:
             shape = packed_rows.RowShape(tokens, tokens // 4, tokens // 64, align)
             bound = sum(lengths) / sum(map(shape.aligned, lengths))
             for name, rows in packers(segments, shape).items():
+                if only not in name:
+                    continue
                 start = time.perf_counter()
                 count = sum(1 for _ in rows)
                 seconds = time.perf_counter() - start
@@ -156,8 +169,11 @@ def lines(clips: int) -> Iterator[measurement.Line]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = measurement.make_parser("packers", __doc__)
     parser.add_argument("--clips", type=cli.positive_int, default=8000)
+    parser.add_argument("--only", default="", help="part of the names of packers")
     options = parser.parse_args(argv)
-    return measurement.run_benchmark("packers", lambda: lines(options.clips))
+    return measurement.run_benchmark(
+        "packers", lambda: lines(options.clips, only=options.only)
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ With `--pack` the clips of all grids are one row of ours (26,624 tokens above). 
 then runs the clips of each grid as a batch of their own, one after another, gradients
 added up: it pads nothing either.
 
-`mfu` is equation (1) of `train.metrics`, where the maker says what the device can do in
-bfloat16 and the step computes in that.
+`attention` names what computed ours (`text_attention` that to captions), and `fallback`
+says whether it was not the kernel for this platform. `mfu` is equation (1) of
+`train.metrics`, where the maker says what the device can do in bfloat16 and the step
+computes in that.
 """
 
 import argparse
@@ -35,9 +37,11 @@ import numpy as np
 
 from experiments.benchmarks import measurement
 from experiments.benchmarks.peers import wan_clips
-from soraflax import flops
+from soraflax import flops, sharding
 from soraflax.nn import dit
-from soraflax.ops import packing
+from soraflax.ops import attention, packing
+from soraflax.ops.attention import api
+from soraflax.pretrained import abstract
 from soraflax.train import metrics, optimizer
 
 RATE = 1e-4
@@ -131,7 +135,7 @@ def compare(
     step_flops = flops.training(flops.transformer_flops(config, sizes))
     rate = step_flops / seconds["soraflax"]
     kind = jax.devices()[0].device_kind
-    lines = []
+    ran, lines = attention_of(config, packed), []
     for name in peers:
         ratio = seconds["soraflax"] / seconds[name]
         error = np.max(np.abs(np.subtract(losses["soraflax"], losses[name])))
@@ -147,6 +151,7 @@ def compare(
                 "loss_error": error,
                 "teraflops_per_second": round(rate / 1e12, 3),
                 **utilisation(rate, kind=kind, dtype=config.dtype),
+                **ran,
                 "tokens": sum(lengths),
                 "rows": target.shape[0],
                 "ok": error <= TOLERANCE[config.dtype]
@@ -179,6 +184,22 @@ def _calls(
         )
         calls["soraflax"] = our_step(config, params, packed=packed, target=target)
     return calls
+
+
+def attention_of(config: dit.DiTConfig, packed: packing.Packed) -> dict[str, Any]:
+    """What computes a model's attention on such rows on this device.
+
+    Returns:
+      `attention`, names as of `ops.attention`; `text_attention`, those of the tokens to
+      their text; and `fallback`, whether the first is not the kernel for this platform,
+      or there is none for it.
+    """
+    shapes = {"params": abstract.transformer_shapes(config)}
+    program = jax.jit(dit.DiT(config).apply).lower(shapes, packed)
+    ran = attention.implementations_in(program, module="self_attention")
+    text = attention.implementations_in(program, module="cross_attention")
+    own, _ = api.PLATFORM_KERNELS.get(sharding.platform(), ("", None))
+    return {"attention": ran, "text_attention": text, "fallback": ran != [own]}
 
 
 def utilisation(rate: float, *, kind: str, dtype: str) -> dict[str, float]:

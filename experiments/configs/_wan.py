@@ -74,6 +74,7 @@ def make(recipe: Recipe, presets: Mapping[str, Preset], *, name: str) -> Any:
         "data": pipeline.PackedDataConfig(
             rows=preset.rows,
             row=row,
+            look_ahead=64,
             reference_fps=fit.fps or 16.0,
             captions=transforms.CaptionConfig(max_length=16 if tiny else 512),
         ),

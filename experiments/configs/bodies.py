@@ -66,6 +66,7 @@ def get_config(size: str = "small") -> config_dict.ConfigDict:
     if size == "tiny":
         return config
     config.model.update(config_lib.to_dict(MODEL))
+    config.optimizer.muon_dtype = "bfloat16"
     config.data.update(rows=16, windows=0.05)
     config.data.row.update(tokens=128, text=96, segments=8)
     config.data.captions.max_length = 48

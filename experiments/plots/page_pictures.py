@@ -2,8 +2,8 @@
 
     python -m experiments.plots.page_pictures --checkpoint VIDEO --output docs/images
 
-Generates a video and inpaints a part of it, as a visitor would, and writes `page.png`
-(of a desktop) and `page_phone.png`. Needs what `make test-page` installs, and Chromium.
+Generates a video, as a visitor would, and writes `page.png` (of a desktop) and
+`page_phone.png`. Needs what `make test-page` installs, and Chromium.
 """
 
 import pathlib
@@ -16,8 +16,7 @@ import soraflax
 from soraflax.cli import parser as cli
 from soraflax.serving import studio
 
-PROMPT = "a large red circle moves right on a white background"
-BLUE = "a small blue square moves down on a white background"
+PROMPT = "a large yellow triangle moves up on a white background"
 DESKTOP: dict[str, Any] = {
     "viewport": {"width": 1240, "height": 880},
     "device_scale_factor": 1.5,
@@ -82,7 +81,7 @@ def take(checkpoint: pathlib.Path | None, output: pathlib.Path) -> None:
         for name, how in {"page": DESKTOP, "page_phone": PHONE}.items():
             tab = browser.new_page(**how)
             tab.goto(url)
-            visit(tab, is_phone=how is PHONE)
+            visit(tab)
             path = output / f"{name}.png"
             tab.screenshot(path=path)
             _shrink(path)
@@ -90,22 +89,14 @@ def take(checkpoint: pathlib.Path | None, output: pathlib.Path) -> None:
         browser.close()
 
 
-def visit(tab: Any, *, is_phone: bool) -> None:
-    """Generate a video; on a desktop, go on and paint a mask over it."""
+def visit(tab: Any) -> None:
+    """Generate a video."""
     tab.wait_for_selector("#make")
-    if not is_phone:
-        _generate(tab, PROMPT)
-        tab.click("#task label:has-text('Inpaint')")
-        tab.wait_for_selector("#brush", state="visible")
-        tab.click("#onwards")
-        tab.wait_for_selector(".brush canvas")
-        _paint(tab)
-    _generate(tab, PROMPT if is_phone else BLUE)
+    _generate(tab, PROMPT)
     tab.wait_for_timeout(1000)
     tab.evaluate("document.activeElement.blur()")
-    if not is_phone:
-        tab.evaluate("window.scrollTo(0, 0)")
-        tab.mouse.move(0, 0)
+    tab.evaluate("window.scrollTo(0, 0)")
+    tab.mouse.move(0, 0)
     # Its controls fade some seconds after the last movement.
     tab.wait_for_timeout(4000)
 
@@ -121,23 +112,6 @@ def _generate(tab: Any, prompt: str) -> None:
     tab.wait_for_function(
         "document.querySelector('#stage video')?.currentTime > 0", timeout=PATIENCE
     )
-
-
-def _paint(tab: Any) -> None:
-    """A stroke over the upper right part of the clip."""
-    tab.locator(".brush canvas").scroll_into_view_if_needed()
-    tab.locator(".brush input").fill("40")
-    box = tab.locator(".brush canvas").bounding_box()
-    steps = ((0.62, 0.25), (0.8, 0.3), (0.78, 0.6), (0.62, 0.5))
-    points = [
-        (box["x"] + across * box["width"], box["y"] + down * box["height"])
-        for across, down in steps
-    ]
-    tab.mouse.move(*points[0])
-    tab.mouse.down()
-    for point in points[1:]:
-        tab.mouse.move(*point, steps=8)
-    tab.mouse.up()
 
 
 def _shrink(path: pathlib.Path) -> None:

@@ -47,6 +47,7 @@ MASKS = {
 RECIPE = worlds.WorldRecipe(
     "bodies",
     variant="directed",
+    autoencoder_steps=0,
     flags=tuple(f"--config.loss.mask_rates.{k}={v}" for k, v in MASKS.items()),
 )
 
@@ -280,15 +281,15 @@ def measure_paths(
 def make(
     output: pathlib.Path,
     *,
-    recipe: worlds.WorldRecipe = RECIPE,
-    run: sweep.Run = worlds.train_here,
+    config: worlds.WorldRecipe,
+    run: sweep.Run = sweep.train_here,
 ) -> scoreboard.Claim:
-    """The claim, from nothing.
+    """The claim, from data to figures.
 
     Raises:
       ValueError: no held-out clip moves plainly.
     """
-    folder = output / NAME
+    recipe, folder = config, output / NAME
     folder.mkdir(parents=True, exist_ok=True)
     workdir = worlds.train(recipe, folder / "bodies", run=run)
     model = generator.Generator.load(workdir)
@@ -320,17 +321,16 @@ def make(
             "drawn paths are no conditioning that training draws: a dragged clip is "
             f"noised to {paths.STRENGTH} and denoised",
             f"{len(clips)} of {recipe.prompts} held-out clips move plainly enough",
+            *worlds.training_notes(recipe),
         ),
         flops=worlds.training_flops(workdir),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    def claim(output: pathlib.Path, *, quick: bool) -> scoreboard.Claim:
-        made = make(output, recipe=RECIPE.quick() if quick else RECIPE)
-        return dataclasses.replace(made, quick=quick)
-
-    return scoreboard.run_claim(NAME, claim, doc=__doc__, argv=argv)
+    return scoreboard.run_claim(
+        NAME, make, full=RECIPE, quick=RECIPE.quick(), doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

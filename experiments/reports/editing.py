@@ -90,12 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.lines:
             points = read(options.lines)
         else:
+            model = generator.Generator.load(options.checkpoint)
             points = editing.curve(
-                clips.Bench(
-                    generator.Generator.load(options.checkpoint),
-                    generator.SamplingConfig(steps=20, guidance=2.0),
-                    seed=options.seed,
-                )
+                clips.Bench(model, clips.sampling(model), seed=options.seed)
             )
         options.output.parent.mkdir(parents=True, exist_ok=True)
         draw(options.output, points)

@@ -22,6 +22,7 @@ from soraflax.generation import generator
 
 NAME = "emergence_blocks"
 CLAIM = "A game is played: the player follows a policy, the world its dynamics."
+RECIPE = worlds.WorldRecipe("blocks")
 
 
 def figures(
@@ -88,25 +89,27 @@ def compare(
     return made
 
 
-def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
-    """The claim, from nothing."""
-    recipe = worlds.WorldRecipe("blocks")
-    recipe = recipe.quick() if quick else recipe
+def make(
+    output: pathlib.Path, *, config: worlds.WorldRecipe = RECIPE
+) -> scoreboard.Claim:
+    """The claim, from data to figures."""
     claim = worlds.make_claim(
         NAME,
         claim=CLAIM,
-        recipe=recipe,
+        recipe=config,
         folder=output / NAME,
         extra=figures,
         deciding="direction",
     )
     model = generator.Generator.load(output / NAME / "blocks" / "video")
-    both = compare(model, worlds.held_out(recipe), recipe=recipe)
-    return dataclasses.replace(claim, quick=quick, figures=(*claim.figures, *both))
+    both = compare(model, worlds.held_out(config), recipe=config)
+    return dataclasses.replace(claim, figures=(*claim.figures, *both))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return scoreboard.run_claim(NAME, make, doc=__doc__, argv=argv)
+    return scoreboard.run_claim(
+        NAME, make, full=RECIPE, quick=RECIPE.quick(), doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ stand beside real renders through the autoencoder. Chance of (1) is a trace that
 likely to be gone as to be there.
 """
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from experiments.reports import scoreboard, worlds
 
 NAME = "emergence_canvas"
 CLAIM = "Actions change the state of the world: strokes persist, bites leave marks."
+RECIPE = worlds.WorldRecipe("canvas")
 
 
 def trace_area(video: np.ndarray) -> float:
@@ -64,22 +64,24 @@ def figures(
     ]
 
 
-def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
-    """The claim, from nothing."""
-    recipe = worlds.WorldRecipe("canvas")
-    claim = worlds.make_claim(
+def make(
+    output: pathlib.Path, *, config: worlds.WorldRecipe = RECIPE
+) -> scoreboard.Claim:
+    """The claim, from data to figures."""
+    return worlds.make_claim(
         NAME,
         claim=CLAIM,
-        recipe=recipe.quick() if quick else recipe,
+        recipe=config,
         folder=output / NAME,
         extra=figures,
         deciding="trace that stays",
     )
-    return dataclasses.replace(claim, quick=quick)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return scoreboard.run_claim(NAME, make, doc=__doc__, argv=argv)
+    return scoreboard.run_claim(
+        NAME, make, full=RECIPE, quick=RECIPE.quick(), doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ CLAIM = (
     "With a camera that moves, people and things move consistently through "
     "three-dimensional space."
 )
+RECIPE = worlds.WorldRecipe("room")
 
 
 def unexplained(video: np.ndarray) -> float:
@@ -150,28 +151,29 @@ def with_cloud(
         claim,
         figures=(*claim.figures, *figures_),
         pictures=(*claim.pictures, *pictures),
-        notes=(note,),
+        notes=(*claim.notes, note),
     )
 
 
-def make(output: pathlib.Path, *, quick: bool = False) -> scoreboard.Claim:
-    """The claim, from nothing."""
-    recipe = worlds.WorldRecipe("room")
-    recipe = recipe.quick() if quick else recipe
+def make(
+    output: pathlib.Path, *, config: worlds.WorldRecipe = RECIPE
+) -> scoreboard.Claim:
+    """The claim, from data to figures."""
     claim = worlds.make_claim(
         NAME,
         claim=CLAIM,
-        recipe=recipe,
+        recipe=config,
         folder=output / NAME,
         extra=figures,
         deciding="camera",
     )
-    claim = with_cloud(claim, output / NAME, recipe=recipe)
-    return dataclasses.replace(claim, quick=quick)
+    return with_cloud(claim, output / NAME, recipe=config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return scoreboard.run_claim(NAME, make, doc=__doc__, argv=argv)
+    return scoreboard.run_claim(
+        NAME, make, full=RECIPE, quick=RECIPE.quick(), doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

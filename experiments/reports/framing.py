@@ -24,15 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import prepare
 from data_pipelines.worlds import bodies, judge
 from experiments import demo
-from experiments.configs import bodies as bodies_config
 from experiments.plots import strips
 from experiments.reports import budgets, scoreboard, sizes, worlds
 from experiments.scaling import sweep
 from soraflax.generation import generator
-from soraflax.pretrained import shipped
 
 NAME = "framing"
 CLAIM = "Training at native sizes frames better than training on square crops."
@@ -65,7 +62,7 @@ class FramingConfig:
     size: str = "small"
 
 
-QUICK = FramingConfig(budget=3e11, clips=200, held_out=8, prompts=4, steps=6)
+QUICK = FramingConfig(budget=4e12, clips=400, held_out=16, rows=8, prompts=8, steps=10)
 
 
 def square(clip: bodies.RenderedClip) -> bodies.RenderedClip:
@@ -91,9 +88,6 @@ def is_cut(clip: bodies.RenderedClip) -> bool:
 
 def data(folder: pathlib.Path, policy: str, *, config: FramingConfig) -> pathlib.Path:
     """Latents of a policy in `folder`, made where they are not there yet."""
-    target, dataset = folder / "latents", folder / "dataset"
-    if target.exists():
-        return target
 
     def clips(
         stream: int, count: int, *, holdout: str
@@ -103,21 +97,16 @@ def data(folder: pathlib.Path, policy: str, *, config: FramingConfig) -> pathlib
             clip = bodies.render_clip(stream, index, config=world)
             yield square(clip) if policy == "square" else clip
 
-    if not dataset.exists():
-        prepare.prepare_rendered(
-            f"framing-{policy}",
-            dataset,
-            clips={
-                "train": clips(0, config.clips, holdout="exclude"),
-                "validation": clips(1, config.held_out, holdout="only"),
-            },
-            about={"world": dataclasses.asdict(WORLD), "policy": policy},
-        )
-    values: Any = bodies_config.get_config(config.size)
-    sweep.encode_data(
-        dataset, target, autoencoder=shipped.folder() / "autoencoder", values=values
+    return budgets.rendered_data(
+        folder,
+        f"framing-{policy}",
+        clips={
+            "train": clips(0, config.clips, holdout="exclude"),
+            "validation": clips(1, config.held_out, holdout="only"),
+        },
+        about={"world": dataclasses.asdict(WORLD), "policy": policy},
+        size=config.size,
     )
-    return target
 
 
 def is_whole(video: np.ndarray) -> bool:
@@ -223,7 +212,6 @@ def make(
             data(where, policy, config=config),
             budget=config.budget,
             rows=config.rows,
-            autoencoder=shipped.folder() / "autoencoder",
             size=config.size,
             run=run,
         )
@@ -283,11 +271,9 @@ def draw(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    def claim(output: pathlib.Path, *, quick: bool) -> scoreboard.Claim:
-        made = make(output, config=QUICK if quick else FramingConfig())
-        return dataclasses.replace(made, quick=quick)
-
-    return scoreboard.run_claim(NAME, claim, doc=__doc__, argv=argv)
+    return scoreboard.run_claim(
+        NAME, make, full=FramingConfig(), quick=QUICK, doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

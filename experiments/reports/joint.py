@@ -13,18 +13,15 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from data_pipelines.worlds import bodies
 from experiments import demo
-from experiments.configs import bodies as bodies_config
 from experiments.plots import strips
 from experiments.reports import budgets, scoreboard, sizes, worlds
 from experiments.scaling import sweep
 from soraflax.generation import generator
-from soraflax.pretrained import shipped
 
 NAME = "joint"
 CLAIM = "Training on images and videos together serves both."
@@ -53,35 +50,7 @@ class JointConfig:
     guidance: float = 2.0
 
 
-QUICK = JointConfig(budget=3e11, clips=200, prompts=6, steps=6)
-
-
-def train(
-    folder: pathlib.Path,
-    modality: str,
-    *,
-    config: JointConfig,
-    autoencoder: pathlib.Path,
-    run: sweep.Run = sweep.train_here,
-) -> pathlib.Path:
-    """The model of a modality; its work folder.
-
-    Raises:
-      ValueError: its training failed.
-    """
-    where = folder / modality
-    values: Any = bodies_config.get_config()
-    data = sweep.make_data(
-        where, modality, clips=config.clips, autoencoder=autoencoder, values=values
-    )
-    return budgets.train(
-        where / "video",
-        data,
-        budget=config.budget,
-        rows=config.rows,
-        autoencoder=autoencoder,
-        run=run,
-    )
+QUICK = JointConfig(budget=3e12, clips=400, rows=8, prompts=12, steps=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,11 +163,11 @@ def make(output: pathlib.Path, *, config: JointConfig) -> scoreboard.Claim:
     rows, ceilings, spent = {}, {}, 0.0
     for modality in sweep.MODALITIES:
         (folder / modality).mkdir(parents=True, exist_ok=True)
-        workdir = train(
-            folder,
-            modality,
-            config=config,
-            autoencoder=shipped.folder() / "autoencoder",
+        workdir = budgets.train(
+            folder / modality / "video",
+            budgets.shared_data(output, modality, clips=config.clips),
+            budget=config.budget,
+            rows=config.rows,
         )
         spent += worlds.training_flops(workdir)
         model = generator.Generator.load(workdir)
@@ -211,15 +180,8 @@ def make(output: pathlib.Path, *, config: JointConfig) -> scoreboard.Claim:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = scoreboard.make_parser(NAME, __doc__).parse_args(argv)
-    config = QUICK if options.quick else JointConfig()
-    return scoreboard.run_report(
-        NAME,
-        lambda: dataclasses.replace(
-            make(options.output, config=config), quick=options.quick
-        ),
-        output=options.output,
-        command=f"python -m experiments.reports.{NAME}",
+    return scoreboard.run_claim(
+        NAME, make, full=JointConfig(), quick=QUICK, doc=__doc__, argv=argv
     )
 
 

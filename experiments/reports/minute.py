@@ -3,8 +3,9 @@
     python -m experiments.reports.minute [--checkpoint VIDEO] [--quick]
 
 Clips of held-out prompts are made a minute long at 24 frames a second, in windows that
-each begin with the end of the one before (`generation.windows`), frame by frame. The
-judge reads every second, and holds it against the first two:
+each begin with the end of the one before (`generation.windows`), a window of all clips
+at a time: they share packed rows, and the first is decoded as it is made. The judge
+reads every second, and holds it against the first two:
 
     count, colour, shape   whether it reads the same; *identity* is all three       (1)
     levels                 of the background's colour, their mean difference        (2)
@@ -18,6 +19,7 @@ stands the memory of the process after 10 s and at the end, and one clip enlarge
 `minute.json` every reading.
 """
 
+import collections
 import dataclasses
 import pathlib
 import sys
@@ -31,8 +33,8 @@ matplotlib.use("Agg")
 
 import matplotlib.figure
 import numpy as np
-import tqdm
 
+from data_pipelines import progress
 from data_pipelines.worlds import bodies, judge
 from experiments import demo, json_values
 from experiments.plots import strips
@@ -177,22 +179,57 @@ def prompts(config: MinuteConfig, *, still: bool) -> list[str]:
 
 
 def generated(
-    model: generator.Generator, texts: Sequence[str], *, config: MinuteConfig
+    model: generator.Generator,
+    texts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    config: MinuteConfig,
 ) -> list[Drift]:
-    """Clips of prompts, read while they are made."""
+    """Clips of prompts, a window of all of them at a time, in shared rows.
+
+    The first is decoded and read while they are made, the others after it, from their
+    latents.
+    """
     step = model.grid.frame_step
     frames = 1 + step * round(config.seconds * config.fps / step)
     sampler = model.sampling.sampler
     sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
+    jobs = [
+        model.prompt(text, size=config.size, frames=frames, fps=config.fps, seed=seed)
+        for seed, text in zip(seeds, texts, strict=True)
+    ]
+    stream = model.stream([model.canvas(job) for job in jobs], sampling)
     found = []
-    with tqdm.tqdm(total=len(texts) * config.seconds, unit="s") as bar:
-        for seed, text in enumerate(texts):
-            job = model.prompt(
-                text, size=config.size, frames=frames, fps=config.fps, seed=seed
-            )
-            made = model.frames(job, sampling)
+    total = len(jobs) * config.seconds
+    with progress.bar(what="videos", total=total, unit="s") as bar:
+        for latents in parted(stream, len(jobs)):
+            chunks = decoding.decode_stream(model.model.autoencoder, latents)
+            made = (frame for chunk in chunks for frame in chunk)
             found.append(follow(made, fps=config.fps, bar=bar))
     return found
+
+
+def parted(
+    stream: Iterator[tuple[int, np.ndarray]], count: int
+) -> list[Iterator[np.ndarray]]:
+    """A stream of numbered parts as a stream for each number, which may be read alone.
+
+    What comes for the others meanwhile waits for them.
+    """
+    waiting: list[collections.deque[np.ndarray]] = [
+        collections.deque() for _ in range(count)
+    ]
+
+    def own(number: int) -> Iterator[np.ndarray]:
+        while True:
+            while waiting[number]:
+                yield waiting[number].popleft()
+            part = next(stream, None)
+            if part is None:
+                return
+            waiting[part[0]].append(part[1])
+
+    return [own(number) for number in range(count)]
 
 
 def real(
@@ -221,6 +258,18 @@ def real(
     return found
 
 
+def with_body(drifts: Sequence[Drift]) -> list[Drift]:
+    """Clips whose body was seen at first: what is empty stays what it was."""
+    return [drift for drift in drifts if drift.first["count"] == 1]
+
+
+def shares(drifts: Sequence[Drift]) -> dict[str, np.ndarray]:
+    """(1) of every second: shares of the clips whose body was seen, where any was."""
+    read = [drift.same(drift) for drift in with_body(drifts)]
+    names = (*SAME, "identity") if read else ()
+    return {name: np.mean([one[name] for one in read], axis=0) for name in names}
+
+
 def figures(
     kind: str,
     drifts: Sequence[Drift],
@@ -238,7 +287,7 @@ def figures(
       others: clips that chance is of.
       tail: last seconds that count.
     """
-    seen = [drift for drift in drifts if drift.first["count"] == 1]
+    seen = with_body(drifts)
 
     def last(name: str, one: Drift, *, first: Drift) -> float:
         return float(one.same(first)[name][-tail:].mean())
@@ -265,17 +314,18 @@ def draw(
     *,
     renders: dict[str, list[Drift]],
 ) -> None:
-    """(1) over time: clips in full lines, real renders dashed."""
+    """(1) over time of clips whose body was seen: full lines, real renders dashed."""
     figure = matplotlib.figure.Figure((9, 3.2), layout="constrained")
     panels = figure.subplots(1, len(drifts), sharey=True, squeeze=False)[0]
     for panel, (kind, own) in zip(panels, drifts.items(), strict=True):
         for index, name in enumerate((*SAME, "identity")):
-            for some, style in ((own, "-"), (renders[kind], "--")):
-                if some:
-                    share = np.mean([one.same(one)[name] for one in some], axis=0)
+            for drawn, style in ((own, "-"), (renders[kind], "--")):
+                share = shares(drawn).get(name)
+                if share is not None:
                     label = name if style == "-" else None
                     panel.plot(share, style, color=f"C{index}", label=label)
-        panel.set(title=f"bodies that {kind}", xlabel="second", ylim=(-0.03, 1.03))
+        title = f"bodies that {kind}, {len(with_body(own))} of {len(own)} seen"
+        panel.set(title=title, xlabel="second", ylim=(-0.03, 1.03))
         panel.grid(visible=True, linewidth=0.2)
     panels[0].set_ylabel("share of clips that read as at first")
     panels[0].legend(fontsize="small")
@@ -337,15 +387,17 @@ def make(
     folder = output / NAME
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {"stay still": True, "move": False}
+    texts = [text for still in kinds.values() for text in prompts(config, still=still)]
+    seeds = [*range(config.clips)] * len(kinds)
+    every = generated(model, texts, seeds=seeds, config=config)
     drifts = {
-        kind: generated(model, prompts(config, still=still), config=config)
-        for kind, still in kinds.items()
+        kind: every[i * config.clips : (i + 1) * config.clips]
+        for i, kind in enumerate(kinds)
     }
     encoder = model.model.autoencoder
     renders = {
         kind: real(encoder, config=config, still=still) for kind, still in kinds.items()
     }
-    every = [drift for some in drifts.values() for drift in some]
     found = [
         figure
         for kind, some in drifts.items()
@@ -381,7 +433,7 @@ def make(
         ),
         notes=(
             f"{unread} of {len(every)} clips show no body at first and are left out",
-            _memory_note(every[-1], config),
+            _memory_note(every[0], config),
             enlarge(model, folder / "large.png", config=config),
             *_training_notes(model),
             "a body that moves evenly for a minute must leave the frame",
@@ -402,25 +454,19 @@ def _training_notes(model: generator.Generator) -> list[str]:
 
 
 def _memory_note(drift: Drift, config: MinuteConfig) -> str:
-    """Resident memory of the last clip, for which everything is compiled."""
+    """Resident memory while the first clip is read, and all are made."""
     early = min(10, len(drift.memory) - 1)
     before, after = (drift.memory[i] / 2**20 for i in (early, -1))
     return (
-        f"memory of the process after {early} s of a clip {before:.0f} MiB, after "
-        f"{config.seconds} s {after:.0f} MiB: {after - before:+.1f} MiB"
+        f"memory of the process when {early} s of all clips are made {before:.0f} MiB, "
+        f"when {config.seconds} s are {after:.0f} MiB: {after - before:+.1f} MiB"
     )
 
 
-def claim(
-    output: pathlib.Path, model: generator.Generator, *, quick: bool
-) -> scoreboard.Claim:
-    """The claim of a trained model, in full or quick."""
-    found = make(output, model, config=QUICK if quick else MinuteConfig())
-    return dataclasses.replace(found, quick=quick)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    return scoreboard.run_of_model(NAME, claim, doc=__doc__, argv=argv)
+    return scoreboard.run_of_model(
+        NAME, make, full=MinuteConfig(), quick=QUICK, doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

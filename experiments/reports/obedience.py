@@ -5,8 +5,10 @@
 Makes clips and images from prompts of the demo's world whose combinations of attributes
 were never trained on, and has the judge read them back from pixels. Prints a JSON line
 for clips and one for images: each attribute's accuracy, mean and least over the seeds,
-with what chance and a perfect model would score (`reports.scoring`). `--output` holds
-the videos of the first seed and a sheet of them, to be looked at.
+with what chance and a perfect model would score (`reports.scoring`). `--world` asks for
+the prompts of another variant of the world; of several bodies there is a line of each
+body by itself, too. `--output` holds the videos of the first seed and a sheet of them,
+to be looked at.
 """
 
 import argparse
@@ -36,6 +38,7 @@ def measure(
     config: demo.DemoConfig,
     seeds: int,
     output: pathlib.Path,
+    variant: str = "demo",
 ) -> Scores:
     """Scores of clips and images; the sheet and videos of the first seed in `output`.
 
@@ -44,11 +47,13 @@ def measure(
       config: numbers of clips and images, sampler, its steps, guidance; the first seed.
       seeds: number of seeds; each has its own noise for the same prompts.
       output: directory to write.
+      variant: of the world `bodies`, whose prompts are asked for.
 
     Returns:
-      `judge` and `judge_images`: attribute to accuracy, least, chance and ceiling.
+      `judge` and `judge_images`, and of a variant of several bodies `judge_bodies`:
+      attribute to accuracy, least, chance and ceiling.
     """
-    world = bodies.VARIANTS["demo"]
+    world = bodies.VARIANTS[variant]
     runs = []
     for seed in range(seeds):
         folder = output / f"seed{seed}"
@@ -86,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--checkpoint", type=pathlib.Path, help="VIDEO folder (default: the shipped)")
     add("--output", type=pathlib.Path, default=pathlib.Path("obedience"))
+    add("--world", choices=bodies.VARIANTS, default="demo", help="(default: demo)")
     add("--seeds", type=cli.positive_int, default=3, help="(default: 3)")
     add("--videos", type=cli.positive_int, default=defaults.videos, help="clips")
     add("--images", type=cli.positive_int, default=defaults.images, help="images")
@@ -107,10 +113,14 @@ def _run(options: argparse.Namespace) -> None:
         **{name: value for name, value in given.items() if value is not None},
     )
     scores: Any = measure(
-        model, config=config, seeds=options.seeds, output=options.output
+        model,
+        config=config,
+        seeds=options.seeds,
+        output=options.output,
+        variant=options.world,
     )
     for name, values in scores.items():
-        about = {"seeds": options.seeds}
+        about = {"seeds": options.seeds, "world": options.world}
         about |= {name: getattr(config, name) for name in given}
         print(
             json.dumps({"figure": name, **values, **about, **measurement.environment()})

@@ -41,15 +41,12 @@ matplotlib.use("Agg")
 import matplotlib.figure
 import numpy as np
 
-from data_pipelines import prepare
 from data_pipelines.worlds import bodies, captions, draw, judge, palette, scenes, truth
 from experiments import json_values
-from experiments.configs import bodies as bodies_config
 from experiments.plots import strips
 from experiments.reports import budgets, scoreboard, worlds
 from experiments.scaling import sweep
 from soraflax.generation import generator, tasks
-from soraflax.pretrained import shipped
 
 NAME = "physics"
 CLAIM = "Models of video learn how bodies move, beyond the combinations they saw."
@@ -109,7 +106,13 @@ class PhysicsConfig:
 
 
 QUICK = PhysicsConfig(
-    combinations=(4, 12), budget=1e11, rungs=(1,), clips=100, tests=6, steps=6
+    combinations=(4, 12),
+    budget=2.5e12,
+    rungs=(1,),
+    clips=300,
+    tests=12,
+    rows=8,
+    steps=10,
 )
 
 
@@ -192,9 +195,6 @@ def render(
 
 def data(folder: pathlib.Path, count: int, *, config: PhysicsConfig) -> pathlib.Path:
     """Latents of clips of the first `count` combinations, made where there are none."""
-    target, dataset = folder / "latents", folder / "dataset"
-    if target.exists():
-        return target
     choices = combinations(config)[0][:count]
     held_out = max(2, min(64, config.clips // 10))
 
@@ -202,18 +202,13 @@ def data(folder: pathlib.Path, count: int, *, config: PhysicsConfig) -> pathlib.
         for index in range(number):
             yield render(stream, index, choices=choices)
 
-    if not dataset.exists():
-        prepare.prepare_rendered(
-            f"physics-{count}",
-            dataset,
-            clips={"train": clips(0, config.clips), "validation": clips(1, held_out)},
-            about={"combinations": [dataclasses.asdict(c) for c in choices]},
-        )
-    values: Any = bodies_config.get_config(config.size)
-    sweep.encode_data(
-        dataset, target, autoencoder=shipped.folder() / "autoencoder", values=values
+    return budgets.rendered_data(
+        folder,
+        f"physics-{count}",
+        clips={"train": clips(0, config.clips), "validation": clips(1, held_out)},
+        about={"combinations": [dataclasses.asdict(c) for c in choices]},
+        size=config.size,
     )
-    return target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -357,7 +352,6 @@ def train(
         data(where, count, config=config),
         budget=rung * config.budget,
         rows=config.rows,
-        autoencoder=shipped.folder() / "autoencoder",
         flags=[f"--config.loss.mask_rates.{k}={v}" for k, v in MASKS.items()],
         size=config.size,
         run=run,
@@ -473,11 +467,9 @@ def curves(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    def claim(output: pathlib.Path, *, quick: bool) -> scoreboard.Claim:
-        made = make(output, config=QUICK if quick else PhysicsConfig())
-        return dataclasses.replace(made, quick=quick)
-
-    return scoreboard.run_claim(NAME, claim, doc=__doc__, argv=argv)
+    return scoreboard.run_claim(
+        NAME, make, full=PhysicsConfig(), quick=QUICK, doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The scoreboard of all claims: figures with intervals, verdicts, pictures, one page.
 
-    python -m experiments.reports.scoreboard REPORTS --output docs/report.md
+    python -m experiments.reports.scoreboard REPORTS [MORE ...] --output docs/report.md
 
-Every report writes a `Claim` as REPORTS/NAME/claim.json. A figure stands beside chance
-and beside its ceiling (real renders through the autoencoder), and has an interval of 95
-per cent: Wilson's score for a share of n,
+Every report writes a `Claim` as REPORTS/NAME/claim.json. The page keeps it with its
+pictures in a folder beside itself, so that what is run again alone takes its own place
+(but a quick form no full one's); what was never run is printed as that. A figure stands
+beside chance and beside its ceiling (real renders through the autoencoder), and has an
+interval of 95 per cent: Wilson's score for a share of n,
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),         (1)
 
@@ -14,17 +16,18 @@ does not: the page prints both alike.
 """
 
 import dataclasses
+import importlib
 import json
 import math
 import pathlib
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from experiments import json_values
 from experiments.benchmarks import measurement
@@ -36,6 +39,14 @@ CLAIM = "claim.json"
 Z = 1.96
 RESAMPLES = 1000
 LEAST = 5  # clips of a bootstrap
+# What `make report` runs, in its order.
+REPORTS = (
+    *("sizes", "minute", "framing", "joint", "recaption", "emergence_room"),
+    *("emergence_canvas", "emergence_blocks", "emergence_occlusion"),
+    *("physics", "control", "ladder_longer", "ladder_larger"),
+)
+KEPT = "report"  # folder beside the page
+_COLOURS = 256  # of a picture on the page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,24 +178,40 @@ def difference(name: str, ours: Sequence[float], *, theirs: Sequence[float]) -> 
     )
 
 
-def page(folders: Sequence[pathlib.Path], output: pathlib.Path) -> str:
-    """The page of all claims in Markdown; their pictures are copied beside it."""
-    claims = [(folder, read(folder)) for folder in folders]
+def page(claims: Sequence[Claim]) -> str:
+    """The page of all claims in Markdown; `keep` has put their pictures beside it."""
     rows = [
-        f"| {c.claim} | `{c.name}` | {c.verdict} | {_told(_deciding(c))} |"
-        for _, c in claims
+        f"| {c.claim} | [`{c.name}`](#{c.name}) | {c.verdict}{' (quick)' * c.quick} | "
+        f"{_told(_deciding(c))} |"
+        for c in claims
     ]
+    left = [name for name in REPORTS if name not in {c.name for c in claims}]
+    rows += [f"| {sentence(name)} | `{name}` | not run | |" for name in left]
+    spent = f"{sum(c.seconds for c in claims) / 60:.0f} minutes"
+    spent += f" and {sum(c.flops for c in claims):.2g} FLOPs of training"
     parts = [
         "# The report, claim by claim",
-        "Made by `make report`. Intervals are of 95 per cent; *chance* is what ignoring"
+        "Made by `make report`, in its full form in a night, or `make report "
+        "QUICK=--quick`. Intervals are of 95 per cent; *chance* is what ignoring"
         " the prompt, or the other side of a comparison, scores, *ceiling* what real"
-        " renders score after the autoencoder. What is not shown is printed as that.",
+        " renders score after the autoencoder. What is not shown is printed as that, "
+        "and *quick* is a report that was run in its quick form alone: a model of a "
+        "minute's training, or few clips, which decides nothing about the claim.",
+        f"What stands here took {spent}.",
         "| claim | report | verdict | figure |\n|---|---|---|---|\n" + "\n".join(rows),
     ]
-    pictures = output.parent / "report"
-    for folder, claim in claims:
-        parts += list(_section(folder, claim, pictures=pictures))
+    for claim in claims:
+        parts += list(_section(claim))
     return "\n\n".join(parts) + "\n"
+
+
+def sentence(name: str) -> str:
+    """The claim of a report of `REPORTS`, which may not have been run."""
+    ladder, _, reading = name.partition("_")
+    if ladder == "ladder":
+        module = importlib.import_module("experiments.scaling.ladder")
+        return module.CLAIM.format(reading=reading)
+    return importlib.import_module(f"experiments.reports.{name}").CLAIM
 
 
 def read(folder: pathlib.Path) -> Claim:
@@ -231,12 +258,10 @@ def _told(figure: Figure | None) -> str:
     return ", ".join([f"{figure.name}: {figure.value:.3g} {interval}", *beside])
 
 
-def _section(
-    folder: pathlib.Path, claim: Claim, *, pictures: pathlib.Path
-) -> Iterator[str]:
-    form = " (the quick form: minutes of training, no result)" if claim.quick else ""
-    yield f"## {claim.name}: {claim.verdict}{form}"
-    yield claim.claim
+def _section(claim: Claim) -> Iterator[str]:
+    yield f"## {claim.name} {{ #{claim.name} }}"
+    form = ", in the quick form alone" if claim.quick else ""
+    yield f"{claim.claim} **{claim.verdict.capitalize()}{form}.**"
     compute = f", {claim.flops:.2g} training FLOPs" if claim.flops else ""
     yield f"`{claim.command}`, {claim.seconds / 60:.0f} minutes on {claim.machine}" + (
         compute + "."
@@ -255,13 +280,27 @@ def _section(
         )
     yield "\n".join(lines)
     for name, caption in claim.pictures:
-        pictures.mkdir(parents=True, exist_ok=True)
-        copy = f"{claim.name}-{name}"
-        shutil.copy(folder / name, pictures / copy)
-        yield f"![{caption}](report/{copy})"
+        yield f"![{caption}]({KEPT}/{claim.name}/{name})"
         yield f"*{caption}*"
     if claim.notes:
         yield "\n".join(f"- {note}" for note in claim.notes)
+
+
+def keep(folder: pathlib.Path, target: pathlib.Path) -> Claim:
+    """The claim of a report's folder, copied with its pictures into another one."""
+    claim = read(folder)
+    if folder.resolve() != target.resolve():
+        claim.save(target)
+        for name, _ in claim.pictures:
+            _copy_small(folder / name, target / name)
+    return claim
+
+
+def _copy_small(source: pathlib.Path, target: pathlib.Path) -> None:
+    """A picture in 256 colours that lie near all of its own, a quarter of its bytes."""
+    with Image.open(source) as picture:
+        few = picture.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE)
+    few.save(target, optimize=True)
 
 
 def make_parser(module: str, description: str | None) -> cli.Parser:
@@ -279,17 +318,36 @@ def make_parser(module: str, description: str | None) -> cli.Parser:
 class Maker(Protocol):
     """What makes a claim, from nothing, in a folder of its own in `output`."""
 
-    def __call__(self, output: pathlib.Path, *, quick: bool) -> Claim: ...
+    def __call__(self, output: pathlib.Path, *, config: Any) -> Claim: ...
 
 
 def run_claim(
-    module: str, make: Maker, *, doc: str | None, argv: Sequence[str] | None
+    module: str,
+    make: Maker,
+    *,
+    full: Any,
+    quick: Any,
+    doc: str | None,
+    argv: Sequence[str] | None,
 ) -> int:
-    """A report without flags of its own, as a command; the exit status."""
+    """A report without flags of its own, as a command; the exit status.
+
+    Args:
+      module: of the report.
+      make: makes the claim.
+      full, quick: its sizes.
+      doc: of the module.
+      argv: the command line.
+    """
     options = make_parser(module, doc).parse_args(argv)
+
+    def made() -> Claim:
+        claim = make(options.output, config=quick if options.quick else full)
+        return dataclasses.replace(claim, quick=options.quick)
+
     return run_report(
         module,
-        lambda: make(options.output, quick=options.quick),
+        made,
         output=options.output,
         command=f"python -m experiments.reports.{module}",
     )
@@ -299,14 +357,20 @@ class ModelMaker(Protocol):
     """What makes a claim of a trained model, in a folder of its own in `output`."""
 
     def __call__(
-        self, output: pathlib.Path, model: generator.Generator, *, quick: bool
+        self, output: pathlib.Path, model: generator.Generator, *, config: Any
     ) -> Claim: ...
 
 
 def run_of_model(
-    module: str, make: ModelMaker, *, doc: str | None, argv: Sequence[str] | None
+    module: str,
+    make: ModelMaker,
+    *,
+    full: Any,
+    quick: Any,
+    doc: str | None,
+    argv: Sequence[str] | None,
 ) -> int:
-    """A report of the shipped model, or of `--checkpoint`; the exit status."""
+    """A report of the shipped model, or of `--checkpoint`; as `run_claim`."""
     parser = make_parser(module, doc)
     parser.add_argument("--checkpoint", type=pathlib.Path, help="(default: shipped)")
     options = parser.parse_args(argv)
@@ -315,7 +379,9 @@ def run_of_model(
 
     def of_model() -> Claim:
         model = generator.Generator.load(shipped.or_given(given))
-        return make(options.output, model, quick=options.quick)
+        config = quick if options.quick else full
+        claim = make(options.output, model, config=config)
+        return dataclasses.replace(claim, quick=options.quick)
 
     return run_report(
         module,
@@ -358,22 +424,49 @@ def run_report(
     return cli.run_command(module, run, extra="train", interrupted=interrupted)
 
 
+def find(reports: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The folder of every claim, in the order of `REPORTS`; others come after.
+
+    Of several folders with a claim it is the first of a full form, or of a quick one.
+
+    Raises:
+      ValueError: there is none.
+    """
+    every = [
+        path.parent for folder in reports for path in sorted(folder.glob(f"*/{CLAIM}"))
+    ]
+    every.sort(key=lambda folder: read(folder).quick)
+    found: dict[str, pathlib.Path] = {}
+    for folder in every:
+        found.setdefault(folder.name, folder)
+    if not found:
+        where = ", ".join(map(str, reports))
+        raise ValueError(f"{where}: no */{CLAIM} in it; run a report")
+    ordered = [name for name in REPORTS if name in found]
+    return [found[name] for name in dict.fromkeys([*ordered, *found])]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(
         prog="python -m experiments.reports.scoreboard",
         description=(__doc__ or "").split("\n\n")[0],
     )
     add = parser.add_argument
-    add("reports", type=pathlib.Path, help="folder of the reports' folders")
+    add(
+        "reports",
+        type=pathlib.Path,
+        nargs="+",
+        help="folder of the reports' folders; the first counts that has a full form",
+    )
     add("--output", type=pathlib.Path, default=pathlib.Path("docs/report.md"))
     options = parser.parse_args(argv)
 
     def run() -> None:
-        folders = sorted(path.parent for path in options.reports.glob(f"*/{CLAIM}"))
-        if not folders:
-            raise ValueError(f"{options.reports}: no */{CLAIM} in it; run a report")
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page(folders, options.output))
+        find(options.reports)  # what was kept alone makes no page
+        kept = options.output.parent / KEPT
+        folders = find([*options.reports, kept])
+        claims = [keep(folder, kept / folder.name) for folder in folders]
+        options.output.write_text(page(claims))
         print(f"page: {options.output}")
 
     return cli.run_command("scoreboard", run, extra="train")

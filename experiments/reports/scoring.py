@@ -9,12 +9,14 @@ score; (3) is the best that a perfect transformer could, given this decoder and 
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.worlds import judge
+
+Pairs = Iterable[tuple[str, bool]]  # names of attributes, and whether they are right
 
 
 def accuracy(
@@ -29,13 +31,47 @@ def accuracy(
     Returns:
       attribute to `accuracy`, `chance` and `count`.
     """
+
+    def agreements(reading: dict[str, Any], wanted: dict[str, Any]) -> Pairs:
+        return judge.agreement(reading, wanted).items()
+
+    return _shares(videos, expected, agreements=agreements)
+
+
+def by_body(
+    videos: Sequence[np.ndarray], expected: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Equations (1) and (2) over the bodies that prompts name, not over videos.
+
+    Each is held against the body that was read which fits it best, one for one
+    (`judge.match_objects`); one that has none is wrong in all it names. Args and
+    result are those of `accuracy`; `count` is a number of bodies.
+    """
+
+    def agreements(reading: dict[str, Any], wanted: dict[str, Any]) -> Pairs:
+        asked, read = wanted.get("objects", []), reading.get("objects", [])
+        pairs = judge.match_objects(asked, read)
+        for index, body in enumerate(asked):
+            found = read[pairs[index]] if index in pairs else {}
+            for name, value in body.items():
+                yield name, found.get(name) == value
+
+    return _shares(videos, expected, agreements=agreements)
+
+
+def _shares(
+    videos: Sequence[np.ndarray],
+    expected: Sequence[dict[str, Any]],
+    *,
+    agreements: Callable[[dict[str, Any], dict[str, Any]], Pairs],
+) -> dict[str, dict[str, float]]:
     readings = [judge.read(video) for video in videos]
     right: dict[str, list[bool]] = collections.defaultdict(list)
     lucky: dict[str, list[bool]] = collections.defaultdict(list)
     for index, reading in enumerate(readings):
         for other, wanted in enumerate(expected):
             tally = right if index == other else lucky
-            for name, agrees in judge.agreement(reading, wanted).items():
+            for name, agrees in agreements(reading, wanted):
                 tally[name].append(agrees)
     return {
         name: {

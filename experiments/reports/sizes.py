@@ -151,16 +151,10 @@ def make(
     )
 
 
-def claim(
-    output: pathlib.Path, model: generator.Generator, *, quick: bool
-) -> scoreboard.Claim:
-    """The claim of a trained model, in full or quick."""
-    found = make(output, model, config=QUICK if quick else SizesConfig())
-    return dataclasses.replace(found, quick=quick)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    return scoreboard.run_of_model(NAME, claim, doc=__doc__, argv=argv)
+    return scoreboard.run_of_model(
+        NAME, make, full=SizesConfig(), quick=QUICK, doc=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model of one world, from nothing, and its clips of combinations it never saw.
+"""A model of one world, and its clips of combinations it never saw.
 
 What the reports of emergence share: the data, both stages of training as `soraflax
 train` runs them (finished ones are left alone, stopped ones resumed), clips of held-out
@@ -7,8 +7,6 @@ prompts, and each attribute's share beside chance and ceiling as `scoring` defin
 
 import dataclasses
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +17,13 @@ from data_pipelines.worlds import bodies, measure
 from experiments import demo
 from experiments.plots import strips
 from experiments.reports import scoreboard
+from experiments.scaling import sweep
 from soraflax.cli import parser as cli
 from soraflax.generation import generator
-from soraflax.pretrained import models
+from soraflax.pretrained import models, shipped
 from soraflax.train import metrics
 
 HELD_OUT_STREAM = 1_000_003
-Train = Callable[[Sequence[str]], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,9 @@ class WorldRecipe:
       world: a key of `measure.JUDGES`.
       variant: of the world.
       clips: clips of the training data.
-      autoencoder_steps, steps: of the two stages.
+      autoencoder_steps: of the world's own autoencoder; 0 for the shipped one.
+      steps: of the transformer.
+      continued: whether it is the shipped one that is trained on, not one from nothing.
       prompts: held-out prompts, and real renders for the ceiling.
       solver_steps: of sampling.
       guidance: guidance scale.
@@ -49,6 +49,7 @@ class WorldRecipe:
     clips: int = 8000
     autoencoder_steps: int = 2000
     steps: int = 6000
+    continued: bool = False
     prompts: int = 64
     solver_steps: int = 20
     guidance: float = 2.0
@@ -56,24 +57,20 @@ class WorldRecipe:
     flags: tuple[str, ...] = ()
 
     def quick(self) -> "WorldRecipe":
-        """The quick form: a few minutes, and no result."""
+        """The quick form: the shipped model, trained on for a minute."""
         return dataclasses.replace(
             self,
-            clips=160,
-            autoencoder_steps=60,
-            steps=60,
-            prompts=8,
-            solver_steps=6,
+            clips=320,
+            autoencoder_steps=0,
+            steps=120,
+            continued=True,
+            prompts=12,
+            solver_steps=10,
         )
 
 
-def train_here(words: Sequence[str]) -> int:
-    """`soraflax train` in a process of its own; its exit status."""
-    return subprocess.call([sys.executable, "-m", "experiments.train", *words])
-
-
 def train(
-    recipe: WorldRecipe, folder: pathlib.Path, *, run: Train = train_here
+    recipe: WorldRecipe, folder: pathlib.Path, *, run: sweep.Run = sweep.train_here
 ) -> pathlib.Path:
     """Data, autoencoder and transformer in `folder`; the transformer's work folder.
 
@@ -92,28 +89,7 @@ def train(
                 count=max(2, min(64, recipe.clips // 10))
             ),
         )
-    argument = "" if recipe.size == "small" else f":{recipe.size}"
-    data = f"--config.data.path={dataset}"
-    stages = {
-        "autoencoder": [
-            f"--config=autoencoder_small{argument}",
-            data,
-            f"--config.train.steps={recipe.autoencoder_steps}",
-        ],
-        # Captions of these worlds are longer than those of `bodies`.
-        "video": [
-            f"--config=bodies{argument}",
-            data,
-            f"--config.autoencoder={folder / 'autoencoder'}",
-            f"--config.train.steps={recipe.steps}",
-            "--config.train.evaluate_every=0",
-            "--config.data.row.text=256",
-            "--config.data.captions.max_length=96",
-            "--config.evaluation.words=()",
-            *recipe.flags,
-        ],
-    }
-    for name, words in stages.items():
+    for name, words in stages(recipe, folder).items():
         workdir = folder / name
         if (workdir / "result.json").is_file():
             continue
@@ -125,6 +101,42 @@ def train(
                 f"{name} of {recipe.world} failed; the same command resumes"
             )
     return folder / "video"
+
+
+def stages(recipe: WorldRecipe, folder: pathlib.Path) -> dict[str, list[str]]:
+    """The words after `soraflax train` of each stage, on the data in `folder`."""
+    argument = "" if recipe.size == "small" else f":{recipe.size}"
+    data = f"--config.data.path={folder / 'dataset'}"
+    made, encoder = {}, shipped.folder() / "autoencoder"
+    if recipe.autoencoder_steps:
+        encoder = folder / "autoencoder"
+        made["autoencoder"] = [
+            f"--config=autoencoder_small{argument}",
+            data,
+            f"--config.train.steps={recipe.autoencoder_steps}",
+        ]
+    start = [f"--config=bodies{argument}", f"--config.autoencoder={encoder}"]
+    if recipe.continued:
+        start = [
+            f"--config=bodies_longer{argument}",
+            f"--config.base={shipped.folder()}",
+        ]
+    # Captions of these worlds are longer than those of `bodies`.
+    fields = sweep.schedule(recipe.steps) | {
+        "data.row.text": 256,
+        "data.captions.max_length": 96,
+        "evaluation.words": "()",
+    }
+    words = [f"--config.{name}={value}" for name, value in fields.items()]
+    made["video"] = [*start, data, *words, *recipe.flags]
+    return made
+
+
+def training_notes(recipe: WorldRecipe) -> list[str]:
+    """What the model of a recipe is, where it is not one from nothing."""
+    if not recipe.continued:
+        return []
+    return [f"the shipped model, trained on for {recipe.steps} steps on this world"]
 
 
 def training_flops(workdir: pathlib.Path) -> float:
@@ -252,7 +264,7 @@ def make_claim(
     folder: pathlib.Path,
     extra: Extra,
     deciding: str,
-    run: Train = train_here,
+    run: sweep.Run = sweep.train_here,
 ) -> scoreboard.Claim:
     """Train, generate, read: the claim of a world.
 
@@ -286,5 +298,6 @@ def make_claim(
                 "blue: generated; grey below: the real render of the caption",
             ),
         ),
+        notes=tuple(training_notes(recipe)),
         flops=training_flops(workdir),
     )

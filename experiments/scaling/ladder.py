@@ -29,7 +29,7 @@ from data_pipelines.worlds import bodies
 from experiments import demo, json_values
 from experiments.configs import bodies as bodies_config
 from experiments.plots import strips
-from experiments.reports import scoreboard, scoring
+from experiments.reports import budgets, scoreboard, scoring
 from experiments.scaling import grid, sweep
 from experiments.scaling import runs as run_records
 from soraflax import config as config_lib
@@ -38,11 +38,11 @@ from soraflax.cli import parser as cli
 from soraflax.evaluation import frechet
 from soraflax.generation import generator
 from soraflax.nn import dit
-from soraflax.pretrained import shipped
 
 FACTORS = (1, 4, 16, 32)
 SEVERAL_SEEDS = (1, 4)
 READINGS = ("longer", "larger")
+CLAIM = "Samples get better with training compute ({reading} reading)."
 PICTURE = "ladder.png"
 _TEXT = 150
 
@@ -79,7 +79,14 @@ class LadderConfig:
 
 
 QUICK = LadderConfig(
-    budget=3e10, factors=(1, 4), seeds=1, rows=4, clips=200, prompts=6, shown=3, steps=6
+    budget=2.5e11,
+    factors=(1, 4),
+    seeds=1,
+    rows=8,
+    clips=400,
+    prompts=12,
+    shown=3,
+    steps=10,
 )
 
 
@@ -267,7 +274,7 @@ def to_claim(
             )
     return scoreboard.Claim(
         name=f"ladder_{reading}",
-        claim=f"Samples get better with training compute ({reading} reading).",
+        claim=CLAIM.format(reading=reading),
         command="",
         figures=tuple(figures),
         pictures=((PICTURE, "rows are prompts, columns rungs, same seed and noise"),),
@@ -290,7 +297,7 @@ def make(
     reading: str,
     *,
     config: LadderConfig,
-    data: pathlib.Path | None = None,
+    data: pathlib.Path,
     autoencoder: pathlib.Path | None = None,
     run: sweep.Run = sweep.train_here,
 ) -> scoreboard.Claim:
@@ -300,11 +307,8 @@ def make(
       ValueError: a rung failed; the same command tries it again.
     """
     output.mkdir(parents=True, exist_ok=True)
-    autoencoder = autoencoder or shipped.folder() / "autoencoder"
+    autoencoder = autoencoder or budgets.autoencoder()
     values: Any = bodies_config.get_config(config.size)
-    data = data or sweep.make_data(
-        output, "both", clips=config.clips, autoencoder=autoencoder, values=values
-    )
     planned = rungs(
         config,
         reading,
@@ -369,7 +373,8 @@ def _make(options: argparse.Namespace, name: str) -> scoreboard.Claim:
         options.output / name,
         options.reading,
         config=config,
-        data=options.data,
+        data=options.data
+        or budgets.shared_data(options.output, "both", clips=config.clips),
         autoencoder=options.autoencoder,
     )
     return dataclasses.replace(claim, quick=options.quick)

@@ -37,6 +37,7 @@ from soraflax.nn import dit
 from soraflax.pretrained import shipped
 
 POINTS = "points"
+TRAIN = "experiments.train"
 MODALITIES = {"images": "images", "video": "videos", "both": "short"}
 HELD_OUT = 256
 MEASURED_ROWS = 64
@@ -113,17 +114,25 @@ def arguments(
         "data.rows": point.rows,
         "autoencoder": autoencoder,
         "optimizer.learning_rate": point.learning_rate,
-        "optimizer.warmup": max(1, min(100, point.steps // 10)),
-        "train.steps": point.steps,
-        "train.log_every": max(1, min(50, point.steps // 5)),
-        "train.checkpoint_every": max(50, point.steps // 5),
-        "train.evaluate_every": 0,
-        "train.ema_decay": min(0.998, 1 - 10 / (point.steps + 10)),
         "evaluation.batches": 8,
+        "evaluation.words": "()",
     }
+    fields |= schedule(point.steps)
     config = f"bodies:{size}" if size != "small" else "bodies"
     words = [f"--config.{name}={value}" for name, value in fields.items()]
     return [f"--config={config}", *words, f"--workdir={folder / point.name}"]
+
+
+def schedule(steps: int) -> dict[str, Any]:
+    """Fields of a run of so many steps that follow from their number."""
+    return {
+        "optimizer.warmup": max(1, min(100, steps // 10)),
+        "train.steps": steps,
+        "train.log_every": max(1, min(50, steps // 5)),
+        "train.checkpoint_every": max(50, steps // 5),
+        "train.evaluate_every": 0,
+        "train.ema_decay": min(0.998, 1 - 10 / (steps + 10)),
+    }
 
 
 def write_point(folder: pathlib.Path, point: grid.Point, *, settings: Any) -> None:
@@ -141,8 +150,17 @@ def write_point(folder: pathlib.Path, point: grid.Point, *, settings: Any) -> No
 
 
 def train_here(words: Sequence[str]) -> int:
-    """Train a point in a process of its own; its exit status."""
-    return subprocess.call([sys.executable, "-m", "experiments.train", *words])
+    """Train a point in a process of its own; its exit status.
+
+    Where this process is told to stop, that one is too, and saves before it ends.
+    """
+    process = subprocess.Popen([sys.executable, "-m", TRAIN, *words])
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
 
 
 def run_points(

@@ -1,6 +1,7 @@
 """What all stages do around training: start JAX, open the run's directory, end it."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -8,14 +9,26 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from data_pipelines import account, pipeline, records
+from data_pipelines import account, elastic, pipeline, records
 from experiments.stages import run_config
 from soraflax import buckets, compilation_cache, process_memory, sharding
 from soraflax import config as config_lib
-from soraflax.train import cluster, goodput, metrics, saved_steps, stopping
+from soraflax.ops import packing
+from soraflax.pretrained import arrays, slices
+from soraflax.train import (
+    checkpoint,
+    cluster,
+    common_end,
+    goodput,
+    loop,
+    metrics,
+    saved_steps,
+    stopping,
+)
 
 Config = TypeVar("Config", bound=run_config.RunConfig)
 
@@ -43,6 +56,37 @@ def host(mesh: Mesh) -> pipeline.HostShard:
     groups = sharding.batch_shard_processes(mesh)
     index = next(n for n, group in enumerate(groups) if jax.process_index() in group)
     return pipeline.HostShard(index, len(groups))
+
+
+def to_one_end(
+    batches: elastic.LaneBatches,
+    data: pipeline.PackedDataConfig,
+    *,
+    patch_size: int,
+    text_width: int | None,
+) -> checkpoint.DataIterator:
+    """Batches of packed rows that end (`data.passes`) at one step in all processes.
+
+    Args:
+      batches: of this process.
+      data: what they are made of.
+      patch_size, text_width: as of `Packed.zeros`.
+    """
+    if not data.passes:
+        return batches
+    sizes = {"patch_size": patch_size, "text_width": text_width}
+    blank = functools.partial(packing.Packed.zeros, data.row, rows=data.rows, **sizes)
+    return common_end.CommonEnd(batches, blank)
+
+
+def evened(
+    batches: Iterable[packing.Packed], *, empty: packing.Packed
+) -> Iterator[packing.Packed]:
+    """The batches of this process, and empty ones until all processes have as many."""
+    own = list(batches)
+    counts = map(int, saved_steps.allgather_text(str(len(own))))
+    blank = jax.tree.map(np.zeros_like, own[0]) if own else empty
+    yield from own + [blank] * (max(counts) - len(own))
 
 
 def check_rows(rows: int, mesh: Mesh, *, key: str) -> None:
@@ -76,7 +120,8 @@ def run_directory(
     """The run's directory; bad input leaves no empty one that was not there before.
 
     What holds something stays: cached latents, checkpoints, a line of metrics. SIGTERM
-    ends the block, where training does not heed it: in caching and in exporting.
+    ends the block, where training does not heed it: in caching and in exporting; that
+    of several processes they heed themselves (`together`, `heeding_signals`).
 
     Args:
       workdir: the directory, on a disk or in a bucket.
@@ -173,23 +218,77 @@ def write_json(path: buckets.Folder, values: Any) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(work: str) -> Iterator[None]:
     """What all processes do, each its own; where it fails in one, it fails in all.
+
+    SIGTERM to one stops all of them (`stopping.raised_in_all`).
+
+    Args:
+      work: name of the work, another each time.
 
     Raises:
       ValueError: in the others, naming the process and its error.
+      Interrupted: one was asked to stop.
     """
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
-        yield
-    except (ValueError, OSError) as error:
+        with stopping.raised_in_all(work):
+            yield
+    except (ValueError, OSError, Interrupted) as error:
         failure = error
-    said = saved_steps.allgather_text(str(failure) if failure else "")
+    own = [isinstance(failure, Interrupted), str(failure) if failure else ""]
+    said = map(json.loads, saved_steps.allgather_text(json.dumps(own)))
     if failure is not None:
         raise failure
-    for number, text in enumerate(said):
+    for number, (stopped, text) in enumerate(said):
+        if stopped:
+            raise Interrupted(text)
         if text:
             raise ValueError(f"process {number}: {text}")
+
+
+def evaluate(job: loop.TrainJob, params: Any) -> dict[str, float]:
+    """What a job measures of its result; nothing where it measures nothing.
+
+    Raises:
+      Interrupted: the run was asked to stop.
+    """
+    if job.evaluate is None:
+        return {}
+    return job.evaluate(params, check=heed)
+
+
+def heed() -> None:
+    """A place where several processes ask whether to stop, the same in all of them.
+
+    Raises:
+      Interrupted: the run was asked to stop.
+    """
+    stopping.StopSignals().check()
+
+
+def heeding_signals(params: Any) -> Any:
+    """Parameters before each piece of which several processes ask whether to stop.
+
+    They raise `Interrupted` in all processes, where they are written. A single process
+    needs no asking (`stopping.raised`).
+
+    Args:
+      params: tree of arrays of JAX or of numpy.
+    """
+    if jax.process_count() == 1:
+        return params
+
+    def asking(leaf: Any) -> arrays.LazyArray:
+        def parts() -> Iterator[np.ndarray]:
+            heed()
+            for piece in slices.host_pieces(leaf):
+                yield piece
+                heed()
+
+        return arrays.LazyArray(leaf.shape, np.dtype(leaf.dtype), parts)
+
+    return jax.tree.map(asking, params)
 
 
 def barrier(name: str) -> None:

@@ -1,7 +1,6 @@
 """`soraflax animate`: make a video that begins with an image."""
 
 import argparse
-import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +81,4 @@ def make_job(args: argparse.Namespace, model: "generator.Generator") -> "generat
         fps=args.fps,
         names=(str(args.image), str(last)),
     )
-    if not drawn:
-        return job
-    moving = paths.along(job.conditioning, drawn, strength=strength)
-    return dataclasses.replace(job, conditioning=moving)
+    return paths.follow(job, drawn, strength=strength)

@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> cli.Parser:
     options.add_fps(parser, "the clips' own")
     options.add_no_audio(parser)
     options.add_new_frames(parser)
-    options.add_strength(parser, 0.5, meaning=options.BESIDE)
+    options.add_strength(parser, 0.2, meaning=options.SIDES)
     options.add_sampling(parser)
     return parser
 

@@ -154,6 +154,7 @@ def add_strength(
 
 
 BESIDE = "1 invents all of the new piece; less keeps more of the frames beside it"
+SIDES = "1 invents all of the new piece; less keeps more of both clips going on"
 
 
 def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> None:
@@ -226,7 +227,8 @@ def add_wording(parser: argparse.ArgumentParser) -> None:
         const=TEMPLATE,
         metavar="NAME",
         help="make the prompt longer first: alone by the template of `soraflax "
-        "expand`, else by MODULE:FUNCTION or an entry point of soraflax.expanders "
+        "expand`, else by learned (the shipped expander, if any), the folder of a "
+        "trained one, MODULE:FUNCTION or an entry point of soraflax.expanders "
         "(default: as it is)",
     )
     add(

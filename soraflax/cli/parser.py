@@ -23,6 +23,7 @@ import importlib
 import importlib.util
 import math
 import os
+import signal
 import sys
 import threading
 import unicodedata
@@ -227,11 +228,11 @@ def run_command(
       run: the work, its arguments bound; imports that take time belong inside.
       extra: the extra of `EXTRAS` with all that it needs, named where a module is
         missing.
-      interrupted: what Ctrl-C leaves behind, where `run` raises KeyboardInterrupt
-        without saying.
+      interrupted: what Ctrl-C or SIGTERM leaves behind, where `run` raises
+        KeyboardInterrupt without saying.
     """
     try:
-        with interruptible(), few_collections():
+        with interruptible(), terminable(), few_collections():
             run()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -313,6 +314,31 @@ def interruptible() -> Iterator[None]:
         sys.unraisablehook = previous
         for timer in timers:
             timer.cancel()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM stops the work as Ctrl-C does: drafts are removed, and it is said.
+
+    Training, caching and exporting heed it themselves, at places of their own
+    (`train.stopping`). Of several processes it is JAX's preemption service that has the
+    signal, which this does not take away.
+    """
+
+    def stop(_: int, __: object) -> None:
+        raise KeyboardInterrupt
+
+    jax = sys.modules.get("jax")
+    several = jax is not None and jax.distributed.is_initialized()
+    main = threading.current_thread() is threading.main_thread()
+    if several or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _missing_modules(error: Exception, extra: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from soraflax import media
 from soraflax.autoencoding import previews
 from soraflax.cli import devices, options, outputs, progress, sound, wording
 from soraflax.diffusion import samplers
@@ -53,45 +54,91 @@ def run(
         model = Generator.load(shipped.or_given(args.checkpoint), cache=cache)
         model = adapters.adapted(model, args.lora)
         model.announce = line.begin
-        config = sampling_config(args, model)
+        given: Any = {"inputs": inputs, "positional": positional}
+        work = prepare(args, make_job, model=model, line=line, **given)
         with line.hidden():
-            words = wording.prepare(args, model, inputs=inputs)
-        first = words.recorded(make_job(words.args, model))
-        first = familiarity.annotated(first, model.model.config, sampling_config=config)
-        kept = sound.of_job(args, first, inputs=inputs)
-        first = dataclasses.replace(first, notes=(*first.notes, *kept.notes))
-        jobs = [
-            dataclasses.replace(first, seed=args.seed + number)
-            for number in range(args.num_videos)
-        ]
-        paths = outputs.result_paths(args.out, args.num_videos)
-        for path, job in zip(paths, jobs, strict=True):
-            _check(args, job, path=path, inputs=inputs)
-            model.check(job, config)
-        with line.hidden():
-            outputs.print_notes(args.command, first.notes)
-        records = []
-        for job in jobs:
-            again = outputs.repeat_command(args, positional=positional, seed=job.seed)
-            source = provenance.of_job(job, config, inputs=inputs, command=again)
-            records.append(provenance.record(source, model.model))
+            outputs.print_notes(args.command, work.jobs[0].notes)
         written: list[pathlib.Path] = []
 
         def write(number: int, frames: Iterable[np.ndarray]) -> None:
-            fps = jobs[number].conditioning.fps
-            made: Any = {"record": records[number], "sounds": kept.sounds}
+            path, fps = work.paths[number], work.jobs[number].conditioning.fps
+            made: Any = {"record": work.records[number], "sounds": work.sounds}
             made["signer"] = signer
-            passed = words.checked(frames, fps=fps)
-            outputs.write(paths[number], passed, fps=fps, **made)
-            written.append(paths[number])
+            passed = work.words.checked(frames, fps=fps)
+            outputs.write(path, passed, fps=fps, **made)
+            written.append(path)
             with line.hidden():
-                print(paths[number], flush=True)
+                print(path, flush=True)
 
         try:
-            shown: Any = {"line": line, "previewed": paths if args.preview else []}
-            sample(model, jobs, config=config, write=write, **shown)
+            shown: Any = {"line": line, "previewed": work.paths * bool(args.preview)}
+            sample(model, work.jobs, config=work.config, write=write, **shown)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(_left_behind(written, str(stop))) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a command makes, checked before any of it is sampled.
+
+    Attributes:
+      words: prompts and filters.
+      config: how it is sampled.
+      jobs: one for every seed, alike but for it.
+      paths: of the results.
+      records: how each is made.
+      sounds: heard beside the frames of each.
+    """
+
+    words: wording.Wording
+    config: generator.SamplingConfig
+    jobs: list[Job]
+    paths: list[pathlib.Path]
+    records: list[dict[str, Any]]
+    sounds: Sequence[media.PlacedSound]
+
+
+def prepare(
+    args: argparse.Namespace,
+    make_job: Callable[[argparse.Namespace, Generator], Job],
+    *,
+    model: Generator,
+    line: progress.Progress,
+    inputs: Mapping[str, pathlib.Path],
+    positional: Sequence[str],
+) -> Work:
+    """The work of a command; arguments as of `run`.
+
+    Args:
+      model: that samples.
+      line: hidden while the prompt is worked on.
+      inputs: files by their role.
+
+    Raises:
+      ValueError, OSError: what cannot be made, or be written.
+    """
+    config = sampling_config(args, model)
+    with line.hidden():
+        words = wording.prepare(args, model, inputs=inputs)
+    first = words.recorded(make_job(words.args, model))
+    first = familiarity.annotated(first, model.model.config, sampling_config=config)
+    kept = sound.of_job(args, first, inputs=inputs)
+    first = dataclasses.replace(first, notes=(*first.notes, *kept.notes))
+    jobs = [
+        dataclasses.replace(first, seed=args.seed + number)
+        for number in range(args.num_videos)
+    ]
+    paths = outputs.result_paths(args.out, args.num_videos)
+    for path, job in zip(paths, jobs, strict=True):
+        _check(args, job, path=path, inputs=inputs)
+        model.check(job, config)
+    records = []
+    for job in jobs:
+        again = words.repeated(args, seed=job.seed)
+        command = outputs.repeat_command(again, positional=positional, seed=job.seed)
+        source = provenance.of_job(job, config, inputs=inputs, command=command)
+        records.append(provenance.record(source, model.model))
+    return Work(words, config, jobs, paths, records, kept.sounds)
 
 
 def _check(

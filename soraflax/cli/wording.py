@@ -21,17 +21,35 @@ class Wording:
 
     Attributes:
       args: as parsed, with the prompt that the model is given.
-      options: entries of the record; none where the prompt is as it was.
+      options: entries of the record, such as who expanded the prompt; none where it
+        was not asked for.
       guard: what results must pass.
+      notes: what of a prompt could not be read before it was expanded.
     """
 
     args: argparse.Namespace
     options: Mapping[str, Any]
     guard: guardrails.Guardrails
+    notes: tuple[str, ...] = ()
 
     def recorded(self, job: generator.Job) -> generator.Job:
-        """The job with these entries in its record."""
-        return dataclasses.replace(job, options={**job.options, **self.options})
+        """The job with these entries and notes in its record."""
+        options, notes = {**job.options, **self.options}, (*self.notes, *job.notes)
+        return dataclasses.replace(job, options=options, notes=notes)
+
+    def repeated(self, args: argparse.Namespace, *, seed: int) -> argparse.Namespace:
+        """Arguments that make the result of a seed again.
+
+        An expander says other things for another seed: what it said for the first of
+        several results is then the prompt.
+
+        Args:
+          args: as parsed.
+          seed: of the result.
+        """
+        if not self.options or seed == args.seed:
+            return args
+        return argparse.Namespace(**vars(self.args) | {"expand": None})
 
     def checked(self, frames: Iterable[np.ndarray], *, fps: float) -> Any:
         """The same frames, once all have passed; as they come where none are checked.
@@ -74,12 +92,12 @@ def prepare(
         fresh=not inputs,
     )
     expander = expansion.load(args.expand, template)
-    longer = expansion.expanded(args.prompt, expander, seed=args.seed, name=args.expand)
-    guard.check(longer)
-    print(f"{outputs.GENERATOR} {args.command}: expanded: {longer}", file=sys.stderr)
-    options = {"expansion": {"expander": args.expand, "prompt": args.prompt}}
-    new = argparse.Namespace(**vars(args) | {"prompt": longer})
-    return Wording(new, options, guard)
+    made = expansion.expanded(args.prompt, expander, seed=args.seed, name=args.expand)
+    guard.check(made.text)
+    print(f"{outputs.GENERATOR} {args.command}: expanded: {made.text}", file=sys.stderr)
+    options = {"expansion": made.record(args.prompt)}
+    new = argparse.Namespace(**vars(args) | {"prompt": made.text})
+    return Wording(new, options, guard, made.notes)
 
 
 class LazyCaption:

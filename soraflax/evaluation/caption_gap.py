@@ -38,6 +38,9 @@ class CaptionGap:
         differs, nothing else. A segment without one has the text of `rows`.
       levels: noise levels t.
       seed: PRNG seed of the noise.
+      part: rows of every batch that this process feeds to a mesh; all by default.
+      put: copies what it feeds to the devices, once for all levels; None leaves it to
+        JAX.
 
     Raises:
       ValueError: no rows, a level outside (0, 1], or rows of another number.
@@ -51,6 +54,8 @@ class CaptionGap:
         replaced: Mapping[str, Sequence[packing.Packed]],
         levels: Sequence[float] = LEVELS,
         seed: int = 0,
+        part: slice = slice(None),
+        put: Callable[[Any], Any] | None = None,
     ) -> None:
         if not rows:
             raise ValueError("no rows to measure the caption gap on")
@@ -60,18 +65,25 @@ class CaptionGap:
         for kind, others in replaced.items():
             if len(others) != len(rows):
                 raise ValueError(f"{len(others)} rows of {kind!r}: use {len(rows)}")
-        self._rows = list(rows)
-        self._replaced = {kind: list(others) for kind, others in replaced.items()}
-        self._changed = {
+        changed = {
             kind: [
                 text_differs(a, b).astype(np.float32)
                 for a, b in zip(rows, others, strict=True)
             ]
-            for kind, others in self._replaced.items()
+            for kind, others in replaced.items()
         }
-        self._kinds = [k for k, masks in self._changed.items() if np.any(masks)]
+        # The same in all processes, whichever rows they feed.
+        self._kinds = [k for k, masks in changed.items() if np.any(masks)]
+
+        def own(tree: Any) -> Any:
+            return jax.tree.map(lambda x: np.asarray(x[part]), tree)
+
+        self._rows = own(list(rows))
+        self._replaced = {kind: own(list(replaced[kind])) for kind in self._kinds}
+        self._changed = {kind: own(changed[kind]) for kind in self._kinds}
         self._levels = tuple(levels)
         self._seed = seed
+        self._put = put or jax.device_put
 
         # One number for each mask: on a mesh of several processes, which every one of
         # them can read.
@@ -79,7 +91,7 @@ class CaptionGap:
             shape = (packed.segments.shape[0], packed.max_segments + 1)
             noise = jax.random.normal(key, packed.tokens.shape, jnp.float32)
             x0 = denoise(params, packed, jnp.full(shape, level), noise)
-            return jnp.einsum("bs,kbs->k", _segment_errors(x0, packed), masks)
+            return jnp.einsum("bs,bks->k", _segment_errors(x0, packed), masks)
 
         self._errors = jax.jit(errors)
 
@@ -92,14 +104,17 @@ class CaptionGap:
           params: parameters, as `denoise` takes them.
           check: called between measurements; may raise to stop.
         """
+        if not self._kinds:
+            return {}
+        right = self._measure(params, self._rows, kinds=self._kinds, check=check)
         result: dict[str, float] = {}
-        for level in self._levels:
-            right = self._measure(params, self._rows, kinds=self._kinds, level=level)
-            for kind, expected in zip(self._kinds, right, strict=True):
-                check()
-                others = self._replaced[kind]
-                wrong = self._measure(params, others, kinds=[kind], level=level)
-                gap = float(wrong[0]) / max(float(expected), 1e-12) - 1.0
+        wrong = {
+            kind: self._measure(params, rows, kinds=[kind], check=check)
+            for kind, rows in self._replaced.items()
+        }
+        for number, level in enumerate(self._levels):
+            for kind, expected in zip(self._kinds, right[number], strict=True):
+                gap = float(wrong[kind][number, 0]) / max(float(expected), 1e-12) - 1.0
                 result[f"validation/gap_{kind}_t{level:g}"] = gap
         return result
 
@@ -109,23 +124,27 @@ class CaptionGap:
         rows: Sequence[packing.Packed],
         *,
         kinds: Sequence[str],
-        level: float,
-    ) -> np.ndarray:
-        """e of the segments whose caption has a word of each of `kinds`, `[K]`."""
-        if not kinds:
-            return np.zeros(0)
-        key = jax.random.key(self._seed)
-        errors = [
-            self._errors(
-                params,
-                batch,
-                np.stack([self._changed[kind][index] for kind in kinds]),
-                jnp.float32(level),
-                jax.random.fold_in(key, index),
+        check: Callable[[], None],
+    ) -> Float[np.ndarray, "L K"]:
+        """e at each level, of the segments whose caption has a word of each kind."""
+        key, batches = jax.random.key(self._seed), []
+        for index, batch in enumerate(rows):
+            check()
+            masks = np.stack([self._changed[kind][index] for kind in kinds], axis=1)
+            packed, masks = self._put((batch, masks))
+            batches.append(
+                [
+                    self._errors(
+                        params,
+                        packed,
+                        masks,
+                        jnp.float32(level),
+                        jax.random.fold_in(key, index),
+                    )
+                    for level in self._levels
+                ]
             )
-            for index, batch in enumerate(rows)
-        ]
-        return np.sum(jax.device_get(errors), axis=0)
+        return np.sum(jax.device_get(batches), axis=0)
 
 
 def _segment_errors(

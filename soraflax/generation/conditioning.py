@@ -53,6 +53,8 @@ class Conditioning:
       prepend: new frames of further pieces that are made before the result, one after
         the other, the one next to it first (`tasks.extend`, backward).
       prepend_context: frames of the result that each of those is shown, at most.
+      sides: two tasks whose last frames, as many as are not kept here, are made before
+        and dissolved, and stand in the place of those (`generation.transitions`).
 
     Raises:
       ValueError: other types, a mask of another size, a rate or strength out of range.
@@ -68,6 +70,7 @@ class Conditioning:
     result_frames: int | None = None
     prepend: tuple[int, ...] = ()
     prepend_context: int = 0
+    sides: "tuple[Conditioning, Conditioning] | None" = None
 
     def __post_init__(self) -> None:
         if self.keep_mask.shape != self.video.shape[:3]:

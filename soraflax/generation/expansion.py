@@ -10,10 +10,13 @@ leaves open is added: a size, a colour, a motion, a background. Where it does no
 understand a word beside a body, or a denial, it adds nothing there.
 
 An expander is any function `(prompt, *, seed) -> str`: `load` finds a user's own.
+`prompt_expander.PromptExpander` is a trained one, for which the template may stand in;
+`expanded` says who it was.
 """
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +26,7 @@ from soraflax.generation import prompts
 
 GROUP = "soraflax.expanders"
 TEMPLATE = "template"
+LEARNED = "learned"  # the shipped one
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "ring")
@@ -62,6 +66,46 @@ class Expander(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Expansion:
+    """What became of a prompt.
+
+    Attributes:
+      text: the longer prompt.
+      expander: name of the expander that made it.
+      digest: of its parameters; "" where it has none.
+      asked: name of the expander that was asked, and made nothing of it; "" for none.
+      reason: why it did not.
+      notes: what of the prompt could not be read, a line each, as of `prompts`.
+    """
+
+    text: str
+    expander: str
+    digest: str = ""
+    asked: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    def record(self, prompt: str) -> dict[str, Any]:
+        """What the record of a video says of it; what is empty is left out.
+
+        Args:
+          prompt: as it was given.
+        """
+        values = dataclasses.asdict(self) | {"prompt": prompt}
+        del values["text"], values["notes"]
+        return {name: value for name, value in values.items() if value}
+
+
+@runtime_checkable
+class Substituted(Protocol):
+    """An expander for which the template may stand in."""
+
+    def expand(self, prompt: str, *, seed: int, name: str) -> Expansion:
+        """The longer prompt, and who made it; `name` is that of the expander."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
 class Template:
     """The expander without a model.
 
@@ -94,7 +138,7 @@ class Template:
             self._describe(tokens, number, draw=draw, added=added)
         for start, stop, words in sorted(added, reverse=True):
             tokens[start:stop] = words.split()
-        tokens = _articles([SYNONYMS.get(t.lower(), _plural(t)) for t in tokens])
+        tokens = _articles([worded(token) for token in tokens])
         longer = re.sub(r" ([,.;:!?])", r"\1", " ".join(tokens))
         return longer + self._background(tokens, draw)
 
@@ -173,6 +217,11 @@ def _common(token: str) -> str:
     return SYNONYMS.get(word, word)
 
 
+def worded(token: str) -> str:
+    """The world's word for a common one; other words as they are."""
+    return SYNONYMS.get(token.lower(), _plural(token))
+
+
 def _plural(token: str) -> str:
     """The world's word for a body in the plural; other words as they are."""
     single = _singular(token)
@@ -203,41 +252,57 @@ def load(name: str, template: Template) -> Expander:
     """An expander by its name.
 
     Args:
-      name: 'template', `module:function`, or an entry point of `GROUP`.
-      template: what 'template' is.
+      name: 'template', 'learned', the folder of a trained expander, `module:function`,
+        or an entry point of `GROUP`.
+      template: what 'template' is, and what stands in for a trained one.
 
     Raises:
       ExtensionError: there is no such function.
+      FileNotFoundError, ModelError: no expander in a folder, or a damaged one.
     """
     if name == TEMPLATE:
         return template
-    return extensions.load(name, group=GROUP, known=(TEMPLATE,))
+    if name == LEARNED or os.path.isdir(name):
+        from soraflax.generation import prompt_expander  # which loads JAX
+
+        folder = None if name == LEARNED else name
+        return prompt_expander.PromptExpander.load(folder, template=template)
+    return extensions.load(name, group=GROUP, known=(TEMPLATE, LEARNED))
 
 
-def expanded(prompt: str, expander: Expander, *, seed: int, name: str) -> str:
+def expanded(prompt: str, expander: Expander, *, seed: int, name: str) -> Expansion:
     """What an expander makes of a prompt; both are read as models read them.
 
     Args:
       prompt: that it is given, without what `prompts.readable` takes out.
       expander: any.
       seed: that it is given.
-      name: of the expander, for errors.
+      name: of the expander, for errors and for what is returned.
 
     Raises:
       ValueError: an empty prompt; it fails, or gives anything but a text.
     """
-    text, _ = prompts.readable(prompt)
+    text, changes = prompts.readable(prompt)
     if not text:
         raise ValueError("the prompt is empty: say what a video shall show")
     try:
-        longer: Any = expander(text, seed=seed)
+        made = _made(text, expander, seed=seed, name=name)
     except Exception as error:
         raise ValueError(
             f"expander {name!r} failed: {type(error).__name__}: {error}"
         ) from error
+    longer: Any = made.text
     cleaned = prompts.readable(longer)[0] if isinstance(longer, str) else ""
     if not cleaned:
         raise ValueError(
             f"expander {name!r} gave {longer!r}: it must give a text that is not empty"
         )
-    return cleaned
+    notes = tuple(f"prompt: {change}" for change in changes)
+    return dataclasses.replace(made, text=cleaned, notes=notes)
+
+
+def _made(text: str, expander: Expander, *, seed: int, name: str) -> Expansion:
+    """What an expander makes of a text, and who it was in truth."""
+    if isinstance(expander, Substituted):
+        return expander.expand(text, seed=seed, name=name)
+    return Expansion(expander(text, seed=seed), name)

@@ -27,6 +27,7 @@ from soraflax.generation import (
     residence,
     sampling,
     tasks,
+    transitions,
 )
 from soraflax.generation import canvas as canvases
 from soraflax.generation import progress as progress_lib
@@ -194,7 +195,8 @@ class Generator:
         video in its latents alone, unless it takes two passes or several pieces.
         """
         given, canvas = job.conditioning, self.canvas(job)
-        if given.prepend or _needs_refinement(self, job, canvas=canvas):
+        several = bool(given.prepend or given.sides)
+        if several or _needs_refinement(self, job, canvas=canvas):
             yield from self([job], config, progress=progress, callback=callback)[0]
             return
         yield from given.before if given.before is not None else ()
@@ -292,19 +294,26 @@ def _in_pieces(
     config: SamplingConfig | None,
     observer: progress_lib.Observer,
 ) -> list[Video]:
-    """Videos of jobs: all jobs, then the further pieces of those that have some."""
+    """Videos of jobs: all jobs, then the further pieces of those that have some.
+
+    Before any, the sides of transitions.
+    """
     config = config or generator.sampling
+    pieces = 1 + max((len(job.conditioning.prepend) for job in jobs), default=0)
+    sides = int(any(job.conditioning.sides for job in jobs))
+    if sides:
+        part = observer.part(0, pieces + 1, merge=lambda _: _blank(generator, jobs))
+        jobs = _begun(generator, jobs, config=config, observer=part)
     # By the number of the job: what is still to be made, and what is made.
     left, videos = dict(enumerate(jobs)), {}
     latents: dict[int, np.ndarray] = {}
-    pieces = 1 + max((len(job.conditioning.prepend) for job in jobs), default=0)
     for number in range(pieces):
         merge = functools.partial(_merged, latents, list(left))
         piece_videos, piece_latents = _complete(
             generator,
             list(left.values()),
             config=config,
-            observer=observer.part(number, pieces, merge=merge),
+            observer=observer.part(sides + number, sides + pieces, merge=merge),
         )
         videos |= zip(left, piece_videos, strict=True)
         latents = dict(enumerate(merge(piece_latents)))
@@ -316,6 +325,39 @@ def _in_pieces(
             if job.conditioning.prepend
         }
     return list(videos.values())
+
+
+def _begun(
+    generator: Generator,
+    jobs: Sequence[Job],
+    *,
+    config: SamplingConfig,
+    observer: progress_lib.Observer,
+) -> list[Job]:
+    """Jobs, their transitions begun from both sides (`generation.transitions`)."""
+    wanted = [index for index, job in enumerate(jobs) if job.conditioning.sides]
+    sides = [
+        side
+        for index in wanted
+        for side in transitions.jobs(jobs[index], seed=_next_seed(jobs[index].seed))
+    ]
+    videos = iter(_complete(generator, sides, config=config, observer=observer)[0])
+    begun = list(jobs)
+    for index in wanted:
+        onward, before = next(videos), next(videos)
+        begun[index] = transitions.dissolved(jobs[index], onward=onward, before=before)
+    return begun
+
+
+def _blank(generator: Generator, jobs: Sequence[Job]) -> list[np.ndarray]:
+    """Latents of jobs of which nothing is made yet."""
+    shapes = [generator.grid.latent_shape(*job.conditioning.shape) for job in jobs]
+    return [np.zeros(shape, np.float32) for shape in shapes]
+
+
+def _next_seed(seed: int) -> int:
+    """That of the noise of another piece of the same result."""
+    return (seed + _SEED_STEP) % (canvases.MAX_SEED + 1)
 
 
 def _needs_refinement(
@@ -388,8 +430,7 @@ def _merged(
 def _piece_before(generator: Generator, job: Job, *, video: Video) -> Job:
     """The job of the piece that comes before what is made, with noise of its own."""
     piece = tasks.piece_before(generator.grid, job.conditioning, video=video)
-    seed = (job.seed + _SEED_STEP) % (canvases.MAX_SEED + 1)
-    return dataclasses.replace(job, conditioning=piece, seed=seed)
+    return dataclasses.replace(job, conditioning=piece, seed=_next_seed(job.seed))
 
 
 def _windows(

@@ -17,7 +17,14 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from soraflax import media
-from soraflax.generation import conditioning, generator, prompts, resizing, tasks
+from soraflax.generation import (
+    conditioning,
+    generator,
+    lengths,
+    prompts,
+    resizing,
+    tasks,
+)
 from soraflax.ops import grid as grids
 
 Image = UInt8[np.ndarray, "H W 3"]
@@ -177,7 +184,7 @@ def extend(
     if direction == "forward":
         frames = _new_length(model, length, fps=clip.fps, default=frames)
     else:
-        _check_enough(clip, model.grid, name=name)
+        lengths.check_enough(model.grid, len(clip), name=name)
         options["strength"] = strength
         frames = _new_length_before(model, length, fps=clip.fps, piece=frames)
     notes = [*notes, *_length_notes(length, frames, fps=clip.fps)]
@@ -211,7 +218,7 @@ def loop(
     Args and errors are those of `extend`.
     """
     clip, notes = resizing.fit_clip(clip, model.grid, rule=fit, name=name)
-    _check_enough(clip, model.grid, name=name)
+    lengths.check_enough(model.grid, len(clip), name=name)
     suited, frames = _suited(model)["between"]
     frames = _new_length(model, length, fps=clip.fps, default=frames)
     notes = [*notes, *_length_notes(length, frames, fps=clip.fps)]
@@ -236,7 +243,7 @@ def connect(
     text: Text = Text(),
     length: Length = Length(),
     context: int | None = None,
-    strength: float = 0.5,
+    strength: float = tasks.TRANSITION_STRENGTH,
     fit: resizing.Rule = "refuse",
     names: tuple[str, str] = ("first clip", "second clip"),
 ) -> generator.Job:
@@ -251,7 +258,7 @@ def connect(
         second, model.grid, rule=fit, size=target, name=names[1]
     )
     for clip, name in zip((first, second), names, strict=True):
-        _check_enough(clip, model.grid, name=name)
+        lengths.check_enough(model.grid, len(clip), name=name)
     if first.fps != second.fps:
         raise ValueError(
             f"{names[0]} has {first.fps:g} frames per second, {names[1]} "
@@ -423,20 +430,7 @@ def _job(
 
 def _suited(model: generator.Generator) -> dict[str, tuple[int, int]]:
     """Context and new frames of each task that suit the windows of training."""
-    return tasks.contexts(model.grid, model.model.config.window)
-
-
-def _check_enough(clip: media.Video, grid: grids.Grid, *, name: str) -> None:
-    """Refuse a clip too short for anything to be made before it.
-
-    Raises:
-      ValueError: with how many frames it needs.
-    """
-    if len(clip) < grid.frame_step:
-        plural = "s" * (len(clip) > 1)
-        raise ValueError(
-            f"{name}: {len(clip)} frame{plural}: give {grid.frame_step} or more"
-        )
+    return lengths.contexts(model.grid, model.model.config.window)
 
 
 def _whole_length(model: generator.Generator, length: Length, *, fps: float) -> int:
@@ -474,7 +468,7 @@ def _new_length_before(
     frames = length.frames or piece
     if length.seconds is not None:
         wanted = grids.wanted_frames(length.seconds, fps)
-        frames = tasks.nearest_pieces(model.grid, wanted, longest=piece)
+        frames = lengths.nearest_pieces(model.grid, wanted, longest=piece)
     _check_few(frames, grids.MAX_FRAMES // piece * piece)
     return frames
 

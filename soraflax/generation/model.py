@@ -5,15 +5,14 @@
     video.save("out.mp4")
 
 Every method chooses numbers that suit the model where none are given (`jobs`), makes
-one video (`generator`) and says in `Video.metadata` how. Several jobs are made at
-once, in shared rows, by `Model.run`.
+one video (`running`) and says in `Video.metadata` how. Several jobs are made at once,
+in shared rows, by `Model.run`.
 """
 
 import dataclasses
 import functools
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,14 +20,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from soraflax import media
-from soraflax.generation import (
-    adapters,
-    familiarity,
-    generator,
-    jobs,
-    provenance,
-    tasks,
-)
+from soraflax.generation import adapters, generator, jobs, paths, running, tasks
 from soraflax.generation import captioner as captioners
 from soraflax.ops import grid as grids
 from soraflax.pretrained import shipped
@@ -38,7 +30,7 @@ Path = str | os.PathLike[str]
 # reference rate; as an image: `[H, W, 3]` uint8, a file, a video of one frame, PIL's.
 Clip = media.Video | np.ndarray | Path
 Image = Any
-Input = pathlib.Path | np.ndarray
+Input = running.Input
 SamplingConfig = generator.SamplingConfig
 Step = generator.Step
 Progress = generator.Progress
@@ -145,6 +137,8 @@ class Model:
         text: str = "",
         *,
         last: Image | None = None,
+        path: str | Sequence[paths.Path] = "",
+        strength: float = paths.STRENGTH,
         size: tuple[int, int] | None = None,
         frames: int | None = None,
         seconds: float | None = None,
@@ -161,6 +155,9 @@ class Model:
           image: the first frame.
           text: what the video shows.
           last: the last frame, if there is one.
+          path: `x0,y0:x1,y1` in pixels of the video: what lies at its start follows it;
+            several with spaces between them, or as points. Not with a last frame.
+          strength: of the noise that a clip with paths starts from, 0 to 1.
           size: width and height; None for the nearest that can be made to the image's.
           frames, seconds, fps, seed, negative, config, progress, callback: see `Model`.
         """
@@ -176,6 +173,7 @@ class Model:
             length=jobs.Length(frames, seconds),
             fps=fps,
         )
+        job = paths.follow(job, path, strength=strength)
         watch: Any = {"progress": progress, "callback": callback}
         return self._one(job, config, inputs=inputs, **watch)
 
@@ -255,7 +253,7 @@ class Model:
         frames: int | None = None,
         seconds: float | None = None,
         context: int | None = None,
-        strength: float = 0.5,
+        strength: float = tasks.TRANSITION_STRENGTH,
         seed: int = 0,
         negative: str = "",
         config: SamplingConfig | None = None,
@@ -444,41 +442,19 @@ class Model:
           inputs: what they were made from, by role, for the record.
           progress, callback: see `Model`.
         """
-        config = config or self.generator.sampling
-        batch = [self._annotated(job, config) for job in batch]
-        with _Bar(progress) as bar:
-            frames = self.generator(batch, config, progress=bar.step, callback=callback)
-        return [
-            self._video(job, made, config=config, inputs=inputs or {})
-            for job, made in zip(batch, frames, strict=True)
-        ]
-
-    def _annotated(self, job: generator.Job, config: SamplingConfig) -> generator.Job:
-        """With notes of what is unlike training, each a warning too."""
-        model = self.generator.model
-        for note in familiarity.notes(job, model.config, sampling_config=config):
-            warnings.warn(note, familiarity.UnfamiliarWarning, stacklevel=3)
-        return familiarity.annotated(job, model.config, sampling_config=config)
+        return running.run(
+            self.generator,
+            batch,
+            config=config,
+            inputs=inputs or {},
+            progress=progress,
+            callback=callback,
+        )
 
     def _one(
         self, job: generator.Job, config: SamplingConfig | None, **watch: Any
     ) -> media.Video:
         return self.run([job], config, **watch)[0]
-
-    def _video(
-        self,
-        job: generator.Job,
-        frames: np.ndarray,
-        *,
-        config: SamplingConfig,
-        inputs: Mapping[str, Input],
-    ) -> media.Video:
-        """Frames with the record of how they were made."""
-        made = provenance.of_job(job, config, inputs=inputs)
-        # Sampling that was stopped early may have made fewer pieces.
-        made = dataclasses.replace(made, frames=len(frames))
-        record = provenance.record(made, self.generator.model)
-        return media.Video(frames, job.conditioning.fps, record)
 
     def _clip(self, clip: Clip) -> media.Video:
         """A clip as a video; an array, or an image, has the model's reference rate."""
@@ -493,40 +469,6 @@ class Model:
 @functools.lru_cache(maxsize=2)
 def _loaded_captioner(folder: str | None) -> captioners.Captioner:
     return captioners.Captioner.load(folder)
-
-
-class _Bar:
-    """A bar over the steps of the sampler, or the user's own count of them."""
-
-    def __init__(self, progress: bool | Progress) -> None:
-        self._bar: Any = None
-        self._progress = progress if callable(progress) else None
-        if progress is True:
-            from tqdm import auto
-
-            # Elsewhere than on a terminal or in a notebook nobody looks on.
-            notebook = auto.tqdm.__name__ == "tqdm_notebook"
-            self._bar = auto.tqdm(
-                desc="sampling",
-                unit="step",
-                leave=False,
-                disable=False if notebook else None,
-            )
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def step(self, done: int, total: int) -> None:
-        """`progress` of a generator."""
-        if self._progress is not None:
-            self._progress(done, total)
-        if self._bar is not None:
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
 
 
 def _image(image: Image) -> np.ndarray | media.Video:

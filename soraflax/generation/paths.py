@@ -26,9 +26,10 @@ STRENGTH = 0.6
 _MOST = 0.5  # part of the frame that a body may be
 
 Point = tuple[float, float]
+Path = Sequence[Point]
 
 
-def parse(text: str) -> tuple[Point, ...]:
+def parse(text: str) -> Path:
     """A path as it is typed, `x0,y0:x1,y1[:x2,y2 ...]`.
 
     Raises:
@@ -38,13 +39,32 @@ def parse(text: str) -> tuple[Point, ...]:
         points = [tuple(float(n) for n in part.split(",")) for part in text.split(":")]
     except ValueError:
         points = []
-    whole = all(len(point) == 2 and np.isfinite(point).all() for point in points)
-    if len(points) < 2 or not whole:
+    return _checked(points, text)
+
+
+def read(given: str | Sequence[Path]) -> tuple[Path, ...]:
+    """Paths as they are typed, with spaces between them, or as points.
+
+    Raises:
+      ValueError: another form.
+    """
+    if isinstance(given, str):
+        return tuple(parse(text) for text in given.split())
+    return tuple(_checked(path, path) for path in given)
+
+
+def _checked(points: Any, shown: Any) -> Path:
+    """The points, as they are shown in errors, if they make a path."""
+    try:
+        made = tuple((float(x), float(y)) for x, y in points)
+    except (TypeError, ValueError):  # no pairs, or of no numbers
+        made = ()
+    if len(made) < 2 or not np.isfinite(made).all():
         raise ValueError(
-            f"path {text!r}: give two points or more, x0,y0:x1,y1 in pixels, as "
+            f"path {shown!r}: give two points or more, x0,y0:x1,y1 in pixels, as "
             "16,32:48,32"
         )
-    return tuple((x, y) for x, y in points)
+    return made
 
 
 def find_body(
@@ -79,7 +99,7 @@ def find_body(
 
 def drag(
     first: UInt8[np.ndarray, "H W 3"],
-    paths: Sequence[Sequence[Point]],
+    paths: Sequence[Path],
     *,
     frames: int,
 ) -> UInt8[np.ndarray, "T H W 3"]:
@@ -106,7 +126,7 @@ def drag(
     return video
 
 
-def _places(path: Sequence[Point], frames: int) -> np.ndarray:
+def _places(path: Path, frames: int) -> np.ndarray:
     """Points of a path at even steps of its length, `[T, 2]`."""
     points = np.array(path, float)
     lengths = np.hypot(*np.diff(points, axis=0).T)
@@ -117,7 +137,7 @@ def _places(path: Sequence[Point], frames: int) -> np.ndarray:
 
 def along(
     given: conditioning.Conditioning,
-    paths: Sequence[Sequence[Point]],
+    paths: Sequence[Path],
     *,
     strength: float = STRENGTH,
 ) -> conditioning.Conditioning:
@@ -139,3 +159,24 @@ def along(
     return dataclasses.replace(
         given, video=video, keep_mask=keep_mask, strength=strength
     )
+
+
+def follow(
+    job: conditioning.Job, drawn: str | Sequence[Path], *, strength: float = STRENGTH
+) -> conditioning.Job:
+    """The job of an image that is animated, with bodies that follow drawn paths.
+
+    Args:
+      job: of a first frame alone.
+      drawn: paths (`read`); of none the job stays as it is.
+      strength: as of `along`.
+
+    Raises:
+      ValueError: another form of path, or as of `along`.
+    """
+    found = read(drawn)
+    if not found:
+        return job
+    moving = along(job.conditioning, found, strength=strength)
+    options = {"path": found, "strength": strength}
+    return dataclasses.replace(job, conditioning=moving, options=options)

@@ -34,9 +34,7 @@ class Residence:
         mesh, config = sharding.current_mesh(), self._model.config
         if not self.by_turns or mesh is None:
             return arrays.to_devices(self._model.params)
-        shardings = abstract.transformer_shardings(
-            config.transformer, mesh, rules=sharding.GENERATION_RULES
-        )
+        shardings = abstract.transformer_shardings(config.transformer, mesh)
         if config.boundary is not None:
             shardings = dict.fromkeys(experts.NAMES, shardings)
         return arrays.to_devices(self._model.params, shardings)

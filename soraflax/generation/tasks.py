@@ -21,17 +21,21 @@ not out of the result.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from soraflax.generation import lengths
 from soraflax.generation.conditioning import Conditioning
 from soraflax.ops import grid as grids
 
 Video = UInt8[np.ndarray, "T H W 3"]
 Direction = Literal["forward", "backward"]
+# Of a transition, which begins as what both sides make of it: enough to make one of
+# them, too little to cut.
+TRANSITION_STRENGTH = 0.2
 
 
 def generate(
@@ -112,14 +116,15 @@ def extend(
       grid: sizes that the model can make.
       video: the clip.
       direction: 'forward' or 'backward'.
-      frames: new frames, a multiple of r p forward; backward what `pieces` allows.
+      frames: new frames, a multiple of r p forward; backward what `lengths.pieces`
+        allows.
       context: frames of the clip that are shown to the model, at most; see (1).
       fps: frames per second.
       strength: backward, of the noise that what comes before starts from: its frames
         are first the clip's own first one, held. Less joins closer and moves less.
         What comes after starts from nothing but noise.
-      longest_piece: backward, new frames of a piece, at most, such as `contexts` gives;
-        None for one piece of any length.
+      longest_piece: backward, new frames of a piece, at most, such as
+        `lengths.contexts` gives; None for one piece of any length.
 
     Raises:
       ValueError: a size off the grid, or a context longer than the clip.
@@ -128,14 +133,14 @@ def extend(
         raise ValueError(f"direction {direction!r}: use 'forward' or 'backward'")
     _check_frame(grid, video)
     if direction == "forward":
-        tail = _tail(grid, video, context=context)
-        _check_new(grid, frames)
+        tail = lengths.tail(grid, len(video), context=context)
+        lengths.check_new(grid, frames)
         shown = video[-tail:]
         total = tail + frames
         grid.latent_shape(total, *video.shape[1:3])
         return Conditioning(shown, ~_none(shown), fps, total, before=video[:-tail])
-    head = _head(grid, video, context=context)
-    new, *further = pieces(grid, frames, longest=longest_piece)
+    head = lengths.head(grid, len(video), context=context)
+    new, *further = lengths.pieces(grid, frames, longest=longest_piece)
     return Conditioning(
         np.concatenate([np.repeat(video[:1], new, axis=0), video[:head]]),
         _mask(video, (new, False), (head, True)),
@@ -146,39 +151,6 @@ def extend(
         prepend=tuple(further),
         prepend_context=context,
     )
-
-
-def pieces(grid: grids.Grid, frames: int, *, longest: int | None = None) -> list[int]:
-    """New frames of each piece before a clip, the one next to the clip first.
-
-    Args:
-      grid: sizes that the model can make.
-      frames: new frames in all.
-      longest: new frames of a piece, at most; 1 + r (p k - 1). None for one piece.
-
-    Raises:
-      ValueError: no pieces make so many, with the nearest numbers that some do.
-    """
-    full = [] if longest is None else [longest] * max(0, -(-frames // longest) - 1)
-    rest = frames - sum(full)
-    legal = grids.nearest_sizes(rest, grid.frame_step, first=grid.min_frames)
-    if rest not in legal:
-        near = " or ".join(str(sum(full) + size) for size in legal)
-        raise ValueError(f"{frames} new frames: use {near}")
-    return [*full, rest]
-
-
-def nearest_pieces(grid: grids.Grid, frames: float, *, longest: int) -> int:
-    """The number of new frames nearest to `frames` that `pieces` takes."""
-    step = grid.frame_step
-    legal = []
-    for number in range(max(1, int(frames) - step), int(frames) + step + 1):
-        try:
-            pieces(grid, number, longest=longest)
-        except ValueError:
-            continue
-        legal.append(number)
-    return min(legal, key=lambda number: abs(number - frames))
 
 
 def piece_before(
@@ -213,12 +185,14 @@ def loop(
 ) -> Conditioning:
     """A clip, and the piece after it that leads back to its first frame.
 
+    With a strength below 1 the piece starts from the clip's last frame, held for half
+    of its time, and its first frame for the other half.
+
     Args and errors are those of `connect`, of the clip with itself.
     """
-    between = connect(
+    between = _between(
         grid,
-        video,
-        second=video,
+        (video, video),
         frames=frames,
         context=context,
         fps=fps,
@@ -237,13 +211,14 @@ def connect(
     frames: int,
     context: int,
     fps: float,
-    strength: float = 0.5,
+    strength: float = TRANSITION_STRENGTH,
 ) -> Conditioning:
     """Two clips, and a transition between them.
 
-    With a strength below 1 the transition starts from the frame before it, held for
-    half of its time, and the frame after it for the other half. The more of that is
-    kept, the closer both joins are, and the less moves.
+    With a strength below 1 the transition starts from what both sides are if they go on
+    by themselves, the one after the first clip dissolved into the one before the second
+    (`generation.transitions`), and is then denoised as one. The more of that is kept,
+    the closer both joins are. A text is what the second clip shows.
 
     Args:
       grid: sizes that the model can make.
@@ -257,13 +232,78 @@ def connect(
       ValueError: a size off the grid, clips of two sizes, or a context longer than one
         of them.
     """
+    between = _between(
+        grid,
+        (first, second),
+        frames=frames,
+        context=context,
+        fps=fps,
+        strength=strength,
+    )
+    if strength == 1:
+        return between
+    sides = _sides(
+        grid,
+        (first, second),
+        frames=frames,
+        shown=between.frames - frames,
+        fps=fps,
+    )
+    return dataclasses.replace(between, sides=sides)
+
+
+def _sides(
+    grid: grids.Grid,
+    clips: tuple[Video, Video],
+    *,
+    frames: int,
+    shown: int,
+    fps: float,
+) -> tuple[Conditioning, Conditioning]:
+    """`frames` after the first clip, and as many before the second; no results."""
+    first, second = clips
+    onward = extend(
+        grid,
+        first,
+        direction="forward",
+        frames=frames,
+        context=min(shown, len(first)),
+        fps=fps,
+    )
+    # A canvas begins with frames of its own, which are more than are asked for.
+    more = grid.min_frames
+    before = extend(
+        grid,
+        second,
+        direction="backward",
+        frames=frames + more,
+        context=min(shown - more, len(second)),
+        fps=fps,
+    )
+    return (
+        dataclasses.replace(onward, before=None),
+        dataclasses.replace(before, after=None, result_frames=frames + more),
+    )
+
+
+def _between(
+    grid: grids.Grid,
+    clips: tuple[Video, Video],
+    *,
+    frames: int,
+    context: int,
+    fps: float,
+    strength: float,
+) -> Conditioning:
+    """New frames between two clips, begun from the frames beside them, held."""
+    first, second = clips
     _check_same_size(first, second)
     _check_frame(grid, first)
     tail, head = (
-        _tail(grid, first, context=context),
-        _head(grid, second, context=context),
+        lengths.tail(grid, len(first), context=context),
+        lengths.head(grid, len(second), context=context),
     )
-    _check_new(grid, frames)
+    lengths.check_new(grid, frames)
     held = [np.repeat(first[-1:], frames - frames // 2, axis=0)]
     held += [np.repeat(second[:1], frames // 2, axis=0)]
     return Conditioning(
@@ -405,58 +445,6 @@ def _center_crop(video: Video, sides: Sequence[int]) -> Video:
     rows, columns = (max(1, round(side * scale)) for side in sides)
     top, left = (height - rows) // 2, (width - columns) // 2
     return video[:, top : top + rows, left : left + columns]
-
-
-def contexts(grid: grids.Grid, window: int) -> dict[str, Any]:
-    """Context and new frames of each task that suit windows of so many latent frames.
-
-    `{task: (context, new)}` in frames of video; forward extension keeps half of a
-    window, a loop and a connection leave half of it between two contexts.
-    """
-    p, step = grid.patch[0], grid.frame_step
-    # In patches along time: the window, half of it, and each end of a transition.
-    window = max(3, window // p if window else 5)
-    half, end = window // 2, max(1, window // 4)
-    # Frames at the start of a canvas are one patch's 1 + r (p - 1) and r p of others.
-    return {
-        "forward": (grid.video_frames(p * (window - half)), half * step),
-        "backward": ((window - half) * step, grid.video_frames(p * half)),
-        "between": (end * step, (window - 2 * end) * step),
-    }
-
-
-def _check_new(grid: grids.Grid, frames: int) -> None:
-    """Refuse a number of new frames that would put a join inside of a patch.
-
-    Raises:
-      ValueError: with the nearest.
-    """
-    step = grid.frame_step
-    grids.check_size(frames, step, first=step, unit="new frames")
-
-
-def _tail(grid: grids.Grid, video: Video, *, context: int) -> int:
-    """The most kept frames that are not more than `context`, for the start."""
-    return _fit(video, context, step=grid.frame_step, first=grid.min_frames)
-
-
-def _head(grid: grids.Grid, video: Video, *, context: int) -> int:
-    """The same for the end; of one frame fewer, as nothing before it is kept."""
-    return _fit(video, context, step=grid.frame_step, first=grid.frame_step)
-
-
-def _fit(video: Video, context: int, *, step: int, first: int) -> int:
-    if len(video) < first:
-        raise ValueError(f"a clip of {len(video)} frames: {first} or more are needed")
-    if not first <= context:
-        raise ValueError(f"a context of {context} frames: use {first} or more")
-    if context > len(video):
-        longest = grids.nearest_sizes(len(video), step, first=first)[0]
-        raise ValueError(
-            f"a clip of {len(video)} frames, a context of {context}: use "
-            + (f"{longest} or less" if longest <= len(video) else "a longer clip")
-        )
-    return grids.nearest_sizes(context, step, first=first)[0]
 
 
 def _padded(grid: grids.Grid, video: Video) -> Video:

@@ -6,7 +6,14 @@
 Features are unpadded: a caption has as many as it has tokens, end-of-text included.
 Captions of all lengths are packed into rows (what shares a row changes nothing, as
 everywhere here), so hardly anything is computed for padding, and few programs are
-compiled: one for every row length, a power of two.
+compiled: one for every row length, a power of two. Long rows leave less padding, and
+cost more attention, which is dense over small rows. With n rows of L tokens and
+features of width D the length is taken whose
+
+    n L (1 + L / D)                                                               (1)
+
+is least: a layer's products cost a token about 24 D^2 operations, and its attention
+4 L D, which count six times here, by estimate.
 """
 
 import functools
@@ -27,6 +34,7 @@ from soraflax.pretrained import abstract, text_encoders
 MIN_ROW = 16  # text tokens of the shortest row
 MAX_ROW = 512  # of rows of many captions; a longer caption has a row of its own length
 BATCH_TOKENS = 4096  # text tokens that are encoded at once, at most
+CPU_BATCH_TOKENS = 1024  # on a CPU, where activations of more leave its caches
 Features = Float[np.ndarray, "m D"]
 
 
@@ -97,7 +105,8 @@ class FeatureEncoder:
         found: list[Features] = [np.zeros((0, self.width), np.float32)] * len(captions)
         shards = int(self._mesh.shape["data"] * self._mesh.shape["fsdp"])
         with jax.set_mesh(self._mesh):
-            for length, rows in _batches([len(ids) for ids in captions], shards):
+            lengths = [len(ids) for ids in captions]
+            for length, rows in _batches(lengths, shards, width=self.width):
                 ids = np.zeros((len(rows), length), np.int32)
                 segments = np.zeros_like(ids)
                 for row, members in enumerate(rows):
@@ -141,24 +150,37 @@ Placed = tuple[int, slice]  # a caption's number, and its tokens in a row
 
 
 def _batches(
-    lengths: Sequence[int], shards: int
+    lengths: Sequence[int], shards: int, *, width: int
 ) -> Iterator[tuple[int, list[list[Placed]]]]:
     """Row lengths, and the captions of each row of a batch.
 
     The number of rows is a power of two times `shards`; some may be empty.
     """
+    tokens = CPU_BATCH_TOKENS if sharding.platform() == "cpu" else BATCH_TOKENS
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for length, group in itertools.groupby(
+    for longest, group in itertools.groupby(
         order, key=lambda i: max(MAX_ROW, _power(lengths[i]))
     ):
-        rows = _pack(list(group), lengths, capacity=length)
+        length, rows = _cheapest(list(group), lengths, most=longest, width=width)
         if len(rows) == 1:
             length = max(MIN_ROW, _power(rows[0][-1][1].stop))
-        most = max(1, BATCH_TOKENS // length // shards) * shards
+        most = max(1, tokens // length // shards) * shards
         for start in range(0, len(rows), most):
             batch = rows[start : start + most]
             count = min(most, shards * _power(-(-len(batch) // shards)))
             yield length, batch + [[] for _ in range(count - len(batch))]
+
+
+def _cheapest(
+    order: Sequence[int], lengths: Sequence[int], *, most: int, width: int
+) -> tuple[int, list[list[Placed]]]:
+    """The row length of at most `most` tokens by equation (1), and its rows."""
+    least = max(MIN_ROW, _power(max(lengths[i] for i in order)))
+    choices = []
+    while least <= most:
+        choices.append((least, _pack(order, lengths, capacity=least)))
+        least *= 2
+    return min(choices, key=lambda c: len(c[1]) * c[0] * (1 + c[0] / width))
 
 
 def _pack(

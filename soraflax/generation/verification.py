@@ -63,6 +63,8 @@ class Verification:
         expansion = _mapping(_mapping(record.get("options")).get("expansion"))
         if expansion.get("prompt"):
             lines.append(f"  expanded from: {expansion['prompt']}")
+        if expansion.get("expander"):
+            lines.append(f"  expanded by: {expansion['expander']}")
         for role, item in _mapping(record.get("inputs")).items():
             name = _mapping(item).get("file", "pixels")
             lines.append(f"  {role}: {name} ({_mapping(item).get('sha256', '')[:12]})")

@@ -37,6 +37,7 @@ from soraflax.media.reading import (
     read_video,
 )
 from soraflax.media.sound import PlacedSound, Sound, can_hold, find_sound
+from soraflax.media.source import Fit
 from soraflax.media.video import Video
 from soraflax.media.writing import (
     check_target,
@@ -49,6 +50,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_SIDE",
     "SUFFIXES",
+    "Fit",
     "FrameStream",
     "MediaError",
     "PlacedSound",

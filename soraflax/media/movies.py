@@ -262,18 +262,18 @@ def _pictures(
       MediaError: a frame cannot be decoded, is damaged, or is missing.
     """
     pyav, name, count = common.pyav(), movie.name, 0
+    moving = movie.stream.codec_context.name not in _STILL_CODECS
     packet: list[Any] = [None]
     try:
         for frame in pixels.progressive(_decoded(movie, packet), notes):
-            if movie.stream.codec_context.name not in _STILL_CODECS:
+            if moving:
                 pixels.complete_matrix(frame)
             if not count:
                 metadata.update(frame.metadata)
                 colours = pixels.wide_colours(frame)
                 if colours:
                     notes.append(f"colours of {colours} were brought to sRGB")
-            still = bytes(packet[0] or b"") if frame.format.name != "gif" else b""
-            shown = pixels.picture(frame, geometry, name=name, still=still)
+            shown = pixels.picture(frame, geometry, name=name, still=packet[0])
             count += 1
             yield shown
     except pyav.FFmpegError as error:

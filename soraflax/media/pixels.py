@@ -10,6 +10,7 @@ sRGB by FFmpeg's scaler, relative to a white of 203 cd/m2 (ITU-R BT.2408).
 
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -64,6 +65,8 @@ class Geometry:
 
     def square(self, size: source.Size) -> source.Size:
         """Width and height in square pixels, before orientation."""
+        if self.aspect == 1:
+            return size
         return max(1, round(size[0] * self.aspect)), size[1]
 
 
@@ -79,7 +82,7 @@ def conversion(name: str) -> Iterator[None]:
 
 
 def picture(
-    frame: Any, geometry: Geometry, *, name: str, still: bytes = b""
+    frame: Any, geometry: Geometry, *, name: str, still: Any = None
 ) -> source.Picture:
     """A frame as it will be shown.
 
@@ -87,7 +90,8 @@ def picture(
       frame: of PyAV.
       geometry: of its stream.
       name: of its file, in errors.
-      still: the file that the frame was decoded from, where it may hold EXIF.
+      still: packet that the frame was decoded from, or None: it may be a file of its
+        own, with EXIF.
 
     Raises:
       ValueError: a display matrix that is no orientation.
@@ -102,7 +106,62 @@ def picture(
         with conversion(name):
             return turn.apply(to_rgb(frame, box, stored=stored, square=square))
 
-    return source.Picture(shown, convert)
+    def fit(out: UInt8[np.ndarray, "h w 3"]) -> None:
+        with conversion(name):
+            planes = _planes(frame, turn.size((out.shape[1], out.shape[0])))
+        for channel, plane in enumerate(planes):
+            out[..., channel] = turn.apply(plane[..., None])[..., 0]
+
+    whole = box[2:] == (frame.width, frame.height)
+    opaque_yuv = _channels(frame.format.name) == (True, False)
+    plain = whole and opaque_yuv and wide_colours(frame) is None
+    return source.Picture(shown, convert, fit if plain else None)
+
+
+def _planes(frame: Any, size: source.Size) -> list[UInt8[np.ndarray, "h w"]]:
+    """Red, green and blue of a whole frame of YUV, by one pass of FFmpeg's scaler.
+
+    Luma is resized by a cubic filter and chroma, which is coarser as stored, by a
+    linear one, both antialiased. Nothing is rounded in between, and planes of RGB,
+    unlike packed RGB, have chroma for every pixel.
+    """
+    scalers = _SCALERS.__dict__
+    if "fit" not in scalers:  # it keeps its filters from frame to frame
+        scalers["fit"] = common.pyav().video.reformatter.VideoReformatter()
+    width, height = size
+    shown = scalers["fit"].reformat(
+        frame,
+        width=width,
+        height=height,
+        format="gbrp",
+        interpolation=common.scaling("BICUBLIN"),
+        threads=1,
+    )
+    green, blue, red = (
+        np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+        for plane in shown.planes
+    )
+    return [red, green, blue]
+
+
+@functools.lru_cache(maxsize=64)
+def _channels(layout: str) -> tuple[bool, bool]:
+    """Whether a format has chroma, and whether it has alpha."""
+    components = common.pyav().VideoFormat(layout).components
+    # A palette's colours have alpha, though its one component, the index, has not.
+    alpha = layout == "pal8" or any(c.is_alpha for c in components)
+    return any(c.is_chroma for c in components), alpha
+
+
+def bicubic(
+    rgb: UInt8[np.ndarray, "H W 3"], size: source.Size
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture resized to a width and height, antialiased (Pillow)."""
+    from soraflax.media import stills
+
+    module = stills.Image()
+    image = module.fromarray(np.ascontiguousarray(rgb))
+    return np.asarray(image.resize(size, module.Resampling.BICUBIC))
 
 
 def to_rgb(
@@ -142,9 +201,7 @@ def to_rgb(
 def _scaled(
     frame: Any, size: source.Size, *, method: str
 ) -> UInt8[np.ndarray, "H W C"]:
-    # A palette's colours have alpha, though its one component, the index, has not.
-    layout = frame.format
-    alpha = layout.name == "pal8" or any(c.is_alpha for c in layout.components)
+    _, alpha = _channels(frame.format.name)
     if size == (frame.width, frame.height):
         method = "BILINEAR"
     wide = wide_colours(frame) is not None
@@ -153,7 +210,7 @@ def _scaled(
         width=size[0],
         height=size[1],
         format=formats[alpha],
-        interpolation=method,
+        interpolation=common.scaling(method),
         threads=1,
     ).to_ndarray()
     if not wide:
@@ -237,7 +294,7 @@ def complete_matrix(frame: Any) -> None:
     That of its primaries where they are wide; else BT.709 from 720 rows on, and the
     scaler's BT.601 below.
     """
-    is_yuv = any(c.is_chroma for c in frame.format.components)
+    is_yuv, _ = _channels(frame.format.name)
     if not is_yuv or int(frame.colorspace) != _UNKNOWN:
         return
     if int(frame.color_primaries) == _BT2020:
@@ -246,7 +303,7 @@ def complete_matrix(frame: Any) -> None:
         frame.colorspace = _BT709
 
 
-def _orientation(frame: Any, still: bytes) -> orientation.Orientation:
+def _orientation(frame: Any, still: Any) -> orientation.Orientation:
     try:
         # Not `frame.side_data`, which the frame keeps and which keeps the frame: pixels
         # of every frame would wait for Python's collector of cycles.
@@ -254,10 +311,11 @@ def _orientation(frame: Any, still: bytes) -> orientation.Orientation:
     except ValueError:  # EXIF, which PyAV does not know; it is in the file's bytes
         from soraflax.media import stills
 
+        data = bytes(still or b"")
         return (
-            stills.orientation_of(still)
-            if frame.rotation or still
-            else (orientation.UPRIGHT)
+            stills.orientation_of(data)
+            if frame.rotation or data
+            else orientation.UPRIGHT
         )
     for one in data:
         if one.type.name == "DISPLAYMATRIX":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from soraflax.media import (
     boxes,
@@ -21,6 +22,7 @@ from soraflax.media import (
     formats,
     heif,
     movies,
+    pixels,
     source,
     stills,
     video,
@@ -48,7 +50,7 @@ def decode(
     start: int = 0,
     max_frames: int | None = None,
     step: int = 1,
-    size: tuple[int, int] | None = None,
+    size: source.Size | source.Fit | None = None,
     max_pixels: int = common.MAX_PIXELS,
 ) -> video.Video:
     """Decode the bytes of a video or image file.
@@ -59,11 +61,12 @@ def decode(
       start: index of the first frame.
       max_frames: limit of frames; the rest is neither decoded nor checked.
       step: stride in frames; `fps` is divided by it.
-      size: (width, height) to resize to while decoding, area-averaged.
+      size: (width, height) to resize to while decoding, area-averaged, or a `Fit`.
       max_pixels: refuse frames of more pixels than this.
 
     Raises:
-      MediaError: unreadable, truncated, or no frames at `start` and after.
+      MediaError: unreadable, truncated, no frames at `start` and after, or frames that
+        are not those of a `Fit`.
     """
     if start < 0 or step < 1 or (max_frames is not None and max_frames < 1):
         raise ValueError(
@@ -73,13 +76,14 @@ def decode(
     stop = None if max_frames is None else start + step * max_frames
     rules: Any = {"max_pixels": max_pixels, "keep": True, "partly": stop is not None}
     with _source(io.BytesIO(data), name, **rules) as found:
-        frames = list(_select(found, slice(start, stop, step), size=size))
-        if not frames:
+        selection = slice(start, stop, step)
+        if isinstance(size, source.Fit):
+            frames = _fitted(found, selection, size=size, most=max_frames)
+        else:
+            frames = _stacked(_select(found, selection, size=size), name=name)
+        if not len(frames):
             raise common.MediaError(f"{name}: no frames from frame {start} on")
-        if any(frame.shape != frames[0].shape for frame in frames):
-            raise common.MediaError(f"{name}: turns its picture: cut it there")
-        notes = tuple(found.notes)
-        return video.Video(np.stack(frames), found.fps / step, notes=notes)
+        return video.Video(frames, found.fps / step, notes=tuple(found.notes))
 
 
 @contextlib.contextmanager
@@ -235,7 +239,15 @@ def _source(
 def _select(
     found: source.Source, selection: slice, *, size: source.Size | None = None
 ) -> Iterator[np.ndarray]:
-    """The frames of a slice; decoding stops after the last of them.
+    """The frames of a slice, converted."""
+    for picture, repeats in _selected(found, selection):
+        yield from itertools.repeat(picture.convert(size), repeats)
+
+
+def _selected(
+    found: source.Source, selection: slice
+) -> Iterator[tuple[source.Picture, int]]:
+    """The pictures of a slice, and how often each; decoding stops after the last.
 
     The slice is of output frames. Where frames are uneven in time, `counts[i]` says how
     often decoded frame i is among them: 0, once, or several times if it stands still.
@@ -256,7 +268,46 @@ def _select(
             offset = index - selection.start
             repeats = int(offset >= 0 and offset % selection.step == 0)
         if repeats:
-            yield from itertools.repeat(picture.convert(size), repeats)
+            yield picture, repeats
+
+
+def _stacked(frames: Iterator[np.ndarray], *, name: str) -> np.ndarray:
+    """Frames of one size as an array; an empty one of none."""
+    kept = list(frames)
+    if any(frame.shape != kept[0].shape for frame in kept):
+        raise common.MediaError(f"{name}: turns its picture: cut it there")
+    return np.stack(kept) if kept else np.empty((0, 0, 0, 3), np.uint8)
+
+
+def _fitted(
+    found: source.Source,
+    selection: slice,
+    *,
+    size: source.Fit,
+    most: int | None,
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """The frames of a slice, at most `most`, each resized where it is to lie."""
+    width, height = size.size
+    expected = min(found.frames, found.frames if most is None else most)
+    frames = np.empty((max(1, expected), height, width, 3), np.uint8)
+    count = 0
+    for picture, repeats in _selected(found, selection):
+        if picture.size != size.native:
+            own, announced = (f"{w}x{h}" for w, h in (picture.size, size.native))
+            raise common.MediaError(
+                f"{found.name}: frames of {announced} were announced, {own} decode"
+            )
+        while count + repeats > len(frames):  # more than the packets promise
+            frames = np.concatenate([frames, np.empty_like(frames)])
+        if picture.size == size.size:
+            frames[count] = picture.convert(None)
+        elif picture.fit is not None:
+            picture.fit(frames[count])
+        else:
+            frames[count] = pixels.bicubic(picture.convert(None), size.size)
+        frames[count + 1 : count + repeats] = frames[count]
+        count += repeats
+    return frames[:count]
 
 
 def _measured(

@@ -11,16 +11,32 @@ Size = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """Resizing while frames are decoded: bicubic, antialiased.
+
+    Attributes:
+      size: width and height to resize to.
+      native: width and height as displayed that the frames must have.
+    """
+
+    size: Size
+    native: Size
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
     """A decoded frame that is yet to be converted, before the next one is drawn.
 
     Attributes:
       size: width and height as displayed.
       convert: to RGB of a width and height, area-averaged, or of its own for None.
+      fit: to RGB of another size by `Fit`, straight from how it is stored into an
+        array; None where it has to be converted before it is resized.
     """
 
     size: Size
     convert: Callable[[Size | None], UInt8[np.ndarray, "H W 3"]]
+    fit: Callable[[UInt8[np.ndarray, "h w 3"]], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

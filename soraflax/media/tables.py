@@ -78,12 +78,23 @@ def _foreign(file: Any, box: boxes.Box) -> int:
 class _Track:
     def __init__(self, file: Any, name: str, *, box: boxes.Box) -> None:
         self.file, self.name, self.box = file, name, box
+        self._inner: dict[boxes.Box, list[boxes.Box]] = {}
 
     def damaged(self, what: str) -> common.MediaError:
         return common.MediaError(f"{self.name}: damaged: {what}")
 
     def find(self, *path: bytes) -> boxes.Box | None:
-        return boxes.first(self.file, path, within=self.box)
+        """The first box along a path; what a box holds is read once."""
+        box = self.box
+        for kind in path:
+            if box not in self._inner:
+                inner = boxes.boxes(self.file, box.start, end=box.end)
+                self._inner[box] = list(inner)
+            found = (inner for inner in self._inner[box] if inner.kind == kind)
+            box = next(found, None)
+            if box is None:
+                return None
+        return box
 
     def check(self) -> list[str]:
         """Notes on the track; none where it is one of sound, text or the like."""

@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from soraflax.nn import captioner, decoding
 from soraflax.ops import attention, packing
+from soraflax.ops.attention import kernel as kernels
 
 
 def decode(
@@ -24,6 +25,7 @@ def decode(
     decoding_config: decoding.DecodingConfig,
     end: int,
     key: jax.Array | None = None,
+    allowed: Bool[Array, "V"] | None = None,
     implementation: str = "cache",
 ) -> decoding.Decoded:
     """Captions of every segment: ids `[B S, T]`, all padding where there is none.
@@ -35,6 +37,7 @@ def decode(
       decoding_config: how to choose words.
       end: id of end-of-text.
       key: PRNG key, where words are drawn.
+      allowed: tokens that may be written; None for all.
       implementation: 'cache', or 'recompute', its slow definition.
 
     Raises:
@@ -51,7 +54,7 @@ def decode(
         params, packed, config=config, decoding_config=decoding_config
     )
     return decoding.decode(
-        step,
+        step if allowed is None else functools.partial(_among, step, allowed),
         cache,
         active=present.reshape(-1),
         config=decoding_config,
@@ -59,6 +62,18 @@ def decode(
         end=end,
         key=key,
     )
+
+
+def _among(
+    step: decoding.NextToken,
+    allowed: Bool[Array, "V"],
+    tokens: jax.Array,
+    index: jax.Array,
+    cache: Any,
+) -> tuple[Any, Any]:
+    """The step of a model that writes no other tokens than those allowed."""
+    logits, cache = step(tokens, index, cache)
+    return jnp.where(allowed, logits, kernels.MASK_VALUE), cache
 
 
 def _cached_step(

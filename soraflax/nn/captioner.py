@@ -1,5 +1,8 @@
 """A captioner: latents of any size in, packed, and the words of every one out.
 
+With `reads='text'` the same network reads other words instead: a short caption in, a
+detailed one out. A token of such a row is the id of a word, embedded as the decoder's.
+
 An encoder reads the patches of a packed row (`ops.packing`), a decoder writes the
 caption of each segment, a token at a time. With LN a layer norm with a learned scale,
 
@@ -18,7 +21,7 @@ tokens before it in a cache.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +43,9 @@ class CaptionerConfig:
     """Sizes of a captioner.
 
     Attributes:
-      latent_channels: z, channels of the latents it reads.
+      latent_channels: z, channels of the latents it reads; 1 of text.
       vocabulary: number of token ids.
+      reads: 'latents', or 'text', whose tokens are ids (`text_segment`).
       patch: latent frames, rows and columns of a patch.
       width: features of both residual streams.
       heads: heads of every attention; divides the width.
@@ -71,9 +75,15 @@ class CaptionerConfig:
     attention: str | None = None
     attention_block: int = 128
     remat: str = "none"
+    reads: Literal["latents", "text"] = "latents"
 
     def __post_init__(self) -> None:
         transformer.check_remat(self.remat)
+        if self.reads == "text" and self.patch_size != 1:
+            raise ValueError(
+                f"latent_channels {self.latent_channels}, patch {self.patch}: a token "
+                "of text is one id; use 1 and (1, 1, 1)"
+            )
         for name in ("encoder_depth", "decoder_depth", "latent_channels", "vocabulary"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 or more")
@@ -184,7 +194,14 @@ class CachedAttention(nn.Module):
         if angles is not None:
             q = rope.apply_rope(q, angles)
         k, v = keys_values
-        y = attention.attention(q, k, v, plan=plan, implementation=implementation)
+        y = attention.attention(
+            q,
+            k,
+            v,
+            plan=plan,
+            implementation=implementation,
+            round_products=layers.compute_dtype(self.config.dtype) == layers.ROUNDED,
+        )
         return self.out(y.reshape(x.shape))
 
     def _split_heads(self, x: jax.Array, axis: str) -> jax.Array:
@@ -352,7 +369,11 @@ class Captioner(nn.Module):
         )
         angles = rope.rope_angles(packed.positions, c.head_size, theta=c.theta)
         present = (packed.segments > 0)[..., None]
-        x = self.patches(jnp.where(present, packed.tokens, 0))
+        tokens = jnp.where(present, packed.tokens, 0)
+        if c.reads == "text":
+            x = self.words(tokens[..., 0].astype(jnp.int32))
+        else:
+            x = self.patches(tokens)
         x, _ = self.encoder(
             sharding.constrain(x, "batch", "tokens", "embed"), plan, angles
         )
@@ -386,6 +407,20 @@ class Captioner(nn.Module):
     def embed(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """The embedding of tokens."""
         return self.words(ids)
+
+
+def text_segment(
+    read: Int[np.ndarray, "n"], caption: Int[np.ndarray, "m"]
+) -> packing.Segment:
+    """Text that is read, and the caption that is written of it, before packing."""
+    return packing.Segment(
+        tokens=np.asarray(read, np.float32)[:, None],  # exact below 2**24
+        positions=np.pad(
+            np.arange(len(read), dtype=np.float32)[:, None], [(0, 0), (0, 2)]
+        ),
+        cond_mask=np.zeros(len(read), bool),
+        text=caption,
+    )
 
 
 def shifted(
@@ -444,5 +479,12 @@ VARIANTS: dict[str, CaptionerConfig] = {
         encoder_depth=8,
         decoder_depth=6,
         dtype="bfloat16",
+    ),
+    # Make short prompts longer (`generation.prompt_expander`).
+    "expander": CaptionerConfig(
+        1, 1024, patch=(1, 1, 1), reads="text", width=96, mlp=384, encoder_depth=2
+    ),
+    "expander_tiny": CaptionerConfig(
+        1, 1024, patch=(1, 1, 1), reads="text", width=32, mlp=64, encoder_depth=1
     ),
 }

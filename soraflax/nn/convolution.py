@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from soraflax import sharding
+from soraflax import halos, sharding
 from soraflax.nn import layers
 from soraflax.ops import conv
 from soraflax.ops.attention import dense
@@ -157,7 +157,7 @@ class CausalConv(nn.Module):
             return run(replicated, kernel)
         # The halo stands for the padding of the sharded side.
         inner = ((0, 0), sides[1]) if side == 2 else (sides[0], (0, 0))
-        return sharding.map_side(
+        return halos.map_side(
             functools.partial(run, sides=inner), x, kernel=kernel, axis=side, halo=halo
         )
 

@@ -4,11 +4,9 @@ Parameters are float32. `dtype` is the compute dtype of a layer; norms always co
 float32 and return the dtype of their input.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -45,23 +43,10 @@ def activation_dtype(dtype: Any) -> Any:
     return jnp.float32 if dtype == ROUNDED else dtype
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearParams:
-    """The parameters of a linear layer.
+class Linear(nn.Module):
+    """`y[..., features] = x[..., d] @ kernel[d, features] + bias[features]`.
 
-    Attributes:
-      kernel: `[d, features]`.
-      bias: `[features]`, or None.
-      adapters: A and B of low-rank adapters (`nn.lora`), or None.
-    """
-
-    kernel: jax.Array
-    bias: jax.Array | None
-    adapters: tuple[jax.Array, jax.Array] | None
-
-
-class LinearBase(nn.Module):
-    """The parameters of `y[..., features] = x[..., d] @ kernel[d, features] + bias`.
+    Adapters beside the kernel (`lora.attach`) add their low-rank product with `x`.
 
     Attributes:
       features: size of the last axis of the result.
@@ -80,52 +65,24 @@ class LinearBase(nn.Module):
     kernel_init: Initializer = lecun
     bias_init: Initializer = zeros
 
-    def _make_params(self, size: int) -> LinearParams:
-        """The parameters for inputs of `size` features; in a compact method only."""
-        init = sharding.named(self.kernel_init, *self.axes)
-        kernel = self.param("kernel", init, (size, self.features), jnp.float32)
-        adapters = bias = None
-        if self.has_variable("params", lora.A):
-            a, b = (self.get_variable("params", name) for name in (lora.A, lora.B))
-            adapters = (a, b)
-        if self.use_bias:
-            init = sharding.named(self.bias_init, self.axes[1])
-            bias = self.param("bias", init, (self.features,), jnp.float32)
-        return LinearParams(kernel, bias, adapters)
-
-
-class LinearParameters(LinearBase):
-    """The parameters of a `Linear` of the same name, without its product."""
-
-    @nn.compact
-    def __call__(self, size: int) -> LinearParams:
-        return self._make_params(size)
-
-
-class Linear(LinearBase):
-    """`y[..., features] = x[..., d] @ kernel[d, features] + bias[features]`.
-
-    Adapters beside the kernel (`lora.attach`) add their low-rank product with `x`.
-    """
-
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch features"]:
-        return linear(x, self._make_params(x.shape[-1]), dtype=self.dtype)
-
-
-def linear(
-    x: Float[Array, "*batch d"], params: LinearParams, *, dtype: Any
-) -> Float[Array, "*batch features"]:
-    """`x @ kernel + bias`, computed in `dtype`, with what adapters add."""
-    x = x.astype(activation_dtype(dtype))
-    if dtype == ROUNDED:
-        y = product.rounded_matmul(x, params.kernel)
-    else:
-        y = jnp.einsum("...d,df->...f", x, params.kernel.astype(x.dtype))
-    if params.adapters is not None:
-        a, b = params.adapters
-        y = y + lora.low_rank(x, a, b=b)
-    return y if params.bias is None else y + params.bias.astype(x.dtype)
+        init = sharding.named(self.kernel_init, *self.axes)
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        x = x.astype(activation_dtype(self.dtype))
+        if self.dtype == ROUNDED:
+            y = product.rounded_matmul(x, kernel)
+        else:
+            y = jnp.einsum("...d,df->...f", x, kernel.astype(x.dtype))
+        if self.has_variable("params", lora.A):
+            a, b = (self.get_variable("params", name) for name in (lora.A, lora.B))
+            y = y + lora.low_rank(x, a, b=b)
+        if not self.use_bias:
+            return y
+        init = sharding.named(self.bias_init, self.axes[1])
+        bias = self.param("bias", init, (self.features,), jnp.float32)
+        return y + bias.astype(x.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -149,6 +149,7 @@ class SelfAttention(nn.Module):
             implementation=kind if kind in attention.BIASED else None,
             scale=1.0,
             bias=jnp.einsum("rb,bh->hr", one_hot, table),
+            round_products=self.dtype == layers.ROUNDED,
         )
         return layers.Linear(
             width,

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers
-from soraflax.ops import attention, mlp, norm, rope
+from soraflax.ops import attention, norm, rope
 
 _policies = jax.checkpoint_policies
 
@@ -194,7 +194,14 @@ class Attention(nn.Module):
             # move between devices.
             q = self._constrain(rope.apply_rope(q, angles), "tokens")
             k = self._constrain(rope.apply_rope(k, angles), self.context_axis)
-        y = attention.attention(q, k, v, plan=plan, implementation=self.implementation)
+        y = attention.attention(
+            q,
+            k,
+            v,
+            plan=plan,
+            implementation=self.implementation,
+            round_products=self.dtype == layers.ROUNDED,
+        )
         y = sharding.constrain(y.reshape(x.shape), "batch", "tokens", "heads")
         return layers.Linear(
             width,
@@ -250,19 +257,12 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         width = x.shape[-1]
-        parameters = functools.partial(
-            layers.LinearParameters, kernel_init=layers.xavier
+        linear = functools.partial(
+            layers.Linear, dtype=self.dtype, kernel_init=layers.xavier
         )
-        up = parameters(self.hidden, axes=("embed", "mlp"), name="up")(width)
-        down = parameters(width, axes=("mlp", "embed"), name="down")(self.hidden)
-        adapted = up.adapters is not None or down.adapters is not None
-        if self.dtype == layers.ROUNDED and not adapted:
-            # Stored biases may be bfloat16.
-            biases = [jnp.asarray(a.bias).astype(jnp.float32) for a in (up, down)]
-            return mlp.rounded_mlp(x, up.kernel, biases[0], down.kernel, biases[1])
-        y = layers.linear(x, up, dtype=self.dtype)
+        y = linear(self.hidden, axes=("embed", "mlp"), name="up")(x)
         y = _gelu(sharding.constrain(y, "batch", "tokens", "mlp"))
-        return layers.linear(y, down, dtype=self.dtype)
+        return linear(width, axes=("mlp", "embed"), name="down")(y)
 
 
 def _table_init(gate: float) -> layers.Initializer:

@@ -1,12 +1,10 @@
 """Matrix products whose inputs are rounded and whose results are not.
 
-    y = [x] [kernel],      dx = [g] [kernel]^T,      d kernel = x^T g              (1)
+    y = [x] [kernel],      dx = [g] [kernel]^T,      d kernel = [x]^T [g]          (1)
 
 [.] rounds to bfloat16; sums and results are float32. CPUs with bfloat16 tiles (AMX)
-multiply faster than in float32 in this form only: asked for
-bfloat16 results, XLA takes a slow path, and so it does for the mixed products that JAX
-would derive for (1). Products that sum over the first axis of both factors gain
-nothing, so the gradient of the kernel stays float32.
+multiply faster than in float32 in this form only: asked for bfloat16 results, XLA takes
+a slow path, and so it does for the mixed products that JAX would derive for (1).
 """
 
 import jax
@@ -29,7 +27,12 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple:
 def _backward(residuals: tuple, g: jax.Array) -> tuple:
     x, kernel = residuals
     tokens = tuple(range(x.ndim - 1))
-    d_kernel = jax.lax.dot_general(x, g, ((tokens, tokens), ((), ())))
+    d_kernel = jax.lax.dot_general(
+        x.astype(jnp.bfloat16),
+        g.astype(jnp.bfloat16),
+        ((tokens, tokens), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
     return rounded_dot(g, kernel, axes=(g.ndim - 1, 1)), d_kernel
 
 
@@ -45,19 +48,7 @@ def rounded_dot(
     return jax.lax.dot_general(a, b, contraction, preferred_element_type=jnp.float32)
 
 
-def transposed(x: Float[Array, "n m"]) -> Float[Array, "m n"]:
-    """`x.T` as an array of its own.
-
-    The zero is not simplified away. Without it the transposition would become part of
-    a product, as an order of its inputs or its result that fast products do not take.
-    """
-    return x.T + 0.0 * x[:1, :1]
-
-
-def turned(kernel: Float[Array, "d f"]) -> Float[Array, "f d"]:
-    """`kernel.T`, rounded to bfloat16, by a product with the identity.
-
-    A plain transposition of parameters is always folded into the product that uses it.
-    """
-    identity = jnp.eye(kernel.shape[1], dtype=jnp.bfloat16)
-    return rounded_dot(identity, kernel, axes=(1, 1)).astype(jnp.bfloat16)
+def rounded_einsum(equation: str, *arrays: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`einsum` of two rounded arrays, float32; it has no gradient rule of its own."""
+    rounded = [array.astype(jnp.bfloat16) for array in arrays]
+    return jnp.einsum(equation, *rounded, preferred_element_type=jnp.float32)

@@ -1,16 +1,17 @@
 """Memory and time of a step in closed form: a rough estimate, for ranking.
 
 For a device that holds n tokens of width D, with the P parameters split over
-f = fsdp * tensor devices and moments of m bytes a parameter,
+f = fsdp * context * tensor devices and moments of m bytes a parameter,
 
     memory = P (12 + m) / f + saved(n) + working(n) + 2 gathered layers           (1)
     saved(n)   as `flops.transformer_activation_bytes`
     working(n) = n (24 D + 6 F / tensor)       bfloat16 and float32 arrays of a block
     products = executed FLOPs / (devices * peak)                                  (2)
 
-and along each axis, in bytes from each device, with w = 2 P / tensor bytes of kernels,
+and along each axis, in bytes from each device, with w = 2 P / tensor bytes of kernels
+and s = fsdp * context,
 
-    fsdp      passes * w (f - 1) / f, passes = gathers + 1 reduction              (3)
+    fsdp      passes * w (s - 1) / s, passes = gathers + 1 reduction              (3)
     context   8 arrays of n D, forward and again backward                         (4)
     tensor    8 sums of n D, twice the bytes                                      (5)
     data      4 P / f, between slices where there are several                     (6)
@@ -58,7 +59,7 @@ def estimate_step(
     devices = topology.devices
     chip, model = topology.chip, workload.model
     parameters = flops.transformer_parameters(model)
-    shards = sizes["fsdp"] * sizes["tensor"]
+    shards = state_shards(workload, sizes)
     tokens = workload.tokens * sizes["tensor"] // devices // workload.train.accumulate
     text = workload.rows * workload.row.text * sizes["tensor"] // devices
     saved = flops.transformer_activation_bytes(model, tokens=tokens, text=text)
@@ -79,10 +80,18 @@ def gradient_reduction_seconds(
     workload: workload_lib.Workload, sizes: MeshSizes, *, topology: chips.Topology
 ) -> float:
     """Seconds of the all-reduce of float32 gradients over `data` within a slice."""
-    shards = sizes["fsdp"] * sizes["tensor"]
+    shards = state_shards(workload, sizes)
     shard_bytes = 4 * flops.transformer_parameters(workload.model) / shards
     link = 2 * topology.chip.link / topology.chip.devices
     return 2 * shard_bytes * (sizes["data"] - 1) / sizes["data"] / link
+
+
+def state_shards(workload: workload_lib.Workload, sizes: MeshSizes) -> int:
+    """Number of shards of a kernel and its moments (`sharding.param_shardings`)."""
+    shards = sizes["fsdp"] * sizes["context"]
+    if workload.model.width % shards:
+        shards = sizes["fsdp"]
+    return shards * sizes["tensor"]
 
 
 def executed_flops(workload: workload_lib.Workload) -> float:
@@ -103,11 +112,12 @@ def _traffic(
     model = workload.model
     recomputed = 0 if model.remat in ("none", "dots") else 1
     kernels = 2 * flops.transformer_parameters(model) / sizes["tensor"]
-    fsdp, context, tensor = sizes["fsdp"], sizes["context"], sizes["tensor"]
+    context, tensor = sizes["context"], sizes["tensor"]
+    gathered = state_shards(workload, sizes) // tensor
     passes = (3 + recomputed) * workload.train.accumulate
     array = 2 * tokens * model.width * model.depth * workload.train.accumulate
     return (
-        passes * kernels * (fsdp - 1) / fsdp,
+        passes * kernels * (gathered - 1) / gathered,
         (8 + 4 * recomputed) * array * (context - 1) / context,
         2 * (8 + 4 * recomputed) * array * (tensor - 1) / tensor,
     )

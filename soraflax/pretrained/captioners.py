@@ -115,7 +115,7 @@ def save_captioner(
         vocabulary is of another size.
     """
     directory = buckets.folder(directory)
-    _check_vocabulary(directory, vocabulary, config=config)
+    check_vocabulary(directory, vocabulary, words=config.captioner.vocabulary)
     own: dict[str, Any] = {models.VOCABULARY: vocabulary.model}
     if autoencoder_dir is not None:
         path = model_io.find_model(autoencoder_dir)
@@ -161,7 +161,7 @@ def load_captioner(
         codec = models.load_autoencoder(path, cache=cache)
     check_encoder(directory, codec, config=config)
     vocabulary = tokenizer.Tokenizer.load(directory / models.VOCABULARY)
-    _check_vocabulary(directory, vocabulary, config=config)
+    check_vocabulary(directory, vocabulary, words=config.captioner.vocabulary)
     digest = model_io.model_digest(directory)
     return CaptionerModel(config, params, codec, vocabulary, digest)
 
@@ -184,15 +184,17 @@ def check_encoder(
         )
 
 
-def _check_vocabulary(
-    directory: buckets.Folder,
-    vocabulary: tokenizer.Tokenizer,
-    *,
-    config: CaptionerModelConfig,
+def check_vocabulary(
+    directory: buckets.Folder, vocabulary: tokenizer.Tokenizer, *, words: int
 ) -> None:
-    pieces, words = vocabulary.vocab_size, config.captioner.vocabulary
+    """Refuse a vocabulary of another size than the `words` that a network writes.
+
+    Raises:
+      ModelError: naming both sizes.
+    """
+    pieces = vocabulary.vocab_size
     if pieces != words:
         raise model_io.ModelError(
-            f"{directory}: a vocabulary of {pieces} pieces, but the captioner writes "
+            f"{directory}: a vocabulary of {pieces} pieces, but the network writes "
             f"{words}: use the one it was trained with"
         )

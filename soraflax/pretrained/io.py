@@ -116,8 +116,10 @@ def save_model(
 
     In a bucket there is no model for a moment then, while its objects are copied.
 
-    All processes call it, and the first writes: parameters that are spread over several
-    are gathered and written one after the other (`pretrained.slices`).
+    All processes call it. Parameters that are spread over several are gathered one
+    after the other, and each process writes its part of their file
+    (`pretrained.shared_file`); where not all see the directory, the first writes all.
+    It alone writes the other files.
 
     Args:
       directory: directory to write, on a disk or in a bucket; missing parents are made.
@@ -132,6 +134,7 @@ def save_model(
 
     Raises:
       ModelError: a parameter that is not finite, or a name that leaves the directory.
+      OSError: it cannot be written, by this process or by another.
     """
     directory = buckets.absolute(directory)
     leaves = named_leaves(params)

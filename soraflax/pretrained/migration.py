@@ -31,6 +31,11 @@ ADDED_KEYS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Such keys of the groups at a path that have another key.
+ADDED_BESIDE: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "run": {"data": {"open_rows": {"look_ahead": 0}}},
+}
+
 
 def migrate(values: Any, kind: str) -> Any:
     """`values` with the keys of today; anything but a group of keys as it is.
@@ -53,6 +58,10 @@ def migrate(values: Any, kind: str) -> Any:
     for path, added in ADDED_KEYS.get(kind, {}).items():
         if group := _group(migrated, path):
             group.update(added | group)
+    for path, beside in ADDED_BESIDE.get(kind, {}).items():
+        group = _group(migrated, path)
+        for key in beside.keys() & group.keys():
+            group.update(beside[key] | group)
     return migrated
 
 

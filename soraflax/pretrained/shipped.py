@@ -4,9 +4,11 @@
                              autoencoder/ config.json  params.safetensors
     soraflax/assets/captioner/  config.json  params.safetensors  vocabulary.model
                              card.md
+    soraflax/assets/expander/   the same
 
-`pretrained.models` and `pretrained.captioners` define these files;
-`python -m experiments.ship` writes the first, `experiments.ship_captioner` the second.
+`pretrained.models`, `pretrained.captioners` and `pretrained.expanders` define these
+files; `python -m experiments.ship` writes the first, `experiments.ship_captioner` the
+others.
 """
 
 import os
@@ -15,8 +17,9 @@ import zlib
 
 FOLDER = pathlib.Path(__file__).parents[1] / "assets" / "bodies"
 CAPTIONER = FOLDER.with_name("captioner")
+EXPANDER = FOLDER.with_name("expander")
 CARD = "card.md"
-MAX_BYTES = 20_000_000  # that both take in a wheel
+MAX_BYTES = 20_000_000  # that all take in a wheel
 
 
 def folder() -> pathlib.Path:
@@ -53,6 +56,22 @@ def captioner_or_given(directory: str | os.PathLike[str] | None) -> pathlib.Path
             "trained one (`soraflax train --config=captioner_small`)"
         )
     return CAPTIONER
+
+
+def expander_or_given(directory: str | os.PathLike[str] | None) -> pathlib.Path:
+    """`directory`, or where that is None the shipped expander's.
+
+    Raises:
+      FileNotFoundError: this build of the package has none.
+    """
+    if directory is not None:
+        return pathlib.Path(directory)
+    if not (EXPANDER / "config.json").is_file():
+        raise FileNotFoundError(
+            "this build of soraflax has no expander of its own: name the folder of a "
+            "trained one (`soraflax train --config=expander_small`)"
+        )
+    return EXPANDER
 
 
 def packed_bytes(directory: pathlib.Path) -> int:

@@ -2,8 +2,8 @@
 
 Reading: a process reads the slices that its own devices hold, of one parameter at a
 time, straight from `params.safetensors`. Writing: a parameter that is spread over
-processes is gathered in pieces, of which one is on a device at a time. Nowhere is a
-model held, or sent, as a whole.
+processes is gathered in pieces, of which one is on a device at a time, and each process
+writes its part of the file. Nowhere is a model held as a whole.
 
 `jax.device_put` of an array of the host with a sharding of several processes would
 first compare it, copying all of it to every device once for each process.
@@ -25,10 +25,10 @@ from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from soraflax import buckets
-from soraflax.pretrained import arrays
+from soraflax.pretrained import arrays, shared_file
 
 Index = tuple[slice, ...]
-PIECE_BYTES = 2**28  # about as much of a parameter is on every device at a time
+PIECE_BYTES = 2**26  # about as much of a parameter is held beside its shards
 DTYPES = {
     np.dtype(kind): name
     for kind, name in (
@@ -70,25 +70,62 @@ def to_devices(
 def host_pieces(leaf: Any) -> Iterator[np.ndarray]:
     """An array in pieces along its first axis, on the host; alike in all processes.
 
-    Of an array that this process holds all of, there is one piece.
+    Nothing of a JAX array stays on the host, where `device_get` would keep all of it.
     """
     if isinstance(leaf, arrays.LazyArray):
         yield from map(np.ascontiguousarray, leaf.parts())
         return
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+    if not isinstance(leaf, jax.Array) or not leaf.ndim:
         yield np.ascontiguousarray(jax.device_get(leaf))
         return
-    if leaf.is_fully_replicated:
-        yield np.ascontiguousarray(leaf)
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        yield from _pieces_held(leaf)
         return
-    count = leaf.shape[0]
-    size = max(1, PIECE_BYTES * count // max(1, leaf.nbytes))
+    count, size = leaf.shape[0], _rows_of_piece(leaf)
     if leaf.sharding.shard_shape(leaf.shape)[0] != count:
         size = count  # a slice of a sharded axis would gather it all the same
     replicated = NamedSharding(leaf.sharding.mesh, P())  # pyright: ignore[reportAttributeAccessIssue]
     for start in range(0, count, size):
         piece = _gather(replicated, min(size, count - start))(leaf, start)
         yield np.ascontiguousarray(piece)
+
+
+def _rows_of_piece(leaf: jax.Array) -> int:
+    """Entries of the first axis in a piece of about `PIECE_BYTES`."""
+    return max(1, PIECE_BYTES * leaf.shape[0] // max(1, leaf.nbytes))
+
+
+def _pieces_held(leaf: jax.Array) -> Iterator[np.ndarray]:
+    """The pieces of an array that this process holds all of, put together by shards."""
+    count, size = leaf.shape[0], _rows_of_piece(leaf)
+    shards = {}
+    for shard in leaf.addressable_shards:
+        bounds = [
+            s.indices(n)[:2] for s, n in zip(shard.index, leaf.shape, strict=True)
+        ]
+        shards[tuple(bounds)] = shard.data
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        piece = np.empty((stop - start, *leaf.shape[1:]), leaf.dtype)
+        for ((first, last), *others), data in shards.items():
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                place = (slice(low - start, high - start), *(slice(*o) for o in others))
+                piece[place] = rows(data, low - first, stop=high - first)
+        yield piece
+
+
+def rows(data: jax.Array, start: int, *, stop: int) -> np.ndarray:
+    """Entries of the first axis of an array on one device, which keeps no copy."""
+    if data.device.platform == "cpu":  # pyright: ignore[reportAttributeAccessIssue]
+        return np.asarray(data)[start:stop]  # of its own memory
+    return np.asarray(_cut(stop - start)(data, start))
+
+
+@functools.lru_cache
+def _cut(size: int) -> Any:
+    """Compiled: `size` entries of the first axis, from a start on."""
+    return jax.jit(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, size))
 
 
 @functools.lru_cache
@@ -105,13 +142,18 @@ def write_tensors(
 ) -> tuple[str, list[str]]:
     """Write a safetensors file, one tensor after the other.
 
+    Where parameters are spread over processes that see the file, each writes a part of
+    its bytes (`shared_file`).
+
     Args:
-      path: the file; None takes part in gathering alone, as all processes but the
-        first do.
+      path: the file; None in all processes but the first.
       leaves: arrays by name, of numpy or of JAX, lazy ones too.
 
     Returns:
       Their digest (`io.digest`), and the names of those that are not finite.
+
+    Raises:
+      OSError: this process, or another, cannot write its part.
     """
     header, offset = {}, 0
     for name in sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name)):
@@ -123,26 +165,59 @@ def write_tensors(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
     total, bad = hashlib.sha256(), []
-    with contextlib.ExitStack() as stack:
-        # Of one dtype, they are written in the order of the file.
-        seeks = len({entry["dtype"] for entry in header.values()}) > 1
-        file = stack.enter_context(buckets.writing(path, seeks=seeks)) if path else None
-        if file:
-            file.write(len(text).to_bytes(8, "little") + text)
+    # Of one dtype, they are written in the order of the file.
+    seeks = len({entry["dtype"] for entry in header.values()}) > 1
+    with _writer(path, size=start + offset, leaves=leaves, seeks=seeks) as write:
+        write(len(text).to_bytes(8, "little") + text, 0)
         for name in sorted(leaves):
             total.update(
                 digest_line(name, dtype=leaves[name].dtype, shape=leaves[name].shape)
             )
-            if file and seeks:
-                file.seek(8 + len(text) + header[name]["data_offsets"][0])
+            place = start + header[name]["data_offsets"][0]
             for piece in host_pieces(leaves[name]):
                 total.update(widened(piece).data)
                 if not is_finite(piece) and name not in bad:
                     bad.append(name)
-                if file:
-                    file.write(piece.view(np.uint8).data)
+                write(piece.view(np.uint8).data, place)
+                place += piece.nbytes
     return total.hexdigest(), bad
+
+
+@contextlib.contextmanager
+def _writer(
+    path: buckets.Folder | None,
+    *,
+    size: int,
+    leaves: Mapping[str, Any],
+    seeks: bool,
+) -> Iterator[shared_file.Write]:
+    """What writes this process's part of a file of `size` bytes."""
+    if jax.process_count() > 1 and any(map(_is_spread, leaves.values())):
+        shared = shared_file.seen_by_all(path, size=size)
+        if shared is not None:
+            with shared_file.writing(shared, size=size) as write_part:
+                yield write_part
+            return
+    if path is None:
+        yield lambda data, offset: None
+        return
+    with buckets.writing(path, seeks=seeks) as file:
+
+        def write(data: Any, offset: int) -> None:
+            if seeks:
+                file.seek(offset)
+            file.write(data)
+
+        yield write
+
+
+def _is_spread(leaf: Any) -> bool:
+    """Whether all processes have to take part where an array is written."""
+    if isinstance(leaf, arrays.LazyArray):
+        return True
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def read_part(part: Any, index: Index) -> np.ndarray:

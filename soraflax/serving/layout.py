@@ -25,6 +25,7 @@ VALUES = (
     "size",
     "seconds",
     "direction",
+    "path",
     "strength",
     "seed",
     "guidance",
@@ -58,6 +59,7 @@ class Parts:
     size: Any
     seconds: Any
     direction: Any
+    path: Any
     strength: Any
     seed: Any
     dice: Any
@@ -166,6 +168,14 @@ def _settings(place: studio.Studio) -> dict[str, Any]:
         label="Direction of time",
         visible=False,
         elem_id="direction",
+    )
+    parts["path"] = gr.Textbox(
+        label="Paths (optional)",
+        info="x0,y0:x1,y1 in pixels of the video: the body at x0,y0 goes to x1,y1; "
+        "more points may follow, and more paths after a space",
+        placeholder="32,32:48,20",
+        visible=False,
+        elem_id="path",
     )
     parts["strength"] = gr.Slider(
         0,

@@ -189,7 +189,8 @@ class Handlers:
         self.shown = [parts.stage, parts.status, parts.notice, parts.make, parts.cancel]
         self.shown += [parts.onwards, parts.record, parts.made]
         self.form = [parts.notice, parts.summary, parts.brush, parts.prompt, parts.size]
-        self.form += [parts.seconds, parts.direction, parts.strength]
+        self.form += [parts.seconds, parts.direction, parts.path]
+        self.form += [parts.strength]
         self.form += [*parts.files.values(), *parts.views.values()]
         self.onward = [parts.task, parts.notice, parts.brush, parts.clip_size]
         self.onward += [*parts.files.values(), *parts.views.values()]
@@ -302,6 +303,7 @@ class Handlers:
                 value=layout.SECONDS if task.seconds == "video" else 0,
             ),
             parts.direction: gr.update(visible=task.direction),
+            parts.path: gr.update(visible=task.path),
             parts.strength: gr.update(
                 visible=task.strength is not None, value=task.strength or 0
             ),
@@ -373,7 +375,7 @@ def _request(values: dict[Any, Any], parts: layout.Parts) -> requests.Request:
     """
     given = {name: values[getattr(parts, name)] for name in layout.VALUES}
     files = {role: values[file] for role, file in parts.files.items()}
-    given |= {name: given[name] or "" for name in ("prompt", "negative")}
+    given |= {name: given[name] or "" for name in ("prompt", "negative", "path")}
     given["size"] = requests.parse_size(str(given["size"]))
     given["seconds"] = given["seconds"] or None
     given["seed"] = int(given["seed"] or 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from soraflax import media
 from soraflax.diffusion import samplers
-from soraflax.generation import generator, jobs, sounds, tasks
+from soraflax.generation import generator, jobs, paths, sounds, tasks
 from soraflax.pretrained import models, sampling_defaults
 from soraflax.serving import uploads
 
@@ -34,6 +34,7 @@ class Task:
       seconds: what the seconds are of: the 'video', what is 'new', or '' for none.
       strength: default strength; None where there is none.
       direction: whether it has a direction of time.
+      path: whether bodies may follow drawn paths.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Task:
     seconds: str = ""
     strength: float | None = None
     direction: bool = False
+    path: bool = False
 
 
 TASKS: Mapping[str, Task] = {
@@ -54,10 +56,11 @@ TASKS: Mapping[str, Task] = {
     "image": Task("Image", "An image from a text.", prompt=True, size=True),
     "animate": Task(
         "Animate",
-        "An image that begins to move, perhaps towards a last frame.",
+        "An image that begins to move, perhaps along paths or towards a last frame.",
         files=("image", "last"),
         optional=("last",),
         seconds="video",
+        path=True,
     ),
     "extend": Task(
         "Extend",
@@ -79,7 +82,7 @@ TASKS: Mapping[str, Task] = {
         "Two clips and a transition between them.",
         files=("clip", "second"),
         seconds="new",
-        strength=0.5,
+        strength=tasks.TRANSITION_STRENGTH,
     ),
     "edit": Task(
         "Edit",
@@ -110,6 +113,7 @@ NAMES = {
     "last": "last frame",
     "mask": "mask",
 }
+_PATHS = 16  # of one request
 # Roles of inputs in records, as `Model` names them.
 _ROLES = {"last": "last_frame"}
 _ROLES_OF_TWO = {"clip": "first", "second": "second"}
@@ -129,6 +133,7 @@ class Request:
         what is `usual`.
       strength: of the noise that known pixels are given; None for the task's own.
       direction: of time, of an extension.
+      path: of bodies that move, `x0,y0:x1,y1`, with spaces between several.
       as_is: whether clips keep their size and all their frames.
       files: uploaded, by role.
       mask: a PNG as a data URL (`uploads.read_mask`).
@@ -145,6 +150,7 @@ class Request:
     sampler: str | None = None
     strength: float | None = None
     direction: tasks.Direction = "forward"
+    path: str = ""
     as_is: bool = False
     files: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     mask: str = ""
@@ -259,6 +265,8 @@ def _check(request: Request, limits: uploads.Limits) -> None:
         limits.check_size(request.size)
     if task.seconds and request.seconds is not None:
         limits.check_seconds(request.seconds)
+    if task.path and (count := len(request.path.split())) > _PATHS:
+        raise ValueError(f"{count} paths: use {_PATHS} or fewer here")
 
 
 class _Given:
@@ -337,7 +345,7 @@ def _from_text(
     if request.task == "generate":
         length = request.length
         return jobs.generate(model, request.text, size=request.size, length=length)
-    return jobs.animate(
+    job = jobs.animate(
         model,
         given.image("image"),
         text=request.text,
@@ -345,6 +353,7 @@ def _from_text(
         length=request.length,
         names=(NAMES["image"], NAMES["last"]),
     )
+    return paths.follow(job, request.path)
 
 
 def _from_clip(

@@ -6,7 +6,7 @@ end-of-text,
     loss = - mean over all tokens w_n of all captions of log p(w_n | w_<n, x_s)   (1)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -59,20 +59,21 @@ class Validation:
 
     Args:
       module: the captioner.
-      batches: packed rows with captions; read once and held in memory.
-
-    Raises:
-      ValueError: no captions.
+      batches: packed rows with captions, of this process where several feed a mesh, as
+        many in each; read at the first call, and held in memory.
+      put: copies a batch to the devices; None leaves it to JAX.
     """
 
     def __init__(
-        self, module: captioner.Captioner, batches: Iterable[packing.Packed]
+        self,
+        module: captioner.Captioner,
+        batches: Iterable[packing.Packed],
+        *,
+        put: Callable[[packing.Packed], packing.Packed] | None = None,
     ) -> None:
-        self._batches: Sequence[packing.Packed] = [
-            b for b in batches if np.any(np.asarray(b.text_segments) > 0)
-        ]
-        if not self._batches:
-            raise ValueError("no captions to validate on: the split is empty")
+        self._unread: Iterable[packing.Packed] = batches
+        self._batches: list[packing.Packed] | None = None
+        self._put = put or jax.device_put
 
         def measure(params: Any, packed: packing.Packed) -> Any:
             value, scalars = loss(params, packed, jax.random.key(0), module=module)
@@ -88,12 +89,19 @@ class Validation:
         Args:
           params: parameters of the captioner.
           check: called between batches; may raise to stop.
+
+        Raises:
+          ValueError: no captions.
         """
+        if self._batches is None:
+            self._batches = list(self._unread)
         rows = []
         for batch in self._batches:
             check()
-            rows.append(jax.device_get(self._measure(params, batch)))
-        losses, accuracies, weights = np.asarray(rows, np.float64).T
+            rows.append(jax.device_get(self._measure(params, self._put(batch))))
+        losses, accuracies, weights = np.asarray(rows, np.float64).reshape(-1, 3).T
+        if not weights.any():
+            raise ValueError("no captions to validate on: the split is empty")
         return {
             "validation/loss": float(np.average(losses, weights=weights)),
             "validation/token_accuracy": float(np.average(accuracies, weights=weights)),

@@ -171,6 +171,7 @@ class Checkpointer:
         iterator: DataIterator,
         config: Any,
         mutable_keys: Iterable[str] = (),
+        check: Callable[[], object] = lambda: None,
     ) -> train_state.TrainState:
         """The last whole step in the shardings of `target`; moves `iterator` there.
 
@@ -182,13 +183,15 @@ class Checkpointer:
           iterator: data, set to the position it had.
           config: configuration of this run.
           mutable_keys: dotted keys of the configuration that need not agree.
+          check: called while files are verified, before they are read, and after, as
+            often in all processes; may raise.
 
         Raises:
           CheckpointError: no whole step, another configuration, or a number of
             processes that cannot continue its data.
         """
         self.wait()
-        step = self.saved.last_whole()
+        step = self.saved.last_whole(check=check)
         folder = self.directory / str(step)
         saved = self._manager.restore(
             step,
@@ -197,6 +200,7 @@ class Checkpointer:
             ),
         )
         _check_config(folder, config, theirs=saved["config"], mutable_keys=mutable_keys)
+        check()
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=_StateRestore(target))
         )["state"]
@@ -206,6 +210,7 @@ class Checkpointer:
         except ValueError as error:
             raise CheckpointError(f"{folder}: {error}") from error
         self._current = step
+        check()
         return state
 
     def wait(self) -> None:

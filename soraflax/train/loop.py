@@ -1,162 +1,55 @@
 """The training loop, in one order: evaluate, checkpoint, batch, step, log.
 
 `fit` is the whole of training for a library user: it makes the state where it will
-live, resumes what its workdir holds, and calls `train`, which is the loop itself.
+live, resumes what its workdir holds (`train.opening`), and calls `train`, which is the
+loop itself.
 """
 
-import contextlib
 import dataclasses
 import os
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from soraflax import buckets, sharding
+from soraflax.train import job as job_lib
 from soraflax.train import (
-    checkpoint,
-    goodput,
-    incidents,
-    metrics,
-    optimizer,
-    prefetch,
-    profiling,
+    opening,
     replicas,
     saved_steps,
     state,
     step,
     stopping,
-    wandb_board,
-    watchdog,
-    work_folder,
 )
 
-
-class Evaluate(Protocol):
-    """Averaged parameters to metrics; calls `check`, which may raise, now and then."""
-
-    def __call__(
-        self, params: Any, *, check: Callable[[], None] = ...
-    ) -> dict[str, float]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """The course of a run.
-
-    Attributes:
-      steps: number of updates.
-      log_every: steps between two lines of metrics.
-      evaluate_every: steps between evaluations; 0 evaluates only at the end.
-      checkpoint_every: steps between checkpoints; 0 saves only at the end.
-      checkpoint_minutes: minutes after which one is saved at the next log line; 0 for
-        no such limit.
-      keep: number of checkpoints kept, at least 2.
-      keep_period: checkpoints of steps that it divides are kept beside them; 0 for
-        none.
-      ema_decay: decay of the averaged parameters that inference uses, in [0, 1).
-      accumulate: number of microbatches that a batch is split into.
-      stop_at: number of updates after which a run stops before its end; 0 for none.
-      profile_at: number of the first step that is profiled; 0 for none.
-      profile_steps: number of steps of a profile, also of one that SIGUSR2 asks for.
-      wandb: project of Weights & Biases that metrics go to as well; "" for none.
-      stall_minutes: minutes that input, a step, an evaluation or a save may last before
-        the process writes its stacks and ends; 0 for no limit.
-    """
-
-    steps: int
-    log_every: int = 20
-    evaluate_every: int = 0
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 0.0
-    keep: int = 2
-    keep_period: int = 0
-    ema_decay: float = 0.999
-    accumulate: int = 1
-    stop_at: int = 0
-    profile_at: int = 0
-    profile_steps: int = 5
-    wandb: str = ""
-    stall_minutes: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.log_every < 1 or self.accumulate < 1:
-            raise ValueError("steps, log_every and accumulate: use 1 or more")
-        if self.checkpoint_minutes < 0 or self.keep_period < 0:
-            raise ValueError("checkpoint_minutes and keep_period: use 0 or more")
-        if min(self.stall_minutes, self.profile_at, self.stop_at) < 0:
-            raise ValueError("stall_minutes, profile_at and stop_at: use 0 or more")
-        if self.profile_steps < 1:
-            raise ValueError("profile_steps: use 1 or more")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay {self.ema_decay}: use one in [0, 1)")
+Evaluate = job_lib.Evaluate
+TrainConfig = job_lib.TrainConfig
+TrainJob = job_lib.TrainJob
+TrainRun = opening.TrainRun
 
 
 class DivergenceError(ValueError):
     """Every gradient since the last log line, or a part of the state, is not finite."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainJob:
-    """Model, loss and data of a run.
+class DataEndedError(ValueError):
+    """The data ended before the last step; what was done is saved."""
+
+
+@dataclasses.dataclass
+class Window:
+    """The steps since the last line of metrics.
 
     Attributes:
-      name: label of the progress bar.
-      loss: `(params, batch, key) -> (scalar, metrics)`, or one with a context.
-      init: makes the initial parameters, sharded (`sharding.initializer`); called for
-        a new run, not for a resumed one, and they are donated.
-      shapes: ShapeDtypeStructs of the parameters.
-      shardings: NamedSharding of every parameter.
-      mesh: mesh of those shardings.
-      key: PRNG key of the run; every step folds its number into it.
-      iterator: batches of this process, numpy arrays `[B, ...]`; it is read ahead of
-        the steps, so its position is further than theirs.
-      step_cost: tokens and FLOPs of one such batch, for the metrics.
-      identity: the configuration saved in checkpoints; one of another configuration
-        is refused.
-      mutable_keys: dotted keys of `identity` that may change when a run is resumed.
-      evaluate: measures averaged parameters; None for no evaluation.
-      settings: the configuration of the run, for records of steps that went wrong.
-      clips: the position of the data before a batch to the ids of its clips, for the
-        same; None where they are not known.
-      epochs: the position of the data after a batch to the passes over each of its
-        sources, by name; None where they are not counted.
+      values: metrics of each; those of the last may still be under way.
+      places: position of the data before each.
+      shapes: shapes of batches that the step is compiled for, of all steps.
     """
 
-    name: str
-    loss: step.LossFn | step.LossWithContext
-    init: Callable[[], Any]
-    shapes: Any
-    shardings: Any
-    mesh: Mesh
-    key: jax.Array
-    iterator: checkpoint.DataIterator
-    step_cost: Callable[[Any], metrics.StepCost]
-    identity: Any
-    mutable_keys: tuple[str, ...] = ()
-    evaluate: Evaluate | None = None
-    settings: Any = None
-    clips: Callable[[Any], Sequence[str]] | None = None
-    epochs: Callable[[Any], Mapping[str, float]] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainRun:
-    """A job under way, with its data, and what records it."""
-
-    job: TrainJob
-    data: prefetch.DevicePrefetch
-    config: TrainConfig
-    checkpointer: checkpoint.Checkpointer
-    writer: metrics.Writer
-    meter: metrics.Meter
-    folder: work_folder.WorkFolder
-    ledger: goodput.Ledger
-    profiler: profiling.Profiler
-    incidents: incidents.Incidents
+    values: list[Any] = dataclasses.field(default_factory=list)
+    places: list[Any] = dataclasses.field(default_factory=list)
+    shapes: set[Any] = dataclasses.field(default_factory=set)
 
 
 def fit(
@@ -164,8 +57,7 @@ def fit(
     *,
     workdir: str | os.PathLike[str],
     config: TrainConfig,
-    optimizer_config: optimizer.OptimizerConfig
-    | Mapping[str, optimizer.OptimizerConfig],
+    optimizer_config: opening.OptimizerConfigs,
 ) -> state.TrainState:
     """Train a job in `workdir`, from where it was left.
 
@@ -181,101 +73,11 @@ def fit(
       CheckpointError: `workdir` holds a damaged checkpoint, or one of another job.
       ReplicaError: copies of the state differ between devices.
     """
-    chain = optimizer.make_optimizer(
-        optimizer_config, steps=config.steps, shardings=job.shardings
+    opened = opening.open_run(
+        job, config, workdir=workdir, optimizer_config=optimizer_config
     )
-    with jax.set_mesh(job.mesh), contextlib.ExitStack() as stack:
-        folder = stack.enter_context(work_folder.WorkFolder(workdir))
-        ledger = goodput.Ledger(folder.local / goodput.FILE)
-        places = {"shardings": job.shardings, "mesh": job.mesh}
-        target, state_shardings = state.abstract_state(job.shapes, chain, **places)
-        train_step = step.make_train_step(
-            job.loss,
-            chain,
-            schedule=optimizer.make_schedules(optimizer_config, steps=config.steps),
-            ema_decay=config.ema_decay,
-            shardings=state_shardings,
-            accumulate=config.accumulate,
-        )
-        limit = 60 * config.stall_minutes
-        stack.enter_context(watchdog.Watchdog(folder.shared, ledger, limit=limit))
-        checkpointer = checkpoint.Checkpointer(
-            folder.shared / "checkpoints",
-            keep=config.keep,
-            keep_period=config.keep_period,
-        )
-        stack.enter_context(checkpointer)
-        data = prefetch.DevicePrefetch(job.iterator, job.mesh)
-        with ledger.phase("restore"):
-            if checkpointer.saved.steps():
-                current = checkpointer.restore(
-                    target,
-                    iterator=data,
-                    config=job.identity,
-                    mutable_keys=job.mutable_keys,
-                )
-            else:
-                current, _ = state.create(job.init(), chain, **places)
-        start, peak = int(current.step), metrics.device_peak()
-        ledger.step = start
-        writer = metrics.Writer(
-            folder.local,
-            start=start,
-            steps=config.steps,
-            name=job.name,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(job.shapes)),
-            board=open_board(job, config, folder=folder, stack=stack),
-        )
-        stack.enter_context(writer)
-        writer.note(f"peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})")
-        meter = metrics.Meter(
-            job.step_cost,
-            peak=peak,
-            batch_shards=len(sharding.batch_shard_processes(job.mesh)),
-        )
-        profiler = profiling.Profiler(
-            folder.local / "profile",
-            shown=folder.shared / "profile",
-            at=config.profile_at,
-            steps=config.profile_steps,
-            say=writer.note,
-        )
-        stack.enter_context(profiler)
-        stack.callback(end_ledger, ledger, writer, workdir=folder.local)
-        found = incidents.Incidents(
-            folder.shared / "incidents",
-            config=job.settings,
-            clips=job.clips,
-            say=writer.note,
-        )
-        run = TrainRun(
-            job,
-            data,
-            config,
-            checkpointer,
-            writer,
-            meter,
-            folder,
-            ledger,
-            profiler,
-            found,
-        )
+    with opened as (current, train_step, run):
         return train(current, train_step, run=run)
-
-
-def open_board(
-    job: TrainJob,
-    config: TrainConfig,
-    *,
-    folder: work_folder.WorkFolder,
-    stack: contextlib.ExitStack,
-) -> wandb_board.Board | None:
-    """The page on Weights & Biases that a run asks for, in the first process."""
-    if not config.wandb or jax.process_index():
-        return None
-    place = {"folder": buckets.absolute(folder.shared), "local": folder.local}
-    board = wandb_board.Board(config.wandb, settings=job.settings, **place)
-    return stack.enter_context(board)
 
 
 def train(
@@ -286,45 +88,24 @@ def train(
     Raises:
       Interrupted: stopped in the evaluation after the last step, which is saved.
       DivergenceError: no step of a whole log window was finite.
-      ValueError: the data ended early, or a batch does not divide over the mesh.
+      DataEndedError: the data ended early; what was done is saved.
+      ValueError: a batch does not divide over the mesh.
     """
     start, steps = int(current.step), run.config.steps
-    last = min(run.config.stop_at or steps, steps)
-    window, places, compiled_shapes = [], [], set()
+    last, window = min(run.config.stop_at or steps, steps), Window()
     run.ledger.write("start")
     with stopping.deferred() as stop:
         for number in range(start, last):
-            if number > start and _due(number, run.config.evaluate_every):
-                finish_steps(run, window)
-                if not evaluate(current, run, stop=stop):
-                    break
-            if number > start and checkpoint_due(number, run):
-                finish_steps(run, window)
-                save(current, run)
-            run.profiler.finish(number, wait=lambda: finish_steps(run, window[-1:]))
-            run.ledger.step = number
-            run.meter.start()
-            places.append(run.data.get_state())
-            with run.ledger.phase("input"):
-                batch, on_device = next_batch(run, number, window=window)
-            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-            if shapes not in compiled_shapes:
-                # The first step of each shape, mostly compilation, is not timed.
-                finish_steps(run, window)
-            is_first = shapes not in compiled_shapes
-            phase = run.ledger.phase("compile" if is_first else "step")
-            with phase, run.profiler.step(number):
-                current, values = train_step(current, on_device, run.job.key)
-                run.meter.add(batch)
-                # One step stays in flight while batches are read ahead.
-                jax.block_until_ready(values if is_first else window[-1:])
-            compiled_shapes.add(shapes)
-            window.append(values)
-            run.writer.advance()
+            if number > start and not between_steps(
+                number, run, current=current, window=window, stop=stop
+            ):
+                break
+            batch = begin_step(number, run, window=window)
+            if batch is None:
+                end_of_data(run, current=current, window=window)
+            current = take_step(current, train_step, batch, run=run, window=window)
             if _due(number + 1, run.config.log_every) or number + 1 == steps:
-                log(number + 1, run, current=current, window=window, places=places)
-                window.clear()
-                places.clear()
+                log(number + 1, run, current=current, window=window)
             if stop():
                 break
         save(current, run)
@@ -336,13 +117,86 @@ def train(
     return current
 
 
-def end_ledger(
-    ledger: goodput.Ledger, writer: metrics.Writer, *, workdir: pathlib.Path
-) -> None:
-    """Write what this life of the run was spent on, and say what all lives were."""
-    ledger.write("end")
-    if jax.process_index() == 0:
-        writer.note(str(goodput.read(workdir)))
+def between_steps(
+    number: int,
+    run: TrainRun,
+    *,
+    current: state.TrainState,
+    window: Window,
+    stop: stopping.StopSignals,
+) -> bool:
+    """Evaluate and save before step `number`, where that is due.
+
+    Returns:
+      False if the run is to stop.
+    """
+    if _due(number, run.config.evaluate_every):
+        finish_steps(run, window.values)
+        if not evaluate(current, run, stop=stop):
+            return False
+    if checkpoint_due(number, run):
+        finish_steps(run, window.values)
+        save(current, run)
+    return True
+
+
+def begin_step(number: int, run: TrainRun, *, window: Window) -> tuple[Any, Any] | None:
+    """The batch of a step, as of `next_batch`."""
+    run.profiler.finish(number, wait=lambda: finish_steps(run, window.values[-1:]))
+    run.ledger.step = number
+    run.meter.start()
+    window.places.append(run.data.get_state())
+    with run.ledger.phase("input"):
+        return next_batch(run, window=window.values)
+
+
+def take_step(
+    current: state.TrainState,
+    train_step: step.TrainStep,
+    batch: tuple[Any, Any],
+    *,
+    run: TrainRun,
+    window: Window,
+) -> state.TrainState:
+    """The state after one step, whose metrics may still be under way."""
+    own, on_device = batch
+    shapes = tuple(x.shape for x in jax.tree.leaves(own))
+    is_first = shapes not in window.shapes
+    if is_first:
+        # The first step of each shape, mostly compilation, is not timed.
+        finish_steps(run, window.values)
+    phase = run.ledger.phase("compile" if is_first else "step")
+    with phase, run.profiler.step(run.ledger.step):
+        current, values = train_step(current, on_device, run.job.key)
+        run.meter.add(own)
+        # One step stays in flight while batches are read ahead.
+        jax.block_until_ready(values if is_first else window.values[-1:])
+    window.shapes.add(shapes)
+    window.values.append(values)
+    run.writer.advance()
+    return current
+
+
+def end_of_data(
+    run: TrainRun, *, current: state.TrainState, window: Window
+) -> NoReturn:
+    """Log and save what was done, which is all that there will be.
+
+    Raises:
+      DataEndedError: always.
+    """
+    number, steps = int(current.step), run.config.steps
+    window.places.pop()  # of the batch that is not there
+    if window.values:
+        log(number, run, current=current, window=window)
+    if number:
+        save(current, run)
+        run.checkpointer.wait()
+    hint = f"which are saved; train.steps={number} ends there, " if number else ""
+    raise DataEndedError(
+        f"the data ended after {number} of {steps} steps, {hint}more passes "
+        "(data.passes) or 0 repeat it in another workdir"
+    )
 
 
 def finish_steps(run: TrainRun, window: Sequence[Any]) -> None:
@@ -413,26 +267,18 @@ def check_finite(current: state.TrainState) -> None:
         )
 
 
-def next_batch(
-    run: TrainRun, number: int, *, window: Sequence[Any] = ()
-) -> tuple[Any, Any]:
+def next_batch(run: TrainRun, *, window: Sequence[Any] = ()) -> tuple[Any, Any] | None:
     """This process's rows, and the batch on the mesh; meters what devices waited.
 
     Args:
       run: the run.
-      number: steps before.
       window: metrics of steps before, the last of which may be under way.
 
-    Raises:
-      ValueError: the data ended, after `number` steps.
+    Returns:
+      None where the data has ended, in all processes.
     """
     began = run.meter.clock()
-    try:
-        batch = next(run.data)
-    except StopIteration:
-        raise ValueError(
-            f"the data ended after {number} of {run.config.steps} steps; repeat it"
-        ) from None
+    batch = next(run.data, None)
     # Where the step before is still under way, the wait cost nothing.
     if all(value.is_ready() for value in jax.tree.leaves(window[-1:])):
         run.meter.stall(run.meter.clock() - began)
@@ -440,40 +286,39 @@ def next_batch(
 
 
 def log(
-    number: int,
-    run: TrainRun,
-    *,
-    current: state.TrainState,
-    window: list[dict[str, jax.Array]],
-    places: Sequence[Any],
+    number: int, run: TrainRun, *, current: state.TrainState, window: Window
 ) -> None:
     """Write the means over the last steps that were not skipped, and the rates.
 
-    Steps that went wrong are recorded, with the place of the data before each.
+    Steps that went wrong are recorded, with the place of the data before each. The
+    window begins anew.
 
     Raises:
       DivergenceError: no step of the window was finite, as the state after it is not,
         or as it diverged.
     """
     with run.ledger.phase("step"):
-        values = jax.device_get(window)
+        values = jax.device_get(window.values)
     run.meter.stop()  # all its steps are done
     run.ledger.step = number
     run.ledger.write("steps")
+    first = number - len(values)
     counted = [v for v in values if not v["skipped"]] or values
     means = {k: float(np.mean([v[k] for v in counted])) for k in values[0]}
     means["skipped"] = float(np.mean([v["skipped"] for v in values]))
-    means["spikes"] = run.incidents.examine(number - len(window), values, places=places)
-    spent = run.ledger.window(len(window))
+    means["spikes"] = run.incidents.examine(first, values, places=window.places)
+    spent = run.ledger.window(len(values))
     epochs = run.job.epochs(run.data.get_state()) if run.job.epochs else {}
     passes = {f"epochs/{name}": value for name, value in epochs.items()}
     run.writer.write(number, means | run.meter.summary() | spent | passes)
     run.meter.clear()
+    window.values.clear()
+    window.places.clear()
     if means["skipped"] == 1.0:
         check_finite(current)
         raise DivergenceError(
-            f"loss or gradient not finite in steps {number - len(window) + 1} to "
-            f"{number}; lower optimizer.learning_rate or optimizer.clip_norm"
+            f"loss or gradient not finite in steps {first + 1} to {number}; lower "
+            "optimizer.learning_rate or optimizer.clip_norm"
         )
 
 

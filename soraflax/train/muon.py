@@ -26,6 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from soraflax import sharding
+from soraflax.ops import product
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -34,14 +35,18 @@ RMS = 0.2
 
 
 def scale_by_muon(
-    *, epsilon: float, shardings: Any = None
+    *, epsilon: float, shardings: Any = None, dtype: str = "auto"
 ) -> optax.GradientTransformation:
-    """Updates of stacks of kernels `[depth, in, out]`; the state is that of optax.
+    """Updates of kernels, scanned `[depth, in, out]` or of convolutions.
+
+    A convolution's kernel `[t, h, w, in, out]` is one matrix, `[t h w in, out]`. The
+    state is that of optax.
 
     Args:
       epsilon: added to the norm.
       shardings: NamedShardings of the parameters, by whose paths those of the updates
         are found; None where nothing is sharded.
+      dtype: precision of the iterations, as in `orthogonal`.
     """
     places = dict(jax.tree_util.tree_flatten_with_path(shardings)[0])
 
@@ -63,8 +68,11 @@ def scale_by_muon(
         )
 
         def scaled(path: Any, stack: jax.Array) -> jax.Array:
-            made = orthogonal(stack, epsilon=epsilon, place=places.get(path))
-            return RMS * math.sqrt(max(stack.shape[1:])) * made
+            place, shape = places.get(path), stack.shape
+            if stack.ndim != 3:
+                stack, place = stack.reshape(1, -1, shape[-1]), None
+            made = orthogonal(stack, epsilon=epsilon, place=place, dtype=dtype)
+            return RMS * math.sqrt(max(stack.shape[1:])) * made.reshape(shape)
 
         scaled_updates = jax.tree_util.tree_map_with_path(scaled, ahead)
         return scaled_updates, state._replace(count=count, mu=momentum)
@@ -77,7 +85,7 @@ def orthogonal(
     *,
     epsilon: float = 1e-8,
     place: NamedSharding | None = None,
-    dtype: Any = None,
+    dtype: str = "auto",
 ) -> Float[Array, "L m n"]:
     """Nearly orthogonal matrices with the row and column spaces of each layer.
 
@@ -85,32 +93,36 @@ def orthogonal(
       stack: the layers.
       epsilon: added to the norm of each.
       place: where they are; their first axis is whole.
-      dtype: precision of the iterations; bfloat16 by default, float32 on a CPU.
+      dtype: precision of the iterations, 'float32', 'bfloat16', or 'auto' for bfloat16
+        but on a CPU float32. On a CPU 'bfloat16' is of the inputs of products alone.
     """
-    if dtype is None:
-        dtype = jnp.float32 if sharding.platform() == "cpu" else jnp.bfloat16
+    cpu = sharding.platform() == "cpu"
+    if dtype == "auto":
+        dtype = "float32" if cpu else "bfloat16"
+    rounded = cpu and dtype == "bfloat16"
+    einsum = product.rounded_einsum if rounded else jnp.einsum
 
     def iterate(layers: Float[Array, "l m n"]) -> Float[Array, "l m n"]:
+        layers = layers.astype(jnp.float32 if rounded else dtype)
         square = jnp.sum(jnp.square(layers.astype(jnp.float32)), (1, 2), keepdims=True)
         layers = layers / (jnp.sqrt(square) + epsilon).astype(layers.dtype)
         for _ in range(ITERATIONS):
-            layers = _iterated(layers)
-        return layers
+            layers = _iterated(layers, einsum)
+        return layers.astype(dtype)
 
-    made = _dealt(iterate, stack.astype(dtype), place=place)
-    return made.astype(stack.dtype)
+    return _dealt(iterate, stack.astype(dtype), place=place).astype(stack.dtype)
 
 
-def _iterated(x: Array) -> Array:
+def _iterated(x: Array, einsum: Callable[..., Array]) -> Array:
     """One iteration; of the transposes where that makes the square matrices smaller."""
     a, b, c = (jnp.asarray(value, x.dtype) for value in COEFFICIENTS)
     if x.shape[1] <= x.shape[2]:
-        square = jnp.einsum("lik,ljk->lij", x, x)
-        factor = b * square + c * jnp.einsum("lij,ljk->lik", square, square)
-        return a * x + jnp.einsum("lij,ljk->lik", factor, x)
-    square = jnp.einsum("lki,lkj->lij", x, x)
-    factor = b * square + c * jnp.einsum("lij,ljk->lik", square, square)
-    return a * x + jnp.einsum("lki,lij->lkj", x, factor)
+        square = einsum("lik,ljk->lij", x, x)
+        factor = b * square + c * einsum("lij,ljk->lik", square, square)
+        return a * x + einsum("lij,ljk->lik", factor, x)
+    square = einsum("lki,lkj->lij", x, x)
+    factor = b * square + c * einsum("lij,ljk->lik", square, square)
+    return a * x + einsum("lki,lij->lkj", x, factor)
 
 
 def _dealt(

@@ -8,8 +8,8 @@ schedule has decay 1. Weight decay acts on kernels alone: norms, biases, embeddi
 and modulation tables are free of it.
 
 Muon (`train.muon`) makes the update of a matrix orthogonal; here it acts on the kernels
-of scanned layers, `[depth, in, out]`, and AdamW on everything else. Updates are scaled
-so that both take the same rate and the same decay.
+of scanned layers, `[depth, in, out]`, and of convolutions, and AdamW on everything
+else. Updates are scaled so that both take the same rate and the same decay.
 
 Networks that train side by side are groups, the top-level keys of their parameters:
 each has its own rule, schedule and gradient norm, and none sees another's.
@@ -42,6 +42,7 @@ class OptimizerConfig:
       epsilon: added to the root of the second moment.
       weight_decay: decoupled decay of kernels, times the rate.
       clip_norm: greatest global norm of gradients; 0 for no clipping.
+      muon_dtype: precision of Muon's iterations, as in `muon.orthogonal`.
     """
 
     name: Literal["adamw", "muon", "sgd"] = "adamw"
@@ -55,6 +56,7 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    muon_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -162,7 +164,11 @@ def _muon(
     rule = optax.partition(
         {
             "muon": optax.chain(
-                muon.scale_by_muon(epsilon=config.epsilon, shardings=shardings),
+                muon.scale_by_muon(
+                    epsilon=config.epsilon,
+                    shardings=shardings,
+                    dtype=config.muon_dtype,
+                ),
                 optax.identity(),
                 optax.identity(),
                 optax.scale_by_learning_rate(1.0),
@@ -185,9 +191,9 @@ def _muon(
 
 
 def muon_labels(params: Any) -> Any:
-    """'muon' for kernels `[depth, in, out]`, 'adam' for all other leaves."""
+    """'muon' for kernels of scanned layers and convolutions, 'adam' for the rest."""
     return jax.tree.map(
-        lambda decays, leaf: "muon" if decays and leaf.ndim == 3 else "adam",
+        lambda decays, leaf: "muon" if decays and leaf.ndim in (3, 5) else "adam",
         weight_decay_mask(params),
         params,
     )

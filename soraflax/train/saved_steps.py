@@ -7,7 +7,7 @@ no step is read twice.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from soraflax.train import digests
 
 DIGESTS = digests.DIGESTS
 CheckpointError = digests.CheckpointError
+ROUND = 16  # files that a process verifies before it asks whether to stop
 
 
 def say(line: str) -> None:
@@ -66,18 +67,21 @@ class SavedSteps:
         """The last committed step that has digests, or None."""
         return max(self._verifiable(), default=None)
 
-    def last_whole(self) -> int:
+    def last_whole(self, *, check: Callable[[], object] = lambda: None) -> int:
         """The last step whose files agree with their digests.
 
         Without such a one, the last that has no digests: earlier versions added them
         after the commit, and could be killed in between.
+
+        Args:
+          check: called now and then, as often in all processes; may raise.
 
         Raises:
           CheckpointError: there is none.
         """
         steps, verifiable = self.steps(), self._verifiable()
         for step in reversed(verifiable):
-            if (problem := self._problem(step)) is None:
+            if (problem := self._problem(step, check=check)) is None:
                 if newer := [str(s) for s in steps if s > step]:
                     self._say(f"resuming at step {step}, not {' or '.join(newer)}")
                 return step
@@ -93,7 +97,7 @@ class SavedSteps:
             "remove the folder to begin at step 0"
         )
 
-    def _problem(self, step: int) -> str | None:
+    def _problem(self, step: int, *, check: Callable[[], object]) -> str | None:
         """What is wrong with a step; None if it is whole. Each is read once."""
         if step in self.whole:
             return None
@@ -101,10 +105,10 @@ class SavedSteps:
         lines = json.loads(from_first(lambda: _read_digests(folder)))
         expected, found = lines["files"], lines["problems"]
         if not found:
-            mine = digests.share(
-                expected, jax.process_index(), count=jax.process_count()
-            )
-            own = digests.problems(folder, mine)
+            own = []
+            for part in _rounds(expected):
+                own += digests.problems(folder, part)
+                check()
             texts = allgather_text(json.dumps(own))
             found = [line for text in texts for line in json.loads(text)]
         if found:
@@ -140,6 +144,15 @@ class SavedSteps:
             return json.dumps([step for step, path in paths if path.exists()])
 
         return json.loads(from_first(found))
+
+
+def _rounds(expected: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The files that this process verifies, in as many parts in all processes."""
+    count = jax.process_count()
+    shares = [digests.share(expected, index, count=count) for index in range(count)]
+    own = list(shares[jax.process_index()].items())
+    starts = range(0, max(map(len, shares)), ROUND)
+    return [dict(own[start : start + ROUND]) for start in starts]
 
 
 def _read_digests(folder: buckets.Folder) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import records
-from data_pipelines.curate import curation, runners, settings, storage
+from data_pipelines import records, storage
+from data_pipelines.curate import curation, runners, settings
 from tests.data_pipelines.curate import raw_files
 
 

@@ -3,9 +3,13 @@
 import argparse
 import errno
 import gc
+import os
+import signal
 import subprocess
 import sys
+import time
 
+import jax
 import pytest
 
 from soraflax.cli import parser as cli
@@ -95,6 +99,32 @@ def raises(error):
 def test_what_goes_wrong_is_one_line(capsys, error, status, line):
     assert cli.run_command("example", raises(error)) == status
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def terminated():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+def test_sigterm_stops_a_command_as_ctrl_c_does(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.run_command("example", terminated, interrupted="it goes on") == 130
+    assert capsys.readouterr().err == "example: stopped; it goes on\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_stays_with_who_has_it(monkeypatch):
+    """A handler of the caller's, or JAX's preemption service of several processes."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("own"))
+    assert cli.run_command("example", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 0
+    signal.signal(signal.SIGTERM, before)
+    assert seen == ["own"]
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    handlers = []
+    run = lambda: handlers.append(signal.getsignal(signal.SIGTERM))  # noqa: E731
+    assert cli.run_command("example", run) == 0
+    assert handlers == [before]
 
 
 def test_all_that_is_missing_is_named_at_once(capsys, monkeypatch):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from soraflax import media
-from soraflax.cli import sampling
+from soraflax.cli import connect, sampling
+from soraflax.cli import parser as cli
+from soraflax.generation import tasks
 from tests.cli import conftest
 from tests.media import samples
 
@@ -387,3 +389,10 @@ def test_what_reading_did_is_told_once_and_kept(run, odd, line, names):
     assert [line.split(": ", 1)[1] for line in lines] == [
         note for note in notes if any(word in note for word in says.values())
     ]
+
+
+def test_a_transition_begins_as_that_of_the_library():
+    root = cli.Parser(prog="soraflax")
+    connect.add_parser(root.add_subparsers(dest="command"))
+    given = root.parse_args(["connect", "c.mkv", "d.mkv", "--out", "out.mkv"])
+    assert given.strength == tasks.TRANSITION_STRENGTH

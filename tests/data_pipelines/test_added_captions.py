@@ -1,5 +1,7 @@
 """Captions that are added stand beside a dataset's own, of clips and of latents."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,10 @@ def clips(tmp_path):
 
 
 def add(path, name, texts):
-    return added_captions.write(path, name, captions=texts.items(), statistics={"n": 1})
+    facts = {"n": 1}
+    return Path(
+        added_captions.write(path, name, captions=texts.items(), statistics=facts)
+    )
 
 
 def test_readers_see_them_and_training_chooses_by_rates(clips):
@@ -36,7 +41,7 @@ def test_readers_see_them_and_training_chooses_by_rates(clips):
     ]
     assert {*drawn} == {"clip 0", "theirs 0"}
     assert 0.65 < np.mean([text == "theirs 0" for text in drawn]) < 0.85
-    added_captions.path_of(clips, "theirs").unlink()
+    Path(added_captions.path_of(clips, "theirs")).unlink()
     assert "theirs" not in records.open_dataset(clips)[0].captions
 
 

@@ -68,6 +68,26 @@ def test_a_native_crop_is_cut_out_unchanged():
     np.testing.assert_allclose(np.diff(out[:, 0, 0, 2]), 20, atol=5)
 
 
+def test_of_several_places_the_one_that_varies_most_is_taken():
+    video = np.full((5, 64, 64, 3), 90, np.uint8)
+    video[:, 40:56, 8:24] = 200
+    clip = records.ClipRecord(
+        "body", media.encode_lossless(video, 8.0), 8.0, 5, 64, 64, {}
+    )
+
+    def bodies(places: int) -> int:
+        config = cropping.CropConfig(resize=0.0, places=places)
+        frames, rng = cropping.FrameCache(config), np.random.default_rng(0)
+        crops = [
+            cropping.random_crop(clip, (5, 24, 24), frames=frames, rng=rng)
+            for _ in range(40)
+        ]
+        return sum(int(crop.max() > 150 > crop.min()) for crop in crops)
+
+    assert bodies(1) < 30
+    assert bodies(16) == 40
+
+
 def test_a_resized_crop_keeps_the_aspect_ratio():
     out = cropping.random_crop(
         ramp(height=64, width=64),
@@ -134,6 +154,7 @@ def test_large_clips_are_preferred():
         ({"shapes": ()}, "give one or more"),
         ({"shapes": ((0, 8, 8),)}, "positive sizes"),
         ({"weights": (1.0,)}, "1 weights for 2 shapes: use 2"),
+        ({"places": 0}, "places 0: use 1 or more"),
     ],
 )
 def test_bad_configs_are_refused(config, message):

@@ -261,12 +261,20 @@ def test_epochs_of_a_mixture_are_counted_for_each_source():
     running.close()
 
 
-def test_lanes_must_divide_a_batch_and_passes_are_for_one_host():
+def test_lanes_must_divide_a_batch():
     with pytest.raises(ValueError, match="lanes 5 do not divide the 12 rows"):
         hosts(1, lanes=5)
     with pytest.raises(ValueError, match="lanes -1: use 0 or more"):
         dataclasses.replace(SETTINGS, lanes=-1)
-    with pytest.raises(ValueError, match="passes 1: 2 hosts would end at"):
-        pipeline.make_batches(
-            dataclasses.replace(SETTINGS, passes=1), host=pipeline.HostShard(0, 2)
-        )
+
+
+def test_after_the_end_there_are_no_clips():
+    running = make(passes=1)
+    seen = sum(len(test_pipeline.clips_of(packed)) for packed in running)
+    assert seen == CLIPS
+    assert running.clips(plain(running.get_state())) == []
+    again = make(passes=1)
+    again.set_states(states_of([running]))
+    assert next(again, None) is None
+    running.close()
+    again.close()

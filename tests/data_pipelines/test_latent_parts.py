@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines import latent_parts, latents, records, transforms, verify
+from data_pipelines import latent_parts, latents, records, storage, transforms, verify
 from tests.data_pipelines import clip_data
 
 CONFIG = latents.LatentCacheConfig(
@@ -19,7 +19,7 @@ CONFIG = latents.LatentCacheConfig(
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_parts, "PART", 5)
-    monkeypatch.setattr(records, "RETRY_SECONDS", ())
+    monkeypatch.setattr(storage, "RETRY_SECONDS", ())
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +215,27 @@ def test_a_seal_says_what_it_was_made_from(clips: Path, tmp_path: Path) -> None:
     seal = json.loads((job.folder / "validation-00000.json").read_text())
     assert seal["records"] == 3 and not seal["failed"]
     assert len(seal["windows"]) == 3
+
+
+def test_a_worker_that_fails_leaves_the_folder_to_one_that_works(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "latents"
+    encode = latent_parts.CacheJob._encode
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    def begun(self: Any, part: latent_parts.Part, **keywords: Any) -> None:
+        """Before the first shard is there, the other worker fails and goes."""
+        monkeypatch.setattr(latent_parts.CacheJob, "_encode", full)
+        with pytest.raises(OSError, match="no space"):
+            _job(clips, output).encode(1, count=2)
+        monkeypatch.setattr(latent_parts.CacheJob, "_encode", encode)
+        encode(self, part, **keywords)
+
+    monkeypatch.setattr(latent_parts.CacheJob, "_encode", begun)
+    job = _job(clips, output)
+    job.encode(0, count=2)
+    assert {part.name for part in job.missing()} == {"train-00001", "validation-00000"}
+    assert not list(job.folder.glob(".worker.*"))

@@ -1,6 +1,7 @@
 """New captions of a dataset: cached, resumed, beside the old ones."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_what_was_written_is_not_written_again(place, capsys):
     assert run(*FUNCTION, "--chunk", "2") == 2  # clip 2 is an image
     line = capsys.readouterr().err.splitlines()[-1]
     assert "captions_of_ones_own:caption failed on clip-2: RuntimeError" in line
-    assert not added_captions.path_of("clips", "frames").exists()
+    assert not Path(added_captions.path_of("clips", "frames")).exists()
     before = calls(place)
     assert before == 3
     (place / "stop").unlink()
@@ -101,7 +102,7 @@ def test_captions_of_others_are_taken_whole_or_not_at_all(place, capsys):
     path.write_bytes(b'{"id": "clip-0", "caption": "x"}\n{"id": "caf\xe9"')
     assert run("--jsonl", "theirs.jsonl", "--name", "odd") == 2
     assert "theirs.jsonl: line 2 is not UTF-8" in capsys.readouterr().err
-    assert not added_captions.path_of("clips", "odd").exists()
+    assert not Path(added_captions.path_of("clips", "odd")).exists()
 
 
 @pytest.mark.parametrize(

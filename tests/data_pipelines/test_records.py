@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import records
+from data_pipelines import records, storage
 from data_pipelines.builders import base
 
 
@@ -108,7 +108,7 @@ def test_an_emptied_shard_of_the_right_size_is_refused(dataset: Path) -> None:
 def test_a_flipped_bit_is_noticed_on_request(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.0,))
     shard = _shard(dataset)
     data = bytearray(shard.read_bytes())
     data[2000] ^= 1

@@ -82,3 +82,8 @@ def test_a_shard_that_is_cut_off_while_it_is_open_gives_no_empty_records(
     Path(files[2]).write_bytes(b"")
     with pytest.raises((ValueError, RuntimeError)):
         _ = source[5]
+
+
+def test_bytes_that_are_no_example_are_a_value_error() -> None:
+    with pytest.raises(ValueError, match="no example"):
+        shards.parse_example(b"\xff\xff")

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,33 @@ def test_clips_without_such_a_word_do_not_count():
     measure = gap(["left", "none"], ["right", "none"], levels=(0.5,))
     assert measure(jnp.float32(1.0))["validation/gap_direction_t0.5"] == 3.0
     assert gap(["none"], ["none"])(jnp.float32(1.0)) == {}
+
+
+def test_each_process_feeds_its_rows_and_all_have_the_same_kinds():
+    """Put on the devices once for all levels; the first row has no such word."""
+
+    def two(words, others):
+        pairs = zip(rows(words), rows(others), strict=True)
+        join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
+        return [jax.tree.map(join, *pair) for pair in pairs]
+
+    right, wrong = two(["none"], ["left"]), two(["none"], ["right"])
+    put = []
+
+    def measured(part):
+        def kept(tree):
+            put.append(tree)
+            return tree
+
+        return caption_gap.CaptionGap(
+            obeys, rows=right, replaced={"direction": wrong}, part=part, put=kept
+        )(jnp.float32(1.0))
+
+    whole = measured(slice(None))
+    assert set(whole.values()) == {3.0} and len(put) == 2
+    assert measured(slice(1, 2)) == whole
+    assert put[-1][0].tokens.shape[0] == put[-1][1].shape[0] == 1
+    assert measured(slice(0, 1)).keys() == whole.keys()
 
 
 def test_the_noise_is_the_same_every_time():

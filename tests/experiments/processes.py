@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULE = "tests.experiments.processes"
+UNEVEN = 23  # clips that two processes do not pack into as many batches
 
 
 def run(
@@ -25,7 +26,9 @@ def run(
     ended = end(scenario, folder, count=count, module=module)
     for status, _, errors in ended:
         assert status == 0, errors[-3000:]
-    return [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
+    # Gloo writes lines of its own, the last of them as the process ends.
+    lines = [[x for x in out.splitlines() if x[:1] == "{"] for _, out, _ in ended]
+    return [json.loads(found[-1]) for found in lines]
 
 
 def end(
@@ -240,6 +243,58 @@ def elastic(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def ending(folder: pathlib.Path) -> dict[str, Any]:
+    """One pass over clips of which one process has fewer batches, in three lives."""
+    import jax
+    import numpy as np
+
+    from data_pipelines import pipeline
+    from soraflax import sharding
+    from soraflax.ops import packing
+    from soraflax.train import common_end, loop
+    from tests.data_pipelines import clip_data, test_pipeline
+    from tests.train import toy
+
+    count, seen = jax.process_count(), []
+    settings = test_pipeline.config(rows=1, passes=1)
+
+    class Data(common_end.CommonEnd):
+        """As of `elastic`; rows are blank at the end."""
+
+        def __init__(self) -> None:
+            self.batches = pipeline.make_batches(
+                settings,
+                host=pipeline.HostShard(jax.process_index(), count),
+                encode=clip_data.encode_text,
+                latents=[clip_data.Latents(UNEVEN)],
+            )
+            zeros = packing.Packed.zeros(settings.row, patch_size=16, text_width=None)
+            super().__init__(self.batches, lambda: zeros)
+
+        def __next__(self) -> dict[str, np.ndarray]:
+            packed = super().__next__()
+            seen.append(test_pipeline.clips_of(packed))
+            means = np.mean(packed.tokens, axis=1)[:, :8] / 100
+            return {"x": means.astype(np.float32)}
+
+    mesh = sharding.make_mesh(data=count, fsdp=1, tensor=2)
+    clips, said, steps, began = [], [], [], 0
+    lives = ({"steps": 99, "stop_at": 3}, {"steps": 99}, {"steps": 4})
+    for course in lives:
+        seen.clear()
+        data = Data()
+        try:
+            ended = toy.fit(toy.job(mesh, data), folder, log_every=9, **course)
+            steps.append(int(ended.step))
+        except loop.DataEndedError as error:
+            said.append(str(error))
+            steps.append(max(int(p.name) for p in folder.glob("checkpoints/[0-9]*")))
+        data.batches.close()
+        clips += seen[: steps[-1] - began]
+        began = steps[-1]
+    return {"clips": clips, "said": said, "steps": steps}
+
+
 def models(folder: pathlib.Path) -> dict[str, Any]:
     """Parameters are read by shards and written in pieces, none compared or whole."""
     import jax
@@ -309,7 +364,9 @@ def main(*words: str, scenarios: Mapping[str, Any]) -> None:
             heartbeat_seconds=10,
         )
     )
-    print(json.dumps(scenarios[scenario](pathlib.Path(folder))), flush=True)
+    found = json.dumps(scenarios[scenario](pathlib.Path(folder)))
+    sys.stdout.flush()
+    os.write(1, f"\n{found}\n".encode())  # at once: Gloo writes into the same pipe
 
 
 if __name__ == "__main__":

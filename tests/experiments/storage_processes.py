@@ -91,5 +91,151 @@ def failing(folder: pathlib.Path) -> dict[str, Any]:
     return {}
 
 
+def stopped(folder: pathlib.Path) -> dict[str, Any]:
+    """Process 1 alone gets SIGTERM, after a part of its own; others are busy.
+
+    Afterwards the signal is the preemption service's again.
+    """
+    import os
+    import signal
+    import time
+
+    import jax
+    from jax.experimental import multihost_utils
+
+    from data_pipelines import latent_parts
+
+    rank, own = jax.process_index(), []
+    encode = latent_parts.CacheJob._encode
+
+    def interrupted(self: Any, part: Any, **keywords: Any) -> None:
+        if own and rank == 1:
+            while len(list(folder.glob(".latents.parts/*.json"))) < 2:
+                time.sleep(0.1)  # until the other has sealed one too
+            os.kill(os.getpid(), signal.SIGTERM)
+        if own:
+            time.sleep(250)
+        encode(self, part, **keywords)
+        own.append(part.name)
+
+    latent_parts.CacheJob._encode = interrupted
+    said = ""
+    try:
+        _cache(folder, target="latents")
+    except KeyboardInterrupt as stop:
+        said = str(stop)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    asked = 0
+    while not multihost_utils.reached_preemption_sync_point(asked) and asked < 1000:
+        asked += 1
+        time.sleep(0.02)
+    files = sorted(p.suffix for p in folder.glob(".latents.parts/*"))
+    return {"said": said, "own": own, "asked": asked, "files": files}
+
+
+def _spread_model() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of two dtypes on the host, and spread over all devices."""
+    import jax
+    import numpy as np
+
+    from soraflax import sharding
+    from soraflax.pretrained import slices
+
+    values = np.arange(6 * 8 * 5, dtype=np.float32).reshape(6, 8, 5)
+    half = jax.numpy.asarray(values[:, :, 0], jax.numpy.bfloat16)
+    params = {"half": np.asarray(half), "rows": values, "stack": values + 1}
+    mesh = sharding.make_mesh(fsdp=4)
+    specs = {"half": jax.P(None, "fsdp"), "rows": jax.P(), "stack": jax.P(None, "fsdp")}
+    spread = {
+        name: slices.place(params[name], jax.NamedSharding(mesh, spec))
+        for name, spec in specs.items()
+    }
+    return params, spread
+
+
+def writing(folder: pathlib.Path) -> dict[str, Any]:
+    """A model spread over the processes, written by both; then with one that cannot.
+
+    First where process 1 does not see the file of the first, which then writes alone.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    from soraflax.pretrained import io as model_io
+    from soraflax.pretrained import shared_file
+
+    params, spread = _spread_model()
+    rank = jax.process_index()
+    digest = model_io.save_model(folder / "alone", params, config={})
+    written: list[int] = []
+    opened, is_file, room = pathlib.Path.open, pathlib.Path.is_file, [1000]
+
+    def spying(self: pathlib.Path, mode: str = "r", *words: Any, **named: Any) -> Any:
+        file: Any = opened(self, mode, *words, **named)
+        if mode != "r+b":
+            return file
+        write = file.write
+
+        def counted(data: Any) -> int:
+            if sum(written) + len(data) > room[0]:
+                raise OSError("no space left on device")
+            written.append(len(data))
+            return write(data)
+
+        file.write = counted
+        return file
+
+    pathlib.Path.open, shared_file.RANGE = spying, 64
+    found: dict[str, Any] = {"digest": digest}
+    for name in ("unseen", "shared", "full"):
+        written.clear()
+        if rank == 1 and name == "unseen":
+            pathlib.Path.is_file = lambda self: False
+        room[0] = 100 if rank == 1 and name == "full" else 10_000
+        error = same = ""
+        try:
+            same = model_io.save_model(folder / name, spread, config={})
+        except OSError as failure:
+            error = str(failure)
+        pathlib.Path.is_file = is_file
+        multihost_utils.sync_global_devices(name)
+        found[name] = {"written": sum(written), "error": error, "digest": same}
+    found["names"] = sorted(path.name for path in folder.iterdir())
+    return found
+
+
+def writing_to_a_bucket(folder: pathlib.Path) -> dict[str, Any]:
+    """The same in a bucket, in pieces; then with pieces that the bucket refuses."""
+    from jax.experimental import multihost_utils
+
+    from soraflax import buckets
+    from soraflax.pretrained import io as model_io
+    from soraflax.pretrained import shared_file
+
+    place = buckets.folder(folder)
+    params, spread = _spread_model()
+    digest = model_io.save_model(place / "alone", params, config={})
+    sent: list[int] = []
+    put, shared_file.PIECE = buckets.put, 24
+
+    def counted(name: str, data: Any) -> None:
+        put(name, data)
+        sent.append(int(name[-5:]))
+
+    buckets.put = counted
+    found: dict[str, Any] = {"digest": digest}
+    for name in ("shared", "full"):
+        sent.clear()
+        error = same = ""
+        try:
+            same = model_io.save_model(place / name, spread, config={})
+        except (OSError, buckets.BucketError) as failure:
+            error = str(failure)
+        multihost_utils.sync_global_devices(name)
+        found[name] = {"sent": sorted(sent), "error": error, "digest": same}
+    return found
+
+
 if __name__ == "__main__":
     processes.main(*sys.argv[1:], scenarios=globals())

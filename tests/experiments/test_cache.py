@@ -2,16 +2,21 @@
 
 import os
 import pathlib
+import signal
+import threading
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from data_pipelines import latents, verify
+from data_pipelines import latent_parts, latents, verify
 from experiments import cache, configs
+from soraflax.cli import parser as cli
 from soraflax.nn import autoencoder
 from soraflax.pretrained import abstract, models
 from tests.data_pipelines import clip_data
+from tests.experiments import slow_cache
 
 ROOT = pathlib.Path(configs.DIRECTORY).parents[1]
 CONFIG = f"--config={configs.DIRECTORY}/video_small.py:tiny"
@@ -102,3 +107,53 @@ def test_a_worker_that_fails_is_named(
     assert cache.main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "workers 0/2, 1/2 failed; what is encoded is kept" in said
+
+
+def _sealed(folder: pathlib.Path) -> set[str]:
+    """The parts that are sealed; there is nothing else."""
+    found = list(folder.glob(".out.parts/*"))
+    assert {p.suffix for p in found} == {".json", ".shard"}
+    assert len(found) == 2 * len({p.stem for p in found})
+    return {p.stem for p in found}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_keeps_what_is_done(
+    given: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    workers: str,
+) -> None:
+    """Every part but the first of a worker lasts longer than this test."""
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(cache, "MODULE", "tests.experiments.slow_cache")
+    monkeypatch.setattr(latent_parts, "PART", 1)
+    encode = latent_parts.CacheJob._encode
+    monkeypatch.setattr(latent_parts.CacheJob, "_encode", slow_cache.encode_slowly)
+    over = threading.Event()
+
+    def terminate() -> None:
+        while len(list(tmp_path.glob(".out.parts/*.json"))) < int(workers):
+            over.wait(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    words = [*given, "--out", str(tmp_path / "out"), "--workers", workers]
+    thread = threading.Thread(target=terminate, daemon=True)
+    thread.start()
+    assert cache.main(words) == cli.EXIT_INTERRUPTED
+    thread.join()
+    assert "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
+    done = _sealed(tmp_path)
+    assert len(done) == int(workers)
+    encoded: list[str] = []
+
+    def recorded(self: Any, part: latent_parts.Part, **keywords: Any) -> None:
+        encoded.append(part.name)
+        encode(self, part, **keywords)
+
+    monkeypatch.setattr(latent_parts.CacheJob, "_encode", recorded)
+    assert cache.main(words[:-2]) == 0
+    assert len(encoded) == 5 - len(done) and not set(encoded) & done
+    assert verify.verify(tmp_path / "out") == {"train": 4, "validation": 1}

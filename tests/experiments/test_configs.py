@@ -3,16 +3,21 @@
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from data_pipelines.worlds import bodies
 from experiments import configs
+from experiments.configs import bodies_world
 from experiments.stages.adversarial import config as adversarial
 from experiments.stages.autoencoder import config as autoencoder
 from experiments.stages.captioner import config as captioner
+from experiments.stages.expander import config as expander
 from experiments.stages.finetune import config as finetune
 from experiments.stages.video import config as video
 from soraflax import config as config_lib
+from soraflax import tokenizer
 
 CONFIGS = configs.DIRECTORY
 RUN_CONFIGS = {
@@ -21,6 +26,7 @@ RUN_CONFIGS = {
     "video": video.VideoRunConfig,
     "finetune": finetune.FinetuneRunConfig,
     "captioner": captioner.CaptionerRunConfig,
+    "expander": expander.ExpanderRunConfig,
 }
 
 
@@ -69,7 +75,8 @@ def test_overrides_have_the_types_of_the_config() -> None:
 def test_every_config_converts_strictly(config: pathlib.Path) -> None:
     for argument in ("", ":tiny"):
         values = configs.load(f"{config}{argument}")
-        values.data.path = "DATASET"
+        if "path" in values.data:
+            values.data.path = "DATASET"
         if "autoencoder" in values:
             values.autoencoder = "AE"
         if "base" in values:
@@ -109,3 +116,22 @@ def test_command_line(
     assert done.stderr.startswith(message), done.stderr
     assert done.stderr.count("\n") == 1
     assert not workdir.exists()
+
+
+def test_the_wide_world_shows_everything_and_its_captions_fit_its_config() -> None:
+    wide = bodies.VARIANTS["wide"]
+    assert len({width / height for width, height in wide.sizes}) == 12
+    clips = [bodies.render_clip(1, index, config=wide) for index in range(60)]
+    truths = [clip.truth for clip in clips]
+    assert {len(clip.video) for clip in clips} == {1, *wide.frames}
+    assert {len(truth["objects"]) for truth in truths} == {1, 2, 3}
+    for key in ("occluder", "pan", "events", "dotted"):
+        assert any(truth[key] for truth in truths) and not all(t[key] for t in truths)
+    config: Any = bodies_world.get_config()
+    read = tokenizer.Tokenizer.embedded()
+    lengths = [len(read.encode(clip.captions["detailed"])) for clip in clips]
+    assert 48 < max(lengths) <= config.data.captions.max_length
+    # The longest and widest clip fits the row, at 16 x 16 pixels a token.
+    cells = max(width * height // 256 for width, height in wide.sizes)
+    tokens = cells * (1 + (max(wide.frames) - 1) // 4)
+    assert tokens <= config.cache.fit.max_tokens <= config.data.row.tokens

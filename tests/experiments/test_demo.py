@@ -1,5 +1,7 @@
 """The demo, shrunk: every stage runs, and the report holds what it promises."""
 
+import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -55,6 +57,32 @@ def test_obedience_is_read_over_seeds(report, tmp_path):
     assert colour["least"] <= colour["accuracy"]
     for seed in ("seed0", "seed1"):
         assert (tmp_path / seed / demo.SHEET).is_file()
+
+
+def test_obedience_of_several_bodies_has_a_line_of_each(report, tmp_path):
+    model = generator.Generator.load(report[0] / "video")
+    scores = obedience.measure(
+        model, config=SMALL, seeds=1, output=tmp_path, variant="directed"
+    )
+    assert set(scores) == {"judge", "judge_bodies", "judge_images"}
+    assert {"colour", "shape", "size", "direction"} == set(scores["judge_bodies"])
+
+
+def test_one_wrong_body_of_two_is_half_of_the_bodies_and_all_of_the_clip():
+    world = dataclasses.replace(
+        demo.bodies.VARIANTS["several"], counts=(0.0, 1.0), twins=0.0
+    )
+    clips = demo.real_renders(world, 4, frames=17)
+    videos = [clip.video for clip in clips]
+    right = [{"objects": clip.truth["attributes"]["objects"]} for clip in clips]
+    colour = scoring.by_body(videos, right)["colour"]
+    assert (colour["accuracy"], colour["count"]) == (1, 8)
+    assert colour["chance"] < 0.6
+    wrong = copy.deepcopy(right)
+    for item in wrong:
+        item["objects"][0]["colour"] = "pink"
+    assert scoring.by_body(videos, wrong)["colour"]["accuracy"] == 0.5
+    assert scoring.accuracy(videos, wrong)["colour"]["accuracy"] == 0
 
 
 def test_only_a_demo_is_replaced(tmp_path):

@@ -8,7 +8,9 @@ import time
 import pytest
 
 from soraflax.train import checkpoint, watchdog
-from tests.experiments import processes
+from tests.experiments import processes, signal_processes
+
+SIGNALS = signal_processes.MODULE
 
 
 def test_a_signal_to_one_stops_all_at_the_same_place(tmp_path: pathlib.Path) -> None:
@@ -16,6 +18,47 @@ def test_a_signal_to_one_stops_all_at_the_same_place(tmp_path: pathlib.Path) -> 
     assert first == second
     assert first["step"] == first["latest"] == 2
     assert first["asked"] < 600
+
+
+def test_a_signal_to_one_stops_the_export_of_all(tmp_path: pathlib.Path) -> None:
+    first, second = processes.run("exporting", tmp_path, module=SIGNALS)
+    assert first == second
+    assert first["said"] == "the run was asked to stop"
+    assert 2 <= len(first["written"]) < 400
+    assert first["same"] and first["names"] == ["model"]
+
+
+def test_a_signal_to_one_stops_the_restore_of_all(tmp_path: pathlib.Path) -> None:
+    first, second = processes.run("restoring", tmp_path, module=SIGNALS)
+    assert first == second
+    assert first["said"] == "the run was asked to stop"
+    assert 1 <= first["rounds"] < first["files"]
+    assert first["read"] == 0
+
+
+def test_a_signal_to_one_stops_the_first_that_looks_at_clips(
+    tmp_path: pathlib.Path,
+) -> None:
+    for found in processes.run("describing", tmp_path, module=SIGNALS):
+        assert found["said"] == "asked to stop; the same command goes on"
+        assert found["soon"]
+
+
+def test_what_the_first_cannot_read_is_said_by_all(tmp_path: pathlib.Path) -> None:
+    first, second = processes.run("describing_fails", tmp_path, module=SIGNALS)
+    assert first["said"] == "too many are damaged"
+    assert second["said"] == "process 0: too many are damaged"
+
+
+@pytest.mark.parametrize("where", ["evaluating", "exporting"])
+def test_a_signal_to_one_stops_the_expander_of_all(
+    tmp_path: pathlib.Path, where: str
+) -> None:
+    first, second = processes.run(f"expander_{where}", tmp_path, module=SIGNALS)
+    assert first == second
+    assert first["said"] == "the run was asked to stop"
+    assert 2 <= first["asked"] < 600
+    assert first["found"] == []
 
 
 @pytest.mark.parametrize("count", [2, 4])

@@ -11,7 +11,7 @@ import safetensors.numpy
 from experiments import ship_captioner
 from soraflax import tokenizer
 from soraflax.nn import autoencoder, captioner
-from soraflax.pretrained import captioners, models, shipped
+from soraflax.pretrained import captioners, expanders, models, shipped
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,38 @@ def test_a_shipped_captioner_is_rounded_and_has_a_card(tmp_path, codec, capsys):
         before.params,
     )
     assert model.digest != before.digest
+
+
+def test_a_shipped_expander_is_rounded_and_fits_beside_the_others(
+    tmp_path, capsys, monkeypatch
+):
+    sizes = captioner.VARIANTS["expander_tiny"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+        captioners.shapes(sizes),
+    )
+    expanders.save_expander(
+        tmp_path / "own",
+        params,
+        config=expanders.ExpanderModelConfig(sizes),
+        vocabulary=tokenizer.Tokenizer.embedded(),
+    )
+    card, output = tmp_path / "card.md", tmp_path / "shipped"
+    card.write_text("# An expander\n")
+    words = ["--expander", tmp_path / "own", "--card", card, "--output", output]
+    assert ship_captioner.main(list(map(str, words))) == 0
+    written = expanders.load_expander(output)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
+        written.params,
+        params,
+    )
+    size = shipped.packed_bytes(output)
+    assert f"{size:,} bytes" in capsys.readouterr().out
+    monkeypatch.setattr(shipped, "MAX_BYTES", size + 1000)
+    assert ship_captioner.main(list(map(str, words))) == 2
+    assert "train a smaller one" in capsys.readouterr().err
 
 
 def test_a_captioner_of_other_latents_is_not_shipped(tmp_path, codec, capsys):

@@ -122,11 +122,11 @@ def test_an_expander_of_ones_own(tmp_path, monkeypatch):
 
     def run(name: str) -> str:
         expander = expansion.load(name, EXPAND)
-        return expansion.expanded("a dog", expander, seed=7, name=name)
+        return expansion.expanded("a dog", expander, seed=7, name=name).text
 
     assert run("own_words:longer") == "a dog 7"
     named = {"seed": 7, "name": "template"}
-    assert expansion.expanded("a\u202e dog\n", EXPAND, **named) == "a dog"
+    assert expansion.expanded("a\u202e dog\n", EXPAND, **named).text == "a dog"
     with pytest.raises(ValueError, match="the prompt is empty"):
         expansion.expanded(" \u202e", EXPAND, **named)
     assert run("template") == "a dog"

@@ -61,6 +61,29 @@ def test_what_is_given_is_in_the_result(model, task):
     np.testing.assert_array_equal(video.frames[:9], CLIP.frames)
 
 
+@pytest.mark.parametrize("path", ["10,15:20,15", [((10, 15), (20, 15))]])
+def test_a_body_follows_a_drawn_path(model, path):
+    """Nearly no noise leaves the dragged clip, but for what the autoencoder loses."""
+    frame = np.full((32, 32, 3), 236, np.uint8)
+    frame[10:20, 6:16] = (214, 39, 40)
+    video = model.animate(frame, "it moves", path=path, strength=0.5, frames=5, **QUICK)
+    np.testing.assert_array_equal(video.frames[0], frame)
+    options = video.metadata["options"]
+    assert options == {"path": [[[10.0, 15.0], [20.0, 15.0]]], "strength": 0.5}
+    still = model.animate(frame, "it moves", frames=5, **QUICK)
+    assert still.metadata["options"] == {}
+    assert (video.frames[1:] != still.frames[1:]).any()
+
+
+def test_paths_of_an_image_are_refused_in_one_line(model):
+    frame = np.full((32, 32, 3), 236, np.uint8)
+    with pytest.raises(ValueError, match="begin it on a body"):
+        model.animate(frame, path="1,1:20,15", frames=5, **QUICK)
+    frame[10:20, 6:16] = 0
+    with pytest.raises(ValueError, match="leave the last one out"):
+        model.animate(frame, path="10,15:20,15", last=frame, frames=5, **QUICK)
+
+
 def test_a_clip_is_edited_painted_widened_and_enlarged(model):
     edited = model.edit(CLIP, "a blue square", strength=0.5, **QUICK)
     assert edited.frames.shape == CLIP.frames.shape

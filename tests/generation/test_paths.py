@@ -39,6 +39,19 @@ def test_a_path_is_read() -> None:
             paths.parse(text)
 
 
+def test_paths_are_read_as_they_are_typed_or_as_points() -> None:
+    typed = "1,2:3,4  5,6:7,8:9,10"
+    points = (((1.0, 2.0), (3.0, 4.0)), ((5.0, 6.0), (7.0, 8.0), (9.0, 10.0)))
+    assert paths.read(typed) == points == paths.read(points)
+    assert paths.read([np.array([[1, 2], [3, 4]])]) == points[:1]
+    assert paths.read("") == paths.read(()) == ()
+    wrong = ([[(1, 2)]], [[(1, 2), (3, np.nan)]], [[(1, 2), (3,)]], [1, 2], ["1,2:3,4"])
+    for given in wrong:
+        with pytest.raises(ValueError, match="give two points or more") as error:
+            paths.read(given)
+        assert "\n" not in str(error.value)
+
+
 def test_the_body_is_what_is_connected_and_alike() -> None:
     body = paths.find_body(picture(), (12.0, 15.0))
     assert body.sum() == 100 and body[10:20, 8:18].all()

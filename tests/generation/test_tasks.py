@@ -8,7 +8,7 @@ import pytest
 
 from soraflax.generation import canvas as canvases
 from soraflax.generation import generator as generators
-from soraflax.generation import tasks
+from soraflax.generation import lengths, tasks
 from soraflax.ops import grid as grids
 from tests.generation import tiny
 
@@ -131,7 +131,7 @@ def test_every_task_stays_on_the_grid(grid):
 @pytest.mark.parametrize("window", (0, 3, 5, 8, 16))
 @pytest.mark.parametrize("grid", (GRID, PAIRS))
 def test_contexts_are_legal_and_fill_a_window(grid, window):
-    found = tasks.contexts(grid, window)
+    found = lengths.contexts(grid, window)
     video = clip(101, (16, 16))
     for name, (context, new) in found.items():
         if name == "between":
@@ -308,7 +308,7 @@ def test_numbers_out_of_range_are_refused_before_any_work():
     ("frames", "found"), [(1, [1]), (9, [9]), (10, [9, 1]), (23, [9, 9, 5])]
 )
 def test_pieces_are_as_long_as_they_can_be(frames, found):
-    assert tasks.pieces(GRID, frames, longest=9) == found
+    assert lengths.pieces(GRID, frames, longest=9) == found
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_pieces_are_as_long_as_they_can_be(frames, found):
 )
 def test_other_numbers_name_the_nearest(frames, near):
     with pytest.raises(ValueError, match=f"^{frames} new frames: use {near}$"):
-        tasks.pieces(GRID, frames, longest=9)
+        lengths.pieces(GRID, frames, longest=9)
 
 
 @pytest.mark.parametrize(("grid", "most"), [(GRID, 1), (GRID, 9), (THIN_PAIRS, 13)])
@@ -327,10 +327,10 @@ def test_the_nearest_number_is_the_nearest(grid, most):
         for rest in range(grid.min_frames, most + 1, grid.frame_step)
     }
     for frames in np.arange(0.25, 40, 0.25):
-        found = tasks.nearest_pieces(grid, frames, longest=most)
+        found = lengths.nearest_pieces(grid, frames, longest=most)
         assert found in sums
         assert abs(found - frames) == min(abs(each - frames) for each in sums)
-        sizes = tasks.pieces(grid, found, longest=most)
+        sizes = lengths.pieces(grid, found, longest=most)
         assert sum(sizes) == found and max(sizes) <= most
 
 

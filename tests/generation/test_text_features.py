@@ -79,8 +79,9 @@ def test_rows_hold_every_caption_once(shards):
     rng = np.random.default_rng(0)
     lengths = [*rng.integers(1, 300, 200).tolist(), 700, 513, 512]
     seen = []
-    for length, rows in text_features._batches(lengths, shards):
+    for length, rows in text_features._batches(lengths, shards, width=64):
         assert len(rows) % shards == 0
+        assert len(rows) * length <= max(1024, shards * length)
         assert len(rows) // shards & (len(rows) // shards - 1) == 0
         for row in rows:
             taken = np.zeros(length, int)
@@ -90,6 +91,20 @@ def test_rows_hold_every_caption_once(shards):
                 taken[place] += 1
             assert taken.max(initial=0) <= 1
     assert sorted(seen) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "width", "expected"),
+    [
+        ([60] * 64, 64, 64),  # attention costs more than padding saves
+        ([70] * 56, 4096, 512),  # seven to a row, where 128 tokens hold one
+        ([500] * 3, 64, 512),
+        ([600, 20], 64, 1024),
+    ],
+)
+def test_rows_are_as_long_as_is_cheapest(lengths, width, expected):
+    first, _ = next(iter(text_features._batches(lengths, 1, width=width)))
+    assert first == expected
 
 
 def test_the_dtype_is_one_of_two(model):

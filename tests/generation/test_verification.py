@@ -35,6 +35,7 @@ def test_a_result_says_how_it_was_made(tmp_path, suffix):
     lines = found.text.splitlines()
     assert lines[0].endswith("generated in part by soraflax 0.1.0")
     assert "  expanded from: a circle" in lines
+    assert "  expanded by: template" in lines
     assert f"  clip: in.mp4 ({'f' * 12})" in lines
     assert json.loads(json.dumps(found.values))["outcome"] == "generated"
 

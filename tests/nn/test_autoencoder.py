@@ -201,10 +201,11 @@ def _boxed_shapes(module):
     return jax.eval_shape(module.init, jax.random.key(0), video)["params"]
 
 
-def test_sharded_equals_one_device_outputs_and_gradients():
+@pytest.mark.parametrize("axis", ["data", "context"])
+def test_sharded_equals_one_device_outputs_and_gradients(axis):
     module, params, _ = _model(TINY)
     first, second = jax.random.split(jax.random.key(4))
-    video = jax.random.normal(first, (4, 5, 8, 8, 3))
+    video = jax.random.normal(first, (4, 5, 8, 8 if axis == "data" else 16, 3))
     weight = jax.random.normal(second, video.shape)
 
     def total(params, video, weight):
@@ -213,7 +214,7 @@ def test_sharded_equals_one_device_outputs_and_gradients():
 
     gradient = jax.grad(total, has_aux=True)
     expected = jax.jit(gradient)(params, video, weight)
-    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    mesh = sharding.make_mesh(**{axis: 2}, fsdp=2, tensor=2)
     shardings = sharding.param_shardings(_boxed_shapes(module), mesh)
     rows = sharding.batch_sharding(mesh)
     step = jax.jit(gradient, out_shardings=(shardings, None))
@@ -224,9 +225,12 @@ def test_sharded_equals_one_device_outputs_and_gradients():
             jax.device_put(weight, rows),
         )
     kernel = actual[0]["decoder"]["middle"]["block1"]["conv1"]["kernel"]
-    assert kernel.sharding.spec == P(None, None, None, "fsdp", "tensor")
-    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-    assert actual[1].video.sharding.is_equivalent_to(rows, 5)
+    fsdp = "fsdp" if axis == "data" else ("fsdp", "context")
+    assert kernel.sharding.spec == P(None, None, None, fsdp, "tensor")
+    shards = 4 if axis == "data" else 8
+    assert kernel.addressable_shards[0].data.size * shards == kernel.size
+    if axis == "data":
+        assert actual[1].video.sharding.is_equivalent_to(rows, 5)
 
     def check(path, a, b):
         error = np.linalg.norm(np.subtract(a, b)) / np.linalg.norm(b)

@@ -1,5 +1,6 @@
 """Captions of packed clips are those of each alone, with a cache and without one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -209,3 +210,47 @@ def test_settings_out_of_range(settings, message):
         decoding.DecodingConfig(**settings)
     with pytest.raises(ValueError, match="nearest that does: 16"):
         captioner.CaptionerConfig(4, 50, width=18, heads=4)
+    with pytest.raises(ValueError, match="a token of text is one id; use 1"):
+        captioner.CaptionerConfig(4, 50, reads="text")
+
+
+def test_text_is_read_as_latents_are_and_its_order_counts():
+    config = dataclasses.replace(
+        CONFIG, latent_channels=1, patch=(1, 1, 1), reads="text"
+    )
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32),
+        captioners.shapes(config),
+    )
+    assert "patches" not in params
+    caption = np.array([7, 8, END], np.int32)
+    short = [captioner.text_segment(np.array(ids), caption) for ids in ([5, 6], [6, 5])]
+
+    def words(*segments):
+        packed = packing.assemble([segments], packing.RowShape(6, 6, 2))
+        return np.asarray(
+            captioner.Captioner(config).apply({"params": params}, packed)
+        )[0]
+
+    first, second = (words(segment)[:3] for segment in short)
+    np.testing.assert_allclose(words(*short), [*first, *second], rtol=2e-4, atol=2e-5)
+    assert np.abs(first - second).max() > 1e-2
+
+
+def test_words_that_are_not_allowed_are_not_written():
+    packed = rows(segments(), [])
+    free = np.asarray(decode(packed, decoding.DecodingConfig(LENGTH)).ids)
+    allowed = np.ones(CONFIG.vocabulary, bool)
+    allowed[free[:3, :2].ravel()] = False
+    allowed[END] = True
+    bound = caption_decoding.decode(
+        params(),
+        packed,
+        config=CONFIG,
+        decoding_config=decoding.DecodingConfig(LENGTH),
+        end=END,
+        allowed=jnp.asarray(allowed),
+    )
+    ids = np.asarray(bound.ids)[:3]
+    assert allowed[ids[ids != 0]].all() and not np.array_equal(ids, free[:3])

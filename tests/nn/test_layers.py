@@ -77,10 +77,3 @@ def test_bfloat16_on_a_cpu_is_in_products_alone(key):
     ]
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, rounded[0] @ rounded[1], rtol=1e-5, atol=1e-6)
-
-
-def test_parameters_alone_are_those_of_the_layer_of_that_name(key):
-    x = jax.random.normal(key, (3, 8))
-    whole = layers.Linear(5).init(key, x)
-    alone = layers.LinearParameters(5).init(key, 8)
-    jax.tree.map(np.testing.assert_array_equal, whole, alone)

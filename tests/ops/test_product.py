@@ -35,4 +35,13 @@ def test_gradients_are_those_of_the_product_within_rounding(key):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == jnp.float32
         np.testing.assert_allclose(a, b, rtol=0.02, atol=0.05)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_sums_of_rounded_inputs_not_rounded_themselves(key):
+    x, kernel, g = inputs(key)
+    found = jax.vjp(product.rounded_matmul, x, kernel)[1](g)
+    x, kernel, g = (np.asarray(rounded(a), np.float64) for a in (x, kernel, g))
+    expected = g @ kernel.T, np.einsum("abd,abf->df", x, g)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        assert not np.array_equal(a, rounded(a))

@@ -88,3 +88,12 @@ def test_an_old_key_beside_the_new_one_is_left_to_complain() -> None:
     values = {"gate": 1.0, "gate_init": 0.0}
     assert migration.migrate(values, "transformer") == values
     assert migration.migrate(None, "transformer") is None
+
+
+def test_keys_that_came_beside_others_are_those_of_before() -> None:
+    saved = {"data": {"open_rows": 8}}
+    migrated = migration.migrate(saved, "run")
+    assert migrated == {"data": {"open_rows": 8, "look_ahead": 0}}
+    assert migration.migrate(migrated | {"data": {"crops": {}}}, "run") == {
+        "data": {"crops": {}}
+    }

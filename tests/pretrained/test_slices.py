@@ -86,3 +86,24 @@ def test_what_is_not_finite_is_named_and_nothing_is_left(
     with pytest.raises(model_io.ModelError, match="stack/kernel is not finite"):
         model_io.save_model(tmp_path / "model", params, config={})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spec", [P(), P("fsdp"), P(None, "tensor"), P("fsdp", None)])
+@pytest.mark.parametrize("count", [2**28, 100])
+def test_pieces_of_an_array_are_its_rows_and_no_copy_stays(
+    monkeypatch: pytest.MonkeyPatch, spec: Any, count: int
+) -> None:
+    monkeypatch.setattr(slices, "PIECE_BYTES", count)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    values = np.arange(8 * 6 * 4, dtype=np.float32).reshape(8, 6, 4)
+    array = slices.place(values, jax.NamedSharding(mesh, spec))
+    pieces = list(slices.host_pieces(array))
+    assert len(pieces) == (1 if count > values.nbytes else 8)
+    np.testing.assert_array_equal(np.concatenate(pieces), values)
+    assert array._npy_value is None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_rows_are_cut_on_a_device_that_is_not_the_host() -> None:
+    values = np.arange(8 * 6, dtype=np.float32).reshape(8, 6)
+    cut = slices._cut(3)(jax.device_put(values), 2)
+    np.testing.assert_array_equal(cut, values[2:5])

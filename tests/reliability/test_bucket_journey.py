@@ -1,5 +1,9 @@
-"""What a person with a bucket does: train there, be killed, resume, generate."""
+"""What a person with a bucket does: curate, train, be killed, resume, generate.
 
+Raw clips, dataset, models and runs are in the bucket, and nothing else is read.
+"""
+
+import json
 import os
 import pathlib
 import subprocess
@@ -8,13 +12,28 @@ import time
 
 import pytest
 
-from experiments import cache, configs
+from data_pipelines import prepare, records
+from experiments import configs
 from soraflax.cli import main as cli
 from soraflax.pretrained import io as model_io
 from tests import emulated_bucket
 from tests.experiments import world
 
 ROOT = pathlib.Path(configs.DIRECTORY).parents[1]
+
+
+def _put_raw_clips(bucket: emulated_bucket.Store, folder: pathlib.Path) -> int:
+    """Files of moving clips and their captions in `gs://bucket/raw`; how many."""
+    lines, rendered = [], world.write(folder, count=9)
+    for split in ("train", "validation"):
+        for clip in records.open_dataset(rendered, split):
+            if clip.frames > 1:
+                name = f"{clip.id.replace('/', '-')}.mkv"
+                bucket.put(f"bucket/raw/{name}", clip.video)
+                lines.append({"file": name, "caption": clip.captions["short"]})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    bucket.put("bucket/raw/captions.jsonl", text.encode())
+    return len(lines)
 
 
 def _start(name: str, workdir: str, *flags: str) -> subprocess.Popen[str]:
@@ -40,32 +59,36 @@ def _train(name: str, workdir: str, *flags: str) -> str:
     return said
 
 
-def test_train_killed_resumed_exported_generated(
+def test_curated_trained_killed_resumed_exported_generated(
     tmp_path: pathlib.Path,
     bucket: emulated_bucket.Store,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    clips = world.write(tmp_path / "clips", count=6)
-    _train("autoencoder_small", "gs://bucket/ae", f"--config.data.path={clips}")
+    # Five processes, which compile the same.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    count = _put_raw_clips(bucket, tmp_path / "world")
+    words = ["--input", "gs://bucket/raw/*.mkv", "--output", "gs://bucket/clips"]
+    words += ["--captions", "gs://bucket/raw/captions.jsonl", "--workers", "1"]
+    assert prepare.main([*words, "--validation-count", "1"]) == 0
+    assert f"gs://bucket/clips: {count} clips" in capsys.readouterr().out
+    clips = ["--config.data.path=gs://bucket/clips"]
+    _train("autoencoder_small", "gs://bucket/ae", *clips)
     assert "ae/model/config.json" in bucket.below("bucket/")
     flags = ["--config.autoencoder=gs://bucket/ae", "--config.train.steps=6"]
     flags += ["--config.train.checkpoint_every=1", "--config.train.log_every=1"]
+    flags += clips
 
     # Clips are no latents, and it is said what to do.
-    process = _start(
-        "video_small", "gs://bucket/run", f"--config.data.path={clips}", *flags
-    )
+    process = _start("video_small", "gs://bucket/run", *flags)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "python -m experiments.cache" in said.splitlines()[-1]
     assert not bucket.below("bucket/run/")
 
-    words = [f"--config={configs.DIRECTORY}/video_small.py:tiny", *flags[:1]]
-    words += [f"--config.data.path={clips}", "--out", str(tmp_path / "latents")]
-    assert cache.main(words) == 0
-    flags.append(f"--config.data.path={tmp_path / 'latents'}")
+    flags.append("--config.cache.enabled=False")  # straight from video
     process = _start("video_small", "gs://bucket/run", *flags)
     try:
         while "bucket/run/checkpoints/2/commit_success.txt" not in bucket.objects:

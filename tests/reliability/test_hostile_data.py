@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines import latents, pipeline, prepare, records, sources, transforms
+from data_pipelines import (
+    latents,
+    pipeline,
+    prepare,
+    records,
+    sources,
+    storage,
+    transforms,
+)
 from soraflax.ops import grid as grids
 from soraflax.ops import packing
 from tests.data_pipelines import clip_data
@@ -109,7 +117,7 @@ def test_impossible_rates_are_refused_wherever_they_come_from(fps: float) -> Non
 def test_a_record_of_an_impossible_rate_is_replaced_and_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(records, "RETRY_SECONDS", ())
+    monkeypatch.setattr(storage, "RETRY_SECONDS", ())
     examples = [clip_data.Latents()[index].to_example() for index in range(8)]
     examples[3]["fps"] = np.float32("nan")
     source = records.RecordDataset(
@@ -128,7 +136,7 @@ def test_damage_after_opening_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Never zeros, never an endless wait: so many are lost that the run ends."""
-    monkeypatch.setattr(records, "RETRY_SECONDS", ())
+    monkeypatch.setattr(storage, "RETRY_SECONDS", ())
     out = tmp_path / "latents"
     latents.cache_latents(
         clip_data.write_clips(tmp_path / "clips", train=8),
@@ -179,7 +187,7 @@ def test_a_shard_that_is_gone_for_a_while_is_read_and_for_good_is_an_error(
 
     monkeypatch.setattr(records.time, "sleep", wait)
     assert dataset[0].id.startswith("clip-")
-    assert waits == list(records.RETRY_SECONDS[:2])
+    assert waits == list(storage.RETRY_SECONDS[:2])
     again = records.open_dataset(clips)
     path.unlink()
     with pytest.raises(records.DatasetError, match="more than 1 cannot be read"):

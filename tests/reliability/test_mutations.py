@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import latents, manifests, records
+from data_pipelines import latents, manifests, records, storage
 from experiments import configs
 from experiments.stages.video import config as video_config
 from soraflax import config as config_lib
@@ -204,7 +204,7 @@ def _open_latents(path: pathlib.Path) -> latents.LatentDataset:
 def test_manifests(
     datasets: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "RETRY_SECONDS", ())
+    monkeypatch.setattr(storage, "RETRY_SECONDS", ())
     opened = {"clips": records.open_dataset, "latents": _open_latents}
     whole = {
         (kind, name): (path / name).read_bytes()

@@ -19,7 +19,7 @@ from tests.train import toy
 BOUND = 1e-5
 MESHES = {
     8: {"data": 2, "fsdp": 2, "tensor": 2},
-    4: {"fsdp": 4},
+    4: {"fsdp": 2, "context": 2},
     1: {"fsdp": 1},
 }
 

@@ -7,8 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines import cropping, packing, records, sources
+from data_pipelines import (
+    caption_notes,
+    cropping,
+    latents,
+    packing,
+    pipeline,
+    records,
+    sources,
+    storage,
+    transforms,
+    word_swaps,
+)
+from experiments.stages.video import export
 from soraflax import media
+from soraflax.ops import grid as grids
 from soraflax.ops import packing as packed_rows
 from tests.data_pipelines import clip_data
 
@@ -44,7 +57,7 @@ def _dataset(source: Any, reopen: Any = None) -> records.RecordDataset[int]:
 def test_a_read_that_fails_for_a_while_is_read(waits: list[float]) -> None:
     source = Faulty(5, lambda index, reads: reads < 4)
     assert _dataset(source)[3] == 3
-    assert waits == list(records.RETRY_SECONDS)  # ever longer
+    assert waits == list(storage.RETRY_SECONDS)  # ever longer
     assert waits == sorted(waits)
 
 
@@ -80,6 +93,72 @@ def test_too_many_end_the_run() -> None:
     stream = sources.stream([source], seed=0)
     with pytest.raises(records.DatasetError, match="more than 2 cannot be read"):
         [stream[k] for k in range(200)]
+
+
+def test_what_looks_at_clips_in_order_leaves_damaged_ones_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Validation, statistics and what an export says of the clips do."""
+    source = _dataset(Faulty(200, lambda index, reads: index in (3, 7)))
+    found = list(sources.readable(source, range(10)))
+    assert found == [(k, k) for k in range(10) if k not in (3, 7)]
+    said = capsys.readouterr().err.splitlines()
+    assert said[1] == "toy: record 7 is damaged; it is left out (2 of at most 2)"
+    source = _dataset(Faulty(200, lambda index, reads: index in (3, 7, 9)))
+    with pytest.raises(records.DatasetError, match="more than 2 cannot be read"):
+        list(sources.readable(source, range(10)))
+
+
+class OneDamaged(clip_data.Latents):
+    """Latents of which the first cannot be read, ever."""
+
+    info = {"grid": {"temporal_ratio": 4, "spatial_ratio": 8}}  # noqa: RUF012
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 0:
+            raise records.DamagedRecordError("toy: record 0 is damaged")
+        return super().__getitem__(index)
+
+
+class Rest(OneDamaged):
+    """The same without that one."""
+
+    def __len__(self) -> int:
+        return self.size - 1
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index + 1)
+
+
+def test_a_damaged_latent_ends_a_run_neither_before_nor_after_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Captions are looked at before, the caption gap is measured, clips are named."""
+    source, captions = OneDamaged(20), transforms.CaptionConfig(max_length=200)
+    encode = clip_data.encode_text
+    assert caption_notes.caption_notes([source], captions, encode=encode) == []
+    words = {"letter": ("d", "e")}
+    row = packed_rows.RowShape(tokens=256, text=256, segments=8)
+    config = pipeline.PackedDataConfig(rows=2, row=row, captions=captions)
+    swapped = word_swaps.make_swapped_rows(config, words, clips=4, latents=source)
+    assert sum(int(batch.segments.max(axis=1).sum()) for batch in swapped.rows) == 3
+    sound = export.measure_data([Rest(20)], captions)
+    assert export.measure_data([source], captions) == sound
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["toy: record 0 is damaged; it is left out (1 of at most 1)"] * 3
+
+
+def test_clips_that_cannot_be_decoded_are_left_out_of_what_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clips = [clip_data.clip(index) for index in range(4)]
+    clips[2] = dataclasses.replace(clips[2], video=b"damaged")
+    grid = grids.Grid(4, 8, (1, 2, 2))
+    windows = latents.plan_windows(clips, grid, config=latents.LatentCacheConfig())
+    batches = latents.fitted_batches(clips, windows, batch=1)
+    ids = [clip.id for _, loaded in batches for clip, _ in loaded]
+    assert sorted(ids) == [clip.id for clip in clips if clip is not clips[2]]
+    assert "it is left out (1 of at most 1)" in capsys.readouterr().err
 
 
 def test_a_source_without_one_readable_record() -> None:

@@ -3,6 +3,8 @@
 import os
 import pathlib
 import signal
+import threading
+import time
 from typing import Any
 
 import chex
@@ -11,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import records
+from data_pipelines import embed, prepare, recaption, records, text_features
+from data_pipelines.builders import world
+from experiments.scaling import sweep
 from experiments.stages import runtime
+from soraflax.cli import parser as cli
 from soraflax.pretrained import io as model_io
-from soraflax.train import checkpoint, metrics, saved_steps
+from soraflax.train import checkpoint, digests, metrics, saved_steps
+from tests.experiments import world as small_world
 from tests.train import toy
 
 
@@ -70,6 +76,31 @@ def test_while_the_first_step_compiles_that_step_is_saved(
     chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(resumed))
 
 
+@pytest.mark.parametrize("place", ["verify", "read"])
+def test_in_a_restore_the_step_stays(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    toy.fit(toy.job(toy.mesh(1)), tmp_path / "run", stop_at=2)
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        _terminate()
+        time.sleep(60)
+
+    with monkeypatch.context() as patch:
+        if place == "verify":
+            patch.setattr(digests, "problems", interrupted)
+        else:
+            patch.setattr(checkpoint._StateHandler, "restore", interrupted)
+        began = time.monotonic()
+        with (
+            pytest.raises(runtime.Interrupted),
+            runtime.run_directory(tmp_path / "run") as path,
+        ):
+            toy.fit(toy.job(toy.mesh(1)), path)
+    assert time.monotonic() - began < 50
+    assert int(toy.fit(toy.job(toy.mesh(1)), tmp_path / "run").step) == 6
+
+
 def test_caching_leaves_no_draft(tmp_path: pathlib.Path) -> None:
     with (
         pytest.raises(runtime.Interrupted),
@@ -79,6 +110,84 @@ def test_caching_leaves_no_draft(tmp_path: pathlib.Path) -> None:
         (draft / "shard").write_bytes(b"half")
         _terminate()
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_making_a_dataset_leaves_no_draft(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = world.WorldClips.write
+
+    def interrupted(self: Any) -> Any:
+        written = write(self)
+        assert list(tmp_path.rglob("*.array_record*"))
+        _terminate()
+        return written
+
+    monkeypatch.setattr(world.WorldClips, "write", interrupted)
+    words = ["--world", "bodies", "--count", "4", "--workers", "1"]
+    assert prepare.main([*words, "--output", str(tmp_path / "data")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "prepare: stopped; nothing was written"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embedding_leaves_no_draft(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = small_world.write_text_encoder(tmp_path / "text")
+    clips = small_world.write(tmp_path / "clips", count=2)
+    monkeypatch.setattr(text_features, "_check_finite", lambda *_: _terminate())
+    words = ["--dataset", str(clips), "--text-encoder", str(encoder)]
+    assert embed.main([*words, "--output", str(tmp_path / "features")]) == 130
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clips", "text"]
+
+
+def test_recaptioning_keeps_the_chunks_that_are_done(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, asked = small_world.write(tmp_path / "clips", count=4), []
+
+    def caption(name: str, clip: Any) -> str:
+        asked.append(clip.id)
+        if len(asked) == 3:
+            _terminate()
+        return "a red circle"
+
+    monkeypatch.setattr(recaption, "_call", caption)
+    words = [str(clips), "--function", "mine:own", "--name", "mine", "--chunk", "2"]
+    assert recaption.main(words) == 130
+    assert recaption.main(words) == 0
+    assert len(asked) == 3 + 2 and len({*asked}) == 4
+
+
+def test_a_sweep_stops_the_point_that_it_trains(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until that has saved."""
+    (tmp_path / "point.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n"
+        "    time.sleep(0.5)\n"
+        "    pathlib.Path('saved').touch()\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "pathlib.Path('began').touch()\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "TRAIN", "point")
+
+    def terminate() -> None:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.02)
+        _terminate()
+
+    threading.Thread(target=terminate, daemon=True).start()
+    assert cli.run_command("sweep", lambda: sweep.train_here([])) == 130
+    assert (tmp_path / "saved").exists()
 
 
 def test_exporting_leaves_the_model_before(

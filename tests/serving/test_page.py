@@ -226,6 +226,7 @@ def test_each_task(tab, files, task):
     choose(page, task)
     for role in ("clip", "second", "image", "last"):
         assert page.is_visible(f"#{role}") == (role in about.files)
+    assert page.is_visible("#path") == about.path
     if "clip" in about.files:
         drop(page, "clip", files / "clip.mp4")
     if "second" in about.files:

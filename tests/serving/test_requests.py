@@ -123,6 +123,25 @@ def test_numbers_reach_the_sampler_and_the_job(model, files):
     assert made.job.options["strength"] == 0.3
 
 
+def test_a_body_of_an_image_follows_a_path(model, tmp_path):
+    frame = np.full((1, 32, 32, 3), 236, np.uint8)
+    frame[0, 10:20, 6:16] = (214, 39, 40)
+    media.write_video(tmp_path / "i.png", frame, fps=1.0)
+
+    def made(path):
+        request = asked("animate", {"image": tmp_path / "i.png"}, path=path)
+        return requests.prepare(request, model, limits=LIMITS).job
+
+    moved = made("10,15:20,15")
+    assert (moved.conditioning.video[-1, 10:20, 16:26] == (214, 39, 40)).all()
+    assert moved.options["path"] == (((10.0, 15.0), (20.0, 15.0)),)
+    assert len(made("").conditioning.video) == 1
+    with pytest.raises(ValueError, match="outside of 32x32: use 31,15"):
+        made("40,15:20,15")
+    with pytest.raises(ValueError, match="17 paths: use 16 or fewer here"):
+        made(" ".join(["10,15:20,15"] * 17))
+
+
 @pytest.mark.parametrize("own", (None, ("ancestral", 48, 3.0), ("euler", 200, 3.0)))
 def test_what_a_request_does_not_say_is_as_the_models_authors_do(model, own):
     config, plain = model.model.config, requests.PLAIN

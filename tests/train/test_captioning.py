@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from soraflax import sharding
 from soraflax.nn import captioner
 from soraflax.ops import packing
 from soraflax.pretrained import captioners
-from soraflax.train import captioning
+from soraflax.train import captioning, prefetch
 
 CONFIG = captioner.CaptionerConfig(
     latent_channels=4,
@@ -76,7 +77,35 @@ def test_following_the_gradient_learns_a_caption():
     assert validation(now)["validation/loss"] == pytest.approx(float(value), rel=1e-5)
 
 
+def test_validation_divides_rows_over_the_mesh():
+    """Batches are read at the first call, and each is put on the devices once."""
+    rows = [[segment(n, [5 + n, 6, 1])] for n in range(4)]
+    batches = [packing.assemble(rows[:2], SHAPE), packing.assemble(rows[2:], SHAPE)]
+    mesh, placed, read = sharding.make_mesh(data=2, devices=jax.devices()[:2]), [], []
+
+    def put(batch):
+        placed.append(prefetch.put_batch(batch, mesh))
+        return placed[-1]
+
+    def lazily():
+        for batch in batches:
+            read.append(batch)
+            yield batch
+
+    validation = captioning.Validation(MODULE, lazily(), put=put)
+    assert read == []
+    over_mesh = validation(params())
+    whole = captioning.Validation(MODULE, batches)(params())
+    assert over_mesh == pytest.approx(whole, rel=1e-5)
+    assert len(placed) == 2 and len(read) == 2
+    shards = placed[0].tokens.addressable_shards
+    assert [shard.data.shape[0] for shard in shards] == [1, 1]
+    assert validation(params()) == over_mesh and len(read) == 2
+
+
 def test_an_empty_split_is_refused():
     empty = packing.Packed.zeros(SHAPE, patch_size=CONFIG.patch_size, text_width=None)
     with pytest.raises(ValueError, match="no captions to validate on"):
-        captioning.Validation(MODULE, [empty])
+        captioning.Validation(MODULE, [empty])(params())
+    with pytest.raises(ValueError, match="no captions to validate on"):
+        captioning.Validation(MODULE, [])(params())

@@ -55,6 +55,22 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert [last[n] for n in names] == [last_expected[n] for n in names]
 
 
+def test_where_the_data_end_what_was_done_is_saved(tmp_path: pathlib.Path) -> None:
+    where, course = toy.mesh(1), {"steps": 8}
+    with pytest.raises(loop.DataEndedError, match="ended after 5 of 8 steps, which"):
+        toy.fit(toy.job(where, toy.Data(length=5)), tmp_path / "data", **course)
+    assert metrics.read(tmp_path / "data")[-1]["step"] == 5
+    assert _position(tmp_path / "data", 5) == 5
+    with pytest.raises(loop.DataEndedError, match=r"5 of 8 steps, .*train.steps=5"):
+        toy.fit(toy.job(where, toy.Data(length=5)), tmp_path / "data", **course)
+    ended = toy.fit(toy.job(where, toy.Data(length=5)), tmp_path / "data", steps=5)
+    whole = toy.fit(toy.job(where), tmp_path / "whole", stop_at=5, **course)
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(ended))
+    with pytest.raises(loop.DataEndedError, match=r"ended after 0 of 8 steps, more"):
+        toy.fit(toy.job(where, toy.Data(length=0)), tmp_path / "none", **course)
+    assert not list((tmp_path / "none").glob("checkpoints/[0-9]*"))
+
+
 def test_checkpoints_in_passing_change_nothing(tmp_path: pathlib.Path) -> None:
     plain = toy.fit(toy.job(toy.mesh(1)), tmp_path / "a")
     saving = toy.fit(toy.job(toy.mesh(1)), tmp_path / "b", checkpoint_every=2)

@@ -59,6 +59,7 @@ def test_updates_and_states_are_those_of_optax() -> None:
 
 SPECS = [
     ({"fsdp": 4, "context": 2}, P(None, "fsdp", "tensor"), 6),
+    ({"fsdp": 2, "context": 4}, P(None, ("fsdp", "context"), "tensor"), 6),
     ({"fsdp": 4, "tensor": 2}, P(None, "tensor", "fsdp"), 5),
     ({"data": 2, "fsdp": 2, "tensor": 2}, P(None, ("fsdp", "tensor")), 8),
 ]
@@ -67,7 +68,7 @@ SPECS = [
 def program(sizes: dict[str, int], spec: P, depth: int) -> Any:
     """The compiled iterations in bfloat16, of kernels of 64 x 128."""
     place = jax.NamedSharding(sharding.make_mesh(**sizes), spec)
-    made = functools.partial(muon.orthogonal, place=place, dtype=jnp.bfloat16)
+    made = functools.partial(muon.orthogonal, place=place, dtype="bfloat16")
     stack = jax.ShapeDtypeStruct((depth, 64, 128), jnp.float32, sharding=place)
     return jax.jit(made, out_shardings=place).lower(stack)
 
@@ -115,3 +116,26 @@ def test_axes_of_copies_take_layers_while_all_have_one() -> None:
     assert axes(depth=8) == []
     with pytest.raises(ValueError, match="layers are spread over"):
         muon.exchanges(P("fsdp"))
+
+
+def test_rounded_iterations_are_near_the_exact_ones_and_exact_by_default() -> None:
+    stack = jax.random.normal(jax.random.key(2), (2, 24, 48))
+    exact = muon.orthogonal(stack, dtype="float32")
+    np.testing.assert_array_equal(muon.orthogonal(stack), exact)
+    rounded = muon.orthogonal(stack, dtype="bfloat16")
+    assert rounded.dtype == jnp.float32
+    distance = jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact)
+    assert 1e-4 < distance < 0.05
+
+
+def test_a_convolution_is_one_matrix() -> None:
+    kernel = jax.random.normal(jax.random.key(3), (3, 2, 2, 4, 8))
+    tree = {"conv": {"kernel": kernel, "bias": jnp.ones(8)}}
+    labels = optimizer.muon_labels(tree)
+    assert labels == {"conv": {"kernel": "muon", "bias": "adam"}}
+    rule = muon.scale_by_muon(epsilon=1e-8)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = rule.update(kernel, rule.init(kernel))
+    flat = muon.orthogonal(kernel.reshape(1, 48, 8))
+    expected = muon.RMS * np.sqrt(48) * flat.reshape(kernel.shape)
+    np.testing.assert_allclose(np.asarray(updates), expected, rtol=1e-4, atol=1e-5)

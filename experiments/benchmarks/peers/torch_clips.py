@@ -1,5 +1,6 @@
 """Clips and latents as a torch DataLoader reads them: by PyAV, and a file for each."""
 
+import importlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,31 @@ class Clips(torch.utils.data.Dataset):  # pyright: ignore[reportMissingTypeArgum
         video = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         return torch.nn.functional.interpolate(
             video, (height, width), mode="bicubic", antialias=True
+        )
+
+
+def missing_torchcodec() -> str | None:
+    """Why torchcodec cannot be used, in a line; None where it can."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError) as error:  # FFmpeg or torch differ
+        return f"torchcodec is not installed or does not load: {error}".partition("\n")[
+            0
+        ]
+    return None
+
+
+class TorchcodecClips(Clips):
+    """The same clips, decoded by torchcodec; one thread, as each of the others has."""
+
+    def __getitem__(self, index: int) -> Any:
+        decoders: Any = importlib.import_module("torchcodec.decoders")
+        frames, height, width = self.size
+        decoder = decoders.VideoDecoder(
+            self.clips[index], num_ffmpeg_threads=1, seek_mode="approximate"
+        )
+        return torch.nn.functional.interpolate(
+            decoder[:frames], (height, width), mode="bicubic", antialias=True
         )
 
 

@@ -5,6 +5,7 @@ move: one whose frames differ by less than `STILL` levels says nothing about a j
 """
 
 import dataclasses
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +15,15 @@ import numpy as np
 
 from data_pipelines.worlds import bodies
 from experiments.benchmarks.tasks import measures
+from soraflax.diffusion import samplers
 from soraflax.generation import conditioning as givens
-from soraflax.generation import generator, tasks
+from soraflax.generation import generator, lengths
 
 WORLD = bodies.VARIANTS["demo"]
 SEED = 2_000_000  # of clips; added to the seed asked for
 FRAMES = 17
 STILL = 1.0
+STEPS, GUIDANCE = 20, 2.0  # of models that do not say how they are sampled
 DIGITS = 4
 
 
@@ -34,6 +37,7 @@ class Bench:
       count: clips of a part; None for the part's own number.
       seed: of clips and noise.
       refine_strengths: of the second pass, that joins are measured at.
+      pictures: folder of the parts' pictures; None for none.
     """
 
     model: generator.Generator
@@ -41,6 +45,7 @@ class Bench:
     count: int | None = None
     seed: int = 0
     refine_strengths: tuple[float, ...] = (generator.Job.refine_strength,)
+    pictures: pathlib.Path | None = None
 
     @property
     def fps(self) -> float:
@@ -48,8 +53,8 @@ class Bench:
         return self.model.model.config.reference_fps
 
     def contexts(self) -> dict[str, tuple[int, int]]:
-        """As `tasks.contexts`, for windows of the model's length."""
-        return tasks.contexts(self.model.grid, self.model.model.config.window)
+        """As `lengths.contexts`, for windows of the model's length."""
+        return lengths.contexts(self.model.grid, self.model.model.config.window)
 
     def clips(self, count: int, *, frames: int = FRAMES) -> list[bodies.RenderedClip]:
         """Clips of combinations never trained on, of all of the world's sizes in turn.
@@ -91,6 +96,29 @@ class Bench:
         encoder = self.model.model.autoencoder
         latent = encoder.encode(video[None].astype(np.float32) / 127.5 - 1.0)
         return self.model.decode(list(np.asarray(latent)))[0].copy()
+
+
+def sampling(
+    model: generator.Generator,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> generator.SamplingConfig:
+    """As the model's authors sample; where it does not say, 20 Euler steps, guidance 2.
+
+    Args:
+      model: the model.
+      sampler: a name in `diffusion.samplers.SAMPLERS`; None for the model's own.
+      steps, guidance: the same of these.
+    """
+    own = model.model.config.sampling is not None
+    return generator.SamplingConfig.of_model(
+        model.model.config,
+        sampler=samplers.SAMPLERS[sampler] if sampler else None,
+        steps=STEPS if steps is None and not own else steps,
+        guidance=GUIDANCE if guidance is None and not own else guidance,
+    )
 
 
 def caption(clip: bodies.RenderedClip) -> str:

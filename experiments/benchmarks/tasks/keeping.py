@@ -4,7 +4,8 @@ known    share of the given pixels that come back as they were, and do so from a
          lossless file as well
 joins    equation (2) of `measures` where given and made frames meet, the
          median over clips; beside it that of the true continuation, decoded from
-         its latent: no transformer could do better
+         its latent: no transformer could do better; and the pace of the new
+         frames over the clip's own, beside that of the true clip, decoded
 image    image-to-video: agreement of the judge's readings of image and video;
          beside it that of the true clip, all frames but the first decoded
 """
@@ -155,16 +156,22 @@ class Seam:
       name: of the join.
       before, after: frames of the result that meet, one given and one made.
       own: pace of the clip that the given one is of.
+      made: frames of the result that are new.
     """
 
     name: str
     before: int
     after: int
     own: float
+    made: slice
 
     def ratio(self, video: np.ndarray) -> float:
         """Of this join in a video."""
         return measures.join_ratio(video[self.before], video[self.after], own=self.own)
+
+    def inside(self, video: np.ndarray) -> float:
+        """Pace of the new frames over that of the clip: 1 if they move as it does."""
+        return measures.pace(video[self.made]) / self.own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +206,7 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
         videos, seconds = bench.complete(jobs, f"joins, refined at {refine_strength}")
         found: dict[str, list[float]] = {}
         steps: dict[str, list[float]] = {}
+        inside: dict[str, list[float]] = {}
         for case, video in zip(cases, videos, strict=True):
             for seam in case.seams:
                 moves = seam.own >= shared.STILL
@@ -206,6 +214,8 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
                 ratios += [seam.ratio(video)] if moves else []
                 largest = steps.setdefault(seam.name, [])
                 largest += [measures.largest_step(video) / seam.own] if moves else []
+                own = inside.setdefault(seam.name, [])
+                own += [seam.inside(video)] if moves else []
         for name, ratios in found.items():
             ratio = float(np.median(ratios))
             yield {
@@ -219,6 +229,8 @@ def joins(bench: shared.Bench) -> Iterator[dict[str, Any]]:
                 "worst of ten": float(np.quantile(ratios, 0.9)),
                 "largest step anywhere": float(np.median(steps[name])),
                 "true continuation, decoded": truth[name.split()[-1]],
+                "pace of new frames": float(np.median(inside[name])),
+                "pace of the true clip, decoded": truth["inside"],
                 "seconds": seconds / len(jobs),
                 "asked": f"ratio <= {MAX_RATIO}",
                 "ok": ratio <= MAX_RATIO,
@@ -244,8 +256,12 @@ def _extended(bench: shared.Bench, clip: bodies.RenderedClip) -> list[Joined]:
     backward = tasks.extend(
         grid, end, direction="backward", frames=earlier, context=behind, fps=fps
     )
-    first = Seam("extend forward", ahead - 1, ahead, measures.pace(start))
-    second = Seam("extend backward", earlier - 1, earlier, measures.pace(end))
+    first = Seam(
+        "extend forward", ahead - 1, ahead, measures.pace(start), slice(ahead, None)
+    )
+    second = Seam(
+        "extend backward", earlier - 1, earlier, measures.pace(end), slice(earlier)
+    )
     text = shared.caption(clip)
     return [Joined(forward, text, (first,)), Joined(backward, text, (second,))]
 
@@ -261,6 +277,7 @@ def _between(
     how: Any = {"frames": new, "context": context, "fps": bench.fps}
     video, total, short = clip.video, len(clip.video), clip.video[: new + 1]
     own, theirs = measures.pace(video), measures.pace(other.video)
+    back, made = slice(new + 1, None), slice(total, total + new)
     looped = tasks.loop(bench.model.grid, short, **how)
     joined = tasks.connect(bench.model.grid, video, second=other.video, **how)
     return [
@@ -268,16 +285,18 @@ def _between(
             looped,
             shared.caption(clip),
             (
-                Seam("loop, forward", new, new + 1, measures.pace(short)),
-                Seam("loop, last to first, backward", -1, 0, measures.pace(short)),
+                Seam("loop, forward", new, new + 1, measures.pace(short), back),
+                Seam(
+                    "loop, last to first, backward", -1, 0, measures.pace(short), back
+                ),
             ),
         ),
         Joined(
             joined,
             shared.caption(other),
             (
-                Seam("connect, forward", total - 1, total, own),
-                Seam("connect, backward", total + new - 1, total + new, theirs),
+                Seam("connect, forward", total - 1, total, own, made),
+                Seam("connect, backward", total + new - 1, total + new, theirs, made),
             ),
         ),
     ]
@@ -295,9 +314,12 @@ def partners(clips: Sequence[bodies.RenderedClip]) -> list[bodies.RenderedClip]:
 def _true_joins(
     bench: shared.Bench, clips: Sequence[bodies.RenderedClip]
 ) -> dict[str, float | None]:
-    """Median ratio where a clip goes over into itself decoded, and the reverse."""
+    """Median ratio where a clip goes over into itself decoded, and the reverse.
+
+    `inside` is the median pace of the decoded clip over its own.
+    """
     at = bench.contexts()["forward"][0]
-    found: dict[str, list[float]] = {"forward": [], "backward": []}
+    found: dict[str, list[float]] = {"forward": [], "backward": [], "inside": []}
     for clip in shared.moving(clips):
         video, own = clip.video, measures.pace(clip.video)
         decoded = bench.reconstruct(video)
@@ -305,6 +327,7 @@ def _true_joins(
         back = measures.join_ratio(decoded[at - 1], video[at], own=own)
         found["forward"].append(ahead)
         found["backward"].append(back)
+        found["inside"].append(measures.pace(decoded) / own)
     return {name: float(np.median(values)) for name, values in found.items() if values}
 
 

@@ -4,6 +4,7 @@
 
     known      given pixels come back as they were
     joins      given and made frames meet without a jump: extend, loop, connect
+    drift      four extensions in a row keep colour, shape, count and speed
     image      image-to-video keeps colour, shape and count
     edit       new attributes and old places over the strength of an edit
     order      samplers converge as fast as they claim
@@ -13,7 +14,8 @@
 
 A line has the target, `asked`, and whether it is `ok`; the modules beside this one say
 how it is measured. The exit status does not depend on it. Times are of this machine,
-taken in turns within one run.
+taken in turns within one run. The model is sampled as its authors do, unless told
+otherwise.
 """
 
 import json
@@ -25,14 +27,16 @@ from typing import Any
 
 from experiments.benchmarks import measurement
 from experiments.benchmarks.tasks import clips as shared
-from experiments.benchmarks.tasks import editing, keeping, sampling
+from experiments.benchmarks.tasks import editing, extending, keeping, sampling
 from soraflax.cli import parser as cli
+from soraflax.diffusion import samplers
 from soraflax.generation import canvas, generator
 
 Part = Callable[[shared.Bench], Iterator[dict[str, Any]]]
 PARTS: dict[str, Part] = {
     "known": keeping.known,
     "joins": keeping.joins,
+    "drift": extending.drift,
     "image": keeping.image,
     "edit": editing.edit,
     "order": sampling.order,
@@ -54,6 +58,7 @@ def measure(bench: shared.Bench, parts: Sequence[str]) -> Iterator[dict[str, Any
         "figure": "machine",
         **measurement.environment(),
         "model": bench.model.model.digest,
+        "sampler": str(bench.sampling.sampler),
         "steps": bench.sampling.steps,
         "guidance": bench.sampling.guidance,
         "seed": bench.seed,
@@ -72,8 +77,10 @@ def make_parser() -> cli.Parser:
         help="clips of every part; default: each part's own number",
     )
     add("--seed", type=int, default=0, help="seed of clips and of noise")
-    add("--steps", type=cli.positive_int, default=20, help="solver steps")
-    add("--guidance", type=float, default=2.0, help="guidance scale")
+    own = "default: the model's own, else"
+    add("--sampler", choices=samplers.SAMPLERS, help=f"({own} euler)")
+    add("--steps", type=cli.positive_int, help=f"solver steps ({own} 20)")
+    add("--guidance", type=float, help=f"guidance scale ({own} 2)")
     add(
         "--refine-strength",
         type=cli.fraction,
@@ -81,6 +88,7 @@ def make_parser() -> cli.Parser:
         default=[generator.Job.refine_strength],
         help="strengths of the second pass that joins are measured at; 0 for none",
     )
+    add("--pictures", type=pathlib.Path, metavar="DIR", help="where pictures go")
     return parser
 
 
@@ -90,12 +98,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         if not 0 <= options.seed <= canvas.MAX_SEED // 2:
             raise ValueError(f"--seed {options.seed}: use one from 0 to 2**31 - 1")
+        model = generator.Generator.load(options.checkpoint)
         bench = shared.Bench(
-            generator.Generator.load(options.checkpoint),
-            generator.SamplingConfig(steps=options.steps, guidance=options.guidance),
+            model,
+            shared.sampling(
+                model,
+                sampler=options.sampler,
+                steps=options.steps,
+                guidance=options.guidance,
+            ),
             count=options.count,
             seed=options.seed,
             refine_strengths=tuple(options.refine_strength),
+            pictures=options.pictures,
         )
         for line in measure(bench, options.only):
             print(json.dumps(line), flush=True)

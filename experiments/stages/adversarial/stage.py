@@ -55,20 +55,21 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             merged = {**frozen, **params[adversarial.AUTOENCODER]}
             return evaluation.quality(module, merged, batches=batches, check=check)
 
+        train_job = dataclasses.replace(train_job, evaluate=evaluate)
         state = loop.fit(
-            dataclasses.replace(train_job, evaluate=evaluate),
+            train_job,
             workdir=path,
             config=config.train,
             optimizer_config=config.optimizers,
         )
         runtime.require_end(int(state.step), config.train.steps)
-        result = evaluate(state.ema)
+        result = runtime.evaluate(train_job, state.ema)
         trained = state.ema[adversarial.AUTOENCODER]
         # A frozen encoder gives the latents that its statistics were taken of.
         statistics = source.statistics if frozen else None
         if statistics is None:
             statistics = evaluation.latent_statistics(
-                module, {**frozen, **trained}, clips=clips
+                module, {**frozen, **trained}, clips=clips, check=runtime.heed
             )
         export.export(
             path,

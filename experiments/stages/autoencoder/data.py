@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines import elastic, latents, pipeline, records
+from data_pipelines import elastic, latents, pipeline, records, sources
 from experiments.stages import runtime
 from experiments.stages.autoencoder import config as config_lib
 from soraflax.config import ConfigError
@@ -49,6 +49,7 @@ class EvaluationClips:
     def _batches(self, clips: Any, count: int) -> Iterator[tuple[np.ndarray, int]]:
         """The first `count` clips as `[B, T, H, W, 3]` uint8, and how many are real.
 
+        Clips that cannot be read or decoded are left out.
         The last clip is repeated until a batch has B: a multiple of the mesh's batch
         shards, the same for all.
         """
@@ -58,7 +59,12 @@ class EvaluationClips:
             self.sizes.temporal_ratio, self.sizes.spatial_ratio, patch=(1, 2, 2)
         )
         cache = latents.LatentCacheConfig(fit=self.evaluation.fit)
-        windows = latents.plan_windows(clips[:count], grid, config=cache)
+        first = sources.readable(clips, range(min(count, len(clips))))
+        planned = (
+            latents.plan_clip(clip, index, grid=grid, config=cache)
+            for index, clip in first
+        )
+        windows = [window for windows in planned for window in windows]
         for _, loaded in latents.fitted_batches(clips, windows, batch=batch):
             videos = [video for _, video in loaded]
             padded = videos + [videos[-1]] * (batch - len(videos))

@@ -1,7 +1,7 @@
 """Reconstruction quality and latent statistics of an autoencoder."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,13 +40,27 @@ def quality(
 
 
 def latent_statistics(
-    module: autoencoder.Autoencoder, params: Any, *, clips: data.EvaluationClips
+    module: autoencoder.Autoencoder,
+    params: Any,
+    *,
+    clips: data.EvaluationClips,
+    check: Callable[[], None] = lambda: None,
 ) -> autoencoder.LatentStatistics:
-    """Mean and deviation of each latent channel over training clips."""
-    return autoencoder.latent_statistics(
-        jax.device_get(_encode(module, params, videos=videos))[:real]
-        for videos, real in clips.training()
-    )
+    """Mean and deviation of each latent channel over training clips.
+
+    Args:
+      module: the autoencoder.
+      params: its parameters.
+      clips: of the run.
+      check: called between batches; may raise to stop.
+    """
+
+    def latents() -> Iterator[np.ndarray]:
+        for videos, real in clips.training():
+            check()
+            yield jax.device_get(_encode(module, params, videos=videos))[:real]
+
+    return autoencoder.latent_statistics(latents())
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -19,6 +19,7 @@ def export(
 ) -> None:
     """Write `workdir/model` and `workdir/result.json`; all processes call it."""
     facts = {"latents": dataclasses.asdict(statistics), "validation": result}
+    params = runtime.heeding_signals(params)
     models.save_autoencoder(workdir / "model", params, config=sizes, metadata=facts)
     runtime.write_json(workdir / "result.json", result)
     runtime.barrier("exported")

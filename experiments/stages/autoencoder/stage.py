@@ -50,18 +50,19 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             merged = {**frozen, **params}
             return evaluation.quality(module, merged, batches=batches, check=check)
 
+        train_job = dataclasses.replace(train_job, evaluate=evaluate)
         state = loop.fit(
-            dataclasses.replace(train_job, evaluate=evaluate),
+            train_job,
             workdir=path,
             config=config.train,
             optimizer_config=config.optimizer,
         )
         runtime.require_end(int(state.step), config.train.steps)
-        result = evaluate(state.ema)
+        result = runtime.evaluate(train_job, state.ema)
         statistics = base.statistics if base else None
         if statistics is None:
             statistics = evaluation.latent_statistics(
-                module, {**frozen, **state.ema}, clips=clips
+                module, {**frozen, **state.ema}, clips=clips, check=runtime.heed
             )
         export.export(
             path,

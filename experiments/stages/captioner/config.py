@@ -1,7 +1,7 @@
 """The configuration of the stage `captioner`, and what must agree in it."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from jax.sharding import Mesh
 
@@ -67,8 +67,12 @@ class CaptionerRunConfig(run_config.RunConfig):
             )
 
 
-def check_mesh(config: CaptionerRunConfig, mesh: Mesh) -> None:
+def check_mesh(config: Any, mesh: Mesh) -> None:
     """Refuse a mesh that does not divide the rows or the heads, or cuts a row.
+
+    Args:
+      config: with `data` and `model`, of this stage or of `expander`.
+      mesh: of the run.
 
     Raises:
       ConfigError: naming both sizes.
@@ -98,12 +102,29 @@ def check_model(
     Raises:
       ConfigError: naming both sizes.
     """
-    channels, pieces = encoder.latent_channels, vocabulary.vocab_size
+    channels = encoder.latent_channels
+    if model.reads != "latents":
+        raise config_lib.ConfigError(
+            f"config.model.reads {model.reads!r}: a captioner reads clips; use "
+            "'latents', or the stage 'expander'"
+        )
     if model.latent_channels != channels:
         raise config_lib.ConfigError(
             f"config.model.latent_channels {model.latent_channels}: the "
             f"autoencoder has {channels}; use {channels}"
         )
+    check_vocabulary(model, vocabulary)
+
+
+def check_vocabulary(
+    model: captioner.CaptionerConfig, vocabulary: tokenizer.Tokenizer
+) -> None:
+    """Refuse a network that writes another number of words.
+
+    Raises:
+      ConfigError: naming both sizes.
+    """
+    pieces = vocabulary.vocab_size
     if model.vocabulary != pieces:
         raise config_lib.ConfigError(
             f"config.model.vocabulary {model.vocabulary}: the vocabulary has {pieces} "

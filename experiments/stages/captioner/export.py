@@ -3,6 +3,7 @@
 from typing import Any
 
 from data_pipelines import latents, pipeline
+from experiments.stages import runtime
 from experiments.stages.captioner import config as stage_config
 from experiments.stages.video import data as data_lib
 from soraflax import buckets, tokenizer
@@ -43,7 +44,7 @@ def export(
     )
     captioners.save_captioner(
         workdir / "model",
-        params,
+        runtime.heeding_signals(params),
         config=model_config,
         vocabulary=vocabulary,
         autoencoder_dir=encoder.directory,

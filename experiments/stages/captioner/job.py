@@ -14,8 +14,8 @@ from soraflax import config as config_lib
 from soraflax import flops, sharding
 from soraflax.nn import captioner
 from soraflax.ops import packing
-from soraflax.pretrained import captioners
-from soraflax.train import captioning, loop, metrics
+from soraflax.pretrained import captioners, slices
+from soraflax.train import captioning, loop, metrics, prefetch
 
 
 def make_job(
@@ -41,16 +41,16 @@ def make_job(
     )
     key = jax.random.key(config.seed)
     rows = data.rows * len(sharding.batch_shard_processes(mesh))
+    sizes = {"patch_size": config.model.patch_size, "text_width": None}
     with jax.set_mesh(mesh):
-        example = packing.Packed.shapes(
-            data.row, rows=rows, patch_size=config.model.patch_size, text_width=None
-        )
+        example = packing.Packed.shapes(data.row, rows=rows, **sizes)
         initial = sharding.initializer(
             module, jax.random.fold_in(key, 0), example, mesh=mesh
         )
     make = initial.make
     if base is not None:
-        make = functools.partial(jax.device_put, base.params, initial.shardings)
+        placed = (slices.place, base.params, initial.shardings)
+        make = functools.partial(jax.tree.map, *placed)
     return loop.TrainJob(
         name="captioner",
         loss=functools.partial(captioning.loss, module=module),
@@ -59,7 +59,7 @@ def make_job(
         shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
-        iterator=batches,
+        iterator=runtime.to_one_end(batches, data, **sizes),
         step_cost=functools.partial(step_cost, config.model),
         settings=config_lib.to_dict(config),
         clips=batches.clips,
@@ -68,7 +68,7 @@ def make_job(
         | {"encoder": encoder_digest}
         | ({"start": base.digest} if base else {}),
         mutable_keys=run_config.MUTABLE_KEYS,
-        evaluate=make_validation(config, data, module=module, rows=rows),
+        evaluate=make_validation(config, data, module=module, mesh=mesh),
     )
 
 
@@ -77,18 +77,25 @@ def make_validation(
     data: pipeline.PackedDataConfig,
     *,
     module: captioner.Captioner,
-    rows: int,
+    mesh: Mesh,
 ) -> captioning.Validation | None:
     """Loss on held-out captions; None where the dataset has no held-out clips."""
     if not records.read_info(data.path)["splits"].get("validation"):
         return None
     held_out = dataclasses.replace(
-        data, split="validation", passes=1, also=(), weights=(), rows=rows
+        data, split="validation", passes=1, also=(), weights=(), lanes=0
     )
-    batches = itertools.islice(
-        pipeline.make_dataset(held_out), config.evaluation.batches
+    dataset = pipeline.make_dataset(held_out, host=runtime.host(mesh))
+    empty = packing.Packed.zeros(
+        data.row, rows=data.rows, patch_size=config.model.patch_size, text_width=None
     )
-    return captioning.Validation(module, batches)
+    return captioning.Validation(
+        module,
+        runtime.evened(
+            itertools.islice(dataset, config.evaluation.batches), empty=empty
+        ),
+        put=functools.partial(prefetch.put_batch, mesh=mesh),
+    )
 
 
 def step_cost(

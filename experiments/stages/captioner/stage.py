@@ -64,7 +64,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             optimizer_config=config.optimizer,
         )
         runtime.require_end(int(state.step), config.train.steps)
-        result = train_job.evaluate(state.ema) if train_job.evaluate else {}
+        result = runtime.evaluate(train_job, state.ema)
         export.export(
             config,
             data,

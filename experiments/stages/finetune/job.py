@@ -120,7 +120,9 @@ def make_job(
         shardings=trainable.initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(jax.random.key(config.seed), 1),
-        iterator=batches,
+        iterator=runtime.to_one_end(
+            batches, data, **video_job.row_sizes(scratch.model)
+        ),
         step_cost=functools.partial(video_job.step_cost, scratch.model),
         settings=config_lib.to_dict(config),
         clips=batches.clips,

@@ -45,9 +45,13 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     ):
         data, open_latents = video_stage.find_data(scratch, encoder, workdir=path)
         runtime.tell_account((data.path, *data.also))
+        captioned = drawn.with_captions(open_latents(data))
         if text.encoder is None:
-            captioned = drawn.with_captions(open_latents(data))
             runtime.tell(caption_notes.caption_notes(captioned, data.captions))
+        else:
+            caption_notes.check_embedded(
+                captioned, data.captions, features=data.features
+            )
         trainable = job.init_params(config, base, mesh=mesh)
         train_job = job.make_job(
             config,
@@ -65,7 +69,7 @@ def run(values: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             optimizer_config=config.optimizer,
         )
         runtime.require_end(int(state.step), config.train.steps)
-        result = train_job.evaluate(state.ema) if train_job.evaluate else {}
+        result = runtime.evaluate(train_job, state.ema)
         export.export(
             config,
             dataclasses.replace(base, params=trainable.base),

@@ -8,7 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from data_pipelines import latent_parts, latents, pipeline, records, text_features
+from data_pipelines import (
+    latent_parts,
+    latents,
+    mirrors,
+    pipeline,
+    records,
+    text_features,
+)
 from experiments.stages import runtime
 from experiments.stages.video import config as stage_config
 from soraflax import buckets, sharding, tokenizer
@@ -119,7 +126,7 @@ def find_latents(
     encoder: TrainedEncoder,
     *,
     workdir: buckets.Folder,
-) -> pathlib.Path:
+) -> str | pathlib.Path:
     """The latents to train on; clips are encoded into `workdir/latents` once.
 
     All processes share that work, and go on where they were stopped.
@@ -129,7 +136,7 @@ def find_latents(
       ConfigError: `workdir/latents` was cached under other settings, or from other
         clips.
     """
-    source = pathlib.Path(config.data.path)
+    source = mirrors.named(config.data.path)
     if records.read_info(source).get("kind") == "latents":
         latents.open_latents(
             source, config.data.split, digest=encoder.model.encoder_digest
@@ -163,7 +170,7 @@ def find_latents(
 
 
 def cache(
-    source: pathlib.Path,
+    source: str | pathlib.Path,
     target: pathlib.Path,
     *,
     encoder: TrainedEncoder,
@@ -173,6 +180,7 @@ def cache(
 
     Raises:
       ValueError: in all of them, where one failed.
+      Interrupted: in all of them, where one was asked to stop; what is sealed stays.
     """
     one = sharding.make_mesh(fsdp=1, devices=jax.local_devices()[:1])
     with jax.set_mesh(one):  # not that of the run, which spans processes
@@ -180,9 +188,9 @@ def cache(
             source, target, encoder=encoder.for_cache(config.batch), config=config
         )
         index, count = jax.process_index(), jax.process_count()
-        with runtime.together():
+        with runtime.together("caching"):
             job.encode(index, count=count)
-        with runtime.together():
+        with runtime.together("putting latents together"):
             if index == 0:
                 job.finish()
 
@@ -200,7 +208,7 @@ def open_cached(
 
 
 def check_source(
-    source: pathlib.Path, target: pathlib.Path, *, provenance: Mapping[str, str]
+    source: str | pathlib.Path, target: pathlib.Path, *, provenance: Mapping[str, str]
 ) -> None:
     """Refuse latents at `target` that were encoded from other clips than `source`.
 

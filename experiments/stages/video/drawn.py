@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
-from data_pipelines import budgets, latents, pipeline, records
+from data_pipelines import budgets, latents, pipeline, progress, records
+from data_pipelines import sources as stream
 from experiments.stages import runtime
 from experiments.stages.video import data as data_lib
 from soraflax import buckets
@@ -69,11 +69,10 @@ def measured(
         "clips": records.dataset_digest(config.data.path),
         "measured": config.cache.measured,
     }
-    if not path.exists():
-        values = _measure(config, encoder) if jax.process_index() == 0 else None
-        if values is not None:
+    with runtime.together("statistics"):
+        if jax.process_index() == 0 and not path.exists():
+            values = _measure(config, encoder)
             runtime.write_json(path, made_of | {"mean": values.mean, "std": values.std})
-    runtime.barrier("statistics")
     found = json.loads(path.read_text())
     for key, ours in made_of.items():
         if found.get(key) != ours:
@@ -92,8 +91,9 @@ def _measure(
     (clips, *_) = open_clips(data, config=config, encoder=encoder, statistics=unknown)
     count = min(config.cache.measured, len(clips))
     chosen = np.linspace(0, len(clips) - 1, count).round().astype(int).tolist()
-    bar = tqdm.tqdm(chosen, desc="statistics", unit="clip")
-    return autoencoder.latent_statistics(clips[index].latent for index in bar)
+    bar = progress.bar(chosen, what="statistics", unit="clip")
+    found = stream.readable(clips, bar)
+    return autoencoder.latent_statistics(clip.latent for _, clip in found)
 
 
 def sources(

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
-from data_pipelines import budgets, pipeline, transforms
+from data_pipelines import budgets, pipeline, records, sources, transforms
 from data_pipelines import latents as latent_lib
+from experiments.stages import runtime
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data as data_lib
 from soraflax import buckets
@@ -33,8 +34,10 @@ def export(
     All processes call it; `latents` are those that were trained on.
     """
     source = latents[0]
-    first = jax.process_index() == 0  # which writes
     std = pipeline.token_deviation(source.std, data.deviation)
+    with runtime.together("describing the data"):
+        first = jax.process_index() == 0  # which writes
+        seen = measure_data(latents, data.captions) if first else None
     model_config = models.VideoModelConfig(
         transformer=config.model,
         statistics=autoencoder.LatentStatistics(
@@ -49,11 +52,11 @@ def export(
         shift=config.loss.shift,
         cleaned=text.vocabulary.cleaned,
         window=max(shape[0] for shape in source.shapes),
-        trained_on=measure_data(latents, data.captions) if first else None,
+        trained_on=seen,
     )
     models.save_video_model(
         workdir / "model",
-        params,
+        runtime.heeding_signals(params),
         config=model_config,
         autoencoder_dir=encoder.directory,
         vocabulary=text.vocabulary,
@@ -74,23 +77,25 @@ def measure_data(
     parts = []
     for source in latents:
         drawn = isinstance(source, budgets.VideoLatents)
+        held = source.clips if drawn else source
         describe = functools.partial(
             _drawn_clip if drawn else _cached_clip, source, captions=captions
         )
         step = -(-len(source) // MAX_CLIPS)
-        clips = map(describe, range(0, len(source), step))
+        found = sources.readable(held, range(0, len(source), step))
+        clips = (describe(record) for _, record in found)
         parts.append(training_data.measure(clips, all_seen=step == 1))
     return functools.reduce(training_data.TrainingData.merged, parts)
 
 
 def _cached_clip(
     source: latent_lib.LatentDataset,
-    index: int,
+    record: latent_lib.LatentRecord,
     *,
     captions: transforms.CaptionConfig,
 ) -> training_data.Clip:
     """The clip that a latent was made from, with the captions that training shows."""
-    record, grid = source[index], source.info["grid"]
+    grid = source.info["grid"]
     time, height, width = record.latent.shape[:3]
     ratios = grids.Grid(grid["temporal_ratio"], grid["spatial_ratio"])
     frames, high, wide = ratios.video_size(time, height, width)
@@ -104,12 +109,11 @@ def _cached_clip(
 
 def _drawn_clip(
     source: budgets.VideoLatents,
-    index: int,
+    clip: records.ClipRecord,
     *,
     captions: transforms.CaptionConfig,
 ) -> training_data.Clip:
     """A clip as the largest budget leaves it."""
-    clip = source.clips[index]
     fit = source.fit(clip, source.most_tokens)
     return training_data.Clip(
         frames=fit.frames,

@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines import pipeline, records, word_swaps
@@ -19,7 +18,7 @@ from soraflax import flops, sharding
 from soraflax.evaluation import caption_gap, validation
 from soraflax.nn import dit
 from soraflax.ops import packing
-from soraflax.train import denoising, loop, metrics, prefetch, saved_steps
+from soraflax.train import denoising, loop, metrics, prefetch
 
 
 def make_job(
@@ -51,10 +50,7 @@ def make_job(
             module,
             jax.random.fold_in(key, 0),
             packing.Packed.shapes(
-                data.row,
-                rows=global_rows(data, mesh),
-                patch_size=config.model.patch_size,
-                text_width=None if config.model.text else config.model.text_width,
+                data.row, rows=global_rows(data, mesh), **row_sizes(config.model)
             ),
             mesh=mesh,
         )
@@ -67,7 +63,7 @@ def make_job(
         shardings=initial.shardings,
         mesh=mesh,
         key=jax.random.fold_in(key, 1),
-        iterator=batches,
+        iterator=runtime.to_one_end(batches, data, **row_sizes(config.model)),
         step_cost=functools.partial(step_cost, config.model),
         settings=config_lib.to_dict(config),
         clips=batches.clips,
@@ -79,6 +75,12 @@ def make_job(
             config, data, predict=predict, mesh=mesh, open_latents=open_latents
         ),
     )
+
+
+def row_sizes(model: dit.DiTConfig) -> dict[str, Any]:
+    """The sizes of a packed row that a model takes, as of `Packed.shapes`."""
+    text_width = None if model.text else model.text_width
+    return {"patch_size": model.patch_size, "text_width": text_width}
 
 
 def global_rows(data: pipeline.PackedDataConfig, mesh: Mesh) -> int:
@@ -129,6 +131,7 @@ def make_caption_gap(
     held_out = dataclasses.replace(
         data, split="validation", also=(), weights=(), rows=global_rows(data, mesh)
     )
+    host = runtime.host(mesh)
     swapped = word_swaps.make_swapped_rows(
         held_out,
         {name: words for name, *words in config.evaluation.words},
@@ -149,7 +152,12 @@ def make_caption_gap(
         )
 
     return caption_gap.CaptionGap(
-        denoise, rows=swapped.rows, replaced=swapped.replaced, seed=config.seed
+        denoise,
+        rows=swapped.rows,
+        replaced=swapped.replaced,
+        seed=config.seed,
+        part=slice(host.index * data.rows, (host.index + 1) * data.rows),
+        put=functools.partial(prefetch.put_batch, mesh=mesh),
     )
 
 
@@ -189,32 +197,16 @@ def make_validation(
             config=config.loss,
         )
 
-    empty = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-        packing.Packed.shapes(
-            data.row,
-            rows=data.rows,
-            patch_size=config.model.patch_size,
-            text_width=None if config.model.text else config.model.text_width,
-        ),
-    )
+    empty = packing.Packed.zeros(data.row, rows=data.rows, **row_sizes(config.model))
     return validation.ValidationLoss(
         loss_at,
-        evened(itertools.islice(dataset, config.evaluation.batches), empty=empty),
+        runtime.evened(
+            itertools.islice(dataset, config.evaluation.batches), empty=empty
+        ),
         weight=functools.partial(denoising.total_weight, config=config.loss),
         seed=config.seed,
         put=functools.partial(prefetch.put_batch, mesh=mesh),
     )
-
-
-def evened(
-    batches: Iterable[packing.Packed], *, empty: packing.Packed
-) -> Iterator[packing.Packed]:
-    """The batches of this process, and empty ones until all processes have as many."""
-    own = list(batches)
-    counts = map(int, saved_steps.allgather_text(str(len(own))))
-    blank = jax.tree.map(np.zeros_like, own[0]) if own else empty
-    yield from own + [blank] * (max(counts) - len(own))
 
 
 def step_cost(config: dit.DiTConfig, packed: packing.Packed) -> metrics.StepCost:

@@ -18,6 +18,7 @@ dense             apart: attention without segments, for the autoencoder
 
 from soraflax.ops.attention.api import BIASED as BIASED
 from soraflax.ops.attention.api import attention as attention
+from soraflax.ops.attention.api import implementations_in as implementations_in
 from soraflax.ops.attention.context_layout import ring_shards as ring_shards
 from soraflax.ops.attention.plan import AttentionPlan as AttentionPlan
 from soraflax.ops.attention.plan import make_plan as make_plan

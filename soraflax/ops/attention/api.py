@@ -5,6 +5,8 @@ after it. Padding attends to nothing, its output is 0, and no value in it (NaN i
 reaches any other token.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -17,6 +19,7 @@ from soraflax.ops.attention import (
     kernel_check,
     reference,
     relative,
+    rounded,
     splash,
     triton,
 )
@@ -28,6 +31,7 @@ KERNELS = {
     "splash": splash.KERNEL,
     "triton": triton.KERNEL,
 }
+SCOPE = "attention_"  # names an implementation in programs and profiles
 BIASED = ("reference", "blocks")  # that take a bias
 # Least pairs of blocks for which 'blocks' is chosen, elsewhere than on a CPU, where
 # there is a bias: there a dense product is fast, and memory is what counts.
@@ -45,8 +49,11 @@ def attention(
     implementation: str | None = None,
     scale: float | None = None,
     bias: Float[Array, "H R"] | None = None,
+    round_products: bool = False,
 ) -> Float[Array, "B N H K"]:
     """softmax(scale q k^T + bias) v inside each segment, in the dtype of `q`.
+
+    In a program, and in a profile of it, it is the scope `attention_IMPLEMENTATION`.
 
     Args:
       q: queries.
@@ -61,6 +68,8 @@ def attention(
       bias: added to the scaled scores, by relative position: R = N + M - 1 numbers of
         each head, `bias[h, j - i + N - 1]` for query i and key j; 'reference', and
         'blocks' for rows to themselves.
+      round_products: whether 'reference', where rows are whole on a device, multiplies
+        inputs rounded to bfloat16, and with float32 results; for CPUs.
 
     Raises:
       ValueError: unknown implementation, or one without support for these sizes or for
@@ -76,14 +85,33 @@ def attention(
     k = _zero_padding(k, plan.key_segments)
     v = _zero_padding(v, plan.key_segments)
     if bias is not None and implementation == "blocks":
-        return relative.attend(q, k, v, bias=bias, plan=plan, scale=factor)
+        with jax.named_scope(SCOPE + implementation):
+            return relative.attend(q, k, v, bias=bias, plan=plan, scale=factor)
     if implementation == "reference" and (bias is not None or plan.shards == (1, 1)):
-        out = reference.attention(q, k, v, plan=plan, scale=factor, bias=bias)
+        written_out = rounded if round_products else reference
+        with jax.named_scope(SCOPE + implementation):
+            out = written_out.attention(q, k, v, plan=plan, scale=factor, bias=bias)
         return checkpoint_name(out, "attention_output")
     kernel = KERNELS[implementation]
-    return context_parallel.sharded_attention(
-        q, k, v, plan=plan, kernel=kernel, scale=factor
-    )
+    with jax.named_scope(SCOPE + implementation):
+        return context_parallel.sharded_attention(
+            q, k, v, plan=plan, kernel=kernel, scale=factor
+        )
+
+
+def implementations_in(program: jax.stages.Lowered, *, module: str = "") -> list[str]:
+    """Which implementations a program has attention by, sorted.
+
+    Args:
+      program: before it is compiled.
+      module: name of the modules that are looked at; "" for all.
+    """
+    places = re.findall(r'loc\("([^"]*)"', program.as_text(debug_info=True))
+    inside = [place.split("/") for place in places]
+    found = {
+        part for parts in inside if not module or module in parts for part in parts
+    }
+    return [name for name in sorted(KERNELS) if SCOPE + name in found]
 
 
 def _choose(

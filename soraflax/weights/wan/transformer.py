@@ -129,7 +129,8 @@ def check_form(config: dit.DiTConfig) -> None:
     for name, (value, expected) in wan.items():
         if value != expected:
             raise model_io.ModelError(
-                f"not a transformer of Wan's form: {name} is {value}, not {expected}"
+                f"not a transformer of Wan's form: {name} is "
+                f"{type(value).__name__ if name == 'text' else value}, not {expected}"
             )
 
 

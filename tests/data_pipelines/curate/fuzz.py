@@ -21,8 +21,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_pipelines import records
-from data_pipelines.curate import curation, publishing, runners, settings, storage
+from data_pipelines import records, storage
+from data_pipelines.curate import curation, publishing, runners, settings
 from soraflax import media
 from tests.media import fuzz
 

@@ -82,6 +82,18 @@ def test_a_captioner_captions_what_has_no_caption(
     assert clip.captions == {"captioner": "17 frames"}
 
 
+def test_what_to_do_about_clips_without_a_caption_is_said(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for name, pattern in (("some", "[as]*.mp4"), ("none", "a*.mp4")):
+        words = ["--input", f"{raw}/{pattern}", "--output", str(tmp_path / name)]
+        assert prepare.main([*words, "--workers", "1"]) == 0
+        said.append(capsys.readouterr().out)
+    assert "without a caption: 1; --captioner writes them" in said[0]
+    assert "without a caption" not in said[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -126,13 +138,14 @@ def test_a_pattern_that_finds_nothing_is_one_line(
     assert "finds no video or image files" in capsys.readouterr().err
 
 
-def test_a_pattern_of_tars_says_what_takes_them(
+def test_a_pattern_of_tars_without_clips_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "shard.tar").write_bytes(bytes(10240))
+    (tmp_path / "shard.tar").write_bytes(bytes(512) + b"x" * 512)
     words = ["--input", f"{tmp_path}/*.tar", "--output", str(tmp_path / "data")]
     assert prepare.main(words) == 2
-    assert "of tars, prepare takes one, or their folder" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "finds no video or image files; the first sample: not a tar" in said
 
 
 def test_folders_are_not_curated(tmp_path: Path) -> None:

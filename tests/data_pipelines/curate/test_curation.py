@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines import records
+from data_pipelines import records, storage
 from data_pipelines.curate import (
     curation,
     decisions,
+    probing,
     publishing,
     runners,
     settings,
-    storage,
 )
 from soraflax import media
+from soraflax.media import guard
 from tests.data_pipelines.curate import raw_files
 
 ROOT = Path(__file__).parents[3]
@@ -242,3 +243,43 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     assert process.communicate()[1] is not None and process.returncode == 0
     assert _digests(dataset) == _digests(whole / "data")
     assert len(_digests(dataset)) == 9
+
+
+def test_frames_at_hand_and_frames_decoded_again_give_the_same_bytes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    open_frames = guard.open_frames
+
+    def counted(path: str, **rules: Any) -> Any:
+        opened.append(Path(path).name)
+        return open_frames(path, **rules)
+
+    monkeypatch.setattr(guard, "open_frames", counted)
+    made = {}
+    for held in (probing.HELD_BYTES, 64 * 64 * 3 * 20):  # two.mp4 has 26 frames
+        folder = tmp_path / str(held)
+        step = functools.partial(probing.FileStep, held=held)
+        monkeypatch.setattr(curation.probing, "FileStep", step)
+        opened.clear()
+        job = _job(raw, folder, output=str(folder / "data"))
+        rules = settings.CurationSettings(shards=settings.ShardSettings(size=2**28))
+        ran = curation.curate(job, rules, runner=runners.Local())["ran"]
+        assert ran == {"probe": 10, "shots": 8, "shard": 2, "clip": 2}
+        made[held] = opened.count("two.mp4"), _digests(folder / "data")
+    (once, at_hand), (again, decoded) = made.values()
+    assert at_hand == decoded
+    assert once == 1
+    # Its two shots are in one split and one shard: once more for both.
+    assert again == 2
+
+
+def test_what_cannot_stay_is_not_encoded(raw: Path, tmp_path: Path) -> None:
+    store = storage.Store(str(tmp_path))
+    bounds = {"frames": settings.Bounds(least=10)}
+    rules = (settings.ProbeSettings(), settings.CutSettings())
+    file = {"name": "two.mp4", "path": str(raw / "two.mp4")}
+    step = probing.FileStep(store, *rules, bounds=bounds)
+    bare = dataclasses.replace(step, store=storage.Store(str(tmp_path / "bare")))
+    assert step(file)["ran"] == ["probe", "shots", "clip"]  # that of 17 frames
+    assert bare(file | {"captioned": False})["ran"] == ["probe", "shots"]

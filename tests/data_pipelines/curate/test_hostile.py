@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from data_pipelines import records
+from data_pipelines import records, storage
 from data_pipelines.curate import (
     curation,
     probing,
     publishing,
     runners,
     settings,
-    storage,
 )
 from soraflax import media
 from soraflax.media import guard

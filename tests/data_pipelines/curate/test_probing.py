@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.curate import observation, probing, settings, storage
+from data_pipelines import storage
+from data_pipelines.curate import observation, probing, settings
 from soraflax import media
 from tests.data_pipelines.curate import raw_files
 

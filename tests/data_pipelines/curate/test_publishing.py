@@ -8,8 +8,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from data_pipelines import records
-from data_pipelines.curate import curation, publishing, runners, settings, storage
+from data_pipelines import records, storage
+from data_pipelines.curate import curation, publishing, runners, settings
 
 
 @pytest.fixture

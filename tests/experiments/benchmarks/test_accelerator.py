@@ -1,10 +1,13 @@
 """The script for an accelerator at hand, at tiny size on a CPU."""
 
+import dataclasses
 import json
 
 import pytest
 
 from experiments.benchmarks import accelerator
+from soraflax.ops import packing
+from soraflax.ops.attention import api, splash
 
 TINY = accelerator.SIZES["tiny"]
 
@@ -21,6 +24,7 @@ def test_kernels_match_the_reference():
     assert [line["dtype"] for line in errors] == ["bfloat16", "float32"]
     assert all(line["error"] > 0 and line["ok"] for line in errors)
     assert dense["blocks / reference"] > 0
+    assert dense["attention"] == ["blocks"]
 
 
 def test_an_error_beyond_the_bar_fails(monkeypatch):
@@ -34,6 +38,31 @@ def test_a_packed_step_is_timed():
     assert line["tokens"] == 512 and line["segments"] == 2
     assert line["tokens_per_second"] == pytest.approx(512 / line["seconds"], abs=1)
     assert line["ok"] and line["target"] is None  # of a CPU no peak is known
+
+
+def test_a_step_says_which_attention_ran(monkeypatch):
+    """On a CPU there is no kernel; one that does not take the sizes is not used."""
+    (line,) = accelerator.mfu(TINY)
+    assert line["attention"] == ["blocks"] and line["fallback"]
+    assert line["text_attention"] == ["blocks"]
+    heads_of_64 = dataclasses.replace(TINY.model, width=128, heads=2)
+    monkeypatch.setattr(api, "PLATFORM_KERNELS", {"cpu": ("splash", splash)})
+    matches = {"kernel": True}
+    monkeypatch.setattr(
+        api.kernel_check, "matches_reference", lambda *_, **__: matches["kernel"]
+    )
+    assert _ran(heads_of_64) == (["splash"], False)
+    assert _ran(TINY.model) == (["blocks"], True)  # heads of 8
+    matches["kernel"] = False
+    assert _ran(heads_of_64) == (["blocks"], True)
+
+
+def _ran(model):
+    segment = accelerator.packed_step.segment(512, model)
+    shape = packing.RowShape(512, accelerator.packed_step.TEXT, 1)
+    packed = packing.assemble([[segment]], shape)
+    found = accelerator.train_step.attention_of(model, packed)
+    return found["attention"], found["fallback"]
 
 
 def test_a_step_below_the_bar_fails(monkeypatch):

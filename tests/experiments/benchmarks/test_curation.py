@@ -36,3 +36,13 @@ def test_synthetic_files_are_different(tmp_path: Path) -> None:
     folder = curation.synthetic_files(tmp_path / "files", 40)
     data = {path.read_bytes() for path in folder.iterdir()}
     assert len(data) == 40
+
+
+def test_a_film_from_frames_at_hand_is_that_decoded_again(
+    shots: list[curation.Shot],
+) -> None:
+    line = curation.film_line(shots[:3], height=64)
+    assert line["ok"], line
+    assert line["shots"] == 3 and line["frames"] == sum(
+        len(s.frames) for s in shots[:3]
+    )

@@ -8,14 +8,20 @@ import pytest
 
 from experiments.benchmarks import loading as benchmark
 from soraflax import flops
+from soraflax.nn import lora
 from soraflax.pretrained import abstract
+from soraflax.pretrained import io as model_io
 from soraflax.weights import files, wan
 
 
-@pytest.mark.parametrize("where", ["mesh", "host"])
-def test_everything_is_read_once(tmp_path, monkeypatch, where):
+def small():
     wan_sizes = benchmark.sizes(2)
-    config = dataclasses.replace(wan_sizes, width=64, heads=4, mlp=128, text_width=16)
+    return dataclasses.replace(wan_sizes, width=64, heads=4, mlp=128, text_width=16)
+
+
+@pytest.mark.parametrize("where", benchmark.WANS)
+def test_everything_is_read_once(tmp_path, monkeypatch, where):
+    config = small()
     shapes = abstract.transformer_shapes(config)
     params = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), shapes)
     wan.save_transformer(tmp_path / "model", params, config=config)
@@ -25,9 +31,55 @@ def test_everything_is_read_once(tmp_path, monkeypatch, where):
     assert 1.0 <= line["read"] < 1.1
 
 
+@pytest.mark.parametrize("where", benchmark.OURS)
+def test_ways_of_our_files_are_measured_against_the_target(
+    tmp_path, monkeypatch, where
+):
+    folder, held = tmp_path / "model", []
+    benchmark.write_ours(folder, small())
+    monkeypatch.setattr(benchmark, "LORA", lora.LoraConfig(rank=2))
+    saved = model_io.save_model
+    monkeypatch.setattr(
+        model_io, "save_model", lambda *a, **k: held.append(saved(*a, **k))
+    )
+    line = benchmark.ours(str(folder), where=where)
+    assert line["parameters"] == flops.transformer_parameters(small())
+    assert line["device_ratio"] > 0
+    host = 4.8 if where == "full" else 1.2
+    live = line.get("live_ratio", 0.0) <= 4.1
+    assert line["ok"] == (line["ratio"] <= host and line["device_ratio"] <= 1 and live)
+    # Adapters are 0 at first: with them, the base is what it was.
+    same = [model_io.model_digest(folder)] if where in ("merge", "export") else []
+    assert held == same
+    if where == "full":  # all of a state, and no second copy of the parameters
+        assert 3.9 < line["live_ratio"] <= 4.1 and line["device_ratio"] <= 1
+
+
+def test_a_line_says_what_misses_the_target():
+    total = 4 * flops.transformer_parameters(small())
+    start = benchmark.time.perf_counter()
+    for host, ok in ((1.19, True), (1.21, False)):
+        peaks = benchmark.Peaks(int(host * total))
+        line = benchmark.line("load", peaks, config=small(), held=None, start=start)
+        assert line["ok"] == ok and line["ratio"] == host
+    peaks = benchmark.Peaks(0, device=2**50)
+    line = benchmark.line("load", peaks, config=small(), held=None, start=start)
+    assert not line["ok"]
+
+
+def test_a_line_of_a_whole_state_says_what_misses_the_target():
+    total, held = 4 * flops.transformer_parameters(small()), jax.numpy.ones(1000)
+    start = benchmark.time.perf_counter()
+    for host, live, ok in ((4.79, 4.1, True), (4.81, 4.1, False), (4.0, 4.11, False)):
+        peaks = benchmark.Peaks(int(host * total), live=int(live * held.nbytes))
+        line = benchmark.line("full", peaks, config=small(), held=None, start=start)
+        line = benchmark.with_live(line, peaks, params=[held])
+        assert line["ok"] == ok and line["live_ratio"] == live
+
+
 def test_the_peak_is_of_what_was_held_inside():
-    with benchmark.watch() as peak:
+    with benchmark.watch() as peaks:
         held = np.ones(2**24)
         benchmark.time.sleep(0.1)
         size = held.nbytes
-    assert size <= peak[0] < 2 * size
+    assert size <= peaks.host < 2 * size

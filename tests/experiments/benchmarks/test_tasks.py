@@ -8,10 +8,12 @@ import pytest
 
 from experiments.benchmarks.tasks import clips as shared
 from experiments.benchmarks.tasks import editing as tasks_editing
-from experiments.benchmarks.tasks import keeping, measures, run, sampling
+from experiments.benchmarks.tasks import extending, keeping, measures, run, sampling
 from experiments.reports import editing, openings
 from soraflax import media
+from soraflax.diffusion import samplers
 from soraflax.generation import generator
+from soraflax.pretrained import sampling_defaults
 from tests.generation import tiny
 
 
@@ -47,6 +49,14 @@ def test_a_ratio_is_one_where_a_clip_goes_on_as_before():
     assert measures.join_ratio(video[4], video[4], own=own) == 0
     with pytest.raises(ValueError, match="2 or more"):
         measures.pace(video[:1])
+
+
+def test_frames_that_stand_and_then_step_have_no_pace():
+    moves = [disc(16 + 2 * k, 24) for k in range(9)]
+    own = measures.pace(np.stack(moves))
+    steps = np.stack([moves[4 * (k // 4)] for k in range(9)])
+    seam = keeping.Seam("a", 0, 1, own, slice(None))
+    assert seam.inside(np.stack(moves)) == 1 and seam.inside(steps) == 0
 
 
 def test_pace_is_the_median():
@@ -112,6 +122,26 @@ def test_clips_are_new_to_the_model_and_of_all_sizes(bench):
         *(False, True, True, False)
     ]
     assert partners[0] is clips[3]
+
+
+def test_a_model_is_sampled_as_its_authors_do_unless_told_otherwise(bench):
+    def model(defaults):
+        whole = tiny.model()
+        config = dataclasses.replace(whole.config, sampling=defaults)
+        return generator.Generator(dataclasses.replace(whole, config=config))
+
+    own = sampling_defaults.SamplingDefaults("ancestral", 40, 3.0)
+    ancestral = samplers.SAMPLERS["ancestral"]
+    cases = {
+        (): (ancestral, 40, 3.0),
+        (("steps", 7),): (ancestral, 7, 3.0),
+        (("sampler", "euler"), ("guidance", 1.0)): (samplers.Euler(), 40, 1.0),
+    }
+    for given, expected in cases.items():
+        found = shared.sampling(model(own), **dict(given))
+        assert (found.sampler, found.steps, found.guidance) == expected
+    silent = shared.sampling(model(None))
+    assert (silent.sampler, silent.steps, silent.guidance) == (samplers.Euler(), 20, 2)
 
 
 def test_an_edit_changes_one_word(clip):
@@ -181,16 +211,22 @@ def test_seams_lie_where_given_and_made_frames_meet(bench):
         for seam in case.seams:
             assert whole[seam.before] != whole[seam.after]
             assert seam.own > 0
+            made = np.zeros(len(whole), np.uint8)
+            made[seam.made] = 1
+            np.testing.assert_array_equal(made, 1 - whole)
 
 
-@pytest.mark.parametrize("part", ["joins", "image", "packed", "seed"])
-def test_parts_say_what_was_asked_and_how_it_went(bench, part):
+@pytest.mark.parametrize("part", ["joins", "drift", "image", "packed", "seed"])
+def test_parts_say_what_was_asked_and_how_it_went(bench, part, tmp_path):
+    bench = dataclasses.replace(bench, pictures=tmp_path / "new")
     lines = list(run.measure(bench, [part]))
     assert lines[-1]["seconds"]["total"] >= 0
     assert lines[:-1]
     for line in lines[:-1]:
         assert line["figure"] == part and isinstance(line["ok"], bool) and line["asked"]
     json.dumps(lines)
+    drawn = [path.name for path in tmp_path.glob("new/*")]
+    assert drawn == ([extending.PICTURE] if part == "drift" else [])
 
 
 def test_short_sampling_has_an_order_and_caching_a_time(bench, monkeypatch):
@@ -239,6 +275,46 @@ def test_a_curve_is_drawn_from_the_benchmarks_lines(tmp_path, capsys):
     capsys.readouterr()
     assert editing.main(["--lines", str(lines), "--output", str(picture)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def extended_disc(speed, *, later=(214, 39, 40), stop=999):
+    """41 frames of a disc that goes right, `speed` pixels a frame, until `stop`."""
+    frames = [
+        disc(
+            14 + speed * min(k, stop),
+            24,
+            size=(48, 96),
+            colour=(214, 39, 40) if k < 25 else later,
+        )
+        for k in range(41)
+    ]
+    return np.stack(frames)
+
+
+def test_drift_is_seen_in_the_piece_where_it_begins():
+    videos = [
+        extended_disc(1.0),
+        extended_disc(1.0, later=(40, 90, 235)),
+        extended_disc(1.0, stop=16),
+        extended_disc(0.0),
+    ]
+    found = extending.Extended.of(videos, new=8, fps=8.0)
+    assert [len(some) for some in found.pieces] == [5] * 4
+    assert found.pieces[0][0].speed == pytest.approx(8 / 48, rel=0.02)
+    assert found.kept("shape", 4) == 1
+    assert [found.kept("colour", k) for k in (1, 2, 3, 4)] == [1, 1, 0.75, 0.75]
+    assert found.kept("colour", 1, lucky=True) == 1
+    # Even motion is compared; what stands has no speed to keep.
+    assert found.speeds[0] == pytest.approx([1] * 4, rel=0.03)
+    assert found.speeds[2] == pytest.approx([1, 0, 0, 0], abs=0.1)
+    assert np.isnan(found.speeds[3]).all()
+    assert found.speed(1)[1] == 3
+
+
+def test_a_body_that_arrives_at_the_edge_is_not_asked_to_go_on():
+    found = extending.Extended.of([extended_disc(2.0)], new=8, fps=8.0)
+    # 9 frames end at 30 of 96 pixels: two more pieces keep its 8 pixels inside.
+    assert (~np.isnan(found.speeds[0])).tolist() == [True, True, True, False]
 
 
 def test_three_openings_share_an_ending(bench, tmp_path):

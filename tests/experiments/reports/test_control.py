@@ -79,8 +79,8 @@ def test_the_claim_of_an_untrained_model(
     recipe = dataclasses.replace(
         control.RECIPE, clips=4, prompts=2, solver_steps=2, guidance=1.0
     )
-    claim = control.make(tmp_path, recipe=recipe, run=command)
-    assert "--config.loss.mask_rates.first_frame=0.7" in command.seen[1]
+    claim = control.make(tmp_path, config=recipe, run=command)
+    assert "--config.loss.mask_rates.first_frame=0.7" in command.seen[0]
     assert claim.flops == untrained.FLOPS and len(claim.figures) == 5
     assert claim.verdict != "shown"
     for name, _ in claim.pictures:

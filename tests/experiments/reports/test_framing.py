@@ -80,7 +80,6 @@ def test_both_policies_see_the_same_clips_in_other_frames(
                 latents,
                 budget=1e10,
                 rows=2,
-                autoencoder=tmp_path,
                 flags=["--config.seed=3"],
                 run=run,
             )

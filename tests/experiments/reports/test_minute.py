@@ -68,6 +68,15 @@ def test_what_stays_is_shown_and_what_turns_into_another_is_not() -> None:
     assert found["count"].value == 1.0
 
 
+def test_a_clip_without_a_body_counts_as_none() -> None:
+    body, empty = _clip(0), np.full((24, 64, 64, 3), 20, np.uint8)
+    turns = np.concatenate([body[:12], empty[12:]])
+    drifts = _drifts([turns, empty])
+    assert drifts[1].same(drifts[1])["count"].all()  # nothing stays nothing
+    np.testing.assert_array_equal(minute.shares(drifts)["count"], [1, 1, 1, 0, 0, 0])
+    assert minute.shares(drifts[1:]) == {}
+
+
 def test_only_seconds_are_held_and_few_are_refused() -> None:
     held = []
 
@@ -81,6 +90,26 @@ def test_only_seconds_are_held_and_few_are_refused() -> None:
     assert drift.first["count"] == 0
     with pytest.raises(ValueError, match="use more than 2"):
         minute.follow(iter(_clip(0)[:7]), fps=4.0)
+
+
+def test_a_stream_of_several_clips_is_read_one_by_one() -> None:
+    parts = [(0, 1), (1, 10), (0, 2), (1, 20), (1, 30)]
+    stream = ((number, np.array(part)) for number, part in parts)
+    first, second = minute.parted(stream, 2)
+    assert [int(part) for part in first] == [1, 2]
+    assert [int(part) for part in second] == [10, 20, 30]
+
+
+def test_clips_made_together_are_those_made_alone() -> None:
+    model = generator.Generator(tiny.model())
+    texts = minute.prompts(CONFIG, still=True) + minute.prompts(CONFIG, still=False)
+    both = minute.generated(model, texts, seeds=(3, 5), config=CONFIG)
+    sampling = generator.SamplingConfig(CONFIG.steps, CONFIG.guidance)
+    for text, seed, found in zip(texts, (3, 5), both, strict=True):
+        job = model.prompt(text, size=CONFIG.size, frames=13, fps=CONFIG.fps, seed=seed)
+        alone = minute.follow(model.frames(job, sampling), fps=CONFIG.fps)
+        np.testing.assert_array_equal(found.shown, alone.shown)
+        assert found.seconds == alone.seconds
 
 
 def test_prompts_are_of_bodies_that_stand_or_move() -> None:

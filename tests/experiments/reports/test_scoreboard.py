@@ -1,13 +1,14 @@
 """Intervals, verdicts and the page: what is not shown is printed as that."""
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.reports import scoreboard
+from experiments.reports import joint, scoreboard
 from tests.generation import tiny
 
 
@@ -40,7 +41,7 @@ def test_few_clips_have_no_interval_and_show_nothing(tmp_path: pathlib.Path) -> 
     folder = tmp_path / "reports" / "few"
     _claim("few", figures=(few,)).save(folder)
     assert scoreboard.read(folder).verdict == "not shown"
-    text = scoreboard.page([folder], tmp_path / "report.md")
+    text = scoreboard.page([scoreboard.read(folder)])
     assert "| x | 1 | too few clips | 0 |  | 4 |" in text
     assert "4 clip(s), too few for an interval" in text and "nan" not in text
 
@@ -71,10 +72,46 @@ def test_the_page_prints_what_is_shown_and_what_is_not(tmp_path: pathlib.Path) -
     arguments = [str(tmp_path / "reports"), f"--output={output}"]
     assert scoreboard.main(arguments) == 0
     text = output.read_text()
-    assert "## first: shown\n" in text and "## second: not shown (the quick" in text
-    assert "| first holds | `first` | shown | right: 1 [0.929, 1], chance 0.5" in text
-    assert "- it fails" in text and "![four pixels](report/first-p.png)" in text
-    assert (output.parent / "report" / "first-p.png").is_file()
+    assert "first holds **Shown.**" in text
+    assert "second holds **Not shown, in the quick form alone.**" in text
+    row = "| first holds | [`first`](#first) | shown | right: 1 [0.929, 1], chance 0.5"
+    assert row in text and "| not shown (quick) | right: 0.5" in text
+    assert "- it fails" in text and "![four pixels](report/first/p.png)" in text
+    assert (output.parent / "report" / "first" / "p.png").is_file()
+    # What is run again alone takes its place, and the rest stays.
+    again = tmp_path / "again"
+    _claim("second", figures=(good,)).save(again / "second")
+    _claim("first", figures=(bad,), quick=True).save(again / "first")
+    assert scoreboard.main([str(again), f"--output={output}"]) == 0
+    text = output.read_text()
+    assert "second holds **Shown.**" in text and "first holds **Shown.**" in text
+    assert "![four pixels](report/first/p.png)" in text
+
+
+def test_a_full_form_counts_before_a_quick_one_and_the_rest_is_not_run(
+    tmp_path: pathlib.Path,
+) -> None:
+    for folder, names in (("full", ["physics"]), ("quick", ["sizes", "physics"])):
+        for name in names:
+            claim = _claim(name, figures=(), quick=folder == "quick")
+            claim.save(tmp_path / folder / name)
+    folders = scoreboard.find([tmp_path / "quick", tmp_path / "full"])
+    assert folders == [tmp_path / "quick" / "sizes", tmp_path / "full" / "physics"]
+    text = scoreboard.page([scoreboard.read(folder) for folder in folders])
+    assert "[`physics`](#physics) | measured |" in text
+    assert "[`sizes`](#sizes) | measured (quick) |" in text
+    rest = [name for name in scoreboard.REPORTS if name not in ("sizes", "physics")]
+    assert all(f"| `{name}` | not run | |" in text for name in rest)
+    assert f"| {joint.CLAIM} | `joint` | not run" in text
+    assert "compute (larger reading). | `ladder_larger` | not run" in text
+
+
+def test_make_runs_every_report() -> None:
+    lines = (pathlib.Path(__file__).parents[3] / "Makefile").read_text()
+    names = re.search(r"\nCLAIMS \?= ([\w\s\\]*)\nreport:", lines)
+    assert names is not None
+    ran = tuple(word for word in names[1].split() if word != "\\")
+    assert ran == scoreboard.REPORTS
 
 
 def test_a_folder_without_reports_is_one_line(
@@ -87,17 +124,36 @@ def test_a_folder_without_reports_is_one_line(
 def test_a_report_of_another_model_records_which(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def make(output: pathlib.Path, model: Any, *, quick: bool) -> scoreboard.Claim:
-        return _claim("some", figures=(), quick=quick)
+    def make(output: pathlib.Path, model: Any, *, config: str) -> scoreboard.Claim:
+        return _claim("some", figures=(), notes=(config,))
 
     def run(*words: str) -> int:
         argv = ["--output", str(tmp_path / "out"), *words]
-        return scoreboard.run_of_model("some", make, doc="Some.", argv=argv)
+        return scoreboard.run_of_model(
+            "some", make, full="full", quick="quick", doc="Some.", argv=argv
+        )
 
     folder = tiny.save(tmp_path / "a model")
     assert run("--quick", "--checkpoint", str(folder)) == 0
     saved = scoreboard.read(tmp_path / "out" / "some")
     assert saved.command.endswith(f"some --checkpoint '{folder}' --quick")
+    assert saved.quick and saved.notes == ("quick",)
     capsys.readouterr()
     assert run("--checkpoint", str(tmp_path / "none")) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_a_picture_on_the_page_keeps_its_colours(tmp_path: pathlib.Path) -> None:
+    """A median cut made a small red patch among many greys magenta."""
+    random = np.random.default_rng(0)
+    pixels = np.repeat(random.integers(90, 160, (64, 64, 1), np.uint8), 3, axis=2)
+    pixels = pixels + random.integers(0, 12, pixels.shape, np.uint8)
+    pixels[:6, :6], pixels[8:12, 8:12] = (220, 20, 30), (150, 20, 150)
+    folder = tmp_path / "some"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "p.png")
+    _claim("some", figures=(), pictures=(("p.png", "patches"),)).save(folder)
+    scoreboard.keep(folder, tmp_path / "kept")
+    with Image.open(tmp_path / "kept" / "p.png") as picture:
+        shown = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(shown - pixels).max() <= 24

@@ -1,6 +1,5 @@
 """Reports of worlds: real renders are shown, noise is not; training is resumed."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from experiments.reports import (
     scoreboard,
     worlds,
 )
+from soraflax.pretrained import shipped
 from tests.experiments.reports import untrained
 
 REPORTS = {
@@ -76,9 +76,7 @@ def test_the_game_is_named_or_not() -> None:
 def test_stages_are_trained_in_order_once_and_a_failure_is_told(
     tmp_path: pathlib.Path,
 ) -> None:
-    recipe = dataclasses.replace(
-        worlds.WorldRecipe("canvas", size="tiny").quick(), clips=4, steps=2
-    )
+    recipe = worlds.WorldRecipe("canvas", size="tiny", clips=4, steps=2)
     ran: list[list[str]] = []
 
     def run(words: Sequence[str]) -> int:
@@ -99,6 +97,26 @@ def test_stages_are_trained_in_order_once_and_a_failure_is_told(
         "--config=bodies:tiny",
     ]
     assert f"--config.autoencoder={tmp_path / 'autoencoder'}" in ran[1]
+
+
+def test_the_quick_form_trains_the_shipped_model_on(tmp_path: pathlib.Path) -> None:
+    recipe = worlds.WorldRecipe("canvas", flags=("--config.seed=3",))
+    full = worlds.stages(recipe, tmp_path)
+    assert list(full) == ["autoencoder", "video"]
+    assert f"--config.autoencoder={tmp_path / 'autoencoder'}" in full["video"]
+    assert worlds.training_notes(recipe) == []
+    quick = recipe.quick()
+    (words,) = worlds.stages(quick, tmp_path).values()
+    assert words[:2] == [
+        "--config=bodies_longer",
+        f"--config.base={shipped.folder()}",
+    ]
+    assert f"--config.train.steps={quick.steps}" in words
+    assert words[-1] == "--config.seed=3"
+    # Its averages forget where it began.
+    (decay,) = (word for word in words if "ema_decay" in word)
+    assert float(decay.partition("=")[2]) ** quick.steps < 1e-3
+    assert f"for {quick.steps} steps" in worlds.training_notes(quick)[0]
 
 
 def test_the_picture_has_generated_clips_above_real_ones(

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from data_pipelines import records
@@ -9,8 +12,9 @@ from experiments.configs import wan2_1_t2v_1_3b
 from experiments.stages.video import config as stage_config
 from experiments.stages.video import data
 from soraflax import config as config_lib
-from soraflax.nn import dit
-from soraflax.pretrained import text_encoders
+from soraflax import sharding
+from soraflax.nn import autoencoder, dit
+from soraflax.pretrained import models, text_encoders
 from tests.data_pipelines import clip_data
 from tests.experiments import world
 
@@ -25,6 +29,19 @@ def config(tmp_path_factory):
     values.data.path = str(clips)
     values.data.features = str(world.embed(clips, folder / "text", folder / "features"))
     return config_lib.to_dataclass(values, stage_config.VideoRunConfig)
+
+
+def test_an_autoencoder_waits_on_the_host(tmp_path):
+    """Where latents are cached no device holds it while the transformer trains."""
+    sizes = autoencoder.VARIANTS["tiny"]
+    module = autoencoder.Autoencoder(sizes)
+    params, _ = sharding.init(module, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))
+    models.save_autoencoder(tmp_path / "model", params, config=sizes)
+    before = {id(array) for array in jax.live_arrays()}
+    held = data.TrainedEncoder.load(str(tmp_path))
+    leaves = jax.tree.leaves(held.model.params)
+    assert leaves and all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    assert {id(array) for array in jax.live_arrays()} <= before
 
 
 def test_the_encoder_goes_with_the_model(config):

@@ -74,7 +74,7 @@ def trained(
     held: list[list[str]] = []
 
     def log_and_look(number: int, run: Any, **arguments: Any) -> None:
-        held.extend(map(list, map(run.job.clips, arguments["places"])))
+        held.extend(map(list, map(run.job.clips, arguments["window"].places)))
         log(number, run, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -9,8 +9,7 @@ import pytest
 from fsspec import exceptions
 from fsspec.implementations import memory
 
-from data_pipelines import records
-from data_pipelines.curate import storage
+from data_pipelines import storage
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def bucket() -> Any:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.0, 0.0))
 
 
 @pytest.fixture(params=["local", "bucket", "file"])
@@ -98,7 +97,7 @@ def test_a_bucket_that_answers_late_is_asked_again_then_it_is_one_line(
 
     monkeypatch.setattr(memory.MemoryFileSystem, "cat_file", wait)
     assert storage.read_bytes("memory://bucket/a") == b"data"
-    monkeypatch.setattr(records, "RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.0,))
     asked.clear()
     with pytest.raises(
         storage.StorageError, match=r"^memory://bucket/a: \w*Timeout"

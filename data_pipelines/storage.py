@@ -1,8 +1,9 @@
 """Files here and in buckets, and what steps made, under the digest of its making.
 
 A path with a scheme (`gs://`, `s3://`, `memory://`, `file://`) is fsspec's; others are
-local. A read or write that fails is tried again after `records.RETRY_SECONDS`, then it
-is one line. What is written appears whole or not at all.
+local. A read or write that fails is tried again after `RETRY_SECONDS`, then it is one
+line. What is written appears whole or not at all. `member` names a range of bytes
+of a file, and is read as a file is.
 """
 
 import contextlib
@@ -10,21 +11,22 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from data_pipelines import records
+from data_pipelines import manifests
+from soraflax import buckets
 
 Result = TypeVar("Result")
+RETRY_SECONDS = (0.2, 1.0, 5.0)  # waits before a failed read is tried again
 _PIECE = 2**20
-
-
-class StorageError(records.DatasetError):
-    """A file or bucket that does not answer, however often it is asked; one line."""
+_MEMBER = re.compile(r"(.+)::(\d+)\+(\d+)::[^/]*", re.DOTALL)
+StorageError = manifests.StorageError
 
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
@@ -36,6 +38,53 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
+def member(archive: str, offset: int, *, size: int, name: str) -> str:
+    """The path of a clip inside an uncompressed archive.
+
+    Args:
+      archive: path of the archive.
+      offset, size: bytes of it.
+      name: of the clip, whose ending says what it is.
+    """
+    return f"{archive}::{offset}+{size}::{name.replace('/', '_')}"
+
+
+def _range(path: str) -> tuple[str, int, int] | None:
+    """Archive, offset and size of a `member`; None of other paths."""
+    found = _MEMBER.fullmatch(path)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+@contextlib.contextmanager
+def open_to_read(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that seeks; of a bucket, what is read is fetched by ranges.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    if not is_bucket(path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    system, inner = file_system(os.fspath(path))
+    with system.open(inner, "rb") as file:
+        yield file
+
+
+def _range_bytes(part: tuple[str, int, int]) -> bytes:
+    archive, offset, size = part
+    if is_bucket(archive):
+        system, inner = file_system(archive)
+        data = system.cat_file(inner, start=offset, end=offset + size)
+    else:
+        with open(archive, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    if len(data) < size:
+        raise OSError("cut off")
+    return data
+
+
 def patiently(action: Callable[[], Result], name: str) -> Result:
     """What an action returns, tried again where its file system fails.
 
@@ -43,14 +92,17 @@ def patiently(action: Callable[[], Result], name: str) -> Result:
       FileNotFoundError: at once.
       StorageError: it failed every time.
     """
-    for seconds in (*records.RETRY_SECONDS, None):
+    for seconds in (*RETRY_SECONDS, None):
         try:
             return action()
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and not buckets.is_answer(error):
+                raise
             if seconds is None:
-                cause = error.strerror or str(error) or type(error).__name__
+                cause = getattr(error, "strerror", "") or str(error)
+                cause = cause or type(error).__name__
                 cause = " ".join(cause.split())
                 raise StorageError(f"{name}: {cause}") from error
             time.sleep(seconds)
@@ -108,21 +160,26 @@ def local_copy(path: str) -> Iterator[tuple[Path, str]]:
     Raises:
       StorageError: it cannot be read.
     """
-    if not is_bucket(path):
-        yield Path(path), patiently(lambda: _digest(path), path)
+    if not is_bucket(path) and _range(path) is None:
+        yield Path(path), patiently(lambda: file_digest(path), path)
         return
     with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
         target = Path(folder) / f"file{Path(path).suffix}"
-        patiently(lambda: _download(path, target), path)
-        yield target, _digest(target)
+        if _range(path) is None:
+            patiently(lambda: download(path, target), path)
+        else:
+            target.write_bytes(read_bytes(path) or b"")
+        yield target, file_digest(target)
 
 
-def _digest(path: str | Path) -> str:
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a local file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download(path: str, target: Path) -> None:
+def download(path: str, target: Path) -> None:
+    """Copy the bytes of a path, once, to a local file."""
     system, inner = file_system(path)
     with system.open(inner, "rb") as source, target.open("wb") as out:
         shutil.copyfileobj(source, out, _PIECE)
@@ -135,10 +192,24 @@ def read_bytes(path: str) -> bytes | None:
       StorageError: it cannot be read.
     """
     with contextlib.suppress(FileNotFoundError):
+        if part := _range(path):
+            return patiently(lambda: _range_bytes(part), path)
         if not is_bucket(path):
             return patiently(lambda: Path(path).read_bytes(), path)
         system, inner = file_system(path)
         return patiently(lambda: system.cat_file(inner), path)
+    return None
+
+
+def size(path: str) -> int | None:
+    """Bytes of a file; None where there is nothing.
+
+    Raises:
+      StorageError: it does not answer.
+    """
+    system, inner = file_system(path)
+    with contextlib.suppress(FileNotFoundError):
+        return int(patiently(lambda: system.info(inner), path)["size"])
     return None
 
 
@@ -150,14 +221,15 @@ def write_bytes(path: str, data: bytes) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
         if not is_bucket(path):
-            patiently(lambda: _write_local(Path(path), data), path)
+            patiently(lambda: write_local(Path(path), data), path)
             return
         source = Path(folder) / "file"
         source.write_bytes(data)
         upload(source, path)
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def write_local(path: Path, data: bytes) -> None:
+    """Write a local file, once, that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
     try:
@@ -236,6 +308,10 @@ class Store:
         """What the step made, if it did."""
         return read_bytes(self.path(step, key))
 
+    def has(self, step: str, key: str) -> bool:
+        """Whether the step made it."""
+        return size(self.path(step, key)) is not None
+
     def write(self, step: str, key: str, *, data: bytes) -> None:
         write_bytes(self.path(step, key), data)
 
@@ -250,7 +326,8 @@ def file_facts(path: str) -> Mapping[str, Any] | None:
     """Size and time of a local file, by which its digest is remembered."""
     if is_bucket(path):
         return None
-    facts = os.stat(path)
+    part = _range(path)
+    facts = os.stat(part[0] if part else path)
     return {
         "path": os.path.abspath(path),
         "bytes": facts.st_size,

@@ -1,0 +1,1 @@
+"""The prompt expander's stage: short captions in, detailed captions out."""
