@@ -104,12 +104,18 @@ def device_bytes(held: Sequence[jax.Array]) -> dict[Any, int]:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Peaks]:
-    """The peaks inside, looked at every few milliseconds, and at the end."""
+    """The peaks inside, looked at every few milliseconds, and at the end.
+
+    Arrays that live at the start do not count, and are held until the end. Memory of
+    the host is the whole process's: in one that frees some meanwhile, it reads low.
+    """
+    before = jax.live_arrays()
+    known = {id(array) for array in before}
     start, peaks, stop = own_bytes(), Peaks(), threading.Event()
 
     def look() -> None:
         peaks.host = max(peaks.host, own_bytes() - start)
-        live = device_bytes(jax.live_arrays())
+        live = device_bytes([a for a in jax.live_arrays() if id(a) not in known])
         peaks.device = max(peaks.device, *live.values(), 0)
         peaks.live = max(peaks.live, sum(live.values()))
 
@@ -125,6 +131,7 @@ def watch() -> Iterator[Peaks]:
     finally:
         stop.set()
         thread.join()
+        before.clear()
 
 
 def load(folder: str, *, where: str) -> dict[str, Any]:

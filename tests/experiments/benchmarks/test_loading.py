@@ -1,6 +1,9 @@
 """What the loading benchmark counts, on a small model."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -31,7 +34,7 @@ def test_everything_is_read_once(tmp_path, monkeypatch, where):
     assert 1.0 <= line["read"] < 1.1
 
 
-@pytest.mark.parametrize("where", benchmark.OURS)
+@pytest.mark.parametrize("where", [way for way in benchmark.OURS if way != "full"])
 def test_ways_of_our_files_are_measured_against_the_target(
     tmp_path, monkeypatch, where
 ):
@@ -45,14 +48,22 @@ def test_ways_of_our_files_are_measured_against_the_target(
     line = benchmark.ours(str(folder), where=where)
     assert line["parameters"] == flops.transformer_parameters(small())
     assert line["device_ratio"] > 0
-    host = 4.8 if where == "full" else 1.2
-    live = line.get("live_ratio", 0.0) <= 4.1
-    assert line["ok"] == (line["ratio"] <= host and line["device_ratio"] <= 1 and live)
+    assert line["ok"] == (line["ratio"] <= 1.2 and line["device_ratio"] <= 1)
     # Adapters are 0 at first: with them, the base is what it was.
     same = [model_io.model_digest(folder)] if where in ("merge", "export") else []
     assert held == same
-    if where == "full":  # all of a state, and no second copy of the parameters
-        assert 3.9 < line["live_ratio"] <= 4.1 and line["device_ratio"] <= 1
+
+
+def test_a_whole_state_is_no_second_copy_of_its_parameters(tmp_path):
+    """In a process of its own, as the benchmark measures it."""
+    benchmark.write_ours(tmp_path / "model", small())
+    name = "experiments.benchmarks.loading"
+    command = [sys.executable, "-m", name, "--load", str(tmp_path / "model"), "full"]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    line = json.loads(ended.stdout)
+    assert line["parameters"] == flops.transformer_parameters(small())
+    assert 3.9 < line["live_ratio"] <= 4.1 and 0 < line["device_ratio"] <= 1
+    assert line["ok"] == (line["ratio"] <= 4.8)
 
 
 def test_a_line_says_what_misses_the_target():
@@ -77,9 +88,25 @@ def test_a_line_of_a_whole_state_says_what_misses_the_target():
         assert line["ok"] == ok and line["live_ratio"] == live
 
 
+HELD = """
+import numpy as np
+from experiments.benchmarks import loading
+with loading.watch() as peaks:
+    held = np.ones(2**24)
+    loading.time.sleep(0.1)
+print(held.nbytes, peaks.host)
+"""
+
+
 def test_the_peak_is_of_what_was_held_inside():
+    """In a process of its own: another test's memory, freed meanwhile, reads low."""
+    ended = subprocess.run([sys.executable, "-c", HELD], stdout=subprocess.PIPE)
+    size, peak = (int(word) for word in ended.stdout.split())
+    assert size <= peak < 2 * size
+
+
+def test_arrays_of_before_do_not_count():
+    before = jax.numpy.ones(2**20)
     with benchmark.watch() as peaks:
-        held = np.ones(2**24)
-        benchmark.time.sleep(0.1)
-        size = held.nbytes
-    assert size <= peaks.host < 2 * size
+        held = jax.block_until_ready(jax.numpy.ones(2**10))
+    assert held.nbytes <= peaks.live < before.nbytes
