@@ -1,6 +1,8 @@
 """What JAX is told of the processes of a run."""
 
 import os
+import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 
 from soraflax.train import cluster
 
-PLAIN = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 100}
+PLAIN = {"initialization_timeout": 3900, "heartbeat_timeout_seconds": 100}
 THREE = {"coordinator_address": "n0:9876", "num_processes": 4, "process_id": 2}
 
 
@@ -93,12 +95,16 @@ def test_a_run_whose_processes_nobody_knows_says_what_to_give(
         cluster.start(cluster.ClusterConfig(), {})
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.mark.parametrize("by", ["configuration", "slurm"])
 def test_two_processes_meet(by: str):
     """By the configuration, in a job of SLURM that knows of one; and by SLURM."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     given = "coordinator=sys.argv[1], count=2, id=int(sys.argv[2])"
     script = (
         "import sys, jax; from soraflax.train import cluster; "
@@ -124,3 +130,58 @@ def test_two_processes_meet(by: str):
         for process in processes:
             process.kill()
     assert [text.splitlines()[-1] for text in said] == ["0 2", "1 2"]
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds", "line"),
+    [
+        (["1 of 2"], 3, r"process 1: no process 0 at 127\.0\.0\.1:\d+ after 3 s \("),
+        (["0 of 2"], 3, r"process 0: 2 processes did not meet at .* in 3 s: start"),
+        (
+            ["0 of 3"],
+            3,
+            r"did not meet at .* own cluster\.id and the same cluster\.cou",
+        ),
+        (["0 of 2", "1 of 3"], 90, r"differs: 2 to process 0, 3 to process 1: give"),
+    ],
+)
+def test_processes_that_do_not_meet_end_in_a_line(
+    told: list[str], seconds: int, line: str, tmp_path: pathlib.Path
+):
+    """Through the command, as a newcomer meets it: status 2, and nothing is left."""
+    port, processes = free_port(), []
+    for text in told:
+        rank, _, count = text.split()
+        words = [sys.executable, "-m", "experiments.train", "--config=video_small"]
+        given = {
+            "coordinator": f"127.0.0.1:{port}",
+            "count": count,
+            "id": rank,
+            "start_seconds": seconds,
+        }
+        words += [f"--config.cluster.{name}={value}" for name, value in given.items()]
+        words += ["--config.data.path=none", "--config.autoencoder=none"]
+        words += [f"--workdir={tmp_path}/run"]
+        processes.append(
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+    try:
+        said = [process.communicate(timeout=200)[1].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 2, text
+        (own,) = (x for x in text.splitlines() if x.startswith("soraflax train: "))
+        assert re.search(line, own)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_port_is_refused():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        config = cluster.ClusterConfig(coordinator=place, count=2, id=0)
+        with pytest.raises(ValueError, match=r"is taken .* cluster\.id 0, or the port"):
+            cluster.start(config, {})
