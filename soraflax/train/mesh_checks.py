@@ -36,25 +36,40 @@ def check(
         over += f" x {accumulate} microbatches" if accumulate > 1 else ""
         nearest = max(1, round(rows / divisor)) * divisor
         raise ValueError(f"{rows} rows do not divide over {over}: use {nearest} rows")
-    _check_axis("tensor", shape, size=model.heads, what="heads", devices=mesh.size)
-    _check_axis(
-        "tensor", shape, size=model.mlp, what="hidden features", devices=mesh.size
-    )
-    _check_axis("fsdp", shape, size=model.width, what="features", devices=mesh.size)
-    _check_axis(
-        "context", shape, size=row.tokens, what="tokens of a row", devices=mesh.size
-    )
+    divided = [
+        ("tensor", model.heads, "heads"),
+        ("tensor", model.mlp, "hidden features"),
+        ("fsdp", model.width, "features"),
+        ("context", row.tokens, "tokens of a row"),
+    ]
+    if model.text is not None:  # on the same mesh
+        divided += [
+            ("tensor", model.text.heads, "heads of the text encoder"),
+            ("tensor", model.text.mlp, "hidden features of the text encoder"),
+            ("tensor", model.text.vocabulary, "pieces of the vocabulary"),
+            ("fsdp", model.text.width, "features of the text encoder"),
+        ]
+    check_axes(divided, mesh=mesh)
 
 
-def _check_axis(
-    axis: str, shape: dict[str, int], *, size: int, what: str, devices: int
-) -> None:
-    if size % shape[axis]:
-        legal = [n for n in range(1, devices + 1) if size % n == devices % n == 0]
-        hint = " or ".join(str(n) for n in _nearest(shape[axis], legal))
-        raise ValueError(
-            f"{size} {what} do not divide over {axis}={shape[axis]}: use {hint}"
-        )
+def check_axes(divided: Iterable[tuple[str, int, str]], *, mesh: Mesh) -> None:
+    """Refuse sizes that an axis of a mesh does not divide.
+
+    Args:
+      divided: axis, size, and what the size counts.
+      mesh: of the run.
+
+    Raises:
+      ValueError: naming the first such size and the nearest legal one of the axis.
+    """
+    for axis, size, what in divided:
+        along, devices = mesh.shape[axis], mesh.size
+        if size % along:
+            legal = [n for n in range(1, devices + 1) if size % n == devices % n == 0]
+            hint = " or ".join(str(n) for n in _nearest(along, legal))
+            raise ValueError(
+                f"{size} {what} do not divide over {axis}={along}: use {hint}"
+            )
 
 
 def _nearest(value: int, legal: Iterable[int]) -> list[int]:

@@ -59,6 +59,7 @@ def open_run(
 
     Raises:
       CheckpointError: `workdir` holds a damaged checkpoint, or one of another job.
+      ValueError: `workdir` holds a step beyond `config.steps`.
     """
     chain = optimizer.make_optimizer(
         optimizer_config, steps=config.steps, shardings=job.shardings
@@ -88,6 +89,7 @@ def open_run(
         data = prefetch.DevicePrefetch(job.iterator, job.mesh)
         with ledger.phase("restore"):
             current = first_state(job, checkpointer, data=data, chain=chain, to=target)
+        require_reachable(int(current.step), config.steps, workdir=workdir)
         ledger.step = int(current.step)
         opened = {"job": job, "config": config, "folder": folder, "ledger": ledger}
         recorders = open_recorders(**opened, stack=stack)
@@ -126,6 +128,21 @@ def first_state(
         mutable_keys=job.mutable_keys,
         check=stopping.StopSignals().check,
     )
+
+
+def require_reachable(
+    step: int, steps: int, *, workdir: str | os.PathLike[str]
+) -> None:
+    """Refuse a run that is shorter than what it resumes from.
+
+    Raises:
+      ValueError: naming both, and what ends there.
+    """
+    if step > steps:
+        raise ValueError(
+            f"{workdir}: step {step} is saved, beyond train.steps={steps}; "
+            f"train.steps={step} ends there, another --workdir starts anew"
+        )
 
 
 def open_recorders(

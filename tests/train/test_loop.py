@@ -86,6 +86,17 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+def test_a_shorter_run_than_is_saved_is_refused(tmp_path: pathlib.Path) -> None:
+    """It would export more steps than it was asked for."""
+    toy.fit(toy.job(toy.mesh(1)), tmp_path, steps=4)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    said = r"step 4 is saved, beyond train\.steps=3; train\.steps=4 ends there"
+    with pytest.raises(ValueError, match=said):
+        toy.fit(toy.job(toy.mesh(1)), tmp_path, steps=3)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert int(toy.fit(toy.job(toy.mesh(1)), tmp_path, steps=4).step) == 4
+
+
 def test_order_and_records(tmp_path: pathlib.Path) -> None:
     seen = []
 

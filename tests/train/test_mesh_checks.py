@@ -1,5 +1,7 @@
 """Meshes that do not suit a transformer or its rows."""
 
+import dataclasses
+
 import pytest
 
 from soraflax import sharding
@@ -37,3 +39,28 @@ def test_microbatches_count_and_short_rows_are_named():
     odd = packing.RowShape(tokens=1023, text=64, segments=4)
     with pytest.raises(ValueError, match=r"1023 tokens of a row .* context=2: use 1"):
         mesh_checks.check(model, odd, rows=8, mesh=mesh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"heads": 2},
+            "2 heads of the text encoder do not divide over tensor=4: use 2",
+        ),
+        ({"mlp": 34}, "34 hidden features of the text encoder .* tensor=4: use 2"),
+        ({"vocabulary": 1026}, "1026 pieces of the vocabulary .* tensor=4: use 2"),
+        ({"width": 17}, "17 features of the text encoder .* fsdp=2: use 1"),
+    ],
+)
+def test_the_text_encoder_is_checked_too(changes: dict[str, int], complaint: str):
+    """Before latents are cached, not when its parameters are made."""
+    mesh = sharding.make_mesh(fsdp=2, tensor=4)
+    model = dataclasses.replace(dit.VARIANTS["tiny"], heads=4)
+    assert model.text is not None
+    fits = dataclasses.replace(model.text, heads=4)
+    mesh_checks.check(dataclasses.replace(model, text=fits), ROW, rows=8, mesh=mesh)
+    text = dataclasses.replace(fits, **changes)
+    with pytest.raises(ValueError, match=complaint):
+        other = dataclasses.replace(model, text=text, text_width=text.width)
+        mesh_checks.check(other, ROW, rows=8, mesh=mesh)

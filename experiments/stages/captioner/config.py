@@ -10,7 +10,7 @@ from experiments.stages import run_config, runtime
 from soraflax import config as config_lib
 from soraflax import sharding, tokenizer
 from soraflax.nn import autoencoder, captioner
-from soraflax.train import optimizer
+from soraflax.train import mesh_checks, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class CaptionerRunConfig(run_config.RunConfig):
 
 
 def check_mesh(config: Any, mesh: Mesh) -> None:
-    """Refuse a mesh that does not divide the rows or the heads, or cuts a row.
+    """Refuse a mesh that does not divide the rows or the model, or cuts a row.
 
     Args:
       config: with `data` and `model`, of this stage or of `expander`.
@@ -84,11 +84,17 @@ def check_mesh(config: Any, mesh: Mesh) -> None:
             f"config.mesh.context {mesh.shape['context']}: a captioner's rows are "
             "short; use 1"
         )
-    if config.model.heads % mesh.shape["tensor"]:
-        raise config_lib.ConfigError(
-            f"config.mesh.tensor {mesh.shape['tensor']} does not divide "
-            f"config.model.heads {config.model.heads}"
-        )
+    model = config.model
+    divided = [
+        ("tensor", model.heads, "heads"),
+        ("tensor", model.mlp, "hidden features"),
+        ("tensor", model.vocabulary, "pieces of the vocabulary"),
+        ("fsdp", model.width, "features"),
+    ]
+    try:
+        mesh_checks.check_axes(divided, mesh=mesh)
+    except ValueError as error:
+        raise config_lib.ConfigError(f"config.mesh: {error}") from error
 
 
 def check_model(
