@@ -7,7 +7,8 @@
 
 KIND is `gke_jobset` (slices of TPUs on GKE), `slurm` (nodes of GPUs) or `tpu_vm` (one
 TPU VM). What is run is a command of `soraflax`, which gets `--config.distributed=True`.
-What a manifest needs and was not given is named.
+What a manifest needs and was not given is named; so is a field of the config that does
+not exist, where the config is one that this machine has.
 
 A sweep is a manifest for every combination of values, each with a name and a work
 folder of its own, in a folder:
@@ -24,6 +25,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 import re
 import shlex
@@ -32,13 +34,34 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments import configs, train
 from soraflax import config as config_lib
 from soraflax.cli import parser as cli
 
 FOLDER = pathlib.Path(__file__).parent / "manifests"
-NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # what Kubernetes, SLURM and gcloud all take
-PLAIN = r"[\w./:@%+=-]+"
-COUNT = r"[1-9]\d{0,4}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What the value of a field looks like.
+
+    Attributes:
+      pattern: regular expression of the whole value.
+      words: the same for a person.
+    """
+
+    pattern: str
+    words: str
+
+
+# What Kubernetes, SLURM and gcloud all take.
+NAME = Form(
+    r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?",
+    "use at most 40 small letters, digits and -, a letter first, as in wan-14b",
+)
+PLAIN = Form(r"[\w./:@%+=-]+", "use one word, without spaces or quotes")
+COUNT = Form(r"[1-9]\d{0,4}", "use a number, 1 to 99999")
+TOPOLOGY = Form(r"\d+x\d+(x\d+)?", "use chips along each side of a slice, as in 4x4x4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +70,12 @@ class Manifest:
 
     Attributes:
       file: its name in `manifests/`.
-      required: fields without a default, and the pattern of each.
+      required: fields without a default, and the form of each.
       defaults: fields with one.
     """
 
     file: str
-    required: Mapping[str, str]
+    required: Mapping[str, Form]
     defaults: Mapping[str, str]
 
 
@@ -63,7 +86,7 @@ MANIFESTS = {
             "name": NAME,
             "hosts": COUNT,
             "accelerator": PLAIN,
-            "topology": r"\d+x\d+(x\d+)?",
+            "topology": TOPOLOGY,
             "image": PLAIN,
             "claim": NAME,
         },
@@ -104,10 +127,10 @@ def render(kind: str, fields: Mapping[str, str], *, words: Sequence[str]) -> str
     values = {**manifest.defaults, **fields}
     for name, value in values.items():
         form = COUNT if name in _COUNTS else manifest.required.get(name, PLAIN)
-        if not re.fullmatch(form, value):
-            raise ValueError(f"{name} {value!r}: use one like {form}")
-    if not words or words[0] != "train":
-        raise ValueError("no command: give --run 'train --config=... --workdir=...'")
+        if not re.fullmatch(form.pattern, value):
+            raise ValueError(f"{name} {value!r}: {form.words}")
+    if "topology" in values:
+        check_topology(values)
     if not any(word.startswith("--config.distributed=") for word in words):
         words = [*words, "--config.distributed=True"]
     text = (FOLDER / manifest.file).read_text()
@@ -116,6 +139,47 @@ def render(kind: str, fields: Mapping[str, str], *, words: Sequence[str]) -> str
         raise ValueError("words with quotes or spaces: not over gcloud's ssh")
     filled = values | {"args": json.dumps(list(words)), "words": quoted}
     return string.Template(text).substitute(filled)
+
+
+def check_topology(values: Mapping[str, str]) -> None:
+    """Refuse hosts that do not make up the slice: its pods would never be scheduled.
+
+    Raises:
+      ValueError: naming both numbers of chips.
+    """
+    slice_chips = math.prod(map(int, values["topology"].split("x")))
+    hosts, chips = int(values["hosts"]), int(values["chips"])
+    if hosts * chips != slice_chips:
+        fitting = max(1, slice_chips // chips)
+        raise ValueError(
+            f"topology {values['topology']} has {slice_chips} chips, {hosts} hosts of "
+            f"{chips} have {hosts * chips}: use hosts={fitting}, or the chips of a host"
+        )
+
+
+def check_command(words: Sequence[str], *, swept: Sequence[str] = ()) -> None:
+    """Refuse what the command would refuse on its cluster, minutes later.
+
+    A config that is a file of another machine is not looked into.
+
+    Args:
+      words: the command, `train --config=... --workdir=...`.
+      swept: `--config.FIELD=VALUE` of each value of a sweep.
+
+    Raises:
+      ValueError: no command, no such config, or a field that it does not have.
+      SystemExit: `--config` or `--workdir` is missing, which is said.
+    """
+    if not words or words[0] != "train":
+        raise ValueError("no command: give --run 'train --config=... --workdir=...'")
+    parser = cli.Parser(prog="soraflax render: --run")
+    train.add_parser(parser.add_subparsers(parser_class=cli.Parser))
+    given = parser.parse_args(words)
+    name = given.config.partition(":")[0]
+    if name.endswith(".py") and not pathlib.Path(name).exists():
+        return
+    for overrides in ([], *([word] for word in swept)):
+        configs.override(configs.load(given.config), [*given.overrides, *overrides])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,10 +285,13 @@ def run(args: argparse.Namespace) -> None:
     words = shlex.split(args.run)
     if bool(args.sweep) != bool(args.out):
         raise ValueError("--sweep and --out go together")
+    check_command(words)
     if not args.sweep:
         print(render(args.kind, fields, words=words), end="")
         return
     points = sweep(fields.get("name", "run"), words, fields=args.sweep)
+    each = {f"--{key}={value}" for p in points for key, value in p.values.items()}
+    check_command(words, swept=sorted(each))
     write_sweep(args.kind, fields, points=points, folder=args.out)
     print(f"{args.out}: {len(points)} manifests; which is which is in sweep.jsonl")
 

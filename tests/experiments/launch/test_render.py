@@ -201,8 +201,10 @@ def test_a_tpu_vm_is_reached_on_all_its_hosts():
         ("gke", GKE, "manifest 'gke'"),
         ("slurm", {"name": "wan"}, "slurm needs hosts: give --set NAME=VALUE"),
         ("slurm", SLURM | {"host": "4"}, "host: .*hosts"),
-        ("slurm", SLURM | {"hosts": "4; rm"}, r"hosts '4; rm': use one like"),
-        ("slurm", SLURM | {"name": "a b"}, "name 'a b': use one like"),
+        ("slurm", SLURM | {"hosts": "4; rm"}, r"hosts '4; rm': use a number"),
+        ("slurm", SLURM | {"name": "a b"}, "name 'a b': use at most 40 small"),
+        ("gke_jobset", GKE | {"topology": "4y4"}, "'4y4': use chips along each side"),
+        ("gke_jobset", GKE | {"hosts": "3"}, r"64 chips, 3 hosts of 4 have 12: .*=16"),
         ("gke_jobset", GKE | {"image": "x\ny: z"}, "image"),
     ],
 )
@@ -217,6 +219,44 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]):
     assert yaml.safe_load(capsys.readouterr().out)["metadata"]["name"] == "wan"
     assert render.main(["gke_jobset", "--set", *fields]) == 2
     assert "no command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "swept", "message"),
+    [
+        ("", [], "no command: give --run"),
+        ("trian --config=video_small --workdir=/w", [], "no command: give --run"),
+        ("train --config=video_smal --workdir=/w", [], "did you mean 'video_small'"),
+        ("train --config=video_small", [], "--run train: .* required: --workdir"),
+        ("train --config=video_small --config.sed=1 --workdir=/w", [], "sed: unknown"),
+        ("train --config=video_small --config.seed=x --workdir=/w", [], "seed"),
+        ("train --config=video_small --workdir=/w", ["config.seed=0,x"], "seed"),
+        ("train --config=video_small --workdir=/w", ["config.sed=0,1"], "sed: unknown"),
+        ("train --config=/image/own.py --config.a=1 --workdir=/w", [], None),
+        ("train --config video_small --workdir /w", [], None),
+    ],
+)
+def test_a_command_is_checked_before_it_is_sent(
+    command: str,
+    swept: list[str],
+    message: str | None,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    words = ["slurm", "--set", "name=wan", "hosts=4", "--run", command]
+    if swept:
+        words += ["--sweep", *swept, "--out", str(tmp_path / "sweep")]
+    try:
+        status = render.main(words)
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr()
+    if message is None:
+        assert status == 0 and "srun" in said.out
+        return
+    assert status == 2 and not said.out and len(said.err.splitlines()) == 1
+    assert re.search(message, said.err)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_the_image_copies_what_is_there():
