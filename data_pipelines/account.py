@@ -10,8 +10,11 @@ that of its latents holds the same lines and, for every clip, the windows it bec
                                   the clip that is in none of them
 """
 
+import array
+import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,29 +82,49 @@ def _fitted(windows: Sequence[tuple[str, int, transforms.FitPlan]]) -> dict[str,
     }
 
 
-def summary(report: Iterable[Line]) -> list[str]:
-    """The account in a few lines: what was refused, changed, resized and cut."""
-    report = list(report)
-    kept = [line for line in report if line.get("outcome") == "kept"]
-    told = [
+@dataclasses.dataclass
+class Range:
+    """The least and the greatest of what was added; None before."""
+
+    least: Any = None
+    greatest: Any = None
+
+    def add(self, value: Any) -> None:
+        if self.least is None or value < self.least:
+            self.least = value
+        if self.greatest is None or value > self.greatest:
+            self.greatest = value
+
+
+def summary(report: Collection[Line]) -> list[str]:
+    """The account in a few lines: what was refused, changed, resized and cut.
+
+    Args:
+      report: lines, which may lie on disk: they are gone through more than once.
+    """
+    kept = sum(line.get("outcome") == "kept" for line in report)
+    told = (
         f"{line['outcome']}: {line['input']}: {line['reason']}"
         for line in report
         if line.get("outcome") not in (None, "kept")
-    ]
-    changed = [
+    )
+    changed = (
         f"changed: {line['input']}: {'; '.join(line['notes'])}"
         for line in report
         if line.get("notes")
-    ]
-    lines = [f"inputs: {len(report):,}; clips of them: {len(kept):,}"]
-    lines += [*_first(told), *_first(changed)]
-    measured = [line for line in kept if "frames" in line]
-    if measured:
-        lines.append(_stored(measured))
-    windows = [line for line in measured if line.get("windows")]
+    )
+    lines = [f"inputs: {len(report):,}; clips of them: {kept:,}"]
+    lines += [*_first(told), *_first(changed), *_stored(report)]
+    windows = [line for line in _measured(report) if line.get("windows")]
     if windows:
         lines += _fitting(windows)
     return [files.printable(line) for line in lines]
+
+
+def _measured(report: Iterable[Line]) -> Iterator[Line]:
+    """Lines of clips whose size is known."""
+    kept = (line for line in report if line.get("outcome") == "kept")
+    return (line for line in kept if "frames" in line)
 
 
 def block(path: str | Path, info: Line) -> list[str]:
@@ -117,23 +140,31 @@ def block(path: str | Path, info: Line) -> list[str]:
     return [files.printable(head), *(f"  {line}" for line in info.get("account", ()))]
 
 
-def _first(lines: Sequence[str]) -> list[str]:
-    more = len(lines) - MOST_TOLD
-    rest = [f"and {more:,} more in report.jsonl"] if more > 0 else []
-    return [*lines[:MOST_TOLD], *rest]
+def _first(lines: Iterable[str]) -> list[str]:
+    rest = iter(lines)
+    first = list(itertools.islice(rest, MOST_TOLD))
+    more = sum(1 for _ in rest)
+    return [*first, *([f"and {more:,} more in report.jsonl"] if more else [])]
 
 
-def _stored(kept: Sequence[Line]) -> str:
+def _stored(report: Iterable[Line]) -> list[str]:
     """Ranges of length, size and rate of clips, and their time in all."""
-    by_area = sorted(kept, key=lambda line: (_area(line), _size(line)))
-    rates = [line["fps"] for line in kept if line["frames"] > 1]
+    frames, sizes, rates, seconds = Range(), Range(), Range(), array.array("d")
+    for line in _measured(report):
+        frames.add(line["frames"])
+        sizes.add((_area(line), _size(line)))
+        if line["frames"] > 1:
+            rates.add(line["fps"])
+        seconds.append(_seconds(line))
+    if not seconds:
+        return []
     ranges = [
-        f"{_range([line['frames'] for line in kept])} frames",
-        _between(_size(by_area[0]), _size(by_area[-1])),
-        *([f"{_range(rates)} frames per second"] if rates else []),
-        f"{sum(map(_seconds, kept)):,.1f} seconds in all",
+        f"{_range([frames.least, frames.greatest])} frames",
+        _between(sizes.least[1], sizes.greatest[1]),
     ]
-    return f"as stored: {', '.join(ranges)}"
+    if rates.least is not None:
+        ranges.append(f"{_range([rates.least, rates.greatest])} frames per second")
+    return [f"as stored: {', '.join([*ranges, f'{sum(seconds):,.1f} seconds in all'])}"]
 
 
 def _fitting(kept: Sequence[Line]) -> list[str]:

@@ -400,10 +400,11 @@ def write_metadata(
         splits[shard["split"]] = splits.get(shard["split"], 0) + shard["records"]
     full_info = {"format": FORMAT, "directory": directory, "splits": splits, **info}
     _write_json(root / MANIFEST, {"shards": listed})
-    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in report]
     # Unpaired surrogates, as of file names, become JSON's escapes of them.
-    text = "".join(lines).encode("utf-8", "backslashreplace")
-    (root / REPORT).write_bytes(text)
+    options: Any = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with (root / REPORT).open("w", **options) as file:
+        for line in report:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     _write_json(root / INFO, full_info)
     return full_info
 

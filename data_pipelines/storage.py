@@ -8,14 +8,16 @@ of a file, and is read as a file is.
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -135,7 +137,8 @@ def find(pattern: str) -> Iterator[tuple[str, str]]:
     """
     system, inner = file_system(pattern)
     root = fixed_part(inner)
-    found = patiently(lambda: sorted(system.glob(inner)), pattern)
+    search = system.glob if is_bucket(pattern) else _local_glob
+    found = patiently(lambda: sorted(search(inner)), pattern)
     for path in found:
         name = path[len(root) :].lstrip("/") or os.path.basename(path)
         full = system.unstrip_protocol(path) if is_bucket(pattern) else path
@@ -144,6 +147,26 @@ def find(pattern: str) -> Iterator[tuple[str, str]]:
         if not is_bucket(pattern) and os.path.isdir(path):
             continue
         yield name, full
+
+
+def _local_glob(pattern: str) -> list[str]:
+    """What fsspec finds, without the facts of every file in memory at once."""
+    import fsspec.utils
+
+    if not glob.has_magic(pattern):
+        return [pattern] if os.path.exists(pattern) else []
+    root, regex = fixed_part(pattern), re.compile(fsspec.utils.glob_translate(pattern))
+    depth = math.inf if "**" in pattern else pattern[len(root) :].count("/")
+    found, folders = [], [(root.rstrip("/") or "/", 0)]
+    while folders:
+        folder, level = folders.pop()
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and level < depth:
+                    folders.append((entry.path, level + 1))
+                if regex.match(entry.path):
+                    found.append(entry.path)
+    return found
 
 
 def fixed_part(pattern: str) -> str:
@@ -320,6 +343,17 @@ def key(*parts: Any) -> str:
     """Digest of all that something is made from; parts are JSON values."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_of_many(*parts: Any, items: Iterable[Any]) -> str:
+    """`key(*parts, list(items))`, of items that are taken one by one."""
+    text = json.dumps([*parts, []], sort_keys=True, ensure_ascii=True)
+    digest = hashlib.sha256(text.removesuffix("]]").encode())
+    for number, item in enumerate(items):
+        text = json.dumps(item, sort_keys=True, ensure_ascii=True)
+        digest.update(f"{', ' if number else ''}{text}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()
 
 
 def file_facts(path: str) -> Mapping[str, Any] | None:

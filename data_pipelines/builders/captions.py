@@ -9,7 +9,14 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +59,40 @@ class Captions:
     unused: Sequence[Mapping[str, str]] = ()
 
 
+Texts = MutableMapping[str, Mapping[str, str]]
+
+
+class _CaptionedPaths(Mapping[str, Path]):
+    """Paths of the files that have captions, made as they are asked for."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, Any],
+        listed: Mapping[str, Path],
+        *,
+        elsewhere: Mapping[str, Path],
+    ) -> None:
+        self._texts, self._listed, self._elsewhere = texts, listed, elsewhere
+
+    def __getitem__(self, name: str) -> Path:
+        if name not in self._texts:
+            raise KeyError(name)
+        elsewhere = self._elsewhere.get(name)
+        return self._listed[name] if elsewhere is None else elsewhere
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
 def read_captions(
-    clips: files.FolderFiles, path: Path | None = None, *, needed: bool = True
+    clips: files.FolderFiles,
+    path: Path | None = None,
+    *,
+    needed: bool = True,
+    texts: Texts | None = None,
 ) -> Captions:
     """Read the captions of a folder of clips.
 
@@ -64,6 +103,7 @@ def read_captions(
         looked for in the folder. By default one of `NAMES` in the
         folder, else a .txt beside each clip.
       needed: refuse a folder without any .txt.
+      texts: an empty mapping, that may lie on disk, for the captions.
 
     Raises:
       DatasetError: there is no captions file, it cannot be read, or none of its lines
@@ -73,35 +113,45 @@ def read_captions(
     source = path or (defaults[0] if defaults else clips.root)
     if not source.exists() and (clips.root / source).exists():
         source = clips.root / source
+    texts = {} if texts is None else texts
     if source.is_dir():
-        return _from_text_files(clips, source, needed=needed)
+        return _from_text_files(clips, source, needed=needed, texts=texts)
     suffix = source.suffix.lower()
     if suffix == ".parquet" and source.is_file():
-        rows = list(enumerate(tables.read_rows(source), start=1))
-        return _from_lines(clips, source, lines=rows)
+        rows = enumerate(tables.read_rows(source), start=1)
+        return _from_lines(clips, source, lines=rows, texts=texts)
     if suffix == ".tar" and source.is_file():
-        return _from_tar(clips, source)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+        return _from_tar(clips, source, texts=texts)
     if suffix not in SUFFIXES:
         raise records.DatasetError(
             f"{source}: captions come as .jsonl, .csv, .parquet, .tar, or a folder of "
             ".txt files"
         )
+    lines = _read_lines(source, clips.root)
+    return _from_lines(clips, source, lines=lines, texts=texts)
+
+
+def _read_lines(source: Path, root: Path) -> Iterator[tuple[int, Any]]:
+    """Number of each line of a captions file, and what it holds or why it does not.
+
+    Raises:
+      DatasetError: it cannot be read.
+    """
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
     # Bytes that are not UTF-8 fail their line, not the file.
     options: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
     try:
         with source.open(**options, newline="") as file:
-            lines = list(readers[suffix](list(file)))
+            yield from readers[source.suffix.lower()](file)
     except FileNotFoundError as error:
         raise records.DatasetError(
-            f"{source}: no such captions file, nor one in {clips.root}"
+            f"{source}: no such captions file, nor one in {root}"
         ) from error
     except (OSError, ValueError) as error:
         raise records.DatasetError(f"{source}: {error}") from error
-    return _from_lines(clips, source, lines=lines)
 
 
-def _read_jsonl(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+def _read_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     """Number of each line, and what it holds or, as text, why it cannot be read."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -126,13 +176,13 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _read_csv(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+def _read_csv(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     """As `_read_jsonl`; a row is numbered by the line on which it begins.
 
     Raises:
       ValueError: a header without `file`, or with a name twice.
     """
-    rows = _csv_rows(lines)
+    rows = _csv_rows(list(lines))
     _, header = next(rows, (1, []))
     if isinstance(header, str):
         raise ValueError(f"its header is {header}")
@@ -191,27 +241,33 @@ def _is_unicode(text: str) -> bool:
 
 
 def _from_lines(
-    clips: files.FolderFiles, source: Path, *, lines: Sequence[tuple[int, Any]]
+    clips: files.FolderFiles,
+    source: Path,
+    *,
+    lines: Iterable[tuple[int, Any]],
+    texts: Texts,
 ) -> Captions:
     """Captions of the file that each line names; other lines go to the report."""
-    texts, paths, notes, unused = {}, {}, {}, []
+    elsewhere, notes, unused, count = {}, {}, [], 0
     for number, row in lines:
+        count += 1
         try:
             name, path = _named_file(clips, row, taken=texts)
         except LookupError as error:
             unused.append(_unused(f"{source.name}:{number}", str(error)))
             continue
-        paths[name] = path
+        if name not in clips.paths:
+            elsewhere[name] = path
         texts[name], changed = clean(_texts(row))
         if changed:
             notes[name] = changed
     if not texts:
         first = f" (first: {unused[0]['reason']})" if unused else ""
         raise records.DatasetError(
-            f"{source}: none of its {len(lines)} lines names a file in "
-            f"{clips.root}{first}"
+            f"{source}: none of its {count} lines names a file in {clips.root}{first}"
         )
     unused += _left_out(clips, source)
+    paths = _CaptionedPaths(texts, clips.paths, elsewhere=elsewhere)
     return Captions(source, texts, paths, notes, unused)
 
 
@@ -256,16 +312,16 @@ def clean(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     return texts, notes
 
 
-def _from_tar(clips: files.FolderFiles, source: Path) -> Captions:
+def _from_tar(clips: files.FolderFiles, source: Path, *, texts: Texts) -> Captions:
     """The captions of each clip from the sample of its name, without its ending.
 
     Raises:
       DatasetError: it cannot be read, or none of its samples is of a clip.
     """
     by_stem = collections.defaultdict(list)
-    for name in clips.clips:
+    for name in clips.clip_names():
         by_stem[files.similar_name(_stem(name))].append(name)
-    texts, notes, unused = {}, {}, []
+    notes, unused = {}, []
     try:
         with tars.opened(source) as tar:
             for key, members in tars.groups(tar):
@@ -276,7 +332,7 @@ def _from_tar(clips: files.FolderFiles, source: Path) -> Captions:
                 except LookupError as error:
                     unused.append(_unused(label, str(error)))
                     continue
-                texts |= dict.fromkeys(captioned, own)
+                texts.update(dict.fromkeys(captioned, own))
                 notes |= dict.fromkeys(captioned, changed) if changed else {}
     except tars.TarFault as error:
         reason = files.printable(str(error))
@@ -286,7 +342,7 @@ def _from_tar(clips: files.FolderFiles, source: Path) -> Captions:
         raise records.DatasetError(
             f"{source}: none of its samples captions a file in {clips.root}{first}"
         )
-    paths = {name: clips.paths[name] for name in texts}
+    paths = _CaptionedPaths(texts, clips.paths, elsewhere={})
     return Captions(source, texts, paths, notes, unused + _left_out(clips, source))
 
 
@@ -304,30 +360,36 @@ def _captioned(named: Sequence[str], texts: Mapping[str, str]) -> Sequence[str]:
 
 def _left_out(clips: files.FolderFiles, source: Path) -> list[dict[str, str]]:
     """Text files beside clips that a captions file speaks for."""
-    stems = {files.similar_name(_stem(name)) for name in clips.clips}
+    stems = {n: files.similar_name(_stem(n)) for n in clips.paths if _is_text(Path(n))}
+    wanted = set(stems.values())
+    similar = (files.similar_name(_stem(name)) for name in clips.clip_names())
+    found = {stem for stem in similar if stem in wanted}
     reason = f"not read: captions come from {source.name}"
     return [
         _unused(name, reason, outcome="ignored")
-        for name, path in clips.paths.items()
-        if _is_text(path) and files.similar_name(_stem(name)) in stems
+        for name, stem in stems.items()
+        if stem in found
     ]
 
 
 def _from_text_files(
-    clips: files.FolderFiles, source: Path, *, needed: bool
+    clips: files.FolderFiles, source: Path, *, needed: bool, texts: Texts
 ) -> Captions:
     """The caption of each clip from the .txt of its name."""
     beside = source.resolve() == clips.root.resolve()
     listed = clips if beside else files.find_files(source)
-    by_stem, by_similar = collections.defaultdict(list), collections.defaultdict(list)
-    for name in clips.clips:
-        by_stem[_stem(name)].append(name)
-        by_similar[files.similar_name(_stem(name))].append(name)
-    exact = {
-        n: by_stem.get(_stem(n), []) for n, p in listed.paths.items() if _is_text(p)
-    }
+    exact = {name: [] for name in listed.paths if _is_text(Path(name))}
+    # Of clips only those that a text may be of: there may be many more of them.
+    by_stem = {_stem(name): [] for name in exact}
+    by_similar = {files.similar_name(stem): [] for stem in by_stem}
+    for name in clips.clip_names():
+        if (stem := _stem(name)) in by_stem:
+            by_stem[stem].append(name)
+        if (similar := files.similar_name(stem)) in by_similar:
+            by_similar[similar].append(name)
+    exact = {name: by_stem[_stem(name)] for name in exact}
     spoken_for = {clip for captioned in exact.values() for clip in captioned}
-    texts, notes, unused = {}, {}, []
+    notes, unused = {}, []
     # First those of exactly the clips' names, so that others take what is left.
     for text_name, own in sorted(exact.items(), key=lambda item: not item[1]):
         captioned = own or [
@@ -341,7 +403,7 @@ def _from_text_files(
             outcome = "failed" if captioned else "ignored"
             unused.append(_unused(text_name, str(error), outcome=outcome))
             continue
-        texts |= {clip: {"caption": text} for clip in captioned}
+        texts.update((clip, {"caption": text}) for clip in captioned)
         notes |= {clip: changed for clip in captioned if changed}
     if needed and not texts:
         raise records.DatasetError(
@@ -349,7 +411,7 @@ def _from_text_files(
             "name a captions file with --captions"
         )
     unused += [] if beside else map(dict, listed.unusable)
-    paths = {name: clips.paths[name] for name in texts}
+    paths = _CaptionedPaths(texts, clips.paths, elsewhere={})
     return Captions(source, texts, paths, notes, unused)
 
 

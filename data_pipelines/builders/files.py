@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class FolderFiles:
     def clips(self) -> dict[str, Path]:
         """Those with a video or image suffix."""
         return {name: path for name, path in self.paths.items() if is_clip(path)}
+
+    def clip_names(self) -> Iterator[str]:
+        """Names of `clips`, one at a time."""
+        return (name for name in self.paths if is_clip(Path(name)))
 
     def find(self, name: str) -> tuple[str, Path]:
         """The file that a caption names: its name in `paths`, and its path.

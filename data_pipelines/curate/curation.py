@@ -1,21 +1,29 @@
 """The whole of a curation: steps in order, the account of every clip, the dataset.
 
 What maps over files and shards is the runner's; what needs all clips at once (captions,
-duplicates, split, plan of the shards) happens here, on about four kilobytes a clip.
+duplicates, split, plan of the shards) happens here, on a few hundred bytes a clip: what
+is known of it, and what became of it, lies on disk as lines (`lines`).
 """
 
+import array
 import collections
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +34,7 @@ from data_pipelines.builders import files
 from data_pipelines.curate import (
     decisions,
     inputs,
+    lines,
     observation,
     probing,
     publishing,
@@ -33,6 +42,8 @@ from data_pipelines.curate import (
     shards,
 )
 from data_pipelines.curate import settings as settings_lib
+
+_Clip = TypeVar("_Clip", decisions.KeptClip, decisions.Clip)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,67 +84,57 @@ def curate(
         bucket does not answer, or `output` is in the way.
     """
     publishing.check_output(job.output, overwrite=job.overwrite)
-    found = inputs.find(job.pattern, captions=job.captions)
-    texts = join_captions(job, found)
-
-    def captioned(name: str) -> bool:
-        return job.keep_uncaptioned or bool(texts.texts.get(name))
-
-    clips = [{**clip, "captioned": captioned(clip["name"])} for clip in found.clips]
     ran: collections.Counter[str] = collections.Counter()
-    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
-        rows = Path(folder) / "rows.jsonl"
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as name:
+        folder = Path(name)
+        found = inputs.find(job.pattern, captions=job.captions, folder=folder)
+        texts = join_captions(job, found, folder=folder)
+
+        def captioned(name: str) -> bool:
+            return job.keep_uncaptioned or bool(texts.texts.get(name))
+
         rules = {"shards": settings.shards, "bounds": settings.bounds}
         step = probing.FileStep(job.store, settings.probe, settings.cut, **rules)
+        clips = ({**c, "captioned": captioned(c["name"])} for c in found.clips)
         probed = itertools.chain(found.failed, runner.map("probe", step, items=clips))
-        total = len(found.failed) + len(clips)
-        _write_rows(rows, _counted(probed, ran, name="probing", total=total))
-        read = {"captioned": captioned, "store": job.store}
-        account = decisions.decide(_read_rows(rows), settings, **read)
+        total = len(found.failed) + len(found.clips)
+        rows = lines.LineFile(folder / "rows.jsonl")
+        for row in _counted(probed, ran, name="probing", total=total):
+            rows.append({key: value for key, value in row.items() if key != "ran"})
+        read = {"captioned": captioned, "store": job.store, "folder": folder}
+        account = decisions.decide(rows, settings, **read)
         account.check_rate(settings.max_rejected, store=job.store)
         splits = split_clips(account.kept, job)
-        made = _write_shards(splits, texts, job=job, settings=settings, runner=runner)
-        made = {
-            n: list(_counted(part, ran, name="writing")) for n, part in made.items()
-        }
-        split_of = {clip.id: name for name, part in splits.items() for clip in part}
-        lines = list(_report(rows, account, split_of=split_of, texts=texts))
-        lines += _ignored(found.others, texts, clips={f["name"] for f in clips})
+        write = shards.ShardStep(job.store, settings.probe, settings.shards)
+        made = {}
+        for split, kept in splits.items():
+            entries = (_entry(account.clip(clip), texts) for clip in kept)
+            place = {"store": job.store, "folder": folder}
+            plans = shards.plan_shards(entries, settings.shards, **place)
+            if kept:
+                written = runner.map(f"write {split}", write, items=plans)
+                made[split] = list(_counted(written, ran, name="writing"))
+        report = lines.LineFile(folder / "report.jsonl")
+        held_out = {clip.id for clip in splits["validation"]}
+        report.extend(_report(account, texts, held_out=held_out))
+        report.extend(_ignored(found, texts))
         info = publishing.publish(
             publishing.Dataset(
                 splits=made,
                 info={
                     "seed": job.seed,
                     "settings": settings.to_json(),
-                    **contents(lines, account),
+                    **contents(report, account),
                 },
-                report=lines,
-                quarantine=list(account.quarantine()),
-                thumbnails=_thumbnails(rows, account, store=job.store),
+                report=report,
+                quarantine=account.quarantine(),
+                thumbnails=_thumbnails(account, job.store),
             ),
             job.output,
             store=job.store,
             overwrite=job.overwrite,
         )
     return info | {"ran": dict(ran)}
-
-
-def _write_shards(
-    splits: Mapping[str, Sequence[decisions.Clip]],
-    texts: caption_files.Captions,
-    *,
-    job: CurationJob,
-    settings: settings_lib.CurationSettings,
-    runner: runners.Runner,
-) -> dict[str, Iterator[Mapping[str, Any]]]:
-    """Rows of the shards of each split that has clips, as they are written."""
-    step = shards.ShardStep(job.store, settings.probe, settings.shards)
-    made = {}
-    for name, clips in splits.items():
-        entries = [_entry(clip, texts) for clip in clips]
-        if parts := list(shards.plan_shards(entries, settings.shards)):
-            made[name] = runner.map(f"write {name}", step, items=parts)
-    return made
 
 
 def _counted(
@@ -148,20 +149,15 @@ def _counted(
         yield row
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w") as file:
-        for row in rows:
-            kept = {key: value for key, value in row.items() if key != "ran"}
-            file.write(json.dumps(kept) + "\n")
-
-
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as file:
-        yield from map(json.loads, file)
-
-
-def join_captions(job: CurationJob, found: inputs.Inputs) -> caption_files.Captions:
+def join_captions(
+    job: CurationJob, found: inputs.Inputs, *, folder: Path
+) -> caption_files.Captions:
     """The captions of the clips, by name; those of a captions file come first.
+
+    Args:
+      job: what is to become what.
+      found: the clips, and captions of those in tars.
+      folder: for lines of captions.
 
     Raises:
       DatasetError: there are none, though they are needed.
@@ -169,25 +165,30 @@ def join_captions(job: CurationJob, found: inputs.Inputs) -> caption_files.Capti
     if job.captions is None and all(c["name"] in found.texts for c in found.clips):
         root = Path(storage.fixed_part(job.pattern) or ".")
         return found.joined(caption_files.Captions(root, {}, {}))
-    paths = {clip["name"]: clip["path"] for clip in found.clips}
-    return found.joined(_of_files(job, paths, needed=not any(found.texts.values())))
+    return found.joined(_of_files(job, found, folder=folder))
 
 
 def _of_files(
-    job: CurationJob, paths: Mapping[str, str], *, needed: bool
+    job: CurationJob, found: inputs.Inputs, *, folder: Path
 ) -> caption_files.Captions:
     root = storage.fixed_part(job.pattern)
-    needed = needed and not job.keep_uncaptioned
-    read = functools.partial(caption_files.read_captions, needed=needed)
+    needed = not any(found.texts.values()) and not job.keep_uncaptioned
+    kept = lines.LineMap(folder / "captions.jsonl")
+    read = functools.partial(caption_files.read_captions, needed=needed, texts=kept)
     if not storage.is_bucket(job.pattern):
-        beside = dict(storage.find(f"{root}**/*.txt")) if job.captions is None else {}
-        known = {n: Path(p) for n, p in [*paths.items(), *beside.items()]}
-        found = files.FolderFiles(Path(root or "."), known, ())
-        return read(found, Path(job.captions) if job.captions else None)
-    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
-        known = {name: Path(name) for name in paths}
-        found = files.FolderFiles(Path(folder) / "clips", known, ())
-        return read(found, _fetched_captions(job.captions, root, folder=Path(folder)))
+        known = lines.LineFile(folder / "known.jsonl")
+        known.extend(found.clips)
+        if job.captions is None:
+            beside = storage.find(f"{root}**/*.txt")
+            known.extend({"name": name, "path": path} for name, path in beside)
+        paths = inputs.FilePaths(known)
+        clips = files.FolderFiles(Path(root or "."), paths, ())
+        return read(clips, Path(job.captions) if job.captions else None)
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as name:
+        copies = Path(name)
+        paths = inputs.FilePaths(found.clips, key="name")
+        clips = files.FolderFiles(copies / "clips", paths, ())
+        return read(clips, _fetched_captions(job.captions, root, folder=copies))
 
 
 def _fetched_captions(captions: str | None, root: str, *, folder: Path) -> Path:
@@ -215,9 +216,7 @@ def _fetched_captions(captions: str | None, root: str, *, folder: Path) -> Path:
     return texts
 
 
-def split_clips(
-    clips: Sequence[decisions.Clip], job: CurationJob
-) -> dict[str, list[decisions.Clip]]:
+def split_clips(clips: Sequence[_Clip], job: CurationJob) -> dict[str, list[_Clip]]:
     """Hold out whole files, chosen by a hash of seed and name; clips sorted by id."""
     of_file = collections.Counter(clip.file for clip in clips)
 
@@ -245,14 +244,13 @@ def _entry(clip: decisions.Clip, texts: caption_files.Captions) -> dict[str, Any
 
 
 def _report(
-    rows: Path,
     account: decisions.Account,
-    *,
-    split_of: Mapping[str, str],
     texts: caption_files.Captions,
+    *,
+    held_out: Collection[str],
 ) -> Iterator[dict[str, Any]]:
     """A line for every clip, and for every file that failed."""
-    for row in _read_rows(rows):
+    for row in account.rows:
         if "error" in row:
             yield {"input": row["name"], "outcome": "failed", "reason": row["error"]}
             continue
@@ -268,10 +266,10 @@ def _report(
                 "fps": clip.fps,
                 "scores": shot["scores"],
             }
-            why = account.rejected.get(clip.id)
+            why = account.rejection(clip.id)
             if why is None:
                 captions = texts.texts.get(clip.file, {})
-                line["split"] = split_of[clip.id]
+                line["split"] = "validation" if clip.id in held_out else "train"
                 facts["words"] = {n: len(text.split()) for n, text in captions.items()}
             else:
                 line |= {"outcome": "rejected", **dataclasses.asdict(why)}
@@ -279,20 +277,18 @@ def _report(
 
 
 def _ignored(
-    found: Sequence[Mapping[str, str]],
-    texts: caption_files.Captions,
-    *,
-    clips: set[str],
+    found: inputs.Inputs, texts: caption_files.Captions
 ) -> Iterator[dict[str, Any]]:
     """Lines of captions that are of no use, and of files that are none of clips."""
     yield from map(dict, texts.unused)
-    for name in sorted(set(texts.texts) - clips):
+    missing = set(texts.texts)
+    missing.difference_update(clip["name"] for clip in found.clips)
+    for name in sorted(missing):
         reason = "captioned, but not among the files of --input"
         yield {"input": name, "outcome": "ignored", "reason": reason}
-    source = texts.source.name
-    for file in found:
+    for file in found.others:
         name = file["name"]
-        if name not in clips and name != source and not name.lower().endswith(".txt"):
+        if name != texts.source.name and not name.lower().endswith(".txt"):
             reason = (
                 f"not a video or image suffix: {os.path.splitext(name)[1] or 'none'}"
             )
@@ -303,24 +299,28 @@ def contents(
     report: Sequence[Mapping[str, Any]], account: decisions.Account
 ) -> dict[str, Any]:
     """Entries of dataset.json: outcomes, sizes, lengths, statistics of the scores."""
-    kept = [line for line in report if line["outcome"] == "kept"]
-    sizes = collections.Counter(f"{k['width']}x{k['height']}" for k in kept)
-    scores: dict[str, list[float]] = collections.defaultdict(list)
-    for line in kept:
+    outcomes, sizes, captions = (collections.Counter[str]() for _ in range(3))
+    scores = collections.defaultdict(lambda: array.array("d"))
+    ranges = {name: account_lib.Range() for name in ("frames", "fps")}
+    for line in report:
+        outcomes[line["outcome"]] += 1
+        if line["outcome"] != "kept":
+            continue
+        sizes[f"{line['width']}x{line['height']}"] += 1
+        captions.update(dict.fromkeys(line["words"], 1))
+        for name, extremes in ranges.items():
+            extremes.add(line[name])
         for name, value in line["scores"].items():
             if value is not None:
                 scores[name].append(value)
     parts = (0, 0.1, 0.5, 0.9, 1)
     return {
         "account": account_lib.summary(report),
-        "outcomes": dict(collections.Counter(line["outcome"] for line in report)),
-        "rejected": dict(
-            collections.Counter(r.step for r in account.rejected.values())
-        ),
+        "outcomes": dict(outcomes),
+        "rejected": account.steps(),
         "sizes": dict(sizes.most_common()),
-        "frames": [min(k["frames"] for k in kept), max(k["frames"] for k in kept)],
-        "fps": [min(k["fps"] for k in kept), max(k["fps"] for k in kept)],
-        "captions": dict(collections.Counter(n for k in kept for n in k["words"])),
+        **{name: [both.least, both.greatest] for name, both in ranges.items()},
+        "captions": dict(captions),
         "statistics": {
             name: [float(f"{q:.6g}") for q in np.quantile(values, parts)]
             for name, values in sorted(scores.items())
@@ -329,15 +329,14 @@ def contents(
 
 
 def _thumbnails(
-    rows: Path, account: decisions.Account, *, store: storage.Store
-) -> list[dict[str, Any]]:
+    account: decisions.Account, store: storage.Store
+) -> Iterator[dict[str, Any]]:
     """A picture of the first rejected clips of each reason."""
     shown: collections.Counter[tuple[str, str]] = collections.Counter()
-    lines = []
-    for row in _read_rows(rows):
+    for row in account.rows:
         for shot in row.get("shots", ()):
             clip = decisions.clip_of(row, shot)
-            why = account.rejected.get(clip.id)
+            why = account.rejection(clip.id)
             if why is None:
                 continue
             kind = (why.step, why.reason.split()[0])
@@ -349,7 +348,4 @@ def _thumbnails(
                 seen = observation.Observation.from_bytes(data)
                 with contextlib.suppress(IndexError):
                     jpeg = seen.thumbnails[shot["thumbnail"]]
-                    lines.append(
-                        {"clip": clip.id, "jpeg": publishing.base64_text(jpeg)}
-                    )
-    return lines
+                    yield {"clip": clip.id, "jpeg": publishing.base64_text(jpeg)}

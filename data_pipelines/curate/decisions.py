@@ -1,9 +1,16 @@
-"""Which clips stay: the limits of scores, captions, and duplicates, in this order."""
+"""Which clips stay: the limits of scores, captions, and duplicates, in this order.
 
+In memory a clip has its name, its place among the rows of files, and what duplicates
+are found by: a digest, and eight bytes twice for each hash. The rest, and why a clip
+was rejected, lies on disk.
+"""
+
+import array
 import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +18,7 @@ import numpy as np
 from data_pipelines import records, storage
 from data_pipelines.curate import (
     duplicates,
+    lines,
     observation,
     publishing,
     scoring,
@@ -20,12 +28,10 @@ from data_pipelines.curate import settings as settings_lib
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clip:
-    """A shot that nothing rejected yet.
+    """All that is known of a shot.
 
     Attributes:
       id: the file's name, with `#first-last` where it is a part of the file.
-      row: of its file.
-      shot: of the row.
     """
 
     id: str
@@ -47,9 +53,23 @@ class Clip:
     def length(self) -> int:
         return self.last - self.first + 1
 
-    def rank(self) -> tuple:
-        """Of two that show the same, the lesser is kept: more to see, then the name."""
-        return (-self.length * self.height * self.width, self.id)
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeptClip:
+    """A clip that nothing rejected yet.
+
+    Attributes:
+      id, file: as in `Clip`.
+      row: number of its file's row.
+      shot: number of it in the row.
+      number: of its fingerprint.
+    """
+
+    id: str
+    file: str
+    row: int
+    shot: int
+    number: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +82,95 @@ class Rejection:
     value: float | None = None
 
 
-@dataclasses.dataclass
+Rejections = Iterable[tuple[str, Rejection]]  # id of a clip, and why
+
+
+class Fingerprints:
+    """What duplicates are found by, of many clips, end to end."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+        self._pixels = array.array("q")
+        self._counts = array.array("q")
+        self._hashes = array.array("Q")
+        self._samples = array.array("q")
+
+    def add(self, clip: Clip) -> int:
+        """Number of the clip's fingerprint."""
+        self._digests += bytes.fromhex(clip.sha256)
+        self._pixels.append(clip.length * clip.height * clip.width)
+        self._counts.append(len(clip.hashes))
+        self._hashes.extend(clip.hashes)
+        self._samples.extend(clip.samples)
+        return len(self._counts) - 1
+
+    def digest(self, clip: KeptClip) -> bytes:
+        """SHA-256 of the clip's file."""
+        return bytes(self._digests[32 * clip.number : 32 * clip.number + 32])
+
+    def rank(self, clip: KeptClip) -> tuple:
+        """Of two that show the same, the lesser is kept: more to see, then the name."""
+        return (-self._pixels[clip.number], clip.id)
+
+    def hashed(self, clips: Sequence[KeptClip]) -> duplicates.ClipHashes:
+        """Hashes of some clips, which are numbered anew."""
+        counts = np.array(self._counts, np.int64)
+        places = np.full(len(counts), -1, np.int64)
+        places[[clip.number for clip in clips]] = np.arange(len(clips))
+        owner = np.repeat(places, counts)
+        chosen = owner >= 0
+        return duplicates.ClipHashes(
+            np.array(self._hashes, np.uint64)[chosen],
+            owner[chosen],
+            np.array(self._samples, np.int64)[chosen],
+            [self.rank(clip) for clip in clips],
+        )
+
+
 class Account:
     """What became of every clip.
 
     Attributes:
+      rows: of the files.
       kept: clips of the dataset.
-      rejected: id of a clip, or name of a file that failed, to why.
+      rejected: id of a clip, or name of a file that failed, to why, as a list.
     """
 
-    kept: list[Clip] = dataclasses.field(default_factory=list)
-    rejected: dict[str, Rejection] = dataclasses.field(default_factory=dict)
+    def __init__(self, rows: lines.LineFile, folder: Path) -> None:
+        self.rows = rows
+        self.kept: list[KeptClip] = []
+        self.rejected = lines.LineMap(folder / "rejected.jsonl")
 
-    def reject(self, clips: Mapping[str, Rejection]) -> None:
+    def clip(self, kept: KeptClip) -> Clip:
+        """All that is known of a clip."""
+        row = self.rows[kept.row]
+        return clip_of(row, row["shots"][kept.shot])
+
+    def add_rejected(self, name: str, why: Rejection) -> None:
+        self.rejected[name] = dataclasses.astuple(why)
+
+    def rejection(self, name: str) -> Rejection | None:
+        """Why a clip or a file was rejected; None of one that was not."""
+        facts = self.rejected.get(name)
+        return None if facts is None else Rejection(*facts)
+
+    def reject(self, clips: Rejections) -> None:
         """Move clips from kept to rejected."""
-        self.rejected |= clips
-        self.kept = [clip for clip in self.kept if clip.id not in clips]
+        names = set()
+        for name, why in clips:
+            self.add_rejected(name, why)
+            names.add(name)
+        self.kept = [clip for clip in self.kept if clip.id not in names]
 
     def quarantine(self) -> Iterator[dict[str, Any]]:
         """A line for every rejected clip, by name."""
         for name in sorted(self.rejected):
-            yield {"clip": name} | dataclasses.asdict(self.rejected[name])
+            why = Rejection(*self.rejected[name])
+            yield {"clip": name} | dataclasses.asdict(why)
+
+    def steps(self) -> dict[str, int]:
+        """How many each step rejected."""
+        return dict(collections.Counter(step for step, *_ in self.rejected.values()))
 
     def check_rate(self, limit: float, *, store: storage.Store) -> None:
         """Stop where nothing is left, or more than a part was rejected.
@@ -95,9 +183,9 @@ class Account:
         if self.kept and rate <= limit:
             return
         path = storage.join(store.root, publishing.QUARANTINE)
-        storage.write_bytes(path, publishing.json_lines(self.quarantine()))
-        steps = collections.Counter(r.step for r in self.rejected.values())
-        counts = ", ".join(f"{count} by {step}" for step, count in steps.most_common())
+        publishing.put_lines(self.quarantine(), path)
+        steps = collections.Counter(self.steps()).most_common()
+        counts = ", ".join(f"{count} by {step}" for step, count in steps)
         allowed = f"at most {limit:.0%} may be" if self.kept else "none is left"
         raise records.DatasetError(
             f"{len(self.rejected)} of {total} clips were rejected ({counts}), "
@@ -106,11 +194,12 @@ class Account:
 
 
 def decide(
-    rows: Iterable[Mapping[str, Any]],
+    rows: lines.LineFile,
     settings: settings_lib.CurationSettings,
     *,
     captioned: Callable[[str], bool],
     store: storage.Store,
+    folder: Path,
 ) -> Account:
     """Every decision about the clips of the rows of files, step by step.
 
@@ -119,27 +208,29 @@ def decide(
       settings: limits, and what counts as the same.
       captioned: whether the clips of a file may stay for their captions.
       store: that the rows' observations are in.
+      folder: for what the account keeps on disk.
     """
-    account = Account()
-    for row in rows:
+    account, prints = Account(rows, folder), Fingerprints()
+    for number, row in enumerate(rows):
         if "error" in row:
-            account.rejected[row["name"]] = Rejection(row["step"], row["error"])
+            account.add_rejected(row["name"], Rejection(row["step"], row["error"]))
             continue
-        for shot in row["shots"]:
+        for place, shot in enumerate(row["shots"]):
             clip = clip_of(row, shot)
             broken = scoring.rejection(shot["scores"], settings.bounds)
             if broken is not None:
                 facts = (broken["reason"], broken["threshold"], broken["value"])
-                account.rejected[clip.id] = Rejection("score", *facts)
+                account.add_rejected(clip.id, Rejection("score", *facts))
             else:
-                account.kept.append(clip)
-    bare = [clip for clip in account.kept if not captioned(clip.file)]
-    account.reject({clip.id: Rejection("caption", "no caption") for clip in bare})
+                at = (number, place, prints.add(clip))
+                account.kept.append(KeptClip(clip.id, clip.file, *at))
+    bare = (clip.id for clip in account.kept if not captioned(clip.file))
+    account.reject((name, Rejection("caption", "no caption")) for name in bare)
     if settings.duplicates.exact:
-        account.reject(exact_duplicates(account.kept))
+        account.reject(exact_duplicates(account.kept, prints))
     if settings.duplicates.near:
-        near = near_duplicates(account.kept, settings.duplicates, store=store)
-        account.reject(near)
+        rules = settings.duplicates
+        account.reject(near_duplicates(account, prints, rules=rules, store=store))
     return account
 
 
@@ -166,53 +257,43 @@ def clip_of(row: Mapping[str, Any], shot: Mapping[str, Any]) -> Clip:
     )
 
 
-def exact_duplicates(clips: Sequence[Clip]) -> dict[str, Rejection]:
+def exact_duplicates(clips: Sequence[KeptClip], prints: Fingerprints) -> Rejections:
     """Clips of a file whose bytes are those of another, the first by name."""
-    first: dict[str, str] = {}
+    first: dict[bytes, str] = {}
     for clip in sorted(clips, key=lambda clip: clip.file):
-        first.setdefault(clip.sha256, clip.file)
-    return {
-        clip.id: Rejection("deduplicate", f"its file is {first[clip.sha256]} again")
-        for clip in clips
-        if clip.file != first[clip.sha256]
-    }
+        first.setdefault(prints.digest(clip), clip.file)
+    for clip in clips:
+        name = first[prints.digest(clip)]
+        if clip.file != name:
+            yield clip.id, Rejection("deduplicate", f"its file is {name} again")
 
 
 def near_duplicates(
-    clips: Sequence[Clip],
-    settings: settings_lib.DuplicateSettings,
+    account: Account,
+    prints: Fingerprints,
     *,
+    rules: settings_lib.DuplicateSettings,
     store: storage.Store,
-) -> dict[str, Rejection]:
+) -> Rejections:
     """Clips that show what a kept one shows."""
-    counts = [len(clip.hashes) for clip in clips]
-    if not sum(counts):
-        return {}
+    clips = account.kept
+    hashed = prints.hashed(clips)
+    if not len(hashed.values):
+        return
 
     @functools.lru_cache(maxsize=256)
-    def samples(probe: str) -> Any:
-        data = store.read("probe", probe)
+    def samples(row: int) -> Any:
+        data = store.read("probe", account.rows[row]["probe"])
         if data is None:
             raise records.DatasetError(
                 f"{store.root}: lacks what it held; run it again"
             )
         return observation.Observation.from_bytes(data).samples
 
-    hashed = duplicates.ClipHashes(
-        np.array([h for clip in clips for h in clip.hashes], np.uint64),
-        np.repeat(np.arange(len(clips)), counts),
-        np.array([s for clip in clips for s in clip.samples], np.int64),
-        [clip.rank() for clip in clips],
-    )
     found = duplicates.near_duplicates(
-        hashed, settings, picture=lambda clip, s: samples(clips[clip].probe)[s]
+        hashed, rules, picture=lambda clip, s: samples(clips[clip].row)[s]
     )
-    return {
-        clips[clip].id: Rejection(
-            "deduplicate",
-            f"shows what {clips[other].id} shows",
-            settings.share,
-            float(f"{share:.6g}"),
-        )
-        for clip, (other, share) in found.items()
-    }
+    for clip, (other, share) in found.items():
+        reason = f"shows what {clips[other].id} shows"
+        shown = float(f"{share:.6g}")
+        yield clips[clip].id, Rejection("deduplicate", reason, rules.share, shown)

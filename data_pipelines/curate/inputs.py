@@ -5,14 +5,17 @@ A tar is read by its headers and texts alone; a clip in it is a range of its byt
 captions are those of its sample.
 """
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines import records, storage
 from data_pipelines.builders import archives, files
 from data_pipelines.builders import captions as caption_files
+from data_pipelines.curate import lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,52 +32,85 @@ class Inputs:
 
     clips: Sequence[Mapping[str, str]]
     others: Sequence[Mapping[str, str]]
-    failed: Sequence[Mapping[str, Any]] = ()
-    texts: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    notes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    failed: Sequence[Mapping[str, Any]]
+    texts: Mapping[str, Mapping[str, str]]
+    notes: Mapping[str, Sequence[str]]
 
     def joined(self, own: caption_files.Captions) -> caption_files.Captions:
         """The captions of files, with those of samples."""
+        texts: Any = (own.texts, self.texts)
+        notes: Any = (own.notes, self.notes)
         return dataclasses.replace(
-            own, texts={**self.texts, **own.texts}, notes={**self.notes, **own.notes}
+            own,
+            texts=collections.ChainMap(*texts),
+            notes=collections.ChainMap(*notes),
         )
 
 
-def find(pattern: str, *, captions: str | None = None) -> Inputs:
+class FilePaths(Mapping[str, Path]):
+    """Paths of files by name, made as they are asked for.
+
+    Args:
+      found: `name` and `path` of every file.
+      key: of the two, the one that is the path.
+    """
+
+    def __init__(self, found: Sequence[Mapping[str, str]], key: str = "path") -> None:
+        self._found, self._key = found, key
+
+    def __getitem__(self, name: str) -> Path:
+        return Path(self._found[self._numbers[name]][self._key])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return (file["name"] for file in self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self)}
+
+
+def find(
+    pattern: str, *, captions: str | None = None, folder: Path | None = None
+) -> Inputs:
     """The clips of a pattern, sorted by the names of their files.
 
     Args:
       pattern: of the files, here or in a bucket.
       captions: a file of captions, which holds no clips.
+      folder: for lines of what was found; None keeps it in memory.
 
     Raises:
       DatasetError: there are none, or a bucket does not answer.
     """
-    clips: list[Mapping[str, str]] = []
-    others: list[Mapping[str, str]] = []
-    samples: list[archives.Sample] = []
+    clips, others, failed = (
+        lines.values(folder, name) for name in ("clips", "others", "failed")
+    )
+    texts, notes = lines.mapping(folder, "texts"), lines.mapping(folder, "notes")
     for name, path in storage.find(pattern):
         file = {"name": name, "path": path}
         if files.is_clip(Path(name)):
             clips.append(file)
         elif name.lower().endswith(".tar") and not _is_same(path, captions):
-            found = list(archives.tar_samples(path, name))
-            samples += found
-            clips += [_clip(sample, path) for sample in found if not sample.reason]
+            for sample in archives.tar_samples(path, name):
+                if sample.reason:
+                    failed.append(_failure(sample))
+                    continue
+                clips.append(_clip(sample, path))
+                texts[sample.id] = sample.captions
+                if sample.notes:
+                    notes[sample.id] = sample.notes
         else:
             others.append(file)
-    failed = [_failure(sample) for sample in samples if sample.reason]
     if not clips:
         why = f"; the first sample: {failed[0]['error']}" if failed else ""
         raise records.DatasetError(f"{pattern}: finds no video or image files{why}")
-    good = [sample for sample in samples if not sample.reason]
-    return Inputs(
-        clips,
-        others,
-        failed,
-        {sample.id: sample.captions for sample in good},
-        {sample.id: sample.notes for sample in good if sample.notes},
-    )
+    return Inputs(clips, others, failed, texts, notes)
 
 
 def _is_same(path: str, captions: str | None) -> bool:

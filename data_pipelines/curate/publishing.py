@@ -36,9 +36,9 @@ class Dataset:
 
     splits: Mapping[str, Sequence[Mapping[str, Any]]]
     info: Mapping[str, Any]
-    report: Sequence[Mapping[str, Any]]
-    quarantine: Sequence[Mapping[str, Any]]
-    thumbnails: Sequence[Mapping[str, Any]]
+    report: Iterable[Mapping[str, Any]]
+    quarantine: Iterable[Mapping[str, Any]]
+    thumbnails: Iterable[Mapping[str, Any]]
 
 
 def check_output(output: str, *, overwrite: bool) -> None:
@@ -117,13 +117,30 @@ def _write_metadata(
     builder = shards.CuratedClips(data_dir=root)
     directory = builder.write_info(dataset.splits)
     entries = list(builder.shard_entries(dataset.splits))
-    (root / QUARANTINE).write_bytes(json_lines(dataset.quarantine))
-    (root / THUMBNAILS).write_bytes(json_lines(dataset.thumbnails))
+    _write_lines(root / QUARANTINE, dataset.quarantine)
+    _write_lines(root / THUMBNAILS, dataset.thumbnails)
     info = {"kind": "clips", "name": "curated", "schema": SCHEMA, **dataset.info}
     written = records.write_metadata(
         root, directory, info=info, report=dataset.report, shards=entries
     )
     return written, entries
+
+
+def put_lines(lines: Iterable[Mapping[str, Any]], path: str) -> None:
+    """Write a .jsonl here or in a bucket, where it appears whole.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
+        source = Path(folder) / "lines.jsonl"
+        _write_lines(source, lines)
+        storage.upload(source, path)
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("wb") as file:
+        file.writelines(json_lines([line]) for line in lines)
 
 
 def json_lines(lines: Iterable[Mapping[str, Any]]) -> bytes:

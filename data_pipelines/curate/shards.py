@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from data_pipelines import records, storage
 from data_pipelines.builders import base
-from data_pipelines.curate import settings
+from data_pipelines.curate import lines, settings
 from soraflax import media
 from soraflax.media import guard
 
@@ -38,18 +38,44 @@ class CuratedClips(base.RecordBuilder):
 
 
 def plan_shards(
-    clips: Sequence[Mapping[str, Any]], rules: settings.ShardSettings
-) -> Iterator[list[Mapping[str, Any]]]:
-    """Clips in their order, each shard of about `rules.size` bytes."""
-    shard, size = [], 0
+    clips: Iterable[Mapping[str, Any]],
+    rules: settings.ShardSettings,
+    *,
+    store: storage.Store,
+    folder: Path,
+) -> Iterator[dict[str, str]]:
+    """Clips in their order, each shard of about `rules.size` bytes.
+
+    The clips of a shard are lines in the store: a shard of small clips has many.
+
+    Args:
+      clips: as `ShardStep` writes them.
+      rules: how clips are stored.
+      store: of what steps made.
+      folder: for the lines, until they are in the store.
+
+    Yields:
+      `key` of each shard, and of its lines.
+    """
+    plan, size = lines.LineFile(folder / "plan.jsonl"), 0
     for clip in clips:
-        if shard and size + clip["bytes"] > rules.size:
-            yield shard
-            shard, size = [], 0
-        shard.append(clip)
+        if plan and size + clip["bytes"] > rules.size:
+            yield _stored_plan(plan, rules, store=store)
+            plan, size = lines.LineFile(plan.path), 0
+        plan.append(clip)
         size += clip["bytes"]
-    if shard:
-        yield shard
+    if plan:
+        yield _stored_plan(plan, rules, store=store)
+
+
+def _stored_plan(
+    plan: lines.LineFile, rules: settings.ShardSettings, *, store: storage.Store
+) -> dict[str, str]:
+    made_of = ({k: v for k, v in clip.items() if k != "path"} for clip in plan)
+    parts = ("shard", VERSION, dataclasses.asdict(rules))
+    key = storage.key_of_many(*parts, items=made_of)
+    storage.upload(plan.path, store.path("plans", key))
+    return {"key": key}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,34 +93,24 @@ class ShardStep:
     rules: settings.ShardSettings
 
     def __call__(self, shard: Any) -> dict[str, Any]:
-        """Row of a shard of clips: `key`, `records`, `bytes`, `sha256`, `ran`.
+        """Row of a planned shard: `key`, `records`, `bytes`, `sha256`, `ran`.
 
         Raises:
           DatasetError: a clip that was decoded before cannot be read any more.
         """
-        made_of = [{k: v for k, v in clip.items() if k != "path"} for clip in shard]
-        key = storage.key("shard", VERSION, dataclasses.asdict(self.rules), made_of)
+        key = shard["key"]
         known = self.store.read("shards", f"{key}.json")
         if known is not None:
             return json.loads(known) | {"ran": []}
         ran: list[str] = ["shard"]
         with tempfile.TemporaryDirectory(prefix="soraflax-") as folder:
             path = Path(folder) / "shard"
-            builder = CuratedClips(data_dir=folder)
-            writer = array_record_module.ArrayRecordWriter(
-                str(path), base.WRITER_OPTIONS
-            )
-            files = itertools.groupby(shard, key=lambda clip: clip["path"])
-            for source, clips in files:
-                for clip in self._cut(source, list(clips), ran=ran):
-                    record = self._record(clip)
-                    writer.write(builder.serialize(record.to_example()))
-            writer.close()
+            count = self._write(path, key, ran=ran)
             with storage.local_copy(os.fspath(path)) as (_, digest):
                 pass
             facts = {
                 "key": key,
-                "records": len(shard),
+                "records": count,
                 "bytes": path.stat().st_size,
                 "sha256": digest,
             }
@@ -102,6 +118,20 @@ class ShardStep:
         data = json.dumps(facts).encode()
         self.store.write("shards", f"{key}.json", data=data)
         return facts | {"ran": ran}
+
+    def _write(self, path: Path, key: str, *, ran: list[str]) -> int:
+        """Write the records of a planned shard; returns their number."""
+        count, builder = 0, CuratedClips(data_dir=path.parent)
+        writer = array_record_module.ArrayRecordWriter(str(path), base.WRITER_OPTIONS)
+        with storage.local_copy(self.store.path("plans", key)) as (plan, _):
+            files = itertools.groupby(lines.read(plan), key=lambda clip: clip["path"])
+            for source, clips in files:
+                for clip in self._cut(source, list(clips), ran=ran):
+                    record = self._record(clip)
+                    writer.write(builder.serialize(record.to_example()))
+                    count += 1
+        writer.close()
+        return count
 
     def _record(self, clip: Mapping[str, Any]) -> records.ClipRecord:
         return records.ClipRecord(

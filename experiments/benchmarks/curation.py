@@ -7,7 +7,8 @@
     python -m experiments.benchmarks.curation --only film --clips VIDEOS
 
 `workers` compares two processes with one, which wants two free cores; `memory` the peak
-of a process for so many files with that for a tenth of them; `film` curates one file of
+of a process for so many files with that for a tenth of them (with `--cache DIR` a
+second run decodes nothing, and writes the shards anew); `film` curates one file of
 many shots, which are encoded from the frames that were measured, and again from frames
 that are decoded anew, to the same bytes.
 
@@ -23,6 +24,7 @@ import json
 import math
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -346,14 +348,19 @@ def synthetic_files(folder: pathlib.Path, count: int) -> pathlib.Path:
     return folder
 
 
-def file_line(count: int, workers: int) -> Line:
-    """Files a second of the steps that map over files, and memory."""
+def file_line(count: int, workers: int, *, cache: str | None = None) -> Line:
+    """Files a second of the steps that map over files, and memory.
+
+    What `cache` holds is not decoded again; its shards are written anew.
+    """
+    if cache:
+        shutil.rmtree(pathlib.Path(cache, "shards"), ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
         folder = synthetic_files(pathlib.Path(name) / "files", count)
         job = curation.CurationJob(
             pattern=f"{folder}/*.mp4",
             output=f"{name}/data",
-            store=storage.Store(f"{name}/store"),
+            store=storage.Store(cache or f"{name}/store"),
             keep_uncaptioned=True,
         )
         rules = settings.CurationSettings(
@@ -366,6 +373,7 @@ def file_line(count: int, workers: int) -> Line:
     return {
         "files": count,
         "workers": workers,
+        "decoded": info["ran"].get("probe", 0),
         "clips": sum(info["splits"].values()),
         "files a second": round(count / seconds, 2),
         "peak MiB": round(memory, 1),
@@ -385,11 +393,12 @@ def worker_line(count: int) -> Line:
     }
 
 
-def memory_line(count: int) -> Line:
+def memory_line(count: int, *, cache: str | None = None) -> Line:
     """Peak of a fresh process for so many files, over that for a tenth of them."""
-    peaks = []
+    peaks, decoded = [], []
     for files in (count // 10, count):
         words = ["--only", "files", "--count", str(files), "--workers", "1"]
+        words += ["--cache", cache] if cache else []
         name = "experiments.benchmarks.curation"
         run = subprocess.run(
             [sys.executable, "-m", name, *words],
@@ -397,11 +406,14 @@ def memory_line(count: int) -> Line:
             stdout=subprocess.PIPE,
             text=True,
         )
-        peaks.append(json.loads(run.stdout.splitlines()[-1])["peak MiB"])
+        line = json.loads(run.stdout.splitlines()[-1])
+        peaks.append(line["peak MiB"])
+        decoded.append(line["decoded"])
     ratio = peaks[1] / peaks[0]
     return {
         "figure": "memory",
         "files": [count // 10, count],
+        "decoded": decoded,
         "peak MiB": peaks,
         "ratio": round(ratio, 3),
         "ok": ratio <= MEMORY_BOUND,
@@ -424,7 +436,9 @@ def film_line(shots: Sequence[Shot], *, height: int = 360) -> Line:
             row = measure({"name": path.name, "path": str(path)})
             clips = [decisions.clip_of(row, shot) for shot in row["shots"]]
             entries = [{**dataclasses.asdict(clip), "captions": {}} for clip in clips]
-            made.append(write(entries)["sha256"])
+            place = {"store": store, "folder": pathlib.Path(name)}
+            (plan,) = shards.plan_shards(entries, rules.shards, **place)
+            made.append(write(plan)["sha256"])
             seconds.append(round(time.perf_counter() - start, 2))
     return {
         "figure": "film",
@@ -449,11 +463,11 @@ def lines(args: argparse.Namespace) -> Iterator[Line]:
     if "search" in args.only:
         yield search_line(args.hashes)
     if "files" in args.only:
-        yield file_line(args.count, args.workers)
+        yield file_line(args.count, args.workers, cache=args.cache)
     if "workers" in args.only:
         yield worker_line(args.count)
     if "memory" in args.only:
-        yield memory_line(args.count)
+        yield memory_line(args.count, cache=args.cache)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -466,6 +480,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--worlds", type=int, default=20, help="clips of the world")
     add("--hashes", type=int, default=1_000_000, help="hashes to search")
     add("--count", type=int, default=1000, help="files to curate")
+    add("--cache", help="of files and memory: what is measured is kept there")
     add("--workers", type=int, default=1, help="processes that decode")
     return parser
 

@@ -48,6 +48,41 @@ def test_what_is_written_is_read_and_found(root: str) -> None:
         assert storage.read_bytes(path) == data
 
 
+def test_a_local_pattern_finds_what_fsspec_does(tmp_path: Path) -> None:
+    for name in (
+        "a.mp4",
+        ".hidden.mp4",
+        "b/c.mp4",
+        "b/d/e.mp4",
+        "[x]/f.mp4",
+        "b/g.TXT",
+    ):
+        storage.write_bytes(str(tmp_path / "raw" / name), b"x")
+    (tmp_path / "raw" / "link").symlink_to(tmp_path / "raw" / "b")
+    (tmp_path / "raw" / "to.mp4").symlink_to(tmp_path / "raw" / "a.mp4")
+    (tmp_path / "raw" / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    found = {}
+    for pattern in (
+        *("*", "**", "**/*", "**/*.mp4", "*/*.mp4", "b/**/*.mp4", "?/*", "b/", "*/*/"),
+        *("[ab]*", "[[]x]/*", "a.mp4", "none.mp4", "none/*", "**/d/*", "link/*"),
+    ):
+        path = f"{tmp_path}/raw/{pattern}"
+        system, inner = storage.file_system(path)
+        there = system.glob(inner)
+        here = dict(storage.find(path))
+        assert list(here.values()) == [p for p in there if not os.path.isdir(p)], path
+        found[pattern] = list(here)
+    assert found["**/*.mp4"][:2] == [".hidden.mp4", "[x]/f.mp4"]
+    assert found["a.mp4"] == ["a.mp4"] and found["none/*"] == []
+
+
+def test_a_key_of_many_is_that_of_their_list() -> None:
+    for items in ([], [1], [{"b": "é", "a": None}, [], "]]"]):
+        assert storage.key_of_many("x", {"y": 1}, items=iter(items)) == storage.key(
+            "x", {"y": 1}, items
+        )
+
+
 def test_copies_go_anywhere(tmp_path: Path, bucket: str) -> None:
     here, there, back = str(tmp_path / "a"), f"{bucket}/a", str(tmp_path / "x" / "b")
     storage.write_bytes(here, b"data")

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from data_pipelines import records, storage
 from data_pipelines.curate import (
     curation,
     decisions,
+    lines,
     probing,
     publishing,
     runners,
     settings,
+    shards,
 )
 from soraflax import media
 from soraflax.media import guard
@@ -283,3 +286,72 @@ def test_what_cannot_stay_is_not_encoded(raw: Path, tmp_path: Path) -> None:
     bare = dataclasses.replace(step, store=storage.Store(str(tmp_path / "bare")))
     assert step(file)["ran"] == ["probe", "shots", "clip"]  # that of 17 frames
     assert bare(file | {"captioned": False})["ran"] == ["probe", "shots"]
+
+
+class _Undecoded:
+    """A runner whose files are measured without decoding them: no two show the same."""
+
+    def map(
+        self, name: str, step: runners.Step, *, items: Iterable[Any]
+    ) -> Iterator[runners.Row]:
+        probed = name == "probe"
+        for number, item in enumerate(items):
+            yield self._row(item, number) if probed else step(item)
+
+    def _row(self, file: dict[str, str], number: int) -> runners.Row:
+        rng = np.random.default_rng(number)
+        scores = dict.fromkeys(settings.LIMITS, 0.5) | {"borders": 0.0, "frozen": 0.0}
+        scores |= {"short_side": 32.0, "brightness": float(rng.integers(9, 200))}
+        scores["motion"] = float(number % 10 > 0)  # a tenth is rejected
+        shot = {"first": 0, "last": 4, "scores": scores, "thumbnail": 0}
+        hashes = rng.integers(0, 2**63, 3).tolist()
+        return {
+            **{key: file[key] for key in ("name", "path")},
+            "sha256": storage.key(number),
+            "probe": storage.key("probe", number),
+            "bytes": 100,
+            "info": {"frames": 5, "height": 32, "width": 32, "fps": 8.0, "notes": []},
+            "shots": [shot | {"samples": [0, 1, 2], "hashes": hashes}],
+            "ran": [],
+        }
+
+
+def _peak(folder: Path, count: int, *, near: bool) -> int:
+    """Bytes at the most, of Python and NumPy, while so many files are curated."""
+    (folder / "raw").mkdir(parents=True)
+    for number in range(count):
+        (folder / "raw" / f"{number:06d}.mp4").write_bytes(b"%d" % number)
+    captions = folder / "captions.jsonl"
+    with captions.open("w") as file:
+        for number in range(count):
+            line = {"file": f"{number:06d}.mp4", "caption": f"the clip {number}"}
+            file.write(json.dumps(line) + "\n")
+    job = _job(folder / "raw", folder, captions=str(captions))
+    rules = settings.CurationSettings(duplicates=settings.DuplicateSettings(near=near))
+    tracemalloc.start()
+    try:
+        info = curation.curate(job, rules, runner=_Undecoded())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        assert info["outcomes"] == {"kept": count * 9 // 10, "rejected": count // 10}
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_clip_takes_a_few_hundred_bytes(tmp_path: Path, near: bool) -> None:
+    """An account in memory takes four thousand."""
+    _peak(tmp_path / "imports", 10, near=near)
+    few, many = (_peak(tmp_path / str(n), n, near=near) for n in (200, 800))
+    assert (many - few) / 600 < 1200
+
+
+def test_a_planned_shard_has_the_key_of_its_clips(tmp_path: Path) -> None:
+    store, rules = storage.Store(str(tmp_path / "s")), settings.ShardSettings(size=250)
+    clips = [{"id": f"{n} é", "path": f"/a/{n}", "bytes": 100} for n in range(5)]
+    plans = shards.plan_shards(iter(clips), rules, store=store, folder=tmp_path)
+    keys = [plan["key"] for plan in plans]
+    for key, part in zip(keys, (clips[:2], clips[2:4], clips[4:]), strict=True):
+        made_of = [{k: v for k, v in clip.items() if k != "path"} for clip in part]
+        facts = dataclasses.asdict(rules)
+        assert key == storage.key("shard", shards.VERSION, facts, made_of)
+        assert list(lines.read(Path(store.path("plans", key)))) == part
