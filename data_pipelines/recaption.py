@@ -8,8 +8,9 @@
 DATASET holds clips, or latents of the captioner's encoder, which need no encoding. Its
 own captions stay: the new ones are a source by themselves (`added_captions`), between
 which training chooses by rates (`data.captions.names` and `.weights`). What was written
-is cached by the digests of the clip and of the captioner, so that a run that was
-stopped goes on where it was, and a second one writes nothing anew.
+is cached by the digests of the clip and of the captioner, or of the file that a
+function stands in, so that a run that was stopped goes on where it was, and a second
+one writes nothing anew.
 
 A function takes a `soraflax.Video` and gives its caption. `--runner` names an Apache
 Beam runner (the extra `beam`) instead of processes of this machine, such as
@@ -22,6 +23,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,9 +70,11 @@ class Writer:
 
         Raises:
           FileNotFoundError, ModelError: no such captioner.
+          ExtensionError: no such function.
         """
         if self.function:
-            return {"function": self.function}
+            function = extensions.load(self.function, group=GROUP)
+            return {"function": self.function, "source": _source_digest(function)}
         digest = model_io.model_digest(model_io.find_model(self.captioner))
         return {"captioner": digest, "beams": self.beams}
 
@@ -137,6 +141,15 @@ def _digest(clip: Any) -> str:
     """SHA-256 of the clip's bytes, or of its latent."""
     data = clip.video if hasattr(clip, "video") else clip.to_example()["latent"]
     return hashlib.sha256(data).hexdigest()
+
+
+def _source_digest(function: Any) -> str:
+    """SHA-256 of the file that a function stands in; "" where there is none."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # an object that can be called
+        path = inspect.getsourcefile(type(function))
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def _key(digests: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ TUNED/adapters what was added to it, which `soraflax convert --to wan2.1` writes
 diffusers. `:full` trains all parameters; `:tiny` is the size that tests train.
 """
 
+import dataclasses
 from typing import Any
 
 from ml_collections import config_dict
@@ -32,6 +33,8 @@ from soraflax.train import denoising, loop, optimizer
 
 SIZES = ("lora", "full", "tiny")
 ROW = packing.RowShape(tokens=32_768, text=8_192, segments=16, align=128)
+# Captions of converted weights are padded to 512 features each.
+TINY_ROW = dataclasses.replace(_wan.TINY_ROW, text=1024)
 FIT = transforms.FitConfig(max_tokens=32_760, max_frames=81, fps=16.0)
 
 
@@ -43,7 +46,7 @@ def get_config(size: str = "lora") -> config_dict.ConfigDict:
     groups: dict[str, Any] = {
         "data": pipeline.PackedDataConfig(
             rows=8 if tiny else 1,
-            row=_wan.TINY_ROW if tiny else ROW,
+            row=TINY_ROW if tiny else ROW,
             captions=transforms.CaptionConfig(max_length=512),
         ),
         "cache": latents.LatentCacheConfig(fit=fit),

@@ -19,7 +19,7 @@ import numpy as np
 
 from soraflax import media
 from soraflax.cli import parser as cli
-from soraflax.generation import provenance, signing
+from soraflax.generation import guardrails, provenance, signing
 
 GENERATOR = provenance.GENERATOR
 _PREVIEW_RATES = (1.0, 25.0)  # frames per second; viewers slow faster gifs down
@@ -183,9 +183,9 @@ class PreviewWriter:
 
     The file is `out.mp4.preview.gif`, of an image `out.png.preview.png`, and always
     whole. Once the block ends it is removed; it stays if the block raises, Ctrl-C
-    included. A disk that refuses it ends the previews, with one line on standard error,
-    not the work.
-    Previews take a tenth of the time at most.
+    included, unless a filter refused what it shows. A disk that refuses it ends the
+    previews, with one line on standard error, not the work. Previews take a tenth of
+    the time at most.
 
     Attributes:
       path: of the last preview; None until there is one.
@@ -249,7 +249,8 @@ class PreviewWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None and self.path is not None:
+        refused = isinstance(error, guardrails.RefusedError)
+        if (kind is None or refused) and self.path is not None:
             self.path.unlink(missing_ok=True)
             self.path = None
 

@@ -175,6 +175,11 @@ def sampling_config(
     Raises:
       ValueError: values that do not go together.
     """
+    if args.low_guidance is not None and model.model.config.boundary is None:
+        raise ValueError(
+            "--low-guidance is of models with two experts, and this one has one "
+            "transformer: leave it out"
+        )
     cache = None
     if args.cache is not None:
         cache = caching.StepCacheConfig(threshold=args.cache)

@@ -42,6 +42,7 @@ from soraflax import buckets
 from soraflax.pretrained import arrays, slices
 
 CONFIG = "config.json"
+PUBLISHED = "model_index.json"  # of a pipeline in the layout of diffusers
 PARAMS = "params.safetensors"
 SEPARATOR = "/"
 LISTED = 3  # problems that a message lists; of the others it gives the number
@@ -345,6 +346,7 @@ def find_model(
 
     Raises:
       FileNotFoundError: no model there, or several below, which are named.
+      ModelError: a published pipeline, which is to be converted.
       BucketError: a bucket that cannot be used.
     """
     directory = buckets.folder(directory)
@@ -360,6 +362,11 @@ def _find(directory: buckets.Folder, *, kind: str | None) -> buckets.Folder:
     model = _model_in(directory)
     if model is not None:
         return model
+    if (directory / PUBLISHED).is_file():
+        raise ModelError(
+            f"{directory}: a published pipeline; convert it first: soraflax convert "
+            f"--from wan2.1 --weights {directory} --out WAN (or wan2.2)"
+        )
     folders = sorted(path for path in directory.iterdir() if path.is_dir())
     below = {path: model for path in folders if (model := _model_in(path)) is not None}
     of_kind = [

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from soraflax import flops
 from soraflax.cli import convert, main
@@ -147,6 +148,19 @@ def test_a_video_model_s_autoencoder_is_found(capsys, models, tmp_path):
     status, output = run(capsys, *words)
     assert status == 2 and len(output.err.splitlines()) == 1
     assert "Wan's form" in output.err
+
+
+def test_a_text_encoder_alone_is_named(capsys, tmp_path):
+    folder = tmp_path / "text_encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "umt5"}')
+    safetensors.numpy.save_file({"x": np.zeros(1)}, folder / "m.safetensors")
+    words = ["--from", "wan2.1", "--weights", folder, "--out", tmp_path / "new"]
+    status, output = run(capsys, *words)
+    assert status == 2 and output.out == ""
+    (line,) = output.err.splitlines()
+    assert "a text encoder, which goes with its pipeline" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["text_encoder"]
 
 
 def test_the_parser_knows_the_families():

@@ -219,6 +219,7 @@ def test_seconds_are_said_as_they_are_made(run):
         ("--sampler magic", "invalid choice: 'magic'"),
         ("--cache=-0.5", "-0.5 is too small: use 0 or more"),
         ("--devices 99", "--devices 99: there are 8; use that many or less"),
+        ("--low-guidance 3", "--low-guidance is of models with two experts"),
         ("--zero-init -1", "zero-init -1: use 0 steps or more"),
         ("--zero-init 5 --steps 4", "leaves noise: use 3 or less"),
         ("--guidance nan", "nan: use a finite number"),

@@ -90,6 +90,8 @@ def test_a_refusal_is_one_line_and_a_status_of_its_own(run, place):
     assert (status, out) == (3, [])
     assert lines[-1] == "soraflax generate: result refused: none today"
     assert not (place / "out.mkv").exists()
+    assert run(f"generate circle --guard own:no_results --preview {SIZE}")[0] == 3
+    assert not [*place.glob("out.mkv*")]
     status, out, lines = run(
         f"generate circle --guard words --expand own:longer {SIZE}"
     )

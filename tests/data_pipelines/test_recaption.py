@@ -1,6 +1,7 @@
 """New captions of a dataset: cached, resumed, beside the old ones."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,21 @@ def test_what_was_written_is_not_written_again(place, capsys):
     assert (statistics["written"], statistics["cached"]) == (4, 2)
     assert run(*FUNCTION, "--chunk", "2") == 0
     assert calls(place) == before + 4
+
+
+def test_a_function_that_changed_writes_anew(place, capsys, monkeypatch):
+    assert run(*FUNCTION) == 0
+    (place / "captions_of_ones_own.py").write_text(OWN.replace("frames ", "pictures "))
+    monkeypatch.delitem(sys.modules, "captions_of_ones_own")
+    assert run(*FUNCTION) == 0
+    clip = records.open_dataset("clips")[0]
+    assert clip.captions["frames"] == f"{clip.frames} pictures"
+    written = [
+        json.loads(line)["written"]
+        for line in capsys.readouterr().out.split("\n")
+        if line
+    ]
+    assert written == [6, 6]
 
 
 def test_captions_of_others_are_taken_whole_or_not_at_all(place, capsys):

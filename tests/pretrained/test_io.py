@@ -104,6 +104,11 @@ def test_a_broken_config_is_refused(tmp_path, text):
 def test_missing_directories_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such directory"):
         model_io.load_model(tmp_path / "nothing")
+    (tmp_path / "published" / "vae").mkdir(parents=True)
+    (tmp_path / "published" / "vae" / "config.json").write_text("{}")
+    (tmp_path / "published" / "model_index.json").write_text("{}")
+    with pytest.raises(model_io.ModelError, match=r"soraflax convert --from wan2\.1"):
+        model_io.find_model(tmp_path / "published", kind="video")
     with pytest.raises(FileNotFoundError, match="no trained model in it"):
         model_io.load_model(tmp_path)
     path = save(tmp_path)

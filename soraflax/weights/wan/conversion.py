@@ -10,7 +10,7 @@ import shutil
 
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models
-from soraflax.weights import files
+from soraflax.weights import files, umt5
 from soraflax.weights.wan import autoencoder, layouts, lora, pipeline, transformer
 
 Converted = models.AutoencoderModel | models.TransformerModel
@@ -52,6 +52,11 @@ def convert(
     _check_readable(path)
     origin = (path if path.is_dir() else path.parent) / model_io.CONFIG
     values = files.read_config(origin) if origin.is_file() else {}
+    if values.get("model_type") in umt5.CLASSES:
+        raise model_io.ModelError(
+            f"{origin}: a text encoder, which goes with its pipeline: name the folder "
+            f"with {pipeline.INDEX}"
+        )
     name = values.get("_class_name", autoencoder.CLASS if values else transformer.CLASS)
     if name == autoencoder.CLASS:
         tensors = files.open_tensors(path)
