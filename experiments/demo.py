@@ -43,6 +43,7 @@ from experiments.stages.video import stage as video_stage
 from soraflax import config as config_lib
 from soraflax import media
 from soraflax.cli import parser as cli
+from soraflax.diffusion import guidance as guidance_lib
 from soraflax.diffusion import samplers
 from soraflax.generation import generator
 from soraflax.pretrained import models, shipped
@@ -71,6 +72,7 @@ class DemoConfig:
       steps: number of solver steps.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       guidance: scale of classifier-free guidance.
+      skip: skip guidance; None for none.
       seed: PRNG seed of data, training and sampling.
       size: argument of both configs: 'small', or 'tiny' for tests.
     """
@@ -82,6 +84,7 @@ class DemoConfig:
     steps: int = 20
     sampler: str = "euler"
     guidance: float = 2.0
+    skip: guidance_lib.SkipGuidance | None = None
     seed: int = 0
     size: str = "small"
 
@@ -167,7 +170,11 @@ def as_its_authors(config: DemoConfig, model: generator.Generator) -> DemoConfig
     if own is None:
         return config
     return dataclasses.replace(
-        config, steps=own.steps, sampler=own.sampler, guidance=own.guidance
+        config,
+        steps=own.steps,
+        sampler=own.sampler,
+        guidance=own.guidance,
+        skip=own.skip,
     )
 
 
@@ -241,6 +248,7 @@ def generate(
         steps=config.steps,
         guidance=config.guidance,
         sampler=samplers.SAMPLERS[config.sampler],
+        skip=config.skip,
     )
     with progress_lib.bar(what="sample", unit="step") as bar:
 

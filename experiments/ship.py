@@ -165,6 +165,9 @@ def _sampled(
     if sampling is None:
         return []
     numbers = f"{sampling.steps} steps, guidance {sampling.guidance:g}"
+    if (skip := sampling.skip) is not None:
+        blocks = ", ".join(map(str, skip.blocks))
+        numbers += f", skip guidance {skip.scale:g} of block {blocks}"
     return [("sampled by", f"{sampling.sampler}, {numbers}")]
 
 

@@ -192,8 +192,9 @@ def generated(
     """
     step = model.grid.frame_step
     frames = 1 + step * round(config.seconds * config.fps / step)
-    sampler = model.sampling.sampler
-    sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
+    sampling = dataclasses.replace(
+        model.sampling, steps=config.steps, guidance=config.guidance
+    )
     jobs = [
         model.prompt(text, size=config.size, frames=frames, fps=config.fps, seed=seed)
         for seed, text in zip(seeds, texts, strict=True)
@@ -340,8 +341,9 @@ def enlarge(
     width, height = config.large
     side = model.grid.patch_sides[1]
     small = (round(64 * width / height / side) * side, 64)
-    sampler = model.sampling.sampler
-    sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
+    sampling = dataclasses.replace(
+        model.sampling, steps=config.steps, guidance=config.guidance
+    )
     job = model.prompt(text, size=small, frames=config.large_frames)
     (clip,) = model([job], sampling)
     start = time.perf_counter()

@@ -91,8 +91,9 @@ def measure(
     """A figure and the videos of every size."""
     world = dataclasses.replace(bodies.VARIANTS["demo"], holdout="only")
     asked = bodies.prompts(demo.HELD_OUT_SEED, config.prompts, config=world)
-    sampler = model.sampling.sampler
-    sampling = generator.SamplingConfig(config.steps, config.guidance, sampler=sampler)
+    sampling = dataclasses.replace(
+        model.sampling, steps=config.steps, guidance=config.guidance
+    )
     figures, made = [], {}
     known = model.model.config.trained_on
     for size in config.sizes:

@@ -290,6 +290,19 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
         help="how far guidance is brought back to the spread of the prediction",
     )
     add(
+        "--skip-guidance",
+        type=cli.non_negative_float,
+        metavar="G",
+        help="how much more of what --skip-blocks do; 0 is none (default: the model's "
+        "own, else 1 with --skip-blocks)",
+    )
+    add(
+        "--skip-blocks",
+        type=cli.block_numbers,
+        metavar="N,N",
+        help="blocks of skip guidance, from 0 (default: the model's own)",
+    )
+    add(
         "--zero-init",
         default=0,
         type=int,

@@ -435,6 +435,15 @@ def fraction(text: str) -> float:
     return value
 
 
+def block_numbers(text: str) -> tuple[int, ...]:
+    """`N,N,...`, numbers of blocks from 0."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not N or N,N, numbers from 0, for example 3"
+        )
+    return tuple(int(part) for part in text.split(","))
+
+
 def interval(text: str) -> tuple[float, float]:
     """`LOW,HIGH`, noise levels in [0, 1]."""
     try:

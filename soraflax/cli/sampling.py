@@ -17,7 +17,7 @@ import numpy as np
 from soraflax import media
 from soraflax.autoencoding import previews
 from soraflax.cli import devices, options, outputs, progress, sound, wording
-from soraflax.diffusion import samplers
+from soraflax.diffusion import guidance, samplers
 from soraflax.generation import adapters, caching, familiarity, generator, provenance
 from soraflax.pretrained import shipped
 
@@ -205,12 +205,34 @@ def sampling_config(
         cache=cache,
         windows=windows,
     )
+    config = dataclasses.replace(config, skip=_skip_guidance(args, model, config.skip))
     if config.zero_init >= config.steps:
         raise ValueError(
             f"--zero-init {config.zero_init} of {config.steps} steps leaves noise: use "
             f"{config.steps - 1} or less"
         )
     return config
+
+
+def _skip_guidance(
+    args: argparse.Namespace, model: Generator, own: guidance.SkipGuidance | None
+) -> guidance.SkipGuidance | None:
+    """The skip guidance that is asked for, or the model's `own`.
+
+    Raises:
+      ValueError: no blocks, or such as the model does not have.
+    """
+    if args.skip_guidance == 0:
+        return None
+    blocks = args.skip_blocks or (own.blocks if own else ())
+    if not blocks:
+        if args.skip_guidance is None:
+            return None
+        raise ValueError("--skip-guidance: name blocks of the middle as --skip-blocks")
+    scale = args.skip_guidance or (own.scale if own else 1.0)
+    skip = guidance.SkipGuidance(blocks, scale)
+    skip.kept(model.model.config.transformer.depth)
+    return skip
 
 
 def sample(

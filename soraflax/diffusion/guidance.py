@@ -23,6 +23,14 @@ model's least certain answers being worse than none. For an epsilon or x0 predic
 this is what equations (5) and (6) of `process` say of v = 0. A sampler that remembers
 should begin anew after these steps, for their x0 is no estimate.
 
+Skip guidance (arXiv:2411.18664) adds what some blocks contribute, once more:
+
+    guided + skip (conditional - skipped),                                      (3)
+
+where `skipped` is the conditional prediction without these blocks, and (2) is of the
+sum. A block of the middle serves what belongs together in a picture: bodies keep their
+shapes and their paths.
+
 `guide` does all of it. Its numbers are arguments, so changing them compiles nothing
 anew.
 """
@@ -34,7 +42,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from soraflax.diffusion import process as process_lib
 
@@ -53,6 +61,9 @@ class GuidanceArrays:
     rescale: Any
     zero_init: Any
     low_scale: Any
+    skip: Any
+    skip_low: Any
+    skip_high: Any
 
     def at(self, level: Level, *, boundary: float | None) -> "GuidanceArrays":
         """With the scale of each level, where two experts share them.
@@ -68,6 +79,47 @@ class GuidanceArrays:
 
 
 @dataclasses.dataclass(frozen=True)
+class SkipGuidance:
+    """Equation (3).
+
+    Attributes:
+      blocks: indices of the blocks that `skipped` goes around, from 0.
+      scale: `skip`, more than 0.
+      interval: lowest and highest level at which it is added, 0 to 1.
+
+    Raises:
+      ValueError: no block, one twice or below 0, or a number out of its range.
+    """
+
+    blocks: tuple[int, ...]
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.blocks or len(set(self.blocks)) < len(self.blocks):
+            raise ValueError(
+                f"skipped blocks {self.blocks}: name one or more, each once"
+            )
+        if min(self.blocks) < 0:
+            raise ValueError(
+                f"skipped block {min(self.blocks)}: they are numbered from 0"
+            )
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"skip guidance {self.scale}: use a number above 0")
+        _check_interval(self.interval, what="skip guidance")
+
+    def kept(self, depth: int) -> Bool[np.ndarray, "depth"]:
+        """Whether `skipped` goes through each block of a transformer.
+
+        Raises:
+          ValueError: it has no such block.
+        """
+        if (last := max(self.blocks)) >= depth:
+            raise ValueError(f"skipped block {last}: the model has 0 to {depth - 1}")
+        return ~np.isin(np.arange(depth), self.blocks)
+
+
+@dataclasses.dataclass(frozen=True)
 class GuidanceConfig:
     """How two predictions become one.
 
@@ -78,6 +130,7 @@ class GuidanceConfig:
       zero_init: number of steps at the start that leave the data where it is.
       low_scale: scale of levels below the boundary of two experts (`nn.experts`); None
         for `scale` at all levels.
+      skip: equation (3); None for none.
 
     Raises:
       ValueError: a number out of its range.
@@ -89,14 +142,13 @@ class GuidanceConfig:
     rescale: float = 0.0
     zero_init: int = 0
     low_scale: float | None = None
+    skip: SkipGuidance | None = None
 
     def __post_init__(self) -> None:
         for scale in (self.scale, self.low_scale or 0.0):
             if not np.isfinite(scale):
                 raise ValueError(f"guidance scale {scale}: use a finite number")
-        if not 0 <= self.low <= self.high <= 1:
-            interval = f"guidance interval {self.low} to {self.high}"
-            raise ValueError(f"{interval}: need 0 <= low <= high <= 1")
+        _check_interval((self.low, self.high), what="guidance")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"guidance rescale {self.rescale}: use a share, 0 to 1")
         if self.zero_init < 0 or self.zero_init != int(self.zero_init):
@@ -109,12 +161,15 @@ class GuidanceConfig:
 
     def is_active(self, levels: Float[np.ndarray, "*shape"]) -> bool:
         """Whether any of these levels is guided; if not, the step can go without."""
-        levels = np.asarray(levels, np.float32)
-        low, high = np.float32(self.low), np.float32(self.high)
-        return self.is_enabled and bool(np.any((low <= levels) & (levels <= high)))
+        return self.is_enabled and _any_inside(levels, (self.low, self.high))
+
+    def is_skipping(self, levels: Float[np.ndarray, "*shape"]) -> bool:
+        """Whether equation (3) is added at any of these levels."""
+        return self.skip is not None and _any_inside(levels, self.skip.interval)
 
     def arrays(self) -> GuidanceArrays:
         """The same numbers, for `guide`."""
+        skip = self.skip or SkipGuidance((0,))
         return GuidanceArrays(
             scale=np.float32(self.scale),
             low=np.float32(self.low),
@@ -124,7 +179,24 @@ class GuidanceConfig:
             low_scale=np.float32(
                 self.scale if self.low_scale is None else self.low_scale
             ),
+            skip=np.float32(skip.scale),
+            skip_low=np.float32(skip.interval[0]),
+            skip_high=np.float32(skip.interval[1]),
         )
+
+
+def _check_interval(interval: tuple[float, float], *, what: str) -> None:
+    low, high = interval
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{what} interval {low} to {high}: need 0 <= low <= high <= 1")
+
+
+def _any_inside(
+    levels: Float[np.ndarray, "*shape"], interval: tuple[float, float]
+) -> bool:
+    levels = np.asarray(levels, np.float32)
+    low, high = map(np.float32, interval)
+    return bool(np.any((low <= levels) & (levels <= high)))
 
 
 def classifier_free(
@@ -138,8 +210,9 @@ def classifier_free(
 
 def guide(
     conditional: Data,
-    unconditional: Data,
+    unconditional: Data | None = None,
     *,
+    skipped: Data | None = None,
     settings: GuidanceArrays,
     process: process_lib.Process,
     x: Data,
@@ -147,10 +220,12 @@ def guide(
     step: Int[Array, ""],
     deviation: Callable[[Any], Any],
 ) -> Data:
-    """One prediction from two: interval, rescale and zero-init around equation (1).
+    """One prediction from up to three: all that the module's docstring says.
 
     Args:
-      conditional, unconditional: predictions of x in the process's parameterisation.
+      conditional: prediction of x in the process's parameterisation.
+      unconditional: the same without the caption; None leaves out (1).
+      skipped: the conditional one without some blocks; None leaves out (3).
       settings: from `GuidanceConfig.arrays`.
       process: what the model was trained on.
       x: the data that they predict from.
@@ -163,14 +238,22 @@ def guide(
       The guided prediction, float32, in the same parameterisation.
     """
     conditional = conditional.astype(jnp.float32)
-    guided = classifier_free(
-        conditional, unconditional, scale=jnp.asarray(settings.scale)
-    )
-    guided = guided * _rescale_factor(
+    guided, inside = conditional, jnp.zeros((), bool)
+    if unconditional is not None:
+        inside = (settings.low <= level) & (level <= settings.high)
+        free = classifier_free(
+            conditional, unconditional, scale=jnp.asarray(settings.scale)
+        )
+        guided = jnp.where(inside, free, conditional)
+    if skipped is not None:
+        added = (settings.skip_low <= level) & (level <= settings.skip_high)
+        more = settings.skip * (conditional - skipped.astype(jnp.float32))
+        guided = jnp.where(added, guided + more, guided)
+        inside = inside | added
+    factor = _rescale_factor(
         deviation(conditional), deviation(guided), rescale=jnp.asarray(settings.rescale)
     )
-    inside = (settings.low <= level) & (level <= settings.high)
-    guided = jnp.where(inside, guided, conditional)
+    guided = jnp.where(inside, guided * factor, guided)
     return zero_init(
         guided, process=process, x=x, level=level, step=step, settings=settings
     )

@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from soraflax.diffusion import guidance as guidance_lib
 from soraflax.diffusion import process as process_lib
@@ -57,7 +57,9 @@ class StepSpec:
       process: the diffusion process that it was trained on.
       trained_levels: the levels that it is told; None for all.
       sampler: the update rule.
-      guided: whether the context holds every row twice.
+      guided: whether the context holds every row a second time, without its caption.
+      skipping: whether it holds every row once more at its end, and the blocks that
+        this copy goes around; none if not.
       cached: whether the step returns what the blocks added.
     """
 
@@ -67,7 +69,22 @@ class StepSpec:
     trained_levels: schedule.TrainedLevels | None
     sampler: samplers.Sampler
     guided: bool
+    skipping: tuple[int, ...]
     cached: bool
+
+    @property
+    def copies(self) -> int:
+        """How often the context holds every row."""
+        return 1 + self.guided + bool(self.skipping)
+
+    def kept(self, rows: int) -> Bool[np.ndarray, "BC depth"] | None:
+        """Whether each row of the context goes through each block; None for all."""
+        if not self.skipping:
+            return None
+        depth = self.transformer.depth
+        whole = np.ones((rows * (self.copies - 1), depth), bool)
+        kept = guidance_lib.SkipGuidance(self.skipping).kept(depth)
+        return np.concatenate([whole, np.broadcast_to(kept, (rows, depth))])
 
 
 @jax.tree_util.register_dataclass
@@ -150,16 +167,19 @@ class Denoiser:
         state = self._start(
             context.conditional, levels[0], context.seeds, context.noise_ids
         )
-        encoded: dict[bool, batching.SamplingContext] = {}
-        was_guided = None
+        encoded: dict[tuple[bool, bool], batching.SamplingContext] = {}
+        before = None
         for index, skipped in enumerate(self.skips(config)):
             if index and index == config.zero_init:
                 # Estimates of steps that stood still are none.
                 state = state.replace(solver=solver.init(state.solver.x, levels[0]))
-            guided = self.is_guided(context, index, levels=levels, config=config)
-            if guided not in encoded:
-                encoded[guided] = self._encoded(context, guided=guided)
-            if not skipped or guided != was_guided:
+            copies = self.copies(context, index, levels=levels, config=config)
+            guided, skipping = copies
+            if copies not in encoded:
+                encoded[copies] = self._encoded(
+                    context, guided=guided, skipping=skipping
+                )
+            if not skipped or copies != before:
                 state = state.replace(residual=None)
             spec = StepSpec(
                 self._transformer,
@@ -168,13 +188,14 @@ class Denoiser:
                 self.model.config.trained_levels,
                 config.sampler,
                 guided=guided,
+                skipping=config.skip.blocks if config.skip and skipping else (),
                 cached=config.cache is not None,
             )
             state = self._step(
                 spec,
                 self._params,
                 state=state,
-                context=encoded[guided].replace(overlap=None),
+                context=encoded[copies].replace(overlap=None),
                 levels=levels[index : index + 2],
                 guidance=config.guide.arrays(),
             )
@@ -182,27 +203,28 @@ class Denoiser:
                 # A program of its own, so that a step rounds alike with and without.
                 x = self._average(context.overlap, state.solver.x)
                 state = state.replace(solver=state.solver.replace(x=x))
-            was_guided = guided
+            before = copies
             jax.block_until_ready(state.solver.x)
             yield state.solver
 
-    def is_guided(
+    def copies(
         self,
         context: batching.SamplingContext,
         index: int,
         *,
         levels: np.ndarray,
         config: SamplingConfig,
-    ) -> bool:
-        """Whether a step computes both copies of its rows.
+    ) -> tuple[bool, bool]:
+        """Whether a step computes rows without their captions, and with fewer blocks.
 
         Some segments may need it and others not, so with a cache it is all steps or
         none: what a step takes over must not depend on who shares the row.
         """
         if config.cache:
-            return config.guide.is_enabled
+            return config.guide.is_enabled, config.skip is not None
         evaluated = slice(index, index + config.sampler.evaluations)
-        return config.guide.is_active(levels[evaluated, context.token_counts > 0])
+        told = levels[evaluated, context.token_counts > 0]
+        return config.guide.is_active(told), config.guide.is_skipping(told)
 
     def levels(
         self, context: batching.SamplingContext, config: SamplingConfig
@@ -260,12 +282,15 @@ class Denoiser:
         return caching.skipped(changes.tolist(), config.cache)
 
     def _encoded(
-        self, context: batching.SamplingContext, *, guided: bool
+        self, context: batching.SamplingContext, *, guided: bool, skipping: bool
     ) -> batching.SamplingContext:
-        """With text features and plans; of the conditional rows alone, or of both."""
+        """With text features and plans, of the copies of rows that a step computes."""
+        rows = context.conditional.tokens.shape[0]
         packed = context.packed if guided else context.conditional
-        packed, plans = self._encode(self._params, packed)
-        return context.replace(packed=packed, plans=plans)
+        both = self._encode(self._params, packed)
+        if skipping:  # with the caption
+            both = jax.tree.map(lambda a: jnp.concatenate([a, a[:rows]]), both)
+        return context.replace(packed=both[0], plans=both[1])
 
 
 def token_noise(
@@ -367,11 +392,13 @@ def step(
       spec: static.
       params: of the transformer, or of both experts.
       state: from the step before.
-      context: of the batch, its texts encoded; with guidance of both copies.
+      context: of the batch, its texts encoded, with all copies of its rows.
       levels: noise level of each segment before and after the step.
       guidance: numbers of the guidance.
     """
-    rows, copies = state.solver.x.shape[0], 2 if spec.guided else 1
+    rows, copies, kept = state.solver.x.shape[0], spec.copies, None
+    if spec.skipping:
+        kept = jnp.asarray(spec.kept(rows))
     conditional = context.conditional
     predict = functools.partial(_predict, spec, params)
 
@@ -387,15 +414,20 @@ def step(
             levels=jnp.tile(packing.level_table(told), (copies, 1)),
         )
         output, residual = batch_invariance.map_rows(
-            predict, (inputs, context.plans, state.residual)
+            predict, (inputs, context.plans, state.residual, kept)
         )
         settings = guidance.at(expand(told), boundary=spec.boundary)
         arguments: Any = {"settings": settings, "process": spec.process, "x": x}
         arguments |= {"level": expand(level), "step": state.index}
-        if not spec.guided:
+        if copies == 1:
             return guidance_lib.zero_init(output, **arguments), residual
         arguments["deviation"] = functools.partial(_deviation, conditional)
-        guided = guidance_lib.guide(output[:rows], output[rows:], **arguments)
+        guided = guidance_lib.guide(
+            output[:rows],
+            output[rows : 2 * rows] if spec.guided else None,
+            skipped=output[-rows:] if spec.skipping else None,
+            **arguments,
+        )
         return guided, residual
 
     def noise(_: Any) -> jax.Array:
@@ -423,18 +455,19 @@ def step(
 def _predict(
     spec: StepSpec,
     params: Any,
-    parts: tuple[packing.Packed, dit.Plans, jax.Array | None],
+    parts: tuple[packing.Packed, dit.Plans, jax.Array | None, jax.Array | None],
 ) -> tuple[Any, Any]:
     """Predictions of rows, and where steps are cached what the blocks added."""
-    inputs, plans, residual = parts
+    inputs, plans, residual, kept = parts
     if not spec.cached or spec.boundary is not None:
         predictor = experts.predictor(spec.transformer, spec.boundary)
-        return predictor(params, inputs, plans), None
+        return predictor(params, inputs, plans, kept), None
     prediction, variables = dit.DiT(spec.transformer).apply(
         {"params": params},
         inputs,
         plans=plans,
         residual=residual,
+        kept=kept,
         mutable=[dit.CACHE],
     )
     if residual is None:

@@ -22,6 +22,7 @@ class SamplingConfig:
       shift: shift of the noise levels at every size; None for the model's own.
       interval: lowest and highest noise level that are guided; others cost half.
       rescale, zero_init: as in `diffusion.guidance.GuidanceConfig`.
+      skip: skip guidance, which costs half as much again; None for none.
       cache: which steps take over what the blocks added before; None computes all.
       windows: how long and large canvases are taken apart; None for windows as long
         as the clips of training.
@@ -37,6 +38,7 @@ class SamplingConfig:
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
     zero_init: int = 0
+    skip: guidance_lib.SkipGuidance | None = None
     cache: caching.StepCacheConfig | None = None
     windows: windows_lib.WindowConfig | None = None
     rows: int = 8
@@ -68,6 +70,7 @@ class SamplingConfig:
             rescale=self.rescale,
             zero_init=self.zero_init,
             low_scale=self.low_guidance,
+            skip=self.skip,
         )
 
     @classmethod
@@ -87,5 +90,6 @@ class SamplingConfig:
                 "guidance": defaults.guidance,
                 "low_guidance": defaults.low_guidance,
                 "sampler": samplers.SAMPLERS[defaults.sampler],
+                "skip": defaults.skip,
             } | fields
         return cls(**fields)

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers, text_encoder, transformer
@@ -309,6 +309,7 @@ class DiT(nn.Module):
         *,
         plans: Plans | None = None,
         residual: Float[Array, "B N D"] | None = None,
+        kept: Bool[Array, "B depth"] | None = None,
     ) -> Float[Array, "B N P"]:
         """The prediction of every token, float32, zero in padding.
 
@@ -323,6 +324,7 @@ class DiT(nn.Module):
           plans: `make_plans(packed, config)`, if it exists already.
           residual: the sown residual of a nearby noise level, used instead of running
             the blocks (TeaCache, arXiv:2411.19108).
+          kept: whether each row goes through each block; None is all through all.
 
         Raises:
           ValueError: tokens or text of another size than the configuration's.
@@ -362,6 +364,7 @@ class DiT(nn.Module):
                 ),
                 text=text,
                 plans=plans,
+                kept=kept,
             )
             if not self.is_initializing():
                 self.sow(CACHE, "residual", y - x)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from soraflax.nn import dit
 from soraflax.ops import packing
 
-Predict = Callable[[Any, packing.Packed, dit.Plans], Any]
+Predict = Callable[[Any, packing.Packed, dit.Plans, Any], Any]
 NAMES = ("high", "low")
 
 
@@ -57,6 +57,7 @@ def predict(
     *,
     config: ExpertsConfig,
     plans: dit.Plans | None = None,
+    kept: Bool[Array, "B depth"] | None = None,
 ) -> Float[Array, "B N P"]:
     """Equations (1) and (2), float32; a transformer that no segment needs does not run.
 
@@ -65,6 +66,7 @@ def predict(
       packed: the rows.
       config: sizes and boundary.
       plans: `dit.make_plans(packed, config.transformer)`, if it exists already.
+      kept: as of `dit.DiT`, of both.
     """
     plans = dit.make_plans(packed, config.transformer) if plans is None else plans
     present = jnp.asarray(packed.segments) > 0
@@ -72,7 +74,7 @@ def predict(
     module = dit.DiT(config.transformer)
 
     def run(params: Any) -> Any:
-        return module.apply({"params": params}, packed, plans=plans)
+        return module.apply({"params": params}, packed, plans=plans, kept=kept)
 
     def skip(params: Any) -> Any:
         del params
@@ -86,7 +88,7 @@ def predict(
 
 
 def predictor(config: dit.DiTConfig, boundary: float | None) -> Predict:
-    """`(params, packed, plans) -> [B, N, P]` of one transformer, or of two experts.
+    """`(params, packed, plans, kept) -> [B, N, P]` of one transformer or two experts.
 
     Args:
       config: sizes.
@@ -95,12 +97,12 @@ def predictor(config: dit.DiTConfig, boundary: float | None) -> Predict:
     """
     if boundary is not None:
         experts = ExpertsConfig(config, boundary)
-        return lambda params, packed, plans: predict(
-            params, packed, config=experts, plans=plans
+        return lambda params, packed, plans, kept: predict(
+            params, packed, config=experts, plans=plans, kept=kept
         )
     module: Any = dit.DiT(config)
-    return lambda params, packed, plans: module.apply(
-        {"params": params}, packed, plans=plans
+    return lambda params, packed, plans, kept: module.apply(
+        {"params": params}, packed, plans=plans, kept=kept
     )
 
 

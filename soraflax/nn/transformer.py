@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from soraflax import sharding
 from soraflax.nn import layers
@@ -74,8 +74,12 @@ def remat(module: type[nn.Module], policy: str) -> type[nn.Module]:
     return nn.remat(module, policy=REMAT_POLICIES[policy], prevent_cse=False)
 
 
-def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
-    """`depth` copies of `module` in one scan; all inputs but the first are shared.
+def scan(
+    module: type[nn.Module], depth: int, *, axes: Any = nn.broadcast
+) -> type[nn.Module]:
+    """`depth` copies of `module` in one scan.
+
+    All inputs but the first are shared, or as `axes` (`in_axes` of `nn.scan`) says.
 
     On a CPU a short stack is unrolled: there what a scan keeps for its backward pass is
     copied into stacked arrays and out again.
@@ -84,7 +88,7 @@ def scan(module: type[nn.Module], depth: int) -> type[nn.Module]:
         module,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+        in_axes=axes,
         length=depth,
         unroll=depth if depth in UNROLLED and sharding.platform() == "cpu" else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
@@ -305,7 +309,9 @@ class Block(nn.Module):
         angles: Float[Array, "B N half"],
         text: Float[Array, "B M D"],
         plans: Any,
+        kept: Bool[Array, "B"] | None,
     ) -> tuple[Float[Array, "B N D"], None]:
+        before = x
         table = self.param(
             "modulation",
             sharding.named(_table_init(self.gate_init), None, "embed"),
@@ -333,6 +339,8 @@ class Block(nn.Module):
         h = modulate(x, shift_2, scale=scale_2, level_ids=level_ids)
         h = MLP(self.mlp, self.dtype, name="mlp")(h)
         x = gated_add(x, h, gate=gate_2, level_ids=level_ids)
+        if kept is not None:
+            x = jnp.where(kept[:, None, None], x, before)
         return sharding.constrain(x, "batch", "tokens", "embed"), None
 
 
@@ -369,6 +377,7 @@ class Stack(nn.Module):
         angles: Float[Array, "B N half"],
         text: Float[Array, "B M D"],
         plans: Any,
+        kept: Bool[Array, "B depth"] | None = None,
     ) -> Float[Array, "B N D"]:
         """The residual stream after the last block.
 
@@ -379,8 +388,10 @@ class Stack(nn.Module):
           angles: rotary angles of the tokens.
           text: projected text features.
           plans: attention plans, `self_attention` and `cross_attention`.
+          kept: whether each row goes through each block; None is all through all.
         """
-        blocks = scan(remat(Block, self.remat), self.depth)(
+        axes = (nn.broadcast,) * 5 + (0,)
+        blocks = scan(remat(Block, self.remat), self.depth, axes=axes)(
             heads=self.heads,
             mlp=self.mlp,
             gate_init=self.gate_init,
@@ -389,5 +400,6 @@ class Stack(nn.Module):
             implementation=self.implementation,
             name="blocks",
         )
-        x, _ = blocks(x, modulation, level_ids, angles, text, plans)
+        each = None if kept is None else kept.T
+        x, _ = blocks(x, modulation, level_ids, angles, text, plans, each)
         return x

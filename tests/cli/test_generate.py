@@ -135,6 +135,7 @@ def test_any_text_is_a_prompt_and_its_command_makes_the_same_again(run, name):
         "--frames 5 --sampler dpm++ --guidance-rescale 0.5 --zero-init 1 --steps 2",
         "--frames 5 --negative-prompt=-blurry --sampler ddim --seed 4294967295",
         "--seconds 1 --fps 4.5 --cache=0.1 --steps 4",
+        "--frames 5 --skip-guidance 0.5 --skip-blocks 0 --steps 2",
         "--frames 5 --guidance -1 --tile 32x16 --devices 1",
     ],
 )
@@ -226,6 +227,10 @@ def test_seconds_are_said_as_they_are_made(run):
         ("--guidance-interval 0.9,0.1", "need 0 <= LOW <= HIGH <= 1"),
         ("--guidance-interval x", "is not LOW,HIGH, for example 0.1,0.9"),
         ("--guidance-rescale 1.5", "1.5 is not in [0, 1]: use 1"),
+        ("--skip-blocks 9", "skipped block 9: the model has 0 to"),
+        ("--skip-blocks x", "'x' is not N or N,N, numbers from 0"),
+        ("--skip-guidance -1", "-1.0 is too small: use 0 or more"),
+        ("--skip-guidance 1", "name blocks of the middle as --skip-blocks"),
         ("--tile 20x20", "20 pixels high in a tile: use 16 or 32"),
         ("--tile 32x32", "tiles of 32x32 pixels that share 32: use sides of 48"),
         ("--frames 5 --seconds 1", "not allowed with argument --frames"),

@@ -66,10 +66,22 @@ def draw(key):
     return a, b, x, level
 
 
-def guide(a, b, x, level, *, process=None, step=0, deviation=deviation, **numbers):
+def guide(
+    a,
+    b,
+    x,
+    level,
+    *,
+    process=None,
+    step=0,
+    deviation=deviation,
+    skipped=None,
+    **numbers,
+):
     return guidance.guide(
         a,
         b,
+        skipped=skipped,
         settings=guidance.GuidanceConfig(**numbers).arrays(),
         process=process or process_lib.RectifiedFlow(),
         x=x,
@@ -199,6 +211,54 @@ def test_other_numbers_compile_nothing(key):
     ):
         run(config.arrays(), np.int32(step))
     assert run._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_skip_guidance_adds_what_the_blocks_do(key):
+    a, b, x, level = draw(key)
+    skipped = a + jax.random.normal(jax.random.key(7), a.shape)
+    skip = guidance.SkipGuidance((1,), 0.5, interval=(0.5, 0.8))
+    found = guide(a, b, x, level, scale=3.0, skip=skip, skipped=skipped)
+    plain = guide(a, b, x, level, scale=3.0)
+    inside = (level >= 0.5) & (level <= 0.8)
+    expected = jnp.where(inside, plain + 0.5 * (a - skipped), plain)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    alone = guide(a, None, x, level, scale=3.0, skip=skip, skipped=skipped)
+    expected = jnp.where(inside, a + 0.5 * (a - skipped), a)
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+def test_rescale_is_of_all_guidance(key):
+    a, b, x, level = draw(key)
+    skip = guidance.SkipGuidance((1,), 4.0)
+    skipped = a + jax.random.normal(jax.random.key(7), a.shape)
+    found = guide(a, b, x, level, scale=3.0, rescale=1.0, skip=skip, skipped=skipped)
+    np.testing.assert_allclose(deviation(found), deviation(a), rtol=1e-4)
+
+
+def test_skipped_blocks_are_those_of_the_model():
+    skip = guidance.SkipGuidance((3, 1))
+    assert skip.kept(5).tolist() == [True, False, True, False, True]
+    with pytest.raises(ValueError, match="skipped block 3: the model has 0 to 2"):
+        skip.kept(3)
+    config = guidance.GuidanceConfig(skip=guidance.SkipGuidance((0,), 1.0, (0.2, 0.8)))
+    assert config.is_skipping(np.asarray([0.0, 0.5]))
+    assert not config.is_skipping(np.asarray([0.1, 0.9]))
+    assert not guidance.GuidanceConfig().is_skipping(np.asarray([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"blocks": ()}, "name one or more, each once"),
+        ({"blocks": (1, 1)}, "name one or more, each once"),
+        ({"blocks": (-1,)}, "skipped block -1: they are numbered from 0"),
+        ({"blocks": (1,), "scale": 0.0}, "skip guidance 0.0: use a number above 0"),
+        ({"blocks": (1,), "interval": (0.6, 0.4)}, "skip guidance interval 0.6 to 0.4"),
+    ],
+)
+def test_impossible_skip_guidance_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        guidance.SkipGuidance(**arguments)
 
 
 def test_what_needs_an_unconditional_prediction():

@@ -9,7 +9,7 @@ import pytest
 
 import soraflax
 from experiments import ship
-from soraflax.diffusion import samplers
+from soraflax.diffusion import guidance, samplers
 from soraflax.generation import generator
 from soraflax.pretrained import io as model_io
 from soraflax.pretrained import models, rounding, shipped, training_data
@@ -57,6 +57,7 @@ def test_a_model_and_its_card(tmp_path, capsys, monkeypatch):
 def test_the_model_says_how_it_is_sampled(tmp_path, capsys):
     sampling = {"sampler": "ancestral", "steps": 48, "guidance": 2.5}
     sampling |= {"size": [48, 32], "frames": 9}
+    sampling |= {"skip_blocks": [1], "skip_guidance": 0.5}
     source, output = tiny.save(tmp_path), tmp_path / "bodies"
     facts = write(tmp_path, sampling=sampling)
     words = ("--checkpoint", source, "--facts", facts, "--output", output)
@@ -66,7 +67,9 @@ def test_the_model_says_how_it_is_sampled(tmp_path, capsys):
     assert (model.sampling.steps, model.sampling.guidance) == (48, 2.5)
     assert generator.default_size(model) == (48, 32)
     card = (output / shipped.CARD).read_text()
-    assert "| sampled by | ancestral, 48 steps, guidance 2.5 |" in card
+    how = "ancestral, 48 steps, guidance 2.5, skip guidance 0.5 of block 1"
+    assert f"| sampled by | {how} |" in card
+    assert model.sampling.skip == guidance.SkipGuidance((1,), 0.5)
     facts = write(tmp_path, sampling=sampling | {"sampler": "magic"})
     status, told = run(capsys, *words)
     assert status == 2 and "unknown sampler 'magic'" in told.err

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from soraflax.diffusion import samplers
+from soraflax.diffusion import guidance, samplers
 from soraflax.generation import caching
 from soraflax.generation import generator as generators
 from tests.generation import tiny
@@ -57,7 +57,8 @@ def test_what_shares_the_rows_changes_nothing(generator, jobs, sampler):
 
 def test_latents_do_not_depend_on_what_shares_the_rows(generator, jobs):
     canvases = [generator.canvas(job) for job in jobs]
-    config = dataclasses.replace(FAST, rescale=0.7)
+    skip = guidance.SkipGuidance((0,), interval=(0.2, 0.9))
+    config = dataclasses.replace(FAST, rescale=0.7, skip=skip)
     together = generator.fill(canvases, config)
     for canvas, latent in zip(canvases, together, strict=True):
         (alone,) = generator.fill([canvas], config)
@@ -69,6 +70,7 @@ def test_caching_does_not_depend_on_what_shares_the_rows(generator, jobs):
     config = generators.SamplingConfig(
         steps=6,
         interval=(0.0, 0.9),
+        skip=guidance.SkipGuidance((0,), interval=(0.1, 0.8)),
         cache=caching.StepCacheConfig(threshold=10.0, warmup_steps=1),
     )
     canvases = [generator.canvas(job) for job in jobs]

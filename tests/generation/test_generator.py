@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from soraflax.diffusion import samplers
+from soraflax.diffusion import guidance, samplers
 from soraflax.generation import batching, sampling, tasks
 from soraflax.generation import canvas as canvases
 from soraflax.generation import generator as generators
@@ -156,6 +156,59 @@ def test_refinements_of_guidance_matter_unless_they_are_0(generator, canvas):
     for change in ({"rescale": 0.8}, {"zero_init": 1}):
         other = generator.fill([canvas], dataclasses.replace(config, **change))[0]
         assert np.isfinite(other).all() and np.abs(other - plain).max() > 1e-3
+
+
+def test_skip_guidance_costs_a_copy_where_it_is_asked_for(generator, canvas):
+    copies, step = [], generator.denoiser._step
+    base = dataclasses.replace(FAST, steps=4)
+    skips = {
+        name: guidance.SkipGuidance((0,), 1.0, interval)
+        for name, interval in (("none", (0.0, 0.0)), ("some", (0.0, 0.85)))
+    }
+    plain = generator.fill([canvas], base)[0]
+    try:
+        generator.denoiser._step = lambda spec, *args, **rest: (
+            copies.append(spec.copies) or step(spec, *args, **rest)
+        )
+        found = {
+            name: generator.fill([canvas], dataclasses.replace(base, skip=skip))[0]
+            for name, skip in skips.items()
+        }
+        alone = dataclasses.replace(base, guidance=1.0, skip=skips["some"])
+        without = generator.fill([canvas], alone)[0]
+    finally:
+        generator.denoiser._step = step
+    assert copies[:4] == [2] * 4
+    assert copies[4:8] == sorted(copies[4:8]) and {*copies[4:8]} == {2, 3}
+    assert {*copies[8:]} == {1, 2}
+    np.testing.assert_array_equal(found["none"], plain)
+    for other in (found["some"], without):
+        assert np.isfinite(other).all() and np.abs(other - plain).max() > 1e-3
+
+
+def test_skip_guidance_is_equation_3(generator, canvas):
+    """By a model whose block adds nothing, in a sampler's one step to level 0."""
+    config = dataclasses.replace(FAST, steps=1, guidance=1.0)
+    skip = guidance.SkipGuidance((0,), 0.5)
+    found = generator.fill([canvas], dataclasses.replace(config, skip=skip))[0]
+
+    def silent(path, leaf):
+        return 0 * leaf if {"out", "down"} & {key.key for key in path} else leaf
+
+    params = dict(generator.model.params)
+    params["stack"] = jax.tree_util.tree_map_with_path(silent, params["stack"])
+    fewer = dataclasses.replace(generator.model, params=params)
+    plain = generator.fill([canvas], config)[0]
+    skipped = generators.Generator(fewer).fill([canvas], config)[0]
+    # Its end is linear in the prediction.
+    np.testing.assert_allclose(found, plain + 0.5 * (plain - skipped), atol=1e-3)
+    assert np.abs(plain - skipped).max() > 1e-2
+
+
+def test_a_block_that_the_model_does_not_have_is_refused(generator, canvas):
+    config = dataclasses.replace(FAST, skip=guidance.SkipGuidance((99,)))
+    with pytest.raises(ValueError, match="skipped block 99: the model has 0 to"):
+        generator.fill([canvas], config)
 
 
 def test_steps_show_latents_with_what_is_known(generator):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from soraflax.diffusion import samplers
+from soraflax.diffusion import guidance, samplers
 from soraflax.generation import generator, sampling_config
 from soraflax.pretrained import sampling_defaults
 from tests.generation import tiny
@@ -26,6 +26,11 @@ def test_what_is_not_given_is_the_model_s_own():
     changed = plain.of_model(CONFIG, steps=3, guidance=None, sampler=samplers.Euler())
     assert (changed.steps, changed.guidance) == (3, 4.0)
     assert changed.sampler == samplers.Euler()
+    assert own.skip is None
+    skipping = dataclasses.replace(
+        CONFIG, sampling=sampling_defaults.SamplingDefaults(skip_blocks=(1,))
+    )
+    assert plain.of_model(skipping).skip == guidance.SkipGuidance((1,), 1.0)
     made = generator.Generator(dataclasses.replace(tiny.model(), config=CONFIG))
     assert made.sampling == own
     assert generator.default_size(made) == (64, 32)
@@ -43,3 +48,5 @@ def test_numbers_out_of_range_are_refused():
         sampling_defaults.SamplingDefaults(sampler="x")
     with pytest.raises(ValueError, match="0 steps, 81 frames"):
         sampling_defaults.SamplingDefaults(steps=0)
+    with pytest.raises(ValueError, match="skip guidance -1"):
+        sampling_defaults.SamplingDefaults(skip_blocks=(1,), skip_guidance=-1)

@@ -106,6 +106,20 @@ def test_the_other_expert_does_not_run(predict, params, levels, used):
     assert any(np.any(leaf) for leaf in jax.tree.leaves(grads[used]))
 
 
+def test_both_experts_go_around_the_same_blocks(params):
+    packed = rows([[0.9, 0.2, 0.7], [0.1, 0.5]])
+    config = experts.ExpertsConfig(SIZES, 0.5)
+    predict = jax.jit(
+        lambda kept: experts.predict(params, packed, config=config, kept=kept)
+    )
+    kept = np.ones((2, SIZES.depth), bool)
+    whole = predict(jnp.asarray(kept))
+    kept[1, 0] = False
+    fewer = predict(jnp.asarray(kept))
+    np.testing.assert_array_equal(fewer[0], whole[0])
+    assert np.abs(fewer[1] - whole[1]).max() > 1e-2
+
+
 def test_a_mesh_changes_nothing(predict, params):
     packed = rows([[0.9, 0.2, 0.7], [0.1, 0.5]])
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])

@@ -110,11 +110,32 @@ def test_scan_equals_one_block_after_another(inputs):
                 rest["angles"],
                 rest["text"],
                 Plans(*plans),
+                None,
             )
         return x
 
     scanned: Any = stack.apply({"params": params}, x, **rest, plans=Plans(*plans))
     np.testing.assert_allclose(scanned, unrolled(params, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_goes_around_the_blocks_that_it_does_not_keep(inputs):
+    x, rest, plans = inputs
+    _, params, _ = stack_and_params(inputs, 3)
+
+    def run(params, depth, **kept):
+        stack = transformer.Stack(depth=depth, heads=2, mlp=24)
+        words = {**rest, "plans": Plans(*plans), **kept}
+        return jax.jit(lambda p: stack.apply({"params": p}, x, **words))(params)
+
+    whole = run(params, 3)
+    fewer = run(jax.tree.map(lambda p: p[jnp.array([0, 2])], params), 2)
+    kept = np.ones((len(x), 3), bool)
+    np.testing.assert_allclose(run(params, 3, kept=jnp.asarray(kept)), whole, atol=1e-5)
+    kept[0, 1] = False
+    found = run(params, 3, kept=jnp.asarray(kept))
+    np.testing.assert_allclose(found[0], fewer[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[1:], whole[1:], rtol=1e-4, atol=1e-4)
+    assert np.abs(whole[0] - fewer[0]).max() > 1e-2
 
 
 def test_layers_axis_leads_every_parameter(inputs):
