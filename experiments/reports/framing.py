@@ -241,7 +241,12 @@ def make(
                 "same prompt and seed: the model of native sizes above that of squares",
             ),
         ),
-        notes=(_cut_note(config), "one training seed of each"),
+        notes=(
+            _cut_note(config),
+            "one training seed of each",
+            "bodies of so little training are blurred and come apart: the figures "
+            "compare two models, neither is good",
+        ),
         flops=spent,
     )
 
