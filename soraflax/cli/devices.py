@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import jax
 
 from soraflax import compilation_cache, sharding
+from soraflax import config as config_lib
+from soraflax.nn import autoencoder
 from soraflax.pretrained import io as model_io
-from soraflax.pretrained import shipped
+from soraflax.pretrained import models, shipped
 
 
 @contextlib.contextmanager
@@ -32,12 +35,28 @@ def kept_programs(
     return compilation_cache.enabled(None if refused else compilation_cache.folder())
 
 
-def suited(checkpoint: pathlib.Path | None) -> int:
-    """Devices for a model whose user names no number: all there are for a large one."""
+def suited(checkpoint: pathlib.Path | None, size: tuple[int, int] | None = None) -> int:
+    """Devices for a model whose user names no number.
+
+    For a large one all there are, or half of them, a quarter..., as divide the longer
+    side of the latent.
+
+    Args:
+      checkpoint: of the model; None for the shipped one.
+      size: width and height of what is made; None for the model's own.
+    """
     directory = model_io.find_model(shipped.or_given(checkpoint), kind="video")
     model = model_io.model_config(directory).get("model", {})
     large = model.get("transformer", {}).get("text", {}) is None
-    return len(jax.devices()) if large else 1
+    count = len(jax.devices()) if large else 1
+    size = size or (model.get("sampling") or {}).get("size")
+    if count == 1 or size is None:
+        return count
+    codec = models.config_of(directory / "autoencoder", kind="autoencoder")
+    sizes = config_lib.to_dataclass(
+        codec, autoencoder.AutoencoderConfig, path="autoencoder"
+    )
+    return math.gcd(count, max(size) // sizes.spatial_ratio)
 
 
 def split_over(count: int) -> contextlib.AbstractContextManager[Any]:

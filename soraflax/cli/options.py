@@ -186,8 +186,8 @@ def add_sampling(parser: argparse.ArgumentParser, *, out: str = "out.mp4") -> No
         "--devices",
         type=cli.positive_int,
         metavar="N",
-        help="split rows over N devices (default: all there are for a model with an "
-        "outside text encoder, else 1)",
+        help="split rows over N devices (default: for a model with an outside text "
+        "encoder as many of all as divide the longer side, else 1)",
     )
     add(
         "--lora",

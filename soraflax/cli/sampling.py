@@ -19,6 +19,7 @@ from soraflax.autoencoding import previews
 from soraflax.cli import devices, options, outputs, progress, sound, wording
 from soraflax.diffusion import guidance, samplers
 from soraflax.generation import adapters, caching, familiarity, generator, provenance
+from soraflax.nn import convolution
 from soraflax.pretrained import shipped
 
 Generator = generator.Generator
@@ -47,7 +48,9 @@ def run(
     with (
         progress.Progress(f"{outputs.GENERATOR} {args.command}") as line,
         devices.kept_programs(args) as cache,
-        devices.split_over(args.devices or devices.suited(args.checkpoint)),
+        devices.split_over(
+            args.devices or devices.suited(args.checkpoint, getattr(args, "size", None))
+        ),
         devices.memory_errors("--tile 512x512, --devices N or a smaller size"),
     ):
         line.begin("reading the model")
@@ -122,6 +125,8 @@ def prepare(
         words = wording.prepare(args, model, inputs=inputs)
     first = words.recorded(make_job(words.args, model))
     first = familiarity.annotated(first, model.model.config, sampling_config=config)
+    if args.tile is None:
+        _check_split(model, first)
     kept = sound.of_job(args, first, inputs=inputs)
     first = dataclasses.replace(first, notes=(*first.notes, *kept.notes))
     jobs = [
@@ -139,6 +144,20 @@ def prepare(
         source = provenance.of_job(job, config, inputs=inputs, command=command)
         records.append(provenance.record(source, model.model))
     return Work(words, config, jobs, paths, records, kept.sounds)
+
+
+def _check_split(model: Generator, job: Job) -> None:
+    """Refuse what could not be decoded on these devices, before it is sampled.
+
+    Raises:
+      ValueError: the mesh does not divide its longer side.
+    """
+    ratio = model.model.autoencoder.config.spatial_ratio
+    width, height = (side // ratio for side in job.conditioning.size)
+    try:
+        convolution.check_split(height, width)
+    except ValueError as error:
+        raise ValueError(f"{error}, or --devices N that does, or 1") from None
 
 
 def _check(

@@ -51,6 +51,28 @@ def test_nothing_is_kept_where_it_is_off(tmp_path, checkpoint, words, count):
     assert generate(tmp_path, checkpoint, *words, count=count) == {}
 
 
+@pytest.mark.parametrize(
+    ("size", "count"), [((832, 480), 8), ((480, 720), 2), ((48, 32), 2), (None, 4)]
+)
+def test_a_large_model_takes_devices_that_divide_its_longer_side(
+    size, count, monkeypatch, checkpoint
+):
+    assert devices.suited(checkpoint, size) == 1  # not a large one
+    read = devices.model_io.model_config
+
+    def outside(directory):
+        record = dict(read(directory))
+        if record["kind"] == "video":
+            transformer = record["model"]["transformer"] | {"text": None}
+            sampling = {"size": [96, 64]}
+            model = {"transformer": transformer, "sampling": sampling}
+            record["model"] = record["model"] | model
+        return record
+
+    monkeypatch.setattr(devices.model_io, "model_config", outside)
+    assert devices.suited(checkpoint, size) == count
+
+
 def test_the_arguments_decide(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compilation_cache, "is_safe", lambda: True)
