@@ -25,7 +25,7 @@ from data_pipelines.worlds import bodies
 from experiments import demo
 from experiments.benchmarks import measurement
 from soraflax.cli import parser as cli
-from soraflax.diffusion import samplers
+from soraflax.diffusion import guidance, samplers
 from soraflax.generation import generator
 from soraflax.pretrained import shipped
 
@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--sampler", choices=samplers.SAMPLERS, help="(default: the model's own)")
     add("--guidance", type=float, help="guidance scale (default: the model's own)")
+    add("--skip-blocks", type=cli.block_numbers, help="(default: the model's own)")
+    add("--skip-guidance", type=cli.positive_float, default=1.0, help="its scale")
     options = parser.parse_args(argv)
     return cli.run_command("obedience", lambda: _run(options))
 
@@ -108,6 +110,11 @@ def _run(options: argparse.Namespace) -> None:
     model = generator.Generator.load(shipped.or_given(options.checkpoint))
     counts = demo.DemoConfig(videos=options.videos, images=options.images)
     given = {name: getattr(options, name) for name in ("sampler", "steps", "guidance")}
+    given["skip"] = None
+    if options.skip_blocks is not None:
+        given["skip"] = guidance.SkipGuidance(
+            options.skip_blocks, options.skip_guidance
+        )
     config = dataclasses.replace(
         demo.as_its_authors(counts, model),
         **{name: value for name, value in given.items() if value is not None},
@@ -121,7 +128,9 @@ def _run(options: argparse.Namespace) -> None:
     )
     for name, values in scores.items():
         about = {"seeds": options.seeds, "world": options.world}
-        about |= {name: getattr(config, name) for name in given}
+        about |= {name: getattr(config, name) for name in given if name != "skip"}
+        if config.skip is not None:
+            about |= {"skip": dataclasses.asdict(config.skip)}
         print(
             json.dumps({"figure": name, **values, **about, **measurement.environment()})
         )
