@@ -256,6 +256,26 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
         help="the solver (default: the model's own, else euler)",
     )
     add(
+        "--shift",
+        type=cli.positive_float,
+        metavar="S",
+        help="shift of the noise levels (default: the model's own)",
+    )
+    _add_guidance(parser)
+    add(
+        "--cache",
+        nargs="?",
+        const=CACHE,
+        type=cli.non_negative_float,
+        metavar="THRESHOLD",
+        help="skip steps that change little; alone it means a threshold of "
+        f"{CACHE} (default: off)",
+    )
+
+
+def _add_guidance(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--guidance",
         type=cli.finite_float,
         metavar="G",
@@ -268,12 +288,6 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="of two experts, the scale of the one for low noise levels (default: the "
         "model's own, else --guidance)",
-    )
-    add(
-        "--shift",
-        type=cli.positive_float,
-        metavar="S",
-        help="shift of the noise levels (default: the model's own)",
     )
     add(
         "--guidance-interval",
@@ -308,13 +322,4 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="first steps with a velocity of zero (CFG-Zero*)",
-    )
-    add(
-        "--cache",
-        nargs="?",
-        const=CACHE,
-        type=cli.non_negative_float,
-        metavar="THRESHOLD",
-        help="skip steps that change little; alone it means a threshold of "
-        f"{CACHE} (default: off)",
     )

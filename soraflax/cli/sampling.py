@@ -224,7 +224,9 @@ def sampling_config(
         cache=cache,
         windows=windows,
     )
-    config = dataclasses.replace(config, skip=_skip_guidance(args, model, config.skip))
+    config = dataclasses.replace(
+        config, skip=_skip_guidance(args, model, own=config.skip)
+    )
     if config.zero_init >= config.steps:
         raise ValueError(
             f"--zero-init {config.zero_init} of {config.steps} steps leaves noise: use "
@@ -234,7 +236,7 @@ def sampling_config(
 
 
 def _skip_guidance(
-    args: argparse.Namespace, model: Generator, own: guidance.SkipGuidance | None
+    args: argparse.Namespace, model: Generator, *, own: guidance.SkipGuidance | None
 ) -> guidance.SkipGuidance | None:
     """The skip guidance that is asked for, or the model's `own`.
 

@@ -208,11 +208,24 @@ def classifier_free(
     return unconditional + scale * (conditional - unconditional)
 
 
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What guidance goes by: predictions of x in the process's parameterisation.
+
+    Attributes:
+      conditional: with the caption.
+      unconditional: without it; None leaves out (1).
+      skipped: the conditional one without some blocks; None leaves out (3).
+    """
+
+    conditional: Any
+    unconditional: Any = None
+    skipped: Any = None
+
+
 def guide(
-    conditional: Data,
-    unconditional: Data | None = None,
+    predictions: Predictions,
     *,
-    skipped: Data | None = None,
     settings: GuidanceArrays,
     process: process_lib.Process,
     x: Data,
@@ -223,9 +236,7 @@ def guide(
     """One prediction from up to three: all that the module's docstring says.
 
     Args:
-      conditional: prediction of x in the process's parameterisation.
-      unconditional: the same without the caption; None leaves out (1).
-      skipped: the conditional one without some blocks; None leaves out (3).
+      predictions: of x.
       settings: from `GuidanceConfig.arrays`.
       process: what the model was trained on.
       x: the data that they predict from.
@@ -237,15 +248,15 @@ def guide(
     Returns:
       The guided prediction, float32, in the same parameterisation.
     """
-    conditional = conditional.astype(jnp.float32)
+    conditional = predictions.conditional.astype(jnp.float32)
     guided, inside = conditional, jnp.zeros((), bool)
-    if unconditional is not None:
+    if (unconditional := predictions.unconditional) is not None:
         inside = (settings.low <= level) & (level <= settings.high)
         free = classifier_free(
             conditional, unconditional, scale=jnp.asarray(settings.scale)
         )
         guided = jnp.where(inside, free, conditional)
-    if skipped is not None:
+    if (skipped := predictions.skipped) is not None:
         added = (settings.skip_low <= level) & (level <= settings.skip_high)
         more = settings.skip * (conditional - skipped.astype(jnp.float32))
         guided = jnp.where(added, guided + more, guided)

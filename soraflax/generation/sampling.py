@@ -77,14 +77,24 @@ class StepSpec:
         """How often the context holds every row."""
         return 1 + self.guided + bool(self.skipping)
 
-    def kept(self, rows: int) -> Bool[np.ndarray, "BC depth"] | None:
+    def predictions(self, output: Float[Array, "BC N P"]) -> guidance_lib.Predictions:
+        """Those of the copies, whose rows come one copy after the other."""
+        parts = list(jnp.split(output, self.copies))
+        return guidance_lib.Predictions(
+            parts.pop(0),
+            parts.pop(0) if self.guided else None,
+            parts.pop(0) if self.skipping else None,
+        )
+
+    def kept(self, rows: int) -> Bool[Array, "BC depth"] | None:
         """Whether each row of the context goes through each block; None for all."""
         if not self.skipping:
             return None
         depth = self.transformer.depth
         whole = np.ones((rows * (self.copies - 1), depth), bool)
         kept = guidance_lib.SkipGuidance(self.skipping).kept(depth)
-        return np.concatenate([whole, np.broadcast_to(kept, (rows, depth))])
+        own = np.broadcast_to(kept, (rows, depth))
+        return jnp.asarray(np.concatenate([whole, own]))
 
 
 @jax.tree_util.register_dataclass
@@ -396,9 +406,8 @@ def step(
       levels: noise level of each segment before and after the step.
       guidance: numbers of the guidance.
     """
-    rows, copies, kept = state.solver.x.shape[0], spec.copies, None
-    if spec.skipping:
-        kept = jnp.asarray(spec.kept(rows))
+    rows, copies = state.solver.x.shape[0], spec.copies
+    kept = spec.kept(rows)
     conditional = context.conditional
     predict = functools.partial(_predict, spec, params)
 
@@ -422,13 +431,7 @@ def step(
         if copies == 1:
             return guidance_lib.zero_init(output, **arguments), residual
         arguments["deviation"] = functools.partial(_deviation, conditional)
-        guided = guidance_lib.guide(
-            output[:rows],
-            output[rows : 2 * rows] if spec.guided else None,
-            skipped=output[-rows:] if spec.skipping else None,
-            **arguments,
-        )
-        return guided, residual
+        return guidance_lib.guide(spec.predictions(output), **arguments), residual
 
     def noise(_: Any) -> jax.Array:
         return token_noise(

@@ -318,26 +318,24 @@ class DiT(nn.Module):
 
         Args:
           packed: the rows; the contents of their padding do not matter. Integer text
-            goes through the model's own encoder, other text is taken as features.
-            Features of padded captions that are attended to all the same (Wan pads
-            captions with zeros to 512) have the id of their segment.
+            goes through the model's own encoder, other text is taken as features;
+            those of padding that is attended to (Wan's, to 512) have its segment's id.
           plans: `make_plans(packed, config)`, if it exists already.
-          residual: the sown residual of a nearby noise level, used instead of running
-            the blocks (TeaCache, arXiv:2411.19108).
+          residual: the sown residual of a nearby noise level, in the place of the
+            blocks (TeaCache, arXiv:2411.19108).
           kept: whether each row goes through each block; None is all through all.
 
         Raises:
           ValueError: tokens or text of another size than the configuration's.
         """
-        c = self.config
-        dtype = layers.compute_dtype(c.dtype)
+        c, dtype = self.config, layers.compute_dtype(self.config.dtype)
         _check_tokens(packed, c)
         plans = make_plans(packed, c) if plans is None else plans
         packed = _zero_padding(packed)
         text = self._encode(packed, plans.text)
-        e, modulation = LevelEmbedding(c.width, c.frequency_width, name="levels")(
-            packed.levels, _pool(text, packed) if c.pooled_text else None
-        )
+        pooled = _pool(text, packed) if c.pooled_text else None
+        levels = LevelEmbedding(c.width, c.frequency_width, name="levels")
+        e, modulation = levels(packed.levels, pooled)
         embed = functools.partial(layers.Linear, c.width, axes=(None, "embed"))
         x = embed(dtype=dtype, kernel_init=layers.xavier, name="patch_embedding")(
             packed.tokens
@@ -415,8 +413,7 @@ def _check_tokens(packed: packing.Packed, config: DiTConfig) -> None:
 
 def _zero_padding(packed: packing.Packed) -> packing.Packed:
     """The same rows with zeros in the padding, whose values (NaN too) reach nothing."""
-    present = packed.segments > 0
-    text_present = packed.text_segments > 0
+    present, text_present = packed.segments > 0, packed.text_segments > 0
     if packed.text.ndim == 3:
         text_present = text_present[..., None]
     return packed.replace(

@@ -79,9 +79,7 @@ def guide(
     **numbers,
 ):
     return guidance.guide(
-        a,
-        b,
-        skipped=skipped,
+        guidance.Predictions(a, b, skipped),
         settings=guidance.GuidanceConfig(**numbers).arrays(),
         process=process or process_lib.RectifiedFlow(),
         x=x,
@@ -145,8 +143,7 @@ def test_zero_init_stands_still(name, prediction, key):
     def move(settings, step):
         def denoise(x, t):
             return guidance.guide(
-                a,
-                b,
+                guidance.Predictions(a, b),
                 settings=settings,
                 process=process,
                 x=x,
@@ -193,8 +190,7 @@ def test_other_numbers_compile_nothing(key):
     @jax.jit
     def run(settings, step):
         return guidance.guide(
-            a,
-            b,
+            guidance.Predictions(a, b),
             settings=settings,
             process=process_lib.RectifiedFlow(),
             x=x,

@@ -156,6 +156,8 @@ def test_recaptioning_keeps_the_chunks_that_are_done(
             _terminate()
         return "a red circle"
 
+    (tmp_path / "mine.py").write_text("def own(video): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(recaption, "_call", caption)
     words = [str(clips), "--function", "mine:own", "--name", "mine", "--chunk", "2"]
     assert recaption.main(words) == 130
