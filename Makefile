@@ -81,7 +81,7 @@ parity: .venv/parity ## hold the modules against PyTorch and diffusers
 	@touch $@
 
 # Apache Beam wants an older protobuf than constraints.txt names: it has its own place.
-beam: .venv/beam ## curation as an Apache Beam pipeline
+beam: .venv/beam ## curation and recaptioning as Apache Beam pipelines
 	SORAFLAX_BEAM=1 .venv/beam/bin/python -m pytest tests/beam
 
 .venv/beam: .venv/installed
